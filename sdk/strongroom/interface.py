@@ -1,0 +1,753 @@
+"""What goes into a model and what comes out: the contract of every prediction.
+
+The interface is written once by the creator, travels in the signed manifest, and then
+decides everything that touches inputs: the form in the browser, the check in the
+gateway, the tensors that reach Triton. So it is strict: an unknown member is refused,
+not ignored, and every number has a limit.
+
+`Interface.check_input` runs on the hot path of the gateway. Lists are therefore checked
+with set, min, max and sum over the whole list, which run in C; only a list that fails
+is searched item by item, to say where.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, NoReturn
+
+from strongroom.errors import Fault, InputError, InterfaceError
+
+# More inputs or outputs than this is not a form that a person fills in.
+MAX_INPUTS = 32
+MAX_OUTPUTS = 32
+# Class lists of real classifiers end far below; each label is sent with the manifest.
+MAX_LABELS = 4096
+MAX_LABEL_LENGTH = 256
+MAX_CHOICES = 256
+MAX_CHOICE_LENGTH = 256
+MAX_TOP = 100
+MAX_DESCRIPTION_LENGTH = 500
+# 64 MiB of FP32: larger tensors do not belong into a JSON body.
+MAX_TENSOR_ELEMENTS = 16 * 1024 * 1024
+MAX_RANK = 8
+DEFAULT_TEXT_LENGTH = 8192
+MAX_TEXT_LENGTH = 1024 * 1024
+MAX_BATCH_SIZE = 1024
+# A body may name thousands of unknown inputs; the answer stays small.
+MAX_FAULTS = 16
+
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:/-]{0,63}")
+
+_FLOAT32_MAX = 3.4028234663852886e38
+_FLOAT64_MAX = 1.7976931348623157e308
+
+# What an element may be, by datatype. Floats list their largest finite value.
+RANGES: Mapping[str, tuple[float, float] | tuple[int, int]] = {
+    "FP32": (-_FLOAT32_MAX, _FLOAT32_MAX),
+    "FP64": (-_FLOAT64_MAX, _FLOAT64_MAX),
+    "INT64": (-(2**63), 2**63 - 1),
+    "INT32": (-(2**31), 2**31 - 1),
+    "INT16": (-(2**15), 2**15 - 1),
+    "INT8": (-(2**7), 2**7 - 1),
+    "UINT64": (0, 2**64 - 1),
+    "UINT32": (0, 2**32 - 1),
+    "UINT16": (0, 2**16 - 1),
+    "UINT8": (0, 2**8 - 1),
+}
+FLOAT_DATATYPES = frozenset({"FP32", "FP64"})
+TENSOR_DATATYPES = frozenset({*RANGES, "BOOL"})
+
+# The datatypes each kind may have; the first is the default. A tensor must name its own.
+KIND_DATATYPES: Mapping[str, tuple[str, ...]] = {
+    "text": ("BYTES",),
+    "choice": ("BYTES",),
+    "number": ("FP32", "FP64"),
+    "integer": ("INT64", "INT32"),
+    "boolean": ("BOOL",),
+}
+INPUT_KINDS = ("text", "number", "integer", "boolean", "choice", "tensor")
+OUTPUT_KINDS = ("text", "number", "integer", "boolean", "tensor", "label")
+
+_COMMON = frozenset({"name", "kind", "description"})
+_INPUT_COMMON = _COMMON | {"required", "default", "example"}
+_INPUT_MEMBERS: Mapping[str, frozenset[str]] = {
+    "text": _INPUT_COMMON | {"max_length"},
+    "choice": _INPUT_COMMON | {"choices"},
+    "number": _INPUT_COMMON | {"minimum", "maximum", "datatype", "allow_nan"},
+    "integer": _INPUT_COMMON | {"minimum", "maximum", "datatype"},
+    "boolean": _INPUT_COMMON,
+    "tensor": _INPUT_COMMON | {"minimum", "maximum", "datatype", "shape", "allow_nan"},
+}
+_OUTPUT_COMMON = _COMMON | {"hidden"}
+_OUTPUT_MEMBERS: Mapping[str, frozenset[str]] = {
+    "text": _OUTPUT_COMMON,
+    "number": _OUTPUT_COMMON | {"datatype"},
+    "integer": _OUTPUT_COMMON | {"datatype"},
+    "boolean": _OUTPUT_COMMON,
+    "tensor": _OUTPUT_COMMON | {"datatype", "shape"},
+    "label": _OUTPUT_COMMON | {"source", "labels", "top"},
+}
+
+
+class _ValueFaultError(Exception):
+    """A value that does not fit; the caller knows which input it belongs to."""
+
+    def __init__(self, code: str, detail: str, path: Sequence[int] = ()) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+        self.path = "".join(f"/{step}" for step in path)
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One named input. Members that do not belong to its kind keep their defaults.
+
+    `shape` has no batch axis; -1 is a variable length. An empty shape is one value.
+    """
+
+    name: str
+    kind: str
+    datatype: str
+    description: str = ""
+    required: bool = True
+    default: Any = None
+    example: Any = None
+    minimum: float | None = None
+    maximum: float | None = None
+    max_length: int = DEFAULT_TEXT_LENGTH
+    choices: tuple[str, ...] = ()
+    shape: tuple[int, ...] = ()
+    allow_nan: bool = False
+
+    @property
+    def wire_shape(self) -> tuple[int, ...]:
+        """The shape that Triton sees, without the batch axis: never empty."""
+        return self.shape or (1,)
+
+    def to_json(self) -> dict[str, Any]:
+        """The shortest description that parses to this input."""
+        members: dict[str, Any] = {"name": self.name, "kind": self.kind}
+        if self.description:
+            members["description"] = self.description
+        if not self.required:
+            members["required"] = False
+            members["default"] = self.default
+        if self.example is not None:
+            members["example"] = self.example
+        for name in ("minimum", "maximum"):
+            if getattr(self, name) is not None:
+                members[name] = getattr(self, name)
+        if self.kind == "text" and self.max_length != DEFAULT_TEXT_LENGTH:
+            members["max_length"] = self.max_length
+        if self.choices:
+            members["choices"] = list(self.choices)
+        members.update(_datatype_json(self.kind, self.datatype, self.shape))
+        if self.allow_nan:
+            members["allow_nan"] = True
+        return members
+
+    def check(self, value: Any) -> Any:
+        """The value as it is sent on, or `_ValueFaultError`."""
+        return _CHECKS[self.kind](self, value)
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One named output. A label is derived from the tensor output named `source`."""
+
+    name: str
+    kind: str
+    datatype: str = ""
+    description: str = ""
+    hidden: bool = False
+    shape: tuple[int, ...] = ()
+    source: str = ""
+    labels: tuple[str, ...] = ()
+    top: int = 1
+
+    @property
+    def wire_shape(self) -> tuple[int, ...]:
+        """The shape that Triton sends, without the batch axis: never empty."""
+        return self.shape or (1,)
+
+    def to_json(self) -> dict[str, Any]:
+        """The shortest description that parses to this output."""
+        members: dict[str, Any] = {"name": self.name, "kind": self.kind}
+        if self.description:
+            members["description"] = self.description
+        if self.hidden:
+            members["hidden"] = True
+        if self.kind == "label":
+            members |= {"source": self.source, "labels": list(self.labels)}
+            if self.top != 1:
+                members["top"] = self.top
+            return members
+        members.update(_datatype_json(self.kind, self.datatype, self.shape))
+        return members
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """How many rows one call may hold, and whether the graph itself has that axis."""
+
+    max_size: int = 1
+    leading_axis: bool = True
+
+    def to_json(self) -> dict[str, Any]:
+        """Both members, always."""
+        return {"max_size": self.max_size, "leading_axis": self.leading_axis}
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """Inputs, outputs and batch of one model version. Build it with `Interface.parse`."""
+
+    inputs: tuple[Input, ...]
+    outputs: tuple[Output, ...]
+    batch: Batch = Batch()
+    _names: frozenset[str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_names", frozenset(one.name for one in self.inputs))
+
+    @classmethod
+    def parse(cls, value: Any) -> Interface:
+        """Read an interface from decoded JSON.
+
+        Raises:
+            InterfaceError: With a JSON pointer to the first fault and its code.
+        """
+        members = _Members(value, "")
+        members.refuse_unknown(frozenset({"inputs", "outputs", "batch"}))
+        inputs = tuple(
+            _parse_input(one) for one in members.objects("inputs", 1, MAX_INPUTS, "too_many_inputs")
+        )
+        outputs = tuple(
+            _parse_output(one)
+            for one in members.objects("outputs", 1, MAX_OUTPUTS, "too_many_outputs")
+        )
+        _refuse_repeated(inputs, "inputs")
+        _refuse_repeated(outputs, "outputs")
+        _check_outputs(outputs)
+        return cls(inputs, outputs, _parse_batch(members))
+
+    def to_json(self) -> dict[str, Any]:
+        """The normal form: `Interface.parse(i.to_json()) == i`."""
+        return {
+            "inputs": [one.to_json() for one in self.inputs],
+            "outputs": [one.to_json() for one in self.outputs],
+            "batch": self.batch.to_json(),
+        }
+
+    @property
+    def visible_outputs(self) -> tuple[Output, ...]:
+        """What a consumer is answered, in order."""
+        return tuple(one for one in self.outputs if not one.hidden)
+
+    @property
+    def wire_outputs(self) -> tuple[Output, ...]:
+        """What Triton is asked for: every output but the derived labels."""
+        return tuple(one for one in self.outputs if one.kind != "label")
+
+    def check_input(self, values: Any, *, pointer: str = "/input") -> dict[str, Any]:
+        """Check one input and fill in the defaults.
+
+        Args:
+            values: Decoded JSON: input name to value. Tensors are nested lists or, if
+                at most one axis is variable, one flat list.
+            pointer: Where the input stands in the request, for the faults.
+
+        Returns:
+            A value for every input, in the order of the interface. Lists are passed on
+            as they are, not copied.
+
+        Raises:
+            InputError: With every fault, at most `MAX_FAULTS`.
+        """
+        if not isinstance(values, dict):
+            detail = "The input must be an object of names and values."
+            raise InputError([Fault(pointer=pointer, detail=detail, code="type_mismatch")])
+        checked: dict[str, Any] = {}
+        faults: list[Fault] = []
+        for one in self.inputs:
+            place = f"{pointer}/{escape_pointer(one.name)}"
+            if one.name not in values:
+                if one.required:
+                    faults.append(Fault(pointer=place, detail="Is required.", code="required"))
+                else:
+                    checked[one.name] = one.default
+                continue
+            try:
+                checked[one.name] = one.check(values[one.name])
+            except _ValueFaultError as fault:
+                faults.append(
+                    Fault(pointer=place + fault.path, detail=fault.detail, code=fault.code)
+                )
+        if not self._names.issuperset(values):
+            faults.extend(self._unknown(values, pointer))
+        if faults:
+            raise InputError(faults[:MAX_FAULTS])
+        return checked
+
+    def _unknown(self, values: Mapping[Any, Any], pointer: str) -> list[Fault]:
+        unknown = [str(name)[:64] for name in values if name not in self._names][:MAX_FAULTS]
+        return [
+            Fault(
+                pointer=f"{pointer}/{escape_pointer(name)}",
+                detail="The model has no such input.",
+                code="unknown_input",
+            )
+            for name in unknown
+        ]
+
+
+def escape_pointer(name: str) -> str:
+    """One step of a JSON pointer. Source: RFC 6901 section 3."""
+    return name.replace("~", "~0").replace("/", "~1")
+
+
+# --- Values -----------------------------------------------------------------------
+
+
+def _check_text(one: Input, value: Any) -> str:
+    if type(value) is not str:
+        raise _ValueFaultError("type_mismatch", "Must be a text.")
+    if len(value) > one.max_length:
+        detail = f"Has {len(value)} characters; {one.max_length} are allowed."
+        raise _ValueFaultError("too_long", detail)
+    if not value.isascii() and not is_encodable(value):
+        raise _ValueFaultError("not_unicode", "Holds half of a surrogate pair.")
+    return value
+
+
+def _check_choice(one: Input, value: Any) -> str:
+    if type(value) is not str:
+        raise _ValueFaultError("type_mismatch", "Must be a text.")
+    if value not in one.choices:
+        shown = ", ".join(one.choices[:10]) + (", …" if len(one.choices) > 10 else "")
+        raise _ValueFaultError("not_a_choice", f"Must be one of: {shown}.")
+    return value
+
+
+def _check_boolean(_: Input, value: Any) -> bool:
+    if type(value) is not bool:
+        raise _ValueFaultError("type_mismatch", "Must be true or false.")
+    return value
+
+
+def _check_number(one: Input, value: Any) -> float:
+    _check_elements(one, [value])
+    return float(value)
+
+
+def _check_integer(one: Input, value: Any) -> int:
+    _check_elements(one, [value])
+    return int(value)
+
+
+def _check_tensor(one: Input, value: Any) -> Any:
+    if not one.shape:
+        _check_elements(one, [value])
+        return value
+    if type(value) is not list:
+        raise _ValueFaultError("type_mismatch", "Must be a list.")
+    is_flat = len(one.shape) > 1 and bool(value) and type(value[0]) is not list
+    lengths = _check_flat(one, value) if is_flat else None
+    if lengths is not None:
+        _check_elements(one, value)
+        return value
+    elements, lengths = _flatten(one, value)
+    try:
+        _check_elements(one, elements)
+    except _ValueFaultError as fault:
+        if not fault.path:
+            raise
+        path = _unravel(int(fault.path[1:]), lengths)
+        raise _ValueFaultError(fault.code, fault.detail, path) from None
+    return value
+
+
+def _check_flat(one: Input, value: list[Any]) -> list[int]:
+    if one.shape.count(-1) > 1:
+        detail = "Must be nested: with two variable axes a flat list has no shape."
+        raise _ValueFaultError("shape_mismatch", detail)
+    _check_element_count(len(value))
+    fixed = math.prod(length for length in one.shape if length != -1)
+    fits = len(value) % fixed == 0 if -1 in one.shape else len(value) == fixed
+    if not fits:
+        detail = f"Has {len(value)} values; the shape is {_show_shape(one.shape)}."
+        raise _ValueFaultError("shape_mismatch", detail)
+    return [len(value)]
+
+
+def _flatten(one: Input, value: list[Any]) -> tuple[list[Any], list[int]]:
+    """All elements in order, and the length of each axis."""
+    level: list[Any] = [value]
+    lengths: list[int] = []
+    count = 1
+    for expected in one.shape:
+        if set(map(type, level)) != {list}:
+            at = next(i for i, item in enumerate(level) if type(item) is not list)
+            raise _ValueFaultError("type_mismatch", "Must be a list.", _unravel(at, lengths))
+        length = len(level[0])
+        if len(set(map(len, level))) != 1:
+            at = next(i for i, item in enumerate(level) if len(item) != length)
+            detail = f"Has {len(level[at])} values, the one before it {length}."
+            raise _ValueFaultError("ragged", detail, _unravel(at, lengths))
+        if length != expected and (expected != -1 or length == 0):
+            detail = f"Has {length} values; the shape is {_show_shape(one.shape)}."
+            raise _ValueFaultError("shape_mismatch", detail, _unravel(0, lengths))
+        count *= length
+        _check_element_count(count)
+        level = level[0] if len(level) == 1 else list(chain.from_iterable(level))
+        lengths.append(length)
+    return level, lengths
+
+
+def _check_element_count(count: int) -> None:
+    if count > MAX_TENSOR_ELEMENTS:
+        detail = f"Has more than {MAX_TENSOR_ELEMENTS} values."
+        raise _ValueFaultError("too_large", detail)
+
+
+def _unravel(index: int, lengths: Sequence[int]) -> list[int]:
+    """The path of item `index` in nested lists of these lengths."""
+    path: list[int] = []
+    for length in reversed(lengths):
+        index, step = divmod(index, length)
+        path.append(step)
+    return path[::-1]
+
+
+def _check_elements(one: Input, elements: list[Any]) -> None:
+    """Types, ranges and finiteness of all elements; the path of a fault is its index."""
+    types = set(map(type, elements))
+    if one.datatype == "BOOL":
+        if types != {bool}:
+            _raise_type(one, elements, {bool})
+        return
+    allowed: set[type] = {int, float} if one.datatype in FLOAT_DATATYPES else {int}
+    if not types <= allowed:
+        _raise_type(one, elements, allowed)
+    if float in types and not _is_sum_finite(elements):
+        _check_finite(one, elements)
+    low, high = RANGES[one.datatype]
+    ordered = elements
+    if float in types and one.allow_nan:
+        # NaN has no order, and infinity has no range: both were asked for.
+        ordered = [value for value in elements if type(value) is int or math.isfinite(value)]
+    if ordered:
+        _check_range(one, elements, min(ordered), max(ordered), low, high)
+
+
+def _raise_type(one: Input, elements: list[Any], allowed: set[type]) -> NoReturn:
+    at = next(i for i, value in enumerate(elements) if type(value) not in allowed)
+    what = "true or false" if allowed == {bool} else "an integer"
+    if float in allowed:
+        what = "a number"
+    raise _ValueFaultError("type_mismatch", f"Must be {what}.", _step(one, at))
+
+
+def _step(one: Input, at: int) -> list[int]:
+    # A single value is its own place; only elements of a tensor have an index.
+    return [at] if one.shape else []
+
+
+def _is_sum_finite(elements: list[Any]) -> bool:
+    # NaN and infinity survive a sum, so a finite sum clears every element at C speed.
+    # A sum that overflows only costs the slower look.
+    try:
+        return math.isfinite(sum(elements))
+    except OverflowError:
+        return False
+
+
+def _check_finite(one: Input, elements: list[Any]) -> None:
+    if one.allow_nan:
+        return
+    for at, value in enumerate(elements):
+        if type(value) is float and not math.isfinite(value):
+            raise _ValueFaultError("not_finite", "Must be a finite number.", _step(one, at))
+
+
+def _check_range(
+    one: Input, elements: list[Any], smallest: float, largest: float, low: float, high: float
+) -> None:
+    fits = f"Does not fit into {one.datatype}."
+    if smallest < low:
+        code, detail, value = "out_of_range", fits, smallest
+    elif largest > high:
+        code, detail, value = "out_of_range", fits, largest
+    elif one.minimum is not None and smallest < one.minimum:
+        code, detail, value = "below_minimum", f"Must be at least {one.minimum}.", smallest
+    elif one.maximum is not None and largest > one.maximum:
+        code, detail, value = "above_maximum", f"Must be at most {one.maximum}.", largest
+    else:
+        return
+    raise _ValueFaultError(code, detail, _step(one, elements.index(value)))
+
+
+_CHECKS = {
+    "text": _check_text,
+    "choice": _check_choice,
+    "boolean": _check_boolean,
+    "number": _check_number,
+    "integer": _check_integer,
+    "tensor": _check_tensor,
+}
+
+
+def is_encodable(value: str) -> bool:
+    """False for text with half of a surrogate pair, which JSON can carry and UTF-8 cannot."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _show_shape(shape: Sequence[int]) -> str:
+    return "[" + ", ".join(str(length) for length in shape) + "]"
+
+
+# --- Descriptions -----------------------------------------------------------------
+
+
+class _Members:
+    """The members of one JSON object, read with their pointer."""
+
+    def __init__(self, value: Any, pointer: str) -> None:
+        if not isinstance(value, dict):
+            raise InterfaceError(pointer, "type_mismatch", "Must be an object.")
+        self.value = value
+        self.pointer = pointer
+
+    def at(self, name: str) -> str:
+        return f"{self.pointer}/{escape_pointer(name)}"
+
+    def fail(self, name: str, code: str, detail: str) -> NoReturn:
+        raise InterfaceError(self.at(name), code, detail)
+
+    def refuse_unknown(self, allowed: frozenset[str]) -> None:
+        for name in self.value:
+            if name not in allowed:
+                self.fail(str(name)[:64], "unknown_member", "This member is not known here.")
+
+    def require(self, name: str) -> Any:
+        if name not in self.value:
+            self.fail(name, "required", "Is required.")
+        return self.value[name]
+
+    def text(self, name: str, maximum: int, default: str = "") -> str:
+        value = self.value.get(name, default)
+        if type(value) is not str or not is_encodable(value):
+            self.fail(name, "type_mismatch", "Must be a text.")
+        if len(value) > maximum:
+            self.fail(name, "too_long", f"At most {maximum} characters are allowed.")
+        return str(value)
+
+    def integer(self, name: str, default: int, low: int, high: int) -> int:
+        value = self.value.get(name, default)
+        if type(value) is not int:
+            self.fail(name, "type_mismatch", "Must be an integer.")
+        if not low <= value <= high:
+            self.fail(name, "out_of_range", f"Must be from {low} to {high}.")
+        return int(value)
+
+    def boolean(self, name: str, default: bool) -> bool:
+        value = self.value.get(name, default)
+        if type(value) is not bool:
+            self.fail(name, "type_mismatch", "Must be true or false.")
+        return bool(value)
+
+    def number(self, name: str) -> float | None:
+        value = self.value.get(name)
+        if value is None:
+            return None
+        if type(value) not in {int, float} or not math.isfinite(value):
+            self.fail(name, "type_mismatch", "Must be a finite number.")
+        return value
+
+    def items(self, name: str, low: int, high: int, code: str) -> list[Any]:
+        value = self.require(name)
+        if type(value) is not list:
+            self.fail(name, "type_mismatch", "Must be a list.")
+        if len(value) > high:
+            self.fail(name, code, f"At most {high} are allowed.")
+        if len(value) < low:
+            self.fail(name, "required", f"At least {low} must be given.")
+        return list(value)
+
+    def objects(self, name: str, low: int, high: int, code: str) -> Iterator[_Members]:
+        for index, one in enumerate(self.items(name, low, high, code)):
+            yield _Members(one, f"{self.at(name)}/{index}")
+
+    def texts(self, name: str, high: int, length: int, code: str) -> tuple[str, ...]:
+        """Texts that are neither empty nor repeated."""
+        values = self.items(name, 1, high, code)
+        for index, one in enumerate(values):
+            place = f"{self.at(name)}/{index}"
+            if type(one) is not str or not is_encodable(one):
+                raise InterfaceError(place, "type_mismatch", "Must be a text.")
+            if not 1 <= len(one) <= length:
+                raise InterfaceError(place, "too_long", f"Must have 1 to {length} characters.")
+        if len(set(values)) != len(values):
+            self.fail(name, "repeated", "Must not repeat.")
+        return tuple(values)
+
+
+def _parse_named(members: _Members, kinds: Sequence[str]) -> tuple[str, str]:
+    name = members.require("name")
+    if type(name) is not str or not NAME.fullmatch(name):
+        detail = "Must start with a letter or underscore and have at most 64 of A-Za-z0-9_.:/-."
+        members.fail("name", "name_invalid", detail)
+    kind = members.require("kind")
+    if kind not in kinds:
+        members.fail("kind", "kind_unknown", f"Must be one of: {', '.join(kinds)}.")
+    return name, kind
+
+
+def _parse_datatype(members: _Members, kind: str) -> str:
+    if kind == "tensor":
+        datatype = members.require("datatype")
+        allowed: Sequence[str] = sorted(TENSOR_DATATYPES)
+    else:
+        allowed = KIND_DATATYPES[kind]
+        datatype = members.value.get("datatype", allowed[0])
+    if datatype not in allowed:
+        members.fail("datatype", "datatype_unknown", f"Must be one of: {', '.join(allowed)}.")
+    return str(datatype)
+
+
+def _parse_shape(members: _Members) -> tuple[int, ...]:
+    shape = members.items("shape", 0, MAX_RANK, "shape_invalid")
+    for index, length in enumerate(shape):
+        if type(length) is not int or (length < 1 and length != -1):
+            raise InterfaceError(
+                f"{members.at('shape')}/{index}",
+                "shape_invalid",
+                "Must be a positive integer, or -1 for a variable length.",
+            )
+    if math.prod(length for length in shape if length > 0) > MAX_TENSOR_ELEMENTS:
+        detail = f"A tensor has at most {MAX_TENSOR_ELEMENTS} values."
+        members.fail("shape", "too_large", detail)
+    return tuple(shape)
+
+
+def _parse_input(members: _Members) -> Input:
+    name, kind = _parse_named(members, INPUT_KINDS)
+    members.refuse_unknown(_INPUT_MEMBERS[kind])
+    choices: tuple[str, ...] = ()
+    if kind == "choice":
+        choices = members.texts("choices", MAX_CHOICES, MAX_CHOICE_LENGTH, "too_many_choices")
+    required = members.boolean("required", "default" not in members.value)
+    if required and "default" in members.value:
+        members.fail("default", "default_not_allowed", "A required input has no default.")
+    if not required:
+        members.require("default")
+    minimum, maximum = members.number("minimum"), members.number("maximum")
+    if minimum is not None and maximum is not None and minimum > maximum:
+        members.fail("maximum", "out_of_range", "Must not be below the minimum.")
+    described = Input(
+        name=name,
+        kind=kind,
+        datatype=_parse_datatype(members, kind),
+        description=members.text("description", MAX_DESCRIPTION_LENGTH),
+        required=required,
+        default=members.value.get("default"),
+        example=members.value.get("example"),
+        minimum=minimum,
+        maximum=maximum,
+        max_length=members.integer("max_length", DEFAULT_TEXT_LENGTH, 1, MAX_TEXT_LENGTH),
+        choices=choices,
+        shape=_parse_shape(members) if kind == "tensor" else (),
+        allow_nan=members.boolean("allow_nan", False),
+    )
+    for example in ("default", "example"):
+        if example in members.value:
+            _check_example(members, described, example)
+    return described
+
+
+def _check_example(members: _Members, described: Input, name: str) -> None:
+    try:
+        described.check(members.value[name])
+    except _ValueFaultError as fault:
+        raise InterfaceError(members.at(name) + fault.path, fault.code, fault.detail) from None
+
+
+def _parse_output(members: _Members) -> Output:
+    name, kind = _parse_named(members, OUTPUT_KINDS)
+    members.refuse_unknown(_OUTPUT_MEMBERS[kind])
+    description = members.text("description", MAX_DESCRIPTION_LENGTH)
+    hidden = members.boolean("hidden", False)
+    if kind != "label":
+        return Output(
+            name=name,
+            kind=kind,
+            datatype=_parse_datatype(members, kind),
+            description=description,
+            hidden=hidden,
+            shape=_parse_shape(members) if kind == "tensor" else (),
+        )
+    members.require("source")
+    labels = members.texts("labels", MAX_LABELS, MAX_LABEL_LENGTH, "too_many_labels")
+    return Output(
+        name=name,
+        kind=kind,
+        description=description,
+        hidden=hidden,
+        source=members.text("source", 64),
+        labels=labels,
+        top=members.integer("top", 1, 1, min(MAX_TOP, len(labels))),
+    )
+
+
+def _parse_batch(members: _Members) -> Batch:
+    if "batch" not in members.value:
+        return Batch()
+    batch = _Members(members.value["batch"], members.at("batch"))
+    batch.refuse_unknown(frozenset({"max_size", "leading_axis"}))
+    max_size = batch.integer("max_size", 1, 1, MAX_BATCH_SIZE)
+    leading_axis = batch.boolean("leading_axis", True)
+    if not leading_axis and max_size != 1:
+        batch.fail("max_size", "out_of_range", "Must be 1 where the graph has no batch axis.")
+    return Batch(max_size, leading_axis)
+
+
+def _refuse_repeated(described: Sequence[Input | Output], member: str) -> None:
+    seen: set[str] = set()
+    for index, one in enumerate(described):
+        if one.name in seen:
+            raise InterfaceError(f"/{member}/{index}/name", "repeated", "The name is taken.")
+        seen.add(one.name)
+
+
+def _check_outputs(outputs: Sequence[Output]) -> None:
+    if all(one.hidden for one in outputs):
+        raise InterfaceError("/outputs", "required", "At least one output must be visible.")
+    by_name = {one.name: one for one in outputs}
+    for index, one in enumerate(outputs):
+        if one.kind != "label":
+            continue
+        place = f"/outputs/{index}"
+        source = by_name.get(one.source)
+        if source is None or source.kind != "tensor" or source.datatype not in FLOAT_DATATYPES:
+            detail = "Must name an output that is a tensor of FP32 or FP64."
+            raise InterfaceError(f"{place}/source", "source_unknown", detail)
+        if source.shape != (len(one.labels),):
+            detail = f"The source must have the shape [{len(one.labels)}], one score a label."
+            raise InterfaceError(f"{place}/labels", "shape_mismatch", detail)
+
+
+def _datatype_json(kind: str, datatype: str, shape: tuple[int, ...]) -> dict[str, Any]:
+    if kind == "tensor":
+        return {"datatype": datatype, "shape": list(shape)}
+    if datatype != KIND_DATATYPES[kind][0]:
+        return {"datatype": datatype}
+    return {}

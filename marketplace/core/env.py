@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 
-class EnvironmentError(Exception):  # noqa: A001 - the builtin is a dead alias of OSError
+class SettingError(Exception):
     """A variable is missing or has a form that is not accepted."""
 
 
@@ -18,7 +18,7 @@ def env_text(name: str, default: str | None = None, *, env: Mapping[str, str] | 
     """A text; without a default the variable must be set and not be empty."""
     value = (os.environ if env is None else env).get(name) or default
     if value is None:
-        raise EnvironmentError(f"{name} is not set")
+        raise SettingError(f"{name} is not set")
     return value
 
 
@@ -34,9 +34,9 @@ def env_int(
     try:
         value = int(text)
     except ValueError:
-        raise EnvironmentError(f"{name} must be a whole number, not {text!r}") from None
+        raise SettingError(f"{name} must be a whole number, not {text!r}") from None
     if value < minimum:
-        raise EnvironmentError(f"{name} must be at least {minimum}, not {value}")
+        raise SettingError(f"{name} must be at least {minimum}, not {value}")
     return value
 
 
@@ -46,7 +46,7 @@ def env_bool(
     """`true` or `false`, nothing else: "0" and "off" have surprised too many people."""
     text = env_text(name, None if default is None else str(default).lower(), env=env)
     if text.lower() not in ("true", "false"):
-        raise EnvironmentError(f"{name} must be true or false, not {text!r}")
+        raise SettingError(f"{name} must be true or false, not {text!r}")
     return text.lower() == "true"
 
 
@@ -60,5 +60,5 @@ def env_secret(
         try:
             return Path(path).read_text().strip()
         except OSError as error:
-            raise EnvironmentError(f"{name}_FILE cannot be read: {error.strerror}") from error
+            raise SettingError(f"{name}_FILE cannot be read: {error.strerror}") from error
     return env_text(name, default, env=source)

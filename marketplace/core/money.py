@@ -50,6 +50,7 @@ def parse_dollars(text: str) -> int:
 
 def split_share(gross_nanos: int, share_bps: int) -> tuple[int, int]:
     """Divide an amount: the share, rounded down, and the rest. They always add up."""
-    assert 0 <= share_bps <= BPS and gross_nanos >= 0
+    assert 0 <= share_bps <= BPS
+    assert gross_nanos >= 0
     share_nanos = gross_nanos * share_bps // BPS
     return share_nanos, gross_nanos - share_nanos

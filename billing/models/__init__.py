@@ -1,0 +1,21 @@
+"""Tables of billing, by noun."""
+
+from billing.models.ledger import Hold, LedgerAccount, Transfer, TransferEntry
+from billing.models.price import Price
+from billing.models.stripe_event import StripeCall, StripeEvent
+from billing.models.topup import StripeCustomer, Topup
+from billing.models.usage import UsageEvent, UsageShare
+
+__all__ = [
+    "Hold",
+    "LedgerAccount",
+    "Price",
+    "StripeCall",
+    "StripeCustomer",
+    "StripeEvent",
+    "Topup",
+    "Transfer",
+    "TransferEntry",
+    "UsageEvent",
+    "UsageShare",
+]

@@ -1,0 +1,145 @@
+"""Double-entry ledger: accounts, and transfers whose entries sum to zero.
+
+A transfer has two or more entries. A positive entry adds to what we owe the holder of a
+ledger account (credit), a negative one takes from it (debit). Rows are append-only: a
+mistake is corrected by another transfer, which names the one it reverses.
+
+`posted_nanos` is the sum of an account's entries and `held_nanos` what running predictions
+have reserved. Both are written only by the SQL functions of this package, in the statement
+that writes the rows; constraints and triggers stand behind them.
+
+Source: TigerBeetle, "Data Modeling"; Formance Ledger (lock order).
+"""
+
+from __future__ import annotations
+
+from django.db import models
+from django.db.models import F, Q
+
+from marketplace.core.ids import new_id
+
+
+class LedgerAccount(models.Model):
+    """One pot of money: whose it is, and what it is for."""
+
+    class Kind(models.TextChoices):
+        WALLET = "wallet", "Wallet"
+        CREATOR_PAYABLE = "creator_payable", "Creator payable"
+        PLATFORM_REVENUE = "platform_revenue", "Platform revenue"
+        STRIPE_CLEARING = "stripe_clearing", "Stripe clearing"
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    kind = models.CharField(max_length=24, choices=Kind)
+    # None: the platform itself.
+    holder = models.ForeignKey(
+        "marketplace.Account", models.PROTECT, null=True, blank=True, related_name="ledger_accounts"
+    )
+    posted_nanos = models.BigIntegerField(default=0)
+    held_nanos = models.BigIntegerField(default=0)
+    # The floor of posted - held; None for accounts that may go below zero.
+    min_available_nanos = models.BigIntegerField(null=True, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["holder", "kind"],
+                name="billing_ledger_account_once",
+                nulls_distinct=False,
+            ),
+            models.CheckConstraint(
+                condition=Q(held_nanos__gte=0), name="billing_held_not_negative"
+            ),
+            # The last line against overspending, whatever the code does.
+            models.CheckConstraint(
+                condition=Q(min_available_nanos=None)
+                | Q(posted_nanos__gte=F("min_available_nanos") + F("held_nanos")),
+                name="billing_account_floor",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} of {self.holder or 'the platform'}"
+
+    @property
+    def available_nanos(self) -> int:
+        """What can be spent now."""
+        return self.posted_nanos - self.held_nanos
+
+
+class Transfer(models.Model):
+    """One balanced movement of money; never updated or deleted."""
+
+    class Kind(models.TextChoices):
+        TOP_UP = "top_up", "Top-up"
+        USAGE = "usage", "Usage"
+        REVERSAL = "reversal", "Reversal"
+
+    id = models.UUIDField(primary_key=True, editable=False)
+    kind = models.CharField(max_length=16, choices=Kind)
+    # Chosen by the caller and repeated on a retry: at most one transfer per key.
+    idempotency_key = models.CharField(max_length=120, unique=True)
+    reference = models.CharField(max_length=120, blank=True)
+    reverses = models.OneToOneField(
+        "self", models.PROTECT, null=True, blank=True, related_name="reversed_by"
+    )
+    created_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return self.idempotency_key
+
+
+class TransferEntry(models.Model):
+    """One side of a transfer."""
+
+    id = models.BigAutoField(primary_key=True)
+    transfer = models.ForeignKey(Transfer, models.PROTECT, related_name="entries")
+    ledger_account = models.ForeignKey(LedgerAccount, models.PROTECT, related_name="entries")
+    amount_nanos = models.BigIntegerField()
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=~Q(amount_nanos=0), name="billing_transfer_entry_not_zero"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.amount_nanos} {self.ledger_account}"
+
+
+class Hold(models.Model):
+    """Money reserved for a running prediction, under the prediction's id."""
+
+    class State(models.TextChoices):
+        PENDING = "pending", "Pending"
+        POSTED = "posted", "Posted"
+        VOIDED = "voided", "Voided"
+        EXPIRED = "expired", "Expired"
+
+    id = models.UUIDField(primary_key=True, editable=False)
+    ledger_account = models.ForeignKey(LedgerAccount, models.PROTECT, related_name="holds")
+    amount_nanos = models.BigIntegerField()
+    posted_nanos = models.BigIntegerField(default=0)
+    state = models.CharField(max_length=8, choices=State, default=State.PENDING)
+    created_at = models.DateTimeField()
+    expires_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(condition=Q(amount_nanos__gte=0), name="billing_hold_amount"),
+            models.CheckConstraint(
+                condition=Q(posted_nanos__gte=0, posted_nanos__lte=F("amount_nanos")),
+                name="billing_hold_posted",
+            ),
+        ]
+        indexes = [
+            models.Index(
+                fields=["expires_at"],
+                name="billing_hold_pending",
+                condition=Q(state="pending"),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.amount_nanos} {self.state}"

@@ -1,0 +1,148 @@
+"""Where versions run: nodes, deployments (a version that should run) and replicas."""
+
+from __future__ import annotations
+
+from django.db import models
+
+from marketplace.core.ids import new_id
+
+
+class NodeJoinToken(models.Model):
+    """A one-time secret with which a node enrols; stored as a digest."""
+
+    digest = models.BinaryField(max_length=32, unique=True)
+    name = models.CharField(max_length=63)
+    created_at = models.DateTimeField(auto_now_add=True)
+    expires_at = models.DateTimeField()
+    used_at = models.DateTimeField(null=True, blank=True)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Node(models.Model):
+    """One Triton server and its agent. Its public key signs the lease requests."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    name = models.CharField(max_length=63, unique=True)
+    public_key = models.CharField("public key (base64)", max_length=64)
+    token_digest = models.BinaryField(max_length=32, unique=True)
+    triton_http_url = models.CharField(max_length=200)
+    triton_grpc_url = models.CharField(max_length=200)
+    triton_metrics_url = models.CharField(max_length=200, blank=True)
+    triton_ready = models.BooleanField(default=False)
+    info = models.JSONField(default=dict, blank=True)
+    enrolled_at = models.DateTimeField(auto_now_add=True)
+    last_seen_at = models.DateTimeField(null=True, blank=True)
+    revoked_at = models.DateTimeField(null=True, blank=True)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Deployment(models.Model):
+    """A version that should run, and on how many nodes."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    version = models.ForeignKey(
+        "marketplace.ModelVersion", models.PROTECT, related_name="deployments"
+    )
+    replica_count = models.PositiveSmallIntegerField(default=1)
+    created_at = models.DateTimeField(auto_now_add=True)
+    stopped_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["version"],
+                condition=models.Q(stopped_at=None),
+                name="inference_one_active_deployment",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.version} x {self.replica_count}"
+
+
+class Replica(models.Model):
+    """A copy of a version on a node: what we want of it, and what the node last said."""
+
+    class Purpose(models.TextChoices):
+        SCAN = "scan", "Scan (onboarding)"
+        SERVE = "serve", "Serve"
+
+    class State(models.TextChoices):
+        ASSIGNED = "assigned", "Assigned"
+        FETCHING = "fetching", "Fetching"
+        STARTING = "starting", "Starting"
+        DECRYPTING = "decrypting", "Decrypting"
+        VALIDATING = "validating", "Validating"
+        LOADING = "loading", "Loading"
+        WARMING = "warming", "Warming"
+        READY = "ready", "Ready"
+        FAILED = "failed", "Failed"
+        UNLOADING = "unloading", "Unloading"
+        UNLOADED = "unloaded", "Unloaded"
+        LOST = "lost", "Lost"
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    version = models.ForeignKey("marketplace.ModelVersion", models.PROTECT, related_name="replicas")
+    deployment = models.ForeignKey(
+        Deployment, models.PROTECT, null=True, blank=True, related_name="replicas"
+    )
+    node = models.ForeignKey(Node, models.PROTECT, related_name="replicas")
+    purpose = models.CharField(max_length=8, choices=Purpose)
+    wanted = models.BooleanField(default=True)
+    state = models.CharField(max_length=16, choices=State, default=State.ASSIGNED)
+    progress = models.FloatField(default=0)
+    reason_code = models.CharField(max_length=64, blank=True)
+    detail = models.TextField(blank=True)
+    # What the loader reported: {"validation": {...}, "load": {...}}.
+    report = models.JSONField(default=dict, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    changed_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        indexes = [
+            models.Index(
+                fields=["node"], name="inference_replica_wanted", condition=models.Q(wanted=True)
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.version} on {self.node} ({self.state})"
+
+    @property
+    def triton_name(self) -> str:
+        """The model's name in Triton: ours, never text of a user."""
+        return f"r{self.id.hex}"
+
+
+class ReplicaWork(models.Model):
+    """Something a node should do with a loaded replica, once: test it or benchmark it."""
+
+    class Kind(models.TextChoices):
+        TEST = "test", "Test"
+        BENCHMARK = "benchmark", "Benchmark"
+
+    class State(models.TextChoices):
+        WAITING = "waiting", "Waiting"
+        SUCCEEDED = "succeeded", "Succeeded"
+        FAILED = "failed", "Failed"
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    replica = models.ForeignKey(Replica, models.CASCADE, related_name="work")
+    kind = models.CharField(max_length=16, choices=Kind)
+    state = models.CharField(max_length=16, choices=State, default=State.WAITING)
+    reason_code = models.CharField(max_length=64, blank=True)
+    result = models.JSONField(default=dict, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["replica", "kind"], name="inference_work_once"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.state}"

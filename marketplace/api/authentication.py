@@ -1,0 +1,42 @@
+"""Who calls the management API: a creator token, or a person in a session."""
+
+from __future__ import annotations
+
+from rest_framework import authentication, exceptions
+from rest_framework.request import Request
+
+from marketplace.models import APIKey, User
+from marketplace.selectors.access import ANONYMOUS, Actor
+from marketplace.selectors.key import find_valid_key
+
+
+class TokenAuthentication(authentication.BaseAuthentication):
+    """`Authorization: Bearer srt_…`, or a consumer's `sk_…` key for what its scopes allow."""
+
+    def authenticate(self, request: Request) -> tuple[User | None, APIKey] | None:
+        """The person who made the key, and the key."""
+        scheme, _, text = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() not in ("bearer", "token"):
+            return None
+        api_key = find_valid_key(text.strip())
+        if api_key is None:
+            raise exceptions.AuthenticationFailed("This key is unknown, expired or revoked.")
+        # A key without its person (a deleted user) still reads; rights ask the person.
+        return api_key.created_by or User(), api_key
+
+    def authenticate_header(self, request: Request) -> str:
+        """Makes a refusal a 401 with this challenge."""
+        return "Bearer"
+
+
+class SessionAuthentication(authentication.SessionAuthentication):
+    """The site's own pages."""
+
+
+def actor_of(request: Request) -> Actor:
+    """The actor of an API request."""
+    if isinstance(request.auth, APIKey):
+        return Actor(user=request.auth.created_by, api_key=request.auth)
+    if request.user.is_authenticated:
+        return Actor(user=request.user)
+    return ANONYMOUS

@@ -1,0 +1,27 @@
+"""The Celery application: idempotent work of the control plane, never predictions.
+
+Beat's schedule stands here, so that one look shows all that happens by itself.
+"""
+
+from __future__ import annotations
+
+import os
+
+from celery import Celery
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "marketplace.settings")
+
+app = Celery("strongroom")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks(["marketplace", "inference", "billing"])
+
+app.conf.beat_schedule = {
+    # Carries on with every version whose next step is due; also after a worker died.
+    "advance-onboarding": {"task": "inference.sweep_onboarding", "schedule": 5.0},
+    "expire-uploads": {"task": "inference.expire_uploads", "schedule": 300.0},
+    "lost-nodes": {"task": "inference.sweep_nodes", "schedule": 10.0},
+    "expire-holds": {"task": "billing.expire_holds", "schedule": 15.0},
+    "apply-stripe-events": {"task": "billing.sweep_stripe_events", "schedule": 15.0},
+    "poll-topups": {"task": "billing.poll_topups", "schedule": 60.0},
+    "check-ledger": {"task": "billing.check_ledger", "schedule": 3600.0},
+}

@@ -1,0 +1,107 @@
+"""Give each process's database role the rights that it needs, and no other.
+
+Run after `migrate`, as the owner of the schema. The table below is the whole policy: money
+is written through functions only, and nobody but the key broker sees its secrets.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.management.base import BaseCommand
+from django.db import connection, transaction
+
+APP, GATEWAY, KEYBROKER = "strongroom_app", "strongroom_gateway", "strongroom_keybroker"
+
+MONEY_TABLES = (
+    "billing_ledgeraccount",
+    "billing_transfer",
+    "billing_transferentry",
+    "billing_hold",
+    "billing_usageevent",
+    "billing_usageshare",
+)
+BROKER_TABLES = ("inference_uploadkey", "inference_leasechallenge", "inference_lease")
+MONEY_FUNCTIONS = (
+    "billing_account(uuid, text)",
+    "billing_transfer(uuid, text, text, text, jsonb, uuid)",
+    "billing_hold(uuid, uuid, bigint, integer)",
+    "billing_settle(jsonb)",
+    "billing_void(uuid[], text)",
+    "billing_expire_holds(integer)",
+)
+# What the web and the workers may not do, out of everything on all tables.
+APP_REVOKED = {
+    **dict.fromkeys(MONEY_TABLES, "INSERT, UPDATE, DELETE"),
+    "marketplace_auditevent": "UPDATE, DELETE",
+    "marketplace_review": "UPDATE, DELETE",
+    "billing_price": "DELETE",
+    "inference_uploadkey": "ALL",
+    "inference_leasechallenge": "ALL",
+    "inference_lease": "INSERT, UPDATE, DELETE",
+    "inference_keyrelease": "INSERT, UPDATE, DELETE",
+    "django_migrations": "INSERT, UPDATE, DELETE",
+}
+GATEWAY_GRANTS = {
+    "marketplace_account": "SELECT",
+    "marketplace_apikey": "SELECT, UPDATE (last_used_at)",
+    "marketplace_aimodel": "SELECT",
+    "marketplace_modelversion": "SELECT",
+    "marketplace_channel": "SELECT",
+    "billing_price": "SELECT",
+    "billing_ledgeraccount": "SELECT",
+    "billing_hold": "SELECT",
+    "billing_usageevent": "SELECT",
+    "inference_replica": "SELECT",
+    "inference_node": "SELECT",
+    "inference_deployment": "SELECT",
+    "inference_prediction": "SELECT, INSERT",
+    "inference_apirequest": "SELECT, INSERT, UPDATE, DELETE",
+}
+KEYBROKER_GRANTS = {
+    "marketplace_modelversion": "SELECT",
+    "marketplace_aimodel": "SELECT",
+    "inference_node": "SELECT",
+    "inference_replica": "SELECT",
+    "inference_artifact": "SELECT",
+    "inference_wrappedkey": "SELECT",
+    **dict.fromkeys(BROKER_TABLES, "SELECT, INSERT, UPDATE, DELETE"),
+    "inference_keyrelease": "SELECT, INSERT",
+}
+
+
+def statements() -> list[str]:
+    """The whole policy as SQL; safe to run again."""
+    lines = []
+    for role in (APP, GATEWAY, KEYBROKER):
+        lines += [
+            f"REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {role}",
+            f"REVOKE ALL ON ALL SEQUENCES IN SCHEMA public FROM {role}",
+            f"GRANT USAGE ON SCHEMA public TO {role}",
+            f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {role}",
+        ]
+    lines.append(f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {APP}")
+    lines += [f"REVOKE {rights} ON {table} FROM {APP}" for table, rights in APP_REVOKED.items()]
+    for role, grants in ((GATEWAY, GATEWAY_GRANTS), (KEYBROKER, KEYBROKER_GRANTS)):
+        lines += [f"GRANT {rights} ON {table} TO {role}" for table, rights in grants.items()]
+    for function in MONEY_FUNCTIONS:
+        lines += [
+            f"REVOKE ALL ON FUNCTION {function} FROM PUBLIC",
+            f"GRANT EXECUTE ON FUNCTION {function} TO {APP}, {GATEWAY}",
+        ]
+    # Whoever may run predictions may not mint money.
+    lines.append(
+        "REVOKE ALL ON FUNCTION billing_transfer(uuid, text, text, text, jsonb, uuid) "
+        f"FROM {GATEWAY}"
+    )
+    return lines
+
+
+class Command(BaseCommand):
+    help = "Give each process's database role the rights that it needs, and no other."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        with transaction.atomic(), connection.cursor() as cursor:
+            for statement in statements():
+                cursor.execute(statement)
+        self.stdout.write("roles: strongroom_app, strongroom_gateway, strongroom_keybroker")

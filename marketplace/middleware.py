@@ -1,0 +1,66 @@
+"""What happens around every request: an id, and errors in one form."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import render
+
+from marketplace.core.errors import MarketplaceError
+from marketplace.core.ids import new_id, to_public
+from marketplace.core.problem import CONTENT_TYPE, problem, problem_headers
+
+logger = logging.getLogger(__name__)
+Handler = Callable[[HttpRequest], HttpResponse]
+
+
+class RequestIdMiddleware:
+    """Give each request an id of ours; a client's own is never trusted or echoed."""
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        request.request_id = to_public(new_id())  # type: ignore[attr-defined]
+        response = self.get_response(request)
+        response["X-Request-Id"] = request.request_id  # type: ignore[attr-defined]
+        return response
+
+
+class ProblemMiddleware:
+    """Turn expected errors of views into a page, or into problem+json for programs."""
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        return self.get_response(request)
+
+    def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
+        """Answer a MarketplaceError; any other becomes Django's 500."""
+        if not isinstance(error, MarketplaceError):
+            return None
+        if wants_json(request):
+            return problem_response(request, error)
+        context = {"error": error, "request_id": request.request_id}  # type: ignore[attr-defined]
+        response = render(request, "problem.html", context, status=error.http_status)
+        response.headers.update(problem_headers(error))
+        return response
+
+
+def wants_json(request: HttpRequest) -> bool:
+    """Whether a program asks: everything below /api and /stripe."""
+    return request.path.startswith(("/api/", "/stripe/"))
+
+
+def problem_response(request: HttpRequest, error: MarketplaceError) -> JsonResponse:
+    """The error as `application/problem+json`."""
+    request_id = getattr(request, "request_id", "")
+    return JsonResponse(
+        problem(error, request_id=request_id),
+        status=error.http_status,
+        content_type=CONTENT_TYPE,
+        headers=problem_headers(error),
+    )

@@ -1,0 +1,246 @@
+"""Django settings. Every value that differs between places comes from the environment."""
+
+from __future__ import annotations
+
+import logging.config
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+from csp.constants import NONE, SELF
+
+from marketplace.core.env import env_int, env_secret, env_text
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+ENVIRONMENT = env_text("STRONGROOM_ENV", "production")
+DEBUG = False  # Also in development: the error pages are part of the product.
+DEVELOPMENT = ENVIRONMENT == "development"
+SECRET_KEY = env_secret("STRONGROOM_SECRET_KEY")
+WEB_URL = env_text("STRONGROOM_WEB_URL").rstrip("/")
+GATEWAY_URL = env_text("STRONGROOM_GATEWAY_URL").rstrip("/")
+ALLOWED_HOSTS = [urlparse(WEB_URL).hostname or "localhost"]
+if DEVELOPMENT:
+    ALLOWED_HOSTS += ["127.0.0.1", "localhost"]
+CSRF_TRUSTED_ORIGINS = [WEB_URL]
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "whitenoise.runserver_nostatic",
+    "django.contrib.staticfiles",
+    "django.contrib.humanize",
+    "django_htmx",
+    "csp",
+    "rest_framework",
+    "drf_spectacular",
+    "marketplace.apps.MarketplaceConfig",
+    "inference.apps.InferenceConfig",
+    "billing.apps.BillingConfig",
+]
+
+MIDDLEWARE = [
+    "marketplace.middleware.RequestIdMiddleware",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django_htmx.middleware.HtmxMiddleware",
+    "marketplace.middleware.ProblemMiddleware",
+]
+
+ROOT_URLCONF = "marketplace.urls"
+WSGI_APPLICATION = "marketplace.wsgi.application"
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+                "marketplace.context.site",
+            ],
+        },
+    },
+]
+
+
+def database(url: str) -> dict[str, object]:
+    """Django's settings of a postgresql:// URL."""
+    parts = urlparse(url)
+    return {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": parts.path.lstrip("/"),
+        "USER": unquote(parts.username or ""),
+        "PASSWORD": unquote(parts.password or ""),
+        "HOST": parts.hostname or "",
+        "PORT": str(parts.port or ""),
+        "CONN_MAX_AGE": 60,
+        "CONN_HEALTH_CHECKS": True,
+        "OPTIONS": {"connect_timeout": 5},
+        "ATOMIC_REQUESTS": False,
+    }
+
+
+DATABASES = {"default": database(env_secret("STRONGROOM_DATABASE_URL"))}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+REDIS_URL = env_secret("STRONGROOM_REDIS_URL")
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": REDIS_URL,
+        "KEY_PREFIX": "web",
+    }
+}
+
+AUTH_USER_MODEL = "marketplace.User"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {
+        "NAME": "django.contrib.auth.password_validation.MinimumLengthValidator",
+        "OPTIONS": {"min_length": 10},
+    },
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+LOGIN_URL = "marketplace:login"
+LOGIN_REDIRECT_URL = "marketplace:home"
+LOGOUT_REDIRECT_URL = "marketplace:catalogue"
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = WEB_URL.startswith("https://")
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = "Lax"
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+SECURE_SSL_REDIRECT = False  # The proxy in front redirects; see docs/operations.md.
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if not DEVELOPMENT else None
+SECURE_HSTS_SECONDS = 31_536_000 if WEB_URL.startswith("https://") else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = bool(SECURE_HSTS_SECONDS)
+SECURE_HSTS_PRELOAD = bool(SECURE_HSTS_SECONDS)
+X_FRAME_OPTIONS = "DENY"
+
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": [SELF],
+        "script-src": [SELF],
+        "style-src": [SELF],
+        "img-src": [SELF, "data:"],
+        "font-src": [SELF],
+        "connect-src": [SELF],
+        "frame-ancestors": [NONE],
+        "base-uri": [NONE],
+        "form-action": [SELF, "https://checkout.stripe.com"],
+        "object-src": [NONE],
+    }
+}
+
+LANGUAGE_CODE = "en-gb"
+TIME_ZONE = "UTC"
+USE_TZ = True
+USE_I18N = False
+
+STATIC_URL = "/static/"
+STATICFILES_DIRS = [BASE_DIR / "static"]
+STATIC_ROOT = env_text("STRONGROOM_STATIC_ROOT", str(BASE_DIR / "static-collected"))
+WHITENOISE_USE_FINDERS = DEVELOPMENT
+OBJECTS_DIR = env_text("STRONGROOM_OBJECTS_DIR", str(BASE_DIR / "var" / "objects"))
+OBJECT_BUCKET = env_text("STRONGROOM_OBJECT_BUCKET", "none")
+STORAGES = {
+    # Ciphertext of sealed models; a bucket of any S3-compatible store where one is named.
+    "artifacts": {
+        "BACKEND": "django.core.files.storage.FileSystemStorage",
+        "OPTIONS": {"location": OBJECTS_DIR, "file_permissions_mode": 0o600},
+    }
+    if OBJECT_BUCKET == "none"
+    else {
+        "BACKEND": "storages.backends.s3.S3Storage",
+        "OPTIONS": {
+            "bucket_name": OBJECT_BUCKET,
+            "endpoint_url": env_text("STRONGROOM_OBJECT_ENDPOINT", "") or None,
+            "file_overwrite": True,
+            "default_acl": "private",
+        },
+    },
+    "default": {"BACKEND": "django.core.files.storage.InMemoryStorage"},
+    "staticfiles": {
+        "BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"
+        if DEVELOPMENT
+        else "whitenoise.storage.CompressedManifestStaticFilesStorage"
+    },
+}
+# Parts of sealed files are streamed to the store, never parsed as forms.
+DATA_UPLOAD_MAX_MEMORY_SIZE = 4 * 1024 * 1024
+
+EMAIL_BACKEND = env_text(
+    "STRONGROOM_EMAIL_BACKEND",
+    "django.core.mail.backends.console.EmailBackend"
+    if DEVELOPMENT
+    else "django.core.mail.backends.smtp.EmailBackend",
+)
+EMAIL_HOST = env_text("STRONGROOM_EMAIL_HOST", "localhost")
+EMAIL_PORT = env_int("STRONGROOM_EMAIL_PORT", 25)
+DEFAULT_FROM_EMAIL = env_text("STRONGROOM_EMAIL_FROM", "Strongroom <noreply@strongroom.example>")
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "marketplace.api.authentication.TokenAuthentication",
+        "marketplace.api.authentication.SessionAuthentication",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "marketplace.api.errors.handle_exception",
+    "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Strongroom management API",
+    "VERSION": "1",
+    "SERVE_INCLUDE_SCHEMA": False,
+}
+
+CELERY_BROKER_URL = REDIS_URL
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_ACKS_LATE = True
+CELERY_TASK_REJECT_ON_WORKER_LOST = True
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_TASK_TIME_LIMIT = 600
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 3600}  # Far above the time limit.
+CELERY_TIMEZONE = "UTC"
+
+KEYBROKER_URL = env_text("STRONGROOM_KEYBROKER_URL", "http://127.0.0.1:8002").rstrip("/")
+KEYBROKER_TOKEN = env_secret("STRONGROOM_KEYBROKER_TOKEN", "unset")
+PLAYGROUND_SECRET = env_secret("STRONGROOM_PLAYGROUND_SECRET", "unset")
+
+STRIPE_SECRET_KEY = env_secret("STRONGROOM_STRIPE_SECRET_KEY", "unset")
+STRIPE_WEBHOOK_SECRET = env_secret("STRONGROOM_STRIPE_WEBHOOK_SECRET", "unset")
+STRIPE_API_BASE = env_text("STRONGROOM_STRIPE_API_BASE", "") if DEVELOPMENT else ""
+
+# The creator's share of a prediction; the rest is the platform's.
+CREATOR_SHARE_BPS = env_int("STRONGROOM_CREATOR_SHARE_BPS", 8000)
+
+LOG_LEVEL = env_text("STRONGROOM_LOG_LEVEL", "INFO")
+LOGGING_CONFIG = None
+logging.config.dictConfig(
+    {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {
+            "line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"},
+        },
+        "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+        "root": {"handlers": ["console"], "level": LOG_LEVEL},
+        "loggers": {"django.server": {"level": "WARNING"}},
+    }
+)

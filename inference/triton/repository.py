@@ -1,0 +1,171 @@
+"""Write the folders that Triton loads models from.
+
+A folder holds two files, both of our making: a complete config.pbtxt, written out of the
+model's interface, and model.py, a copy of the loader's entry. Weights are never in it: the
+loader is handed their ciphertext over a socket. The folder's name is the replica's id, so
+no text of a user reaches Triton's control API, which 2.51 does not survive.
+
+Source: triton-inference-server/common, model_config.proto; CVE-2025-23316.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import uuid
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from inference.triton.errors import RepositoryError
+from strongroom.interface import Input, Interface, Output
+
+MODEL_NAME = re.compile(r"r[0-9a-f]{32}")
+MODEL_VERSION = "1"
+
+# Requests that wait beyond this are refused at once, so that the gateway can tell its
+# callers to come back instead of letting them run into their deadlines.
+QUEUE_SIZE_MAX = 512
+# Longer than any deadline the gateway gives a call: its own clock decides before this.
+QUEUE_TIMEOUT_S = 60
+
+_ROOT = Path(__file__).resolve().parents[2]
+_STUB_SOURCE = _ROOT / "inference/serving/model_stub.py"
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """What the loader learns from its configuration; all else comes over the socket."""
+
+    replica_id: uuid.UUID
+    socket_path: Path
+    purpose: str = "serve"
+    root: Path = _ROOT
+
+    def as_texts(self) -> dict[str, str]:
+        return {
+            "replica_id": str(self.replica_id),
+            "socket": str(self.socket_path),
+            "purpose": self.purpose,
+            # Where the loader's packages lie; `sdk` below it holds the sealing format.
+            "root": str(self.root),
+        }
+
+
+def model_name(replica_id: uuid.UUID) -> str:
+    """The name under which Triton knows a replica."""
+    return f"r{replica_id.hex}"
+
+
+def replica_id_of(name: str) -> uuid.UUID:
+    """The replica that a model's name stands for.
+
+    Raises:
+        RepositoryError: The name is not one of ours.
+    """
+    _check_name(name)
+    return uuid.UUID(hex=name[1:])
+
+
+def write_model(
+    repository_dir: Path,
+    interface: Interface,
+    parameters: Parameters,
+    *,
+    model_source: Path = _STUB_SOURCE,
+) -> str:
+    """Write the folder of a replica, complete or not at all, and return the model's name.
+
+    Args:
+        repository_dir: What tritonserver was started with.
+        interface: Decides names, types and shapes of all tensors.
+        parameters: For the loader.
+        model_source: The python that Triton runs.
+
+    Raises:
+        RepositoryError: The folder exists: the model may still be loaded.
+    """
+    name = model_name(parameters.replica_id)
+    target = repository_dir / name
+    if target.exists():
+        raise RepositoryError(f"there is a folder for {name} already")
+    # Triton scans the folder for names; a dot keeps it off one that is half written.
+    draft = repository_dir / f".{name}.new"
+    shutil.rmtree(draft, ignore_errors=True)
+    (draft / MODEL_VERSION).mkdir(parents=True, mode=0o700)
+    (draft / "config.pbtxt").write_text(render_config(name, interface, parameters))
+    shutil.copyfile(model_source, draft / MODEL_VERSION / "model.py")
+    draft.rename(target)
+    return name
+
+
+def remove_model(repository_dir: Path, name: str) -> None:
+    """Remove a replica's folder; call it once Triton has let the model go."""
+    _check_name(name)
+    shutil.rmtree(repository_dir / name, ignore_errors=True)
+
+
+def clear(repository_dir: Path) -> list[str]:
+    """Remove what an earlier run left; only while no tritonserver reads the folder."""
+    removed = []
+    with suppress(FileNotFoundError):
+        for entry in sorted(repository_dir.iterdir()):
+            if MODEL_NAME.fullmatch(entry.name.strip(".").removesuffix(".new")):
+                shutil.rmtree(entry, ignore_errors=True)
+                removed.append(entry.name)
+    return removed
+
+
+def render_config(name: str, interface: Interface, parameters: Parameters) -> str:
+    """The complete config.pbtxt; nothing is left for Triton to fill in."""
+    _check_name(name)
+    lines = [
+        f"name: {_quote(name)}",
+        'backend: "python"',
+        f"max_batch_size: {interface.batch.max_size}",
+        *_tensor_lines("input", interface.inputs),
+        *_tensor_lines("output", interface.wire_outputs),
+        "dynamic_batching {",
+        # A call that finds the model idle runs at once; batches form while it is busy.
+        "  max_queue_delay_microseconds: 0",
+        "  default_queue_policy {",
+        "    timeout_action: REJECT",
+        f"    default_timeout_microseconds: {QUEUE_TIMEOUT_S * 1_000_000}",
+        "    allow_timeout_override: true",
+        f"    max_queue_size: {QUEUE_SIZE_MAX}",
+        "  }",
+        "}",
+        "instance_group [ { kind: KIND_CPU count: 1 } ]",
+    ]
+    for key, value in parameters.as_texts().items():
+        lines.append(
+            f"parameters {{ key: {_quote(key)} value {{ string_value: {_quote(value)} }} }}"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _tensor_lines(member: str, tensors: Iterable[Input | Output]) -> list[str]:
+    lines = []
+    for one in tensors:
+        dims = ", ".join(str(length) for length in one.wire_shape)
+        # Only the protocol calls texts BYTES; the configuration says STRING.
+        kind = "STRING" if one.datatype == "BYTES" else one.datatype
+        lines.append(
+            f"{member} [ {{ name: {_quote(one.name)} data_type: TYPE_{kind} dims: [ {dims} ] }} ]"
+        )
+    return lines
+
+
+def _quote(text: str) -> str:
+    """A string of protobuf's text format; every byte beyond plain ASCII is escaped."""
+    escaped = "".join(
+        chr(byte) if 32 <= byte < 127 and byte not in b'"\\' else f"\\{byte:03o}"
+        for byte in text.encode()
+    )
+    return f'"{escaped}"'
+
+
+def _check_name(name: str) -> None:
+    if not MODEL_NAME.fullmatch(name):
+        raise RepositoryError("not a model name of ours")

@@ -380,7 +380,7 @@ class Migration(migrations.Migration):
                 expressions=[
                     (models.F("model"), "="),
                     (
-                        billing.models.price._ValidRange(
+                        billing.models.price.ValidRange(
                             models.F("valid_from"), models.F("valid_until")
                         ),
                         "&&",

@@ -10,7 +10,9 @@ from django.db.models import F, Func, Q
 from marketplace.core.ids import new_id
 
 
-class _ValidRange(Func):
+class ValidRange(Func):
+    """The time in which a price holds, its end not included."""
+
     function = "tstzrange"
     output_field = models.Field()
 
@@ -39,7 +41,7 @@ class Price(models.Model):
                 name="billing_price_no_overlap",
                 expressions=[
                     (F("model"), RangeOperators.EQUAL),
-                    (_ValidRange(F("valid_from"), F("valid_until")), RangeOperators.OVERLAPS),
+                    (ValidRange(F("valid_from"), F("valid_until")), RangeOperators.OVERLAPS),
                 ],
             ),
         ]

@@ -1,0 +1,17 @@
+"""Billing in the admin console: everything can be read, nothing edited."""
+
+from billing.admin.ledger import HoldAdmin, LedgerAccountAdmin, TransferAdmin
+from billing.admin.price import PriceAdmin
+from billing.admin.stripe import StripeCallAdmin, StripeEventAdmin, TopupAdmin
+from billing.admin.usage import UsageEventAdmin
+
+__all__ = [
+    "HoldAdmin",
+    "LedgerAccountAdmin",
+    "PriceAdmin",
+    "StripeCallAdmin",
+    "StripeEventAdmin",
+    "TopupAdmin",
+    "TransferAdmin",
+    "UsageEventAdmin",
+]

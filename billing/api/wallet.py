@@ -1,0 +1,114 @@
+"""Wallet, usage and top-ups, over the management API."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from billing.models import LedgerAccount, Topup, UsageEvent
+from billing.selectors.ledger import find_ledger_account
+from billing.selectors.topup import access_topup
+from billing.selectors.usage import list_usage
+from billing.services.topup import AMOUNT_CENTS_MAX, AMOUNT_CENTS_MIN, settle_topup, start_topup
+from marketplace.api.authentication import actor_of
+from marketplace.core import ids
+from marketplace.core.clock import to_wire
+from marketplace.core.errors import InvalidInputError
+from marketplace.selectors.access import access_account
+
+PAGE_SIZE = 100
+
+
+class TopupInput(serializers.Serializer):
+    account = serializers.SlugField()
+    amount_cents = serializers.IntegerField(min_value=AMOUNT_CENTS_MIN, max_value=AMOUNT_CENTS_MAX)
+
+
+class WalletView(APIView):
+    """`GET /api/wallet?account=slug`."""
+
+    def get(self, request: Request) -> Response:
+        """Balance, what is reserved, and what can be spent, in nano-dollars."""
+        account = access_account(actor_of(request), request.query_params.get("account", ""))
+        wallet = find_ledger_account(LedgerAccount.Kind.WALLET, holder_id=account.pk)
+        return Response(
+            {
+                "account": account.slug,
+                "posted_nanos": wallet.posted_nanos if wallet else 0,
+                "held_nanos": wallet.held_nanos if wallet else 0,
+                "available_nanos": wallet.available_nanos if wallet else 0,
+            }
+        )
+
+
+class UsageView(APIView):
+    """`GET /api/usage?account=slug&cursor=`: usage events, newest first."""
+
+    def get(self, request: Request) -> Response:
+        """One page; `next_cursor` is null on the last."""
+        account = access_account(actor_of(request), request.query_params.get("account", ""))
+        events = list_usage(account)
+        if cursor := request.query_params.get("cursor"):
+            try:
+                events = events.filter(prediction_id__lt=ids.from_public(cursor))
+            except ValueError:
+                raise InvalidInputError("cursor is not one of ours.") from None
+        page = list(events[: PAGE_SIZE + 1])
+        has_more = len(page) > PAGE_SIZE
+        page = page[:PAGE_SIZE]
+        return Response(
+            {
+                "results": [usage_json(event) for event in page],
+                "next_cursor": ids.to_public(page[-1].prediction_id) if has_more else None,
+            }
+        )
+
+
+class TopupsView(APIView):
+    """`POST /api/topups`."""
+
+    def post(self, request: Request) -> Response:
+        """Open a payment page; needs the right `billing`."""
+        fields = TopupInput(data=request.data)
+        fields.is_valid(raise_exception=True)
+        actor = actor_of(request)
+        account = access_account(actor, fields.validated_data["account"], "billing")
+        topup = start_topup(actor, account, amount_cents=fields.validated_data["amount_cents"])
+        return Response(topup_json(topup), status=201)
+
+
+class TopupView(APIView):
+    """`GET /api/topups/{id}`."""
+
+    def get(self, request: Request, topup_id: UUID) -> Response:
+        """The top-up; an open one is looked up at Stripe first."""
+        topup = access_topup(actor_of(request), topup_id)
+        return Response(topup_json(settle_topup(topup.pk)))
+
+
+def usage_json(event: UsageEvent) -> dict[str, Any]:
+    """A usage event on the wire."""
+    return {
+        "prediction": ids.to_public(event.prediction_id),
+        "model": str(event.version.model),
+        "version": event.version.number,
+        "mode": event.mode,
+        "units": event.units,
+        "gross_nanos": event.gross_nanos,
+        "occurred_at": to_wire(event.occurred_at),
+    }
+
+
+def topup_json(topup: Topup) -> dict[str, Any]:
+    """A top-up on the wire; the address only while it can be paid."""
+    return {
+        "id": str(topup.pk),
+        "state": topup.state,
+        "amount_cents": topup.amount_cents,
+        "checkout_url": topup.checkout_url if topup.state == Topup.State.OPEN else None,
+    }

@@ -1,0 +1,28 @@
+"""Errors of billing that callers may see."""
+
+from __future__ import annotations
+
+from marketplace.core.errors import BadRequestError, ConflictError, MarketplaceError
+
+
+class TransferConflictError(ConflictError):
+    code = "transfer_conflict"
+    title = "This idempotency key was used for another transfer."
+
+
+class StripeUnavailableError(MarketplaceError):
+    code = "stripe_unavailable"
+    http_status = 503
+    retryable = True
+    title = "The payment service does not answer right now. Nothing was paid."
+
+
+class StripeRefusedError(MarketplaceError):
+    code = "stripe_refused"
+    http_status = 502
+    title = "The payment service refused the request. Nothing was paid."
+
+
+class WebhookRefusedError(BadRequestError):
+    code = "webhook_refused"
+    title = "This is not a webhook that Stripe signed now."

@@ -1,0 +1,156 @@
+"""Read the ledger, and weigh it: each invariant is a query that finds what breaks it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from django.db import connection
+from django.db.models import QuerySet
+
+from billing.models import LedgerAccount, TransferEntry
+
+# How many offending rows a check shows; the count is always exact.
+SAMPLE_SIZE = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Invariant:
+    """Something that is always true, and the query whose every row says it is not."""
+
+    name: str
+    sentence: str
+    sql: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check found: how many rows break the invariant, and the first of them."""
+
+    invariant: Invariant
+    count: int
+    sample: list[str]
+
+
+INVARIANTS = (
+    Invariant(
+        "transfers-sum-to-zero",
+        "The entries of every transfer sum to zero, and there are at least two.",
+        """SELECT t.id FROM billing_transfer t
+           LEFT JOIN billing_transferentry e ON e.transfer_id = t.id
+           GROUP BY t.id HAVING coalesce(sum(e.amount_nanos), 1) <> 0 OR count(e.id) < 2""",
+    ),
+    Invariant(
+        "accounts-sum-to-zero",
+        "All ledger accounts together sum to zero.",
+        """SELECT 'sum ' || sum(posted_nanos) FROM billing_ledgeraccount
+           HAVING sum(posted_nanos) <> 0""",
+    ),
+    Invariant(
+        "posted-equals-entries",
+        "Each account's balance is the sum of its entries.",
+        """SELECT a.id FROM billing_ledgeraccount a
+           LEFT JOIN billing_transferentry e ON e.ledger_account_id = a.id
+           GROUP BY a.id, a.posted_nanos
+           HAVING a.posted_nanos <> coalesce(sum(e.amount_nanos), 0)""",
+    ),
+    Invariant(
+        "held-equals-holds",
+        "What an account has reserved is the sum of its open holds.",
+        """SELECT a.id FROM billing_ledgeraccount a
+           LEFT JOIN billing_hold h ON h.ledger_account_id = a.id AND h.state = 'pending'
+           GROUP BY a.id, a.held_nanos
+           HAVING a.held_nanos <> coalesce(sum(h.amount_nanos - h.posted_nanos), 0)""",
+    ),
+    Invariant(
+        "floors-hold",
+        "No account is below its floor.",
+        """SELECT id FROM billing_ledgeraccount
+           WHERE posted_nanos - held_nanos < min_available_nanos""",
+    ),
+    Invariant(
+        "one-usage-one-transfer",
+        "Each charged usage event has its transfer, of its gross, out of its consumer's wallet.",
+        """SELECT u.prediction_id FROM billing_usageevent u
+           LEFT JOIN billing_transfer t ON t.id = u.transfer_id AND t.kind = 'usage'
+           LEFT JOIN billing_transferentry e ON e.transfer_id = t.id AND e.amount_nanos < 0
+           LEFT JOIN billing_ledgeraccount a ON a.id = e.ledger_account_id
+           WHERE u.gross_nanos > 0 AND (t.id IS DISTINCT FROM u.prediction_id
+               OR e.amount_nanos IS DISTINCT FROM -u.gross_nanos
+               OR a.kind IS DISTINCT FROM 'wallet' OR a.holder_id IS DISTINCT FROM u.account_id)""",
+    ),
+    Invariant(
+        "one-transfer-one-usage",
+        "Each usage transfer belongs to a usage event.",
+        """SELECT t.id FROM billing_transfer t
+           LEFT JOIN billing_usageevent u ON u.transfer_id = t.id
+           WHERE t.kind = 'usage' AND u.prediction_id IS NULL""",
+    ),
+    Invariant(
+        "usage-equals-price",
+        "The gross of each usage event is its units times the price it pinned.",
+        """SELECT u.prediction_id FROM billing_usageevent u
+           JOIN billing_price p ON p.id = u.price_id
+           WHERE u.gross_nanos <>
+               CASE WHEN u.mode = 'test' THEN 0 ELSE u.units * p.nanos_per_prediction END""",
+    ),
+    Invariant(
+        "shares-add-up",
+        "The shares of each usage event add up to its gross.",
+        """SELECT u.prediction_id FROM billing_usageevent u
+           LEFT JOIN billing_usageshare s ON s.usage_event_id = u.prediction_id
+           GROUP BY u.prediction_id, u.gross_nanos
+           HAVING u.gross_nanos <> coalesce(sum(s.amount_nanos), 0)""",
+    ),
+    Invariant(
+        "usage-equals-answers",
+        "A prediction was booked exactly when it succeeded.",
+        """SELECT coalesce(u.prediction_id, p.id) FROM billing_usageevent u
+           FULL JOIN (SELECT id FROM inference_prediction WHERE state = 'succeeded') p
+               ON p.id = u.prediction_id
+           WHERE p.id IS NULL OR u.prediction_id IS NULL""",
+    ),
+    Invariant(
+        "holds-are-young",
+        "No hold outlives its time by more than two minutes.",
+        """SELECT id FROM billing_hold WHERE state = 'pending'
+           AND expires_at < clock_timestamp() - interval '2 minutes'""",
+    ),
+    Invariant(
+        "topups-are-booked",
+        "Each credited top-up has exactly its transfer.",
+        """SELECT p.id FROM billing_topup p
+           LEFT JOIN billing_transfer t ON t.idempotency_key = 'topup:' || p.payment_intent_id
+           LEFT JOIN billing_transferentry e ON e.transfer_id = t.id AND e.amount_nanos > 0
+           WHERE p.state = 'credited'
+               AND e.amount_nanos IS DISTINCT FROM p.amount_cents::bigint * 10000000""",
+    ),
+)
+
+
+def check_invariants() -> list[Finding]:
+    """Run every check in one snapshot, so that money on its way does not look lost."""
+    findings = []
+    with connection.cursor() as cursor:
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        for invariant in INVARIANTS:
+            cursor.execute(invariant.sql)
+            rows = [str(row[0]) for row in cursor.fetchall()]
+            findings.append(Finding(invariant, len(rows), rows[:SAMPLE_SIZE]))
+    return findings
+
+
+def find_ledger_account(
+    kind: LedgerAccount.Kind, *, holder_id: UUID | None
+) -> LedgerAccount | None:
+    """The ledger account of a holder, or None before its first money."""
+    return LedgerAccount.objects.filter(kind=kind, holder_id=holder_id).first()
+
+
+def list_entries(account: LedgerAccount) -> QuerySet[TransferEntry]:
+    """An account's statement, newest first."""
+    return (
+        TransferEntry.objects.filter(ledger_account=account)
+        .select_related("transfer")
+        .order_by("-id")
+    )

@@ -1,0 +1,96 @@
+"""Webhooks of Stripe: verified, stored, answered; applied afterwards, in any order.
+
+An event is only ever a reason to look: its content is not applied, the object it names is
+fetched again. So duplicates, late and reordered events do no harm.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+
+from django.db import transaction
+from django.utils import timezone
+
+from billing.models import StripeEvent, Topup
+from billing.services import topup as topups
+from billing.services.stripe_client import get_stripe
+from billing.tasks.stripe_event import apply_stripe_event as apply_task
+from marketplace.core.errors import MarketplaceError
+
+logger = logging.getLogger(__name__)
+
+CHECKOUT_EVENTS = frozenset(
+    {
+        "checkout.session.completed",
+        "checkout.session.async_payment_succeeded",
+        "checkout.session.async_payment_failed",
+        "checkout.session.expired",
+    }
+)
+ATTEMPTS_MAX = 20
+SWEEP_SIZE = 100
+
+
+def receive_event(payload: bytes, signature: str) -> StripeEvent:
+    """Verify and store a webhook; the same event twice is one row.
+
+    Raises:
+        WebhookRefusedError: Forged, too old, from the future, or unreadable.
+    """
+    event = get_stripe().verify_webhook(payload, signature)
+    with transaction.atomic():
+        row, is_new = StripeEvent.objects.get_or_create(
+            pk=event.id,
+            defaults={
+                "type": event.type,
+                "object_id": event.object_id,
+                "payload": event.payload,
+                "created_at": datetime.fromtimestamp(event.created, UTC),
+            },
+        )
+        if is_new:
+            transaction.on_commit(lambda: apply_task.delay(event.id))
+    return row
+
+
+def apply_event(event_id: str) -> StripeEvent:
+    """Do what an event asks for, once. A failure is kept and tried again by the sweep."""
+    with transaction.atomic():
+        event = StripeEvent.objects.select_for_update().get(pk=event_id)
+        if event.state in (StripeEvent.State.APPLIED, StripeEvent.State.IGNORED):
+            return event
+        event.attempts += 1
+        event.save(update_fields=["attempts"])
+    try:
+        is_applied = _apply(event)
+    except MarketplaceError as error:
+        logger.warning("stripe event %s failed: %s", event_id, error.code)
+        event.state, event.error = StripeEvent.State.FAILED, f"{error.code}: {error.detail}"
+    else:
+        event.state = StripeEvent.State.APPLIED if is_applied else StripeEvent.State.IGNORED
+        event.error = ""
+        event.applied_at = timezone.now()
+    event.save(update_fields=["state", "error", "applied_at"])
+    return event
+
+
+def sweep_events() -> int:
+    """Apply what is left: tasks that were lost, and failures worth another try."""
+    left = StripeEvent.objects.filter(
+        state__in=[StripeEvent.State.RECEIVED, StripeEvent.State.FAILED],
+        attempts__lt=ATTEMPTS_MAX,
+    ).order_by("received_at")[:SWEEP_SIZE]
+    for event in left:
+        apply_event(event.pk)
+    return len(left)
+
+
+def _apply(event: StripeEvent) -> bool:
+    if event.type not in CHECKOUT_EVENTS:
+        return False
+    topup = Topup.objects.filter(checkout_session_id=event.object_id).first()
+    if topup is None:
+        return False
+    topups.settle_topup(topup.pk)
+    return True

@@ -1,0 +1,202 @@
+"""Sell credit: Stripe Checkout out, wallet in. Each payment is credited once.
+
+The webhook, the page that the payer lands on, and a periodic poll all end in
+`settle_topup`, which asks Stripe for the present state and believes nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TypeVar
+from uuid import UUID
+
+from django.conf import settings
+from django.db import transaction
+from django.utils import timezone
+
+from billing.errors import StripeRefusedError
+from billing.models import LedgerAccount, StripeCall, StripeCustomer, Topup, Transfer
+from billing.services import ledger
+from billing.services.stripe_client import get_stripe
+from billing.stripe.client import CheckoutSession
+from marketplace.core.errors import ConflictError, InvalidInputError
+from marketplace.core.ids import new_id
+from marketplace.core.money import NANOS_PER_CENT
+from marketplace.models import Account
+from marketplace.selectors.access import Actor
+from marketplace.services import audit
+
+logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+# Below, the card's fixed fee eats the credit and card testers feel at home.
+AMOUNT_CENTS_MIN = 500
+AMOUNT_CENTS_MAX = 1_000_000
+OPEN_TOPUPS_MAX = 10
+CURRENCY = "usd"
+# A Checkout page lives for a day at most; what is open longer was never paid.
+OPEN_AGE_MAX = timedelta(hours=25)
+POLL_AGE_MIN = timedelta(minutes=1)
+POLL_BATCH_SIZE = 50
+
+
+def start_topup(actor: Actor, account: Account, *, amount_cents: int) -> Topup:
+    """Open a Checkout page for this amount; `checkout_url` says where.
+
+    Raises:
+        InvalidInputError: The amount is out of bounds.
+        ConflictError: Too many pages are open already.
+        StripeUnavailableError: Try again later; nothing was paid.
+    """
+    if not AMOUNT_CENTS_MIN <= amount_cents <= AMOUNT_CENTS_MAX:
+        low, high = AMOUNT_CENTS_MIN // 100, AMOUNT_CENTS_MAX // 100
+        raise InvalidInputError(
+            errors=[
+                {"pointer": "/amount_cents", "detail": f"A top-up is ${low} to ${high:,}."},
+            ]
+        )
+    with transaction.atomic():
+        Account.objects.select_for_update().get(pk=account.pk)
+        open_topups = Topup.objects.filter(
+            account=account,
+            state=Topup.State.OPEN,
+            created_at__gt=timezone.now() - OPEN_AGE_MAX,
+        )
+        if open_topups.count() >= OPEN_TOPUPS_MAX:
+            raise ConflictError(f"{OPEN_TOPUPS_MAX} payment pages are open; finish one first.")
+        topup = Topup.objects.create(
+            account=account, created_by=actor.user, amount_cents=amount_cents
+        )
+        audit.record(
+            actor.label,
+            "topup.start",
+            topup,
+            account_id=account.pk,
+            payload={"amount_cents": amount_cents},
+        )
+    customer_id = _ensure_customer(account, actor)
+    return_url = f"{settings.WEB_URL}/console/topups/{topup.pk}"
+    key = f"topup:{topup.pk}"
+    params = {"topup_id": str(topup.pk), "customer_id": customer_id, "amount_cents": amount_cents}
+    session = _call(
+        "checkout.sessions.create",
+        key,
+        params,
+        lambda: get_stripe().create_checkout_session(
+            topup_id=topup.pk,
+            customer_id=customer_id,
+            amount_cents=amount_cents,
+            success_url=f"{return_url}?session_id={{CHECKOUT_SESSION_ID}}",
+            cancel_url=return_url,
+            idempotency_key=key,
+        ),
+    )
+    topup.checkout_session_id = session.id
+    topup.checkout_url = session.url or ""
+    topup.save(update_fields=["checkout_session_id", "checkout_url"])
+    return topup
+
+
+def settle_topup(topup_id: UUID) -> Topup:
+    """Ask Stripe what became of a top-up, and book it if it was paid. Safe to repeat.
+
+    A payment that does not fit its row (amount, currency, customer) is set aside for a
+    person and credited to nobody.
+    """
+    topup = Topup.objects.get(pk=topup_id)
+    if topup.state != Topup.State.OPEN or topup.checkout_session_id is None:
+        return topup
+    session = get_stripe().retrieve_checkout_session(topup.checkout_session_id)
+    with transaction.atomic():
+        topup = Topup.objects.select_for_update().get(pk=topup_id)
+        if topup.state != Topup.State.OPEN:
+            return topup
+        if session.payment_status == "paid":
+            _credit(topup, session)
+        elif session.status == "expired":
+            topup.state = Topup.State.EXPIRED
+            topup.save(update_fields=["state"])
+    return topup
+
+
+def poll_topups() -> int:
+    """Settle what no webhook told of; returns how many top-ups were looked at."""
+    now = timezone.now()
+    Topup.objects.filter(
+        state=Topup.State.OPEN, checkout_session_id=None, created_at__lt=now - OPEN_AGE_MAX
+    ).update(state=Topup.State.EXPIRED)
+    waiting = Topup.objects.filter(
+        state=Topup.State.OPEN, checkout_session_id__isnull=False, created_at__lt=now - POLL_AGE_MIN
+    ).order_by("created_at")[:POLL_BATCH_SIZE]
+    for topup in waiting:
+        settle_topup(topup.pk)
+    return len(waiting)
+
+
+def _credit(topup: Topup, session: CheckoutSession) -> None:
+    customer = StripeCustomer.objects.get(account_id=topup.account_id)
+    facts = (session.amount_total, session.currency, session.customer)
+    if facts != (topup.amount_cents, CURRENCY, customer.customer_id):
+        logger.error("top-up %s does not fit its payment; set aside", topup.pk)
+        topup.state = Topup.State.QUARANTINED
+        topup.note = f"Stripe says {facts}."
+        topup.save(update_fields=["state", "note"])
+        return
+    amount_nanos = topup.amount_cents * NANOS_PER_CENT
+    wallet_id = ledger.get_ledger_account_id(LedgerAccount.Kind.WALLET, holder_id=topup.account_id)
+    clearing_id = ledger.get_ledger_account_id(LedgerAccount.Kind.STRIPE_CLEARING)
+    ledger.post_transfer(
+        transfer_id=new_id(),
+        kind=Transfer.Kind.TOP_UP,
+        idempotency_key=f"topup:{session.payment_intent_id}",
+        amounts_nanos={clearing_id: -amount_nanos, wallet_id: amount_nanos},
+        reference=str(topup.pk),
+    )
+    topup.state = Topup.State.CREDITED
+    topup.payment_intent_id = session.payment_intent_id
+    topup.credited_at = timezone.now()
+    topup.save(update_fields=["state", "payment_intent_id", "credited_at"])
+
+
+def _ensure_customer(account: Account, actor: Actor) -> str:
+    known = StripeCustomer.objects.filter(account=account).first()
+    if known is not None:
+        return known.customer_id
+    email = actor.user.email if actor.user is not None else ""
+    key = f"customer:{account.pk}"
+    customer_id = _call(
+        "customers.create",
+        key,
+        {"account_id": str(account.pk), "email": email},
+        lambda: get_stripe().create_customer(
+            account_id=account.pk, email=email, idempotency_key=key
+        ),
+    )
+    StripeCustomer.objects.get_or_create(account=account, defaults={"customer_id": customer_id})
+    return StripeCustomer.objects.get(account=account).customer_id
+
+
+def _call(
+    endpoint: str, key: str, params: dict[str, object], action: Callable[[], Result]
+) -> Result:
+    """Make one call that may move money; its row is committed before the call leaves."""
+    digest = hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()
+    row, _ = StripeCall.objects.get_or_create(
+        idempotency_key=key, defaults={"endpoint": endpoint, "params_sha256": digest}
+    )
+    try:
+        result = action()
+    except StripeRefusedError as error:
+        row.state, row.error = StripeCall.State.REJECTED, error.detail
+        row.finished_at = timezone.now()
+        row.save(update_fields=["state", "error", "finished_at"])
+        raise
+    row.state = StripeCall.State.OK
+    row.response_id = result if isinstance(result, str) else getattr(result, "id", "")
+    row.finished_at = timezone.now()
+    row.save(update_fields=["state", "response_id", "finished_at"])
+    return result

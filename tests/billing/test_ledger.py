@@ -1,0 +1,383 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+from django.core.management import call_command
+from django.db import DatabaseError, IntegrityError, connection, connections, transaction
+
+from billing.errors import TransferConflictError
+from billing.models import Hold, LedgerAccount, Transfer, TransferEntry, UsageEvent, UsageShare
+from billing.selectors.ledger import check_invariants
+from billing.services import ledger
+from marketplace.core.errors import InsufficientCreditError, NotFoundError
+from marketplace.core.ids import new_id
+from tests.billing.conftest import PRICE_NANOS, Shop, balances, hold, query, settle
+
+pytestmark = pytest.mark.django_db
+
+Fund = Callable[[int], None]
+
+
+def broken() -> set[str]:
+    return {finding.invariant.name for finding in check_invariants_now() if finding.count}
+
+
+def check_invariants_now():
+    # Inside the test's transaction the isolation level is fixed already.
+    from billing.selectors import ledger as selectors
+
+    findings = []
+    with connection.cursor() as cursor:
+        for invariant in selectors.INVARIANTS:
+            cursor.execute(invariant.sql)
+            rows = cursor.fetchall()
+            findings.append(selectors.Finding(invariant, len(rows), []))
+    return findings
+
+
+def record_answer(shop: Shop, prediction_id) -> None:
+    """The prediction row that the gateway writes in the statement that settles."""
+    query(
+        """INSERT INTO inference_prediction (id, account_id, version_id, state, source, protocol,
+               rows, cost_nanos, error, predict_time_us, created_at)
+           VALUES (%s, %s, %s, 'succeeded', 'api', 'native', 1, 0, '', 0, now()) RETURNING id""",
+        prediction_id,
+        shop.consumer.pk,
+        shop.version.pk,
+    )
+
+
+def test_settle_books_event_shares_and_transfer(shop: Shop, fund: Fund) -> None:
+    fund(5_000)
+    prediction_id = hold(shop)
+    record_answer(shop, prediction_id)
+
+    assert settle(shop.item(prediction_id)) == ["settled"]
+
+    assert balances() == {
+        "stripe_clearing": (-5_000, 0),
+        "wallet": (3_999, 0),
+        "creator_payable": (800, 0),
+        "platform_revenue": (201, 0),
+    }
+    event = UsageEvent.objects.get()
+    assert (event.gross_nanos, event.transfer_id) == (PRICE_NANOS, prediction_id)
+    shares = dict(UsageShare.objects.values_list("role", "amount_nanos"))
+    assert shares == {"creator": 800, "platform": 201}
+    assert Hold.objects.get().state == Hold.State.POSTED
+    assert broken() == set()
+
+
+def test_settle_twice_books_once(shop: Shop, fund: Fund) -> None:
+    fund(5_000)
+    item = shop.item(hold(shop))
+    settle(item)
+    before = balances()
+
+    assert settle(item) == ["repeated"]
+    assert settle(item, item) == ["repeated", "repeated"]
+
+    assert balances() == before
+    assert UsageEvent.objects.count() == 1
+
+
+def test_one_batch_settles_what_it_can(shop: Shop, fund: Fund) -> None:
+    fund(5_000)
+    good, voided, free = hold(shop), hold(shop), new_id()
+    query("SELECT billing_void(%s)", [voided])
+
+    outcomes = settle(
+        shop.item(good),
+        shop.item(voided),
+        shop.item(new_id()),
+        shop.item(free, mode="test", gross_nanos=0),
+    )
+
+    assert outcomes == ["settled", "hold_missing", "hold_missing", "settled"]
+    assert balances()["wallet"] == (3_999, 0)
+    assert UsageEvent.objects.get(pk=free).transfer_id is None
+
+
+def test_settle_releases_what_the_hold_reserved_beyond_the_price(shop: Shop, fund: Fund) -> None:
+    fund(5_000)
+    prediction_id = hold(shop, 4_000)
+
+    settle(shop.item(prediction_id))
+
+    assert balances()["wallet"] == (3_999, 0)
+
+
+@pytest.mark.parametrize(
+    ("_case", "changes"),
+    [
+        ("cheaper than the price", {"gross_nanos": PRICE_NANOS - 1}),
+        ("dearer than the price", {"gross_nanos": PRICE_NANOS + 1}),
+        ("negative", {"gross_nanos": -PRICE_NANOS, "units": -1}),
+        ("no units", {"gross_nanos": 0, "units": 0}),
+        ("a test event that costs", {"mode": "test"}),
+        ("an unknown price", {"price_id": str(new_id())}),
+    ],
+)
+def test_settle_refuses_amounts_that_do_not_fit(
+    shop: Shop, fund: Fund, _case: str, changes: dict
+) -> None:
+    fund(5_000)
+    prediction_id = hold(shop)
+    before = balances()
+
+    with pytest.raises(DatabaseError) as caught, transaction.atomic():
+        settle(shop.item(prediction_id, **changes))
+
+    assert caught.value.__cause__.sqlstate == "SR422"
+    assert balances() == before
+    assert not UsageEvent.objects.exists()
+
+
+def test_a_hold_cannot_pay_for_another_account(shop: Shop, fund: Fund) -> None:
+    fund(5_000)
+    prediction_id = hold(shop)
+
+    outcome = settle(shop.item(prediction_id, account_id=str(shop.creator.pk)))
+
+    assert outcome == ["hold_missing"]
+    assert balances()["wallet"] == (5_000, PRICE_NANOS)
+
+
+def test_hold_to_the_last_nano_and_one_past_it(shop: Shop, fund: Fund) -> None:
+    fund(2 * PRICE_NANOS)
+    hold(shop)
+    hold(shop)
+
+    with pytest.raises(DatabaseError) as caught, transaction.atomic():
+        hold(shop, 1)
+
+    assert caught.value.__cause__.sqlstate == "SR402"
+    assert balances()["wallet"] == (2 * PRICE_NANOS, 2 * PRICE_NANOS)
+    assert Hold.objects.count() == 2
+
+
+def test_void_releases_once(shop: Shop, fund: Fund) -> None:
+    fund(5_000)
+    prediction_id = hold(shop)
+
+    assert query("SELECT billing_void(%s)", [prediction_id]) == [(1,)]
+    assert query("SELECT billing_void(%s)", [prediction_id]) == [(0,)]
+
+    assert balances()["wallet"] == (5_000, 0)
+
+
+def test_late_holds_expire_and_cannot_be_settled_any_more(shop: Shop, fund: Fund) -> None:
+    fund(5_000)
+    late, young = hold(shop), hold(shop)
+    Hold.objects.filter(pk=late).update(expires_at="2020-01-01T00:00:00Z")
+
+    assert ledger.expire_holds() == 1
+
+    assert settle(shop.item(late), shop.item(young)) == ["hold_missing", "settled"]
+    assert balances()["wallet"] == (3_999, 0)
+
+
+def test_transfer_is_posted_once_per_key(shop: Shop) -> None:
+    clearing_id = ledger.get_ledger_account_id(LedgerAccount.Kind.STRIPE_CLEARING)
+    arguments = {
+        "kind": Transfer.Kind.TOP_UP,
+        "idempotency_key": "topup:1",
+        "amounts_nanos": {clearing_id: -10, shop.wallet_id: 10},
+    }
+
+    assert ledger.post_transfer(transfer_id=new_id(), **arguments) is True
+    assert ledger.post_transfer(transfer_id=new_id(), **arguments) is False
+    with pytest.raises(TransferConflictError), transaction.atomic():
+        arguments["amounts_nanos"] = {clearing_id: -11, shop.wallet_id: 11}
+        ledger.post_transfer(transfer_id=new_id(), **arguments)
+
+    assert Transfer.objects.count() == 1
+    assert balances()["wallet"] == (10, 0)
+
+
+def test_transfer_refuses_an_overdraft_and_an_unknown_account(shop: Shop) -> None:
+    clearing_id = ledger.get_ledger_account_id(LedgerAccount.Kind.STRIPE_CLEARING)
+
+    for amounts, error in (
+        ({shop.wallet_id: -1, clearing_id: 1}, InsufficientCreditError),
+        ({new_id(): -1, clearing_id: 1}, NotFoundError),
+    ):
+        with pytest.raises(error), transaction.atomic():
+            ledger.post_transfer(
+                transfer_id=new_id(),
+                kind=Transfer.Kind.REVERSAL,
+                idempotency_key=f"test:{new_id()}",
+                amounts_nanos=amounts,
+            )
+
+    assert not Transfer.objects.exists()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE billing_transferentry SET amount_nanos = amount_nanos + 1",
+        "DELETE FROM billing_transferentry",
+        "UPDATE billing_transfer SET kind = 'reversal'",
+        "DELETE FROM billing_transfer",
+        "UPDATE billing_usageevent SET gross_nanos = 0",
+        "DELETE FROM billing_usageevent",
+        "UPDATE billing_usageshare SET amount_nanos = 0",
+        "DELETE FROM billing_usageshare",
+        "DELETE FROM billing_price",
+        "UPDATE billing_price SET nanos_per_prediction = 1",
+        "UPDATE billing_price SET valid_until = NULL",
+    ],
+)
+def test_rows_are_append_only_even_for_the_owner(
+    shop: Shop, fund: Fund, statement: str
+) -> None:
+    fund(5_000)
+    settle(shop.item(hold(shop)))
+
+    with pytest.raises(DatabaseError) as caught, transaction.atomic():
+        query(f"{statement} RETURNING 1")
+
+    assert caught.value.__cause__.sqlstate == "SR423"
+
+
+def test_the_database_refuses_an_unbalanced_transfer(shop: Shop, fund: Fund) -> None:
+    fund(5_000)
+    transfer = Transfer.objects.get()
+
+    with pytest.raises(DatabaseError) as caught, transaction.atomic():
+        TransferEntry.objects.create(
+            transfer=transfer, ledger_account_id=shop.wallet_id, amount_nanos=1
+        )
+
+    assert caught.value.__cause__.sqlstate == "SR422"
+
+
+def test_the_database_refuses_a_wallet_below_zero(shop: Shop) -> None:
+    with pytest.raises(IntegrityError), transaction.atomic():
+        LedgerAccount.objects.filter(pk=shop.wallet_id).update(posted_nanos=-1)
+    with pytest.raises(IntegrityError), transaction.atomic():
+        LedgerAccount.objects.filter(pk=shop.wallet_id).update(held_nanos=1)
+
+
+# Each harm is done behind the guards' back; the check of the same name must find it.
+HARMS = {
+    "transfers-sum-to-zero": "DELETE FROM billing_transferentry WHERE amount_nanos < 0",
+    "accounts-sum-to-zero": "UPDATE billing_ledgeraccount SET posted_nanos = posted_nanos + 7"
+    " WHERE kind = 'platform_revenue'",
+    "posted-equals-entries": "UPDATE billing_ledgeraccount SET posted_nanos = posted_nanos + 7"
+    " WHERE kind = 'platform_revenue'",
+    "held-equals-holds": "UPDATE billing_ledgeraccount SET held_nanos = 5 WHERE kind = 'wallet'",
+    "floors-hold": "UPDATE billing_ledgeraccount SET min_available_nanos = 4000000"
+    " WHERE kind = 'wallet'",
+    "one-usage-one-transfer": "UPDATE billing_usageevent SET gross_nanos = gross_nanos + 1",
+    "one-transfer-one-usage": "UPDATE billing_usageevent SET transfer_id = NULL",
+    "usage-equals-price": "UPDATE billing_usageevent SET units = 2",
+    "shares-add-up": "UPDATE billing_usageshare SET amount_nanos = amount_nanos + 1",
+    "usage-equals-answers": "DELETE FROM inference_prediction",
+    "holds-are-young": "UPDATE billing_hold SET state = 'pending', expires_at = '2020-01-01'",
+}
+
+
+@pytest.mark.parametrize("name", HARMS)
+def test_each_check_finds_its_harm(shop: Shop, fund: Fund, name: str) -> None:
+    fund(5_000)
+    prediction_id = hold(shop)
+    record_answer(shop, prediction_id)
+    settle(shop.item(prediction_id))
+    assert broken() == set()
+
+    with connection.cursor() as cursor:
+        cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        cursor.execute(
+            "ALTER TABLE billing_ledgeraccount DROP CONSTRAINT IF EXISTS billing_account_floor"
+        )
+        for table in ("transfer", "transferentry", "usageevent", "usageshare"):
+            cursor.execute(f"ALTER TABLE billing_{table} DISABLE TRIGGER USER")
+        cursor.execute(HARMS[name])
+
+    assert name in broken()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_ledger_check_command_prints_each_and_fails_on_harm(
+    shop: Shop, fund: Fund, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fund(5_000)
+
+    call_command("ledger_check")
+    assert "ok     accounts-sum-to-zero" in capsys.readouterr().out
+    assert all(finding.count == 0 for finding in run_check())
+
+    LedgerAccount.objects.filter(pk=shop.wallet_id).update(held_nanos=3)
+    with pytest.raises(SystemExit) as caught:
+        call_command("ledger_check")
+
+    assert caught.value.code == 1
+    assert "BROKEN held-equals-holds: 1" in capsys.readouterr().out
+
+
+def run_check():
+    with transaction.atomic(durable=True):
+        return check_invariants()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_last_credit_goes_to_exactly_as_many_as_it_pays_for(shop: Shop, fund: Fund) -> None:
+    affordable = 7
+    fund(affordable * PRICE_NANOS + PRICE_NANOS - 1)
+    outcomes: list[str] = []
+
+    def buy() -> None:
+        try:
+            outcomes.extend(settle(shop.item(hold(shop))))
+        except DatabaseError as error:
+            outcomes.append(error.__cause__.sqlstate)
+        finally:
+            connections.close_all()
+
+    threads = [threading.Thread(target=buy) for _ in range(24)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sorted(outcomes) == ["SR402"] * (24 - affordable) + ["settled"] * affordable
+    assert balances()["wallet"] == (PRICE_NANOS - 1, 0)
+    assert UsageEvent.objects.count() == affordable
+
+
+@pytest.mark.django_db(transaction=True)
+def test_check_then_act_would_overdraw_and_the_constraint_stops_it(
+    shop: Shop, fund: Fund
+) -> None:
+    """The negative control of the test above: a naive reservation, caught by the floor."""
+    fund(PRICE_NANOS)
+    barrier = threading.Barrier(2)
+    refused: list[str] = []
+
+    def reserve_naively() -> None:
+        try:
+            wallet = LedgerAccount.objects.get(pk=shop.wallet_id)
+            barrier.wait()
+            if wallet.available_nanos >= PRICE_NANOS:
+                query(
+                    "UPDATE billing_ledgeraccount SET held_nanos = held_nanos + %s"
+                    " WHERE id = %s RETURNING 1",
+                    PRICE_NANOS,
+                    shop.wallet_id,
+                )
+        except IntegrityError:
+            refused.append("floor")
+        finally:
+            connections.close_all()
+
+    threads = [threading.Thread(target=reserve_naively) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert refused == ["floor"]

@@ -1,0 +1,215 @@
+"""The control plane below `/_test/`: what tests may order the stand-in to do.
+
+| address | body | effect |
+|---|---|---|
+| POST /_test/faults | kind, method, path, times, delay_s | bend the next matching requests |
+| POST /_test/webhooks | type, behaviour, times, copies, delay_s | bend the next deliveries |
+| POST /_test/webhooks/hold | | queue deliveries without sending |
+| POST /_test/webhooks/release | seed | send the queue one by one, shuffled by the seed |
+| POST /_test/events/{id}/send | | send an event once more |
+| POST /_test/clock | offset_s | shift Stripe's clock |
+| POST /_test/checkout/{id}/pay | card_number or delayed | pay as a person on the page would |
+| POST /_test/checkout/{id}/settle | succeeds | decide a delayed payment |
+| GET /_test/state | | everything stored |
+| DELETE /_test/faults, /_test/webhooks, /_test/state | | forget rules, or everything |
+
+Bodies are JSON, so that no page of another site can send one unasked; members that are not
+known are refused, because a mistyped fault would make a test pass for no reason.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from fakestripe import cards, errors, faults, webhooks
+from fakestripe.context import stripe_now
+from fakestripe.resources import checkout
+from fakestripe.server import Server
+from fakestripe.store import Query
+
+Json = dict[str, Any]
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+BODY_SIZE_BYTES_MAX = 65_536
+TIMES_MAX = 1_000
+DELAY_S_MAX = 600
+
+
+class OrderError(Exception):
+    """The control plane was told something it does not understand."""
+
+
+def build_routes(server: Server) -> list[Route]:
+    """The routes of the control plane of one stand-in."""
+    plane = _ControlPlane(server)
+    table: list[tuple[str, str, Callable[[Request, Json], Awaitable[Json]]]] = [
+        ("POST", "/_test/faults", plane.add_fault),
+        ("DELETE", "/_test/faults", plane.clear_faults),
+        ("POST", "/_test/webhooks", plane.add_webhook_rule),
+        ("DELETE", "/_test/webhooks", plane.clear_webhook_rules),
+        ("POST", "/_test/webhooks/hold", plane.hold),
+        ("POST", "/_test/webhooks/release", plane.release),
+        ("POST", "/_test/events/{event_id}/send", plane.send_again),
+        ("POST", "/_test/clock", plane.set_clock),
+        ("POST", "/_test/checkout/{session_id}/pay", plane.pay),
+        ("POST", "/_test/checkout/{session_id}/settle", plane.settle),
+        ("GET", "/_test/state", plane.dump),
+        ("DELETE", "/_test/state", plane.reset),
+    ]
+    return [Route(path, _endpoint(do), methods=[method]) for method, path, do in table]
+
+
+def _endpoint(do: Callable[[Request, Json], Awaitable[Json]]) -> Endpoint:
+    async def endpoint(request: Request) -> Response:
+        try:
+            body = await _read_json(request) if request.method == "POST" else {}
+            return JSONResponse(await do(request, body))
+        except OrderError as error:
+            return JSONResponse({"error": str(error)}, 400)
+        except errors.ApiError as error:
+            return JSONResponse(error.body, error.status)
+
+    return endpoint
+
+
+class _ControlPlane:
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._store = server.store
+
+    async def add_fault(self, _request: Request, body: Json) -> Json:
+        fault = _read(body, kind=str, method="*", path="*", times=1, delay_s=1.0)
+        _one_of(fault, "kind", faults.KINDS)
+        with self._store.transaction():
+            self._store.insert_rule("fault", fault, fault["times"])
+        return fault
+
+    async def clear_faults(self, _request: Request, _body: Json) -> Json:
+        with self._store.transaction():
+            self._store.delete_rules("fault")
+        return {}
+
+    async def add_webhook_rule(self, _request: Request, body: Json) -> Json:
+        rule = _read(body, behaviour=str, type="*", times=1, copies=2, delay_s=1.0)
+        _one_of(rule, "behaviour", webhooks.BEHAVIOURS)
+        with self._store.transaction():
+            self._store.insert_rule("webhook", rule, rule["times"])
+        return rule
+
+    async def clear_webhook_rules(self, _request: Request, _body: Json) -> Json:
+        with self._store.transaction():
+            self._store.delete_rules("webhook")
+            self._store.set_setting("webhooks_held", "0")
+        self._server.deliverer.wake()
+        return {}
+
+    async def hold(self, _request: Request, body: Json) -> Json:
+        _read(body)
+        self._store.set_setting("webhooks_held", "1")
+        return {}
+
+    async def release(self, _request: Request, body: Json) -> Json:
+        order = _read(body, seed=-1)
+        if not self._server.deliverer.is_held:
+            raise OrderError("webhooks are not held")
+        seed = None if order["seed"] < 0 else order["seed"]
+        return {"sent": await self._server.deliverer.release(seed)}
+
+    async def send_again(self, request: Request, body: Json) -> Json:
+        _read(body)
+        event = self._store.find(request.path_params["event_id"], "event")
+        if event is None or not self._server.config.webhook_url:
+            raise OrderError("no such event, or nobody to send it to")
+        with self._server.work():
+            webhooks.enqueue(self._store, event)
+        return {"event": event["id"]}
+
+    async def set_clock(self, _request: Request, body: Json) -> Json:
+        offset_s = _read(body, offset_s=int)["offset_s"]
+        self._store.set_setting("clock_offset_s", str(offset_s))
+        self._server.sweep()
+        return {"now": stripe_now(self._store), "offset_s": offset_s}
+
+    async def pay(self, request: Request, body: Json) -> Json:
+        order = _read(body, card_number=cards.SUCCESS, delayed=False)
+        session_id = request.path_params["session_id"]
+        with self._server.work() as context:
+            if order["delayed"]:
+                return checkout.pay_later(context, session_id)
+            return checkout.pay(context, session_id, order["card_number"])
+
+    async def settle(self, request: Request, body: Json) -> Json:
+        succeeds = _read(body, succeeds=bool)["succeeds"]
+        with self._server.work() as context:
+            return checkout.settle(context, request.path_params["session_id"], succeeds=succeeds)
+
+    async def dump(self, _request: Request, _body: Json) -> Json:
+        kinds = self._store.count_by_kind()
+        return {
+            "now": stripe_now(self._store),
+            "real_now": int(time.time()),
+            "counts": kinds,
+            "objects": {kind: self._store.list_all(Query(kind)) for kind in kinds},
+            "deliveries": self._store.list_deliveries(),
+            "faults": [rule for _seq, _left, rule in self._store.list_rules("fault")],
+            "webhooks": [rule for _seq, _left, rule in self._store.list_rules("webhook")],
+        }
+
+    async def reset(self, _request: Request, _body: Json) -> Json:
+        with self._store.transaction():
+            self._store.delete_everything()
+        return {}
+
+
+async def _read_json(request: Request) -> Json:
+    if request.headers.get("content-type", "").partition(";")[0] != "application/json":
+        raise OrderError("the body must be application/json")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > BODY_SIZE_BYTES_MAX:
+            raise OrderError("the body is too large")
+    try:
+        document = json.loads(bytes(body) or b"{}")
+    except ValueError as error:
+        raise OrderError("the body is no JSON") from error
+    if not isinstance(document, dict):
+        raise OrderError("the body must be an object")
+    return document
+
+
+def _read(body: Json, **members: Any) -> Json:
+    """The members of an order; a type stands for one that must be given."""
+    unknown = set(body) - set(members)
+    if unknown:
+        raise OrderError(f"not known: {', '.join(sorted(unknown))}")
+    order = {}
+    for name, default in members.items():
+        kind = default if isinstance(default, type) else type(default)
+        value = body.get(name, default)
+        if kind is float and isinstance(value, int):
+            value = float(value)
+        if type(value) is not kind:
+            raise OrderError(f"{name} must be given as {kind.__name__}")
+        order[name] = value
+    _in_range(order, "times", 1, TIMES_MAX)
+    _in_range(order, "copies", 1, 100)
+    _in_range(order, "delay_s", 0, DELAY_S_MAX)
+    return order
+
+
+def _in_range(order: Json, name: str, low: float, high: float) -> None:
+    if not low <= order.get(name, low) <= high:
+        raise OrderError(f"{name} must be from {low} to {high}")
+
+
+def _one_of(order: Json, name: str, options: tuple[str, ...]) -> None:
+    if order[name] not in options:
+        raise OrderError(f"{name} must be one of {', '.join(options)}")

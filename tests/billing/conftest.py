@@ -77,9 +77,7 @@ def shop(db: None) -> Shop:
     creator = Account.objects.create(slug="creator", name="Creator")
     consumer = Account.objects.create(slug="consumer", name="Consumer")
     model = AIModel.objects.create(account=creator, name="echo", title="Echo")
-    version = ModelVersion.objects.create(
-        model=model, number=1, state=ModelVersion.State.APPROVED
-    )
+    version = ModelVersion.objects.create(model=model, number=1, state=ModelVersion.State.APPROVED)
     price = Price.objects.create(
         model=model,
         nanos_per_prediction=PRICE_NANOS,

@@ -189,8 +189,8 @@ def test_transfer_is_posted_once_per_key(shop: Shop) -> None:
 
     assert ledger.post_transfer(transfer_id=new_id(), **arguments) is True
     assert ledger.post_transfer(transfer_id=new_id(), **arguments) is False
+    arguments["amounts_nanos"] = {clearing_id: -11, shop.wallet_id: 11}
     with pytest.raises(TransferConflictError), transaction.atomic():
-        arguments["amounts_nanos"] = {clearing_id: -11, shop.wallet_id: 11}
         ledger.post_transfer(transfer_id=new_id(), **arguments)
 
     assert Transfer.objects.count() == 1
@@ -231,9 +231,7 @@ def test_transfer_refuses_an_overdraft_and_an_unknown_account(shop: Shop) -> Non
         "UPDATE billing_price SET valid_until = NULL",
     ],
 )
-def test_rows_are_append_only_even_for_the_owner(
-    shop: Shop, fund: Fund, statement: str
-) -> None:
+def test_rows_are_append_only_even_for_the_owner(shop: Shop, fund: Fund, statement: str) -> None:
     fund(5_000)
     settle(shop.item(hold(shop)))
 
@@ -350,9 +348,7 @@ def test_the_last_credit_goes_to_exactly_as_many_as_it_pays_for(shop: Shop, fund
 
 
 @pytest.mark.django_db(transaction=True)
-def test_check_then_act_would_overdraw_and_the_constraint_stops_it(
-    shop: Shop, fund: Fund
-) -> None:
+def test_check_then_act_would_overdraw_and_the_constraint_stops_it(shop: Shop, fund: Fund) -> None:
     """The negative control of the test above: a naive reservation, caught by the floor."""
     fund(PRICE_NANOS)
     barrier = threading.Barrier(2)

@@ -128,7 +128,7 @@ def test_a_built_manifest_equals_the_parsed_one():
         ("runtime list", ["runtime"], [], "runtime_unknown", "/runtime"),
         ("task", ["task"], "Image Classification", "member_invalid", "/task"),
         ("licence", ["licence"], "x\ny", "member_invalid", "/licence"),
-        ("licence long", ["licence"], "x" * 129, "member_invalid", "/licence"),
+        ("licence long", ["licence"], "x" * 65, "member_invalid", "/licence"),
         ("interface", ["interface", "inputs"], [], "interface_invalid", "/interface/inputs"),
         ("time", ["created_at"], "2026-13-21T03:42:00Z", "member_invalid", "/created_at"),
         ("time zone", ["created_at"], "2026-11-21T03:42:00+01:00", "member_invalid", "/created_at"),

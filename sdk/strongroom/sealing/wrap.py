@@ -27,7 +27,7 @@ DEK_BYTES = 32
 # Encapsulated key, the data key, and the GCM tag.
 WRAP_BYTES = 32 + DEK_BYTES + 16
 RECIPIENTS = ("platform", "creator")
-MAX_KID_LENGTH = 128
+MAX_KID_LENGTH = 80
 
 DEK_PURPOSE = "strongroom-dek/1"
 LEASE_PURPOSE = "strongroom-lease/1"

@@ -46,7 +46,8 @@ class ProblemMiddleware:
             return problem_response(request, error)
         context = {"error": error, "request_id": request.request_id}  # type: ignore[attr-defined]
         response = render(request, "problem.html", context, status=error.http_status)
-        response.headers.update(problem_headers(error))
+        for name, value in problem_headers(error).items():
+            response[name] = value
         return response
 
 

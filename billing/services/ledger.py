@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import Any
 from uuid import UUID
 
 from django.db import DatabaseError, connection
@@ -61,12 +62,11 @@ def post_transfer(
         {"account": str(account_id), "amount": amount}
         for account_id, amount in amounts_nanos.items()
     ]
-    arguments = [transfer_id, kind.value, idempotency_key, reference, json.dumps(entries)]
+    arguments: list[Any] = [transfer_id, kind.value, idempotency_key, reference]
+    arguments += [json.dumps(entries), reverses_id]
     try:
         with connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT billing_transfer(%s, %s, %s, %s, %s, %s)", [*arguments, reverses_id]
-            )
+            cursor.execute("SELECT billing_transfer(%s, %s, %s, %s, %s, %s)", arguments)
             return bool(cursor.fetchone()[0])
     except DatabaseError as error:
         known = ERRORS_BY_SQLSTATE.get(getattr(error.__cause__, "sqlstate", ""))

@@ -41,7 +41,7 @@ def translate(error: Exception) -> MarketplaceError | None:
         case exceptions.ParseError() | exceptions.UnsupportedMediaType():
             return errors.BadRequestError(str(error.detail))
         case exceptions.Throttled():
-            return errors.LimitExceededError(retry_after_s=int(error.wait or 1))
+            return errors.LimitExceededError(retry_after_s=int(getattr(error, "wait", None) or 1))
     return None
 
 

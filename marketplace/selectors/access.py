@@ -103,6 +103,8 @@ def has_right(actor: Actor, account: Account, right: str) -> bool:
 
 def _creator_has_right(api_key: APIKey, account: Account, right: str) -> bool:
     # A token can do no more than the person who made it can do today.
+    if api_key.created_by_id is None:
+        return False
     return Membership.objects.filter(
         account=account, user_id=api_key.created_by_id, role__in=ROLES_BY_RIGHT[right]
     ).exists()

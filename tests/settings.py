@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from marketplace.settings import *  # noqa: F403
+from tests import servers
+
+servers.provide()  # Before the settings read the environment.
+
+from marketplace.settings import *  # noqa: E402, F403
 
 # Hashing passwords slowly protects nobody here.
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]

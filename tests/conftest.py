@@ -1,0 +1,55 @@
+"""Fixtures of the whole run: the real servers behind every test that needs them."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+from django.core.management import call_command
+
+from embedded import postgres
+from tests import servers
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings() -> None:
+    """Called before the test database is made: the server must run by then."""
+    servers.start_postgres()
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup, django_db_blocker) -> None:
+    """The migrated test database, with every role's rights as in production."""
+    with django_db_blocker.unblock():
+        call_command("grant_roles", verbosity=0)
+
+
+@pytest.fixture(scope="session")
+def database_urls(django_db_setup, django_db_blocker) -> dict[str, str]:
+    """By role: where it reaches the *test* database, as the processes of the product do.
+
+    Keys: `owner`, `app`, `gateway`, `keybroker`. Rows that such a connection shall see must
+    be committed: use `@pytest.mark.django_db(transaction=True)` or the fixture
+    `transactional_db`.
+    """
+    from django.db import connection
+
+    name = connection.settings_dict["NAME"]
+    provided = servers.provide()
+    return {
+        role.removeprefix("strongroom_"): provided.database_url(role, name)
+        for role in postgres.ROLES
+    }
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> str:
+    """The run's own Redis."""
+    return servers.provide().redis_url
+
+
+@pytest.fixture
+def redis_client(redis_url):
+    """An empty Redis."""
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushall()
+        yield client

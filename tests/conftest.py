@@ -8,6 +8,7 @@ from django.core.management import call_command
 
 from embedded import postgres
 from tests import servers
+from tests.fixtures import *  # noqa: F403 - the people of the tests, for all of them
 
 
 @pytest.fixture(scope="session")

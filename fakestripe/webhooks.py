@@ -14,6 +14,7 @@ Source: docs.stripe.com, "Receive Stripe events in your webhook endpoint".
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import hashlib
 import hmac
@@ -112,15 +113,19 @@ class Deliverer:
     async def run(self) -> None:
         """Send until cancelled."""
         async with _client() as client:
-            while True:
-                self._awake.clear()
-                if not self.is_held:
-                    self._start_due(client)
-                wait_s = self._wait_s()
-                try:
-                    await asyncio.wait_for(self._awake.wait(), wait_s)
-                except TimeoutError:
-                    continue
+            try:
+                while True:
+                    self._awake.clear()
+                    if not self.is_held:
+                        self._start_due(client)
+                    # Not wait_for: up to Python 3.11 it can swallow a cancellation, and then
+                    # the process would never end.
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(self._wait_s()):
+                            await self._awake.wait()
+            finally:
+                for task in self._running.values():
+                    task.cancel()
 
     async def release(self, seed: int | None) -> list[Json]:
         """Send all that is pending one by one, shuffled by a seed, and let go of the hold.

@@ -35,6 +35,9 @@ def build_app(config: Config, contract: Contract) -> Starlette:
     async def pay(request: Request) -> Response:
         return await _pay(server, request)
 
+    async def back_to_page(request: Request) -> Response:
+        return RedirectResponse(f"/checkout/{request.path_params['session_id']}", 303)
+
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         async with server.running():
@@ -45,6 +48,7 @@ def build_app(config: Config, contract: Contract) -> Starlette:
             Route("/health", health),
             Route("/checkout/{session_id}", show_page),
             Route("/checkout/{session_id}/pay", pay, methods=["POST"]),
+            Route("/checkout/{session_id}/pay", back_to_page),
             *control.build_routes(server),
             Route("/{path:path}", server.answer_api, methods=_METHODS),
         ],

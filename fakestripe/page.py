@@ -111,7 +111,7 @@ def _page(title: str, body: str, *, status: int, session: Json) -> HTMLResponse:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(title)}</title><style>{_STYLE}</style></head>
 <body><main>
-<p class="mode">Test mode: a stand-in for Stripe, no money moves</p>
+<p class="mode">Stand-in for Stripe: no money moves</p>
 {body}
 </main></body></html>"""
     headers = {

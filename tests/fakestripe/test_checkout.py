@@ -38,10 +38,17 @@ def test_the_page_shows_amount_card_button_and_way_back(session):
     assert 'name="card_number" value="4242 4242 4242 4242"' in page.text
     assert '<button type="submit">Pay $25.00</button>' in page.text
     assert 'href="https://shop.example.com/cancelled">Cancel</a>' in page.text
-    assert "stand-in for Stripe" in page.text
+    assert "Stand-in for Stripe: no money moves" in page.text
     policy = page.headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy
     assert "form-action 'self' https://shop.example.com" in policy
+
+
+def test_the_address_of_the_form_leads_to_the_page(session):
+    # Where the browser stands after a refused card.
+    page = requests.get(f"{session.url}/pay", timeout=10)
+
+    assert (page.status_code, page.url) == (200, session.url)
 
 
 def test_names_on_the_page_are_no_markup(client, session_params):

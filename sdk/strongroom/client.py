@@ -9,6 +9,7 @@ idempotency key, so that a repeated one is neither run nor charged twice.
 
 from __future__ import annotations
 
+import ipaddress
 import random
 import time
 import uuid
@@ -388,7 +389,10 @@ def is_private_path(url: str) -> bool:
     """True if nobody on the way can read along: https, or this machine itself."""
     parts = urlsplit(url)
     host = parts.hostname or ""
-    is_own = host in {"localhost", "::1"} or host.startswith("127.") or host.endswith(".localhost")
+    try:
+        is_own = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_own = host == "localhost" or host.endswith(".localhost")
     return parts.scheme == "https" or is_own
 
 

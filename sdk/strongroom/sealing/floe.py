@@ -22,7 +22,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, count
-from typing import BinaryIO
+from typing import Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
@@ -108,6 +108,14 @@ class Parameters:
 
 
 PRODUCTION = Parameters()
+
+
+class Source(Protocol):
+    """A plain file, opened for reading in binary."""
+
+    def seek(self, offset: int, /) -> int: ...
+
+    def read(self, size_bytes: int, /) -> bytes: ...
 
 
 class Message:
@@ -239,13 +247,13 @@ def check_header(header: bytes, parameters: Parameters = PRODUCTION) -> None:
 
 
 def encrypt_part(
-    message: Message, source: BinaryIO, plain_size_bytes: int, part: int
+    message: Message, source: Source, plain_size_bytes: int, part: int
 ) -> Iterator[bytearray]:
     """Seal one part of a file, segment by segment.
 
     Args:
         message: The file's message.
-        source: The plain file, opened for reading, seekable; moved to the part.
+        source: The plain file; moved to the part.
         plain_size_bytes: Size of the whole file.
         part: Number of the part, from 0.
 

@@ -1,0 +1,367 @@
+"""A small platform for tests of the command line: the upload endpoints as the contract
+has them, in memory, on loopback. It checks what a real platform checks of an upload and
+can open what it received, so that a test sees whether a push arrived.
+"""
+
+import hashlib
+import json
+import re
+import threading
+import uuid
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from strongroom.sealing import floe, signature, wrap
+from strongroom.sealing.canonical import decode_base64, encode_base64
+from strongroom.sealing.manifest import Manifest, check_files
+from strongroom.sealing.wrap import WrappedKey
+
+TOKEN = "srt_test_token_that_must_not_leak"
+PASSWORD = "correct horse"
+API_KEY = "sk_live_test"
+EXPIRES = "2026-11-22T03:42:00Z"
+STEPS = ("verify", "validate", "load", "test", "benchmark", "review", "publish")
+
+
+class RefusalError(Exception):
+    def __init__(self, status, code, detail="Refused.", **members):
+        super().__init__(code)
+        self.status, self.body = status, {"code": code, "detail": detail, **members}
+
+
+class Platform:
+    """State of the platform, and switches that make it misbehave."""
+
+    def __init__(self):
+        self.signing_key = signature.generate_signing_key()
+        self.kem_keys = {}
+        self.uploads = {}
+        self.versions = {}
+        self.models = {}
+        self.prices = {}
+        self.signing_keys = {}
+        self.channels = {}
+        self.keys = []
+        self.predictions = []
+        self.requests = []
+        self.bodies = []
+        self.onboarding = []
+        # Faults: called with (method, path) before the request is answered. "cut" closes
+        # the connection without an answer, "cut_after" does the work first.
+        self.fault = lambda method, path: None
+        self.forge_kem = False
+        self.lock = threading.Lock()
+
+    @property
+    def public_key(self):
+        return signature.derive_public_key(self.signing_key)
+
+    @property
+    def fingerprint(self):
+        return signature.fingerprint(self.public_key)
+
+    # --- Endpoints ----------------------------------------------------------------
+
+    def get_platform(self):
+        key = {
+            "kid": "platform-1",
+            "public_key": encode_base64(self.public_key),
+            "fingerprint": self.fingerprint,
+        }
+        return 200, {
+            "name": "Test",
+            "web_url": self.url,
+            "gateway_url": self.url,
+            "platform_key": key,
+            "limits": {"part_size_bytes": floe.PART_BYTES, "max_files": 64},
+        }
+
+    def login(self, body):
+        if body["password"] != PASSWORD:
+            raise RefusalError(401, "unauthenticated", "The email or the password is wrong.")
+        return 201, {"token": TOKEN, "account": "acme", "email": body["email"]}
+
+    def get_me(self):
+        account = {"slug": "acme", "name": "Acme", "role": "owner"}
+        return 200, {
+            "email": "ada@example.com",
+            "accounts": [account, {"slug": "lab", "name": "Lab", "role": "member"}],
+            "token": {"name": "cli", "scopes": []},
+        }
+
+    def put_model(self, model, body):
+        if body["title"] == "refused":
+            raise RefusalError(
+                422,
+                "validation",
+                "The request is not valid.",
+                errors=[{"pointer": "/title", "detail": "Choose another."}],
+            )
+        self.models[model] = body
+        return 200, body
+
+    def put_price(self, model, body):
+        self.prices[model] = body["nanos_per_prediction"]
+        return 200, body
+
+    def post_signing_key(self, body):
+        public_key = decode_base64(body["public_key"], size_bytes=32)
+        name = signature.fingerprint(public_key)
+        self.signing_keys[name] = public_key
+        return 200, {"id": "1", "fingerprint": name}
+
+    def begin_upload(self, model, body):
+        check_files(body["files"])
+        if body["signing_key"] not in self.signing_keys:
+            raise RefusalError(422, "signing_key_unknown")
+        upload_id, version_id = str(uuid.uuid4()), str(uuid.uuid4())
+        private_key = wrap.generate_private_key()
+        public_key = encode_base64(wrap.derive_public_key(private_key))
+        fields = {
+            "kid": wrap.derive_kid(decode_base64(public_key)),
+            "suite": wrap.SUITE,
+            "public_key": public_key,
+            "expires_at": EXPIRES,
+        }
+        payload = signature.upload_key_payload(
+            upload_id=upload_id, artifact_id=version_id, **fields
+        )
+        key = signature.generate_signing_key() if self.forge_kem else self.signing_key
+        signed = signature.sign(key, signature.UPLOAD_KEY_TYPE, payload)
+        self.kem_keys[version_id] = private_key
+        self.versions[version_id] = {
+            "id": version_id,
+            "model": model,
+            "version": len(self.versions) + 1,
+            "state": "uploading",
+            "created_at": EXPIRES,
+            "channels": [],
+            "steps": [],
+            "certificate": None,
+            "refusal_reason": "",
+        }
+        self.uploads[upload_id] = {
+            "upload_id": upload_id,
+            "version_id": version_id,
+            "version": self.versions[version_id]["version"],
+            "state": "open",
+            "expires_at": EXPIRES,
+            "kem": fields | {"signature": encode_base64(signed)},
+            "files": body["files"],
+            "signing_key": body["signing_key"],
+            "received": {},
+        }
+        answer = self.describe_upload(upload_id) | {"part_size_bytes": floe.PART_BYTES}
+        return 201, answer
+
+    def find_upload(self, upload_id, *states):
+        upload = self.uploads.get(upload_id)
+        if upload is None:
+            raise RefusalError(404, "not_found")
+        if states and upload["state"] not in states:
+            raise RefusalError(409, "upload_closed")
+        return upload
+
+    def describe_upload(self, upload_id):
+        upload = self.find_upload(upload_id)
+        parts = [
+            {"file": file, "part": part, "size_bytes": len(data), "sha256": sha256}
+            for (file, part), (sha256, data) in sorted(upload["received"].items())
+        ]
+        names = ("upload_id", "version_id", "version", "state", "expires_at", "kem")
+        return {name: upload[name] for name in names} | {"parts": parts}
+
+    def put_part(self, upload_id, file, part, data, sha256):
+        upload = self.find_upload(upload_id, "open")
+        sizes = floe.PRODUCTION.part_sizes(upload["files"][file]["cipher_size_bytes"])
+        if len(data) != sizes[part]:
+            raise RefusalError(422, "size_mismatch")
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise RefusalError(422, "hash_mismatch")
+        upload["received"][file, part] = (sha256, data)
+        return 200, {"size_bytes": len(data), "sha256": sha256}
+
+    def abort(self, upload_id):
+        self.find_upload(upload_id, "open")["state"] = "aborted"
+        return 204, None
+
+    def complete(self, upload_id, body):
+        upload = self.find_upload(upload_id, "open")
+        manifest = Manifest.parse(body["manifest"])
+        signature.verify(
+            self.signing_keys[upload["signing_key"]],
+            signature.MANIFEST_TYPE,
+            body["manifest"].encode(),
+            decode_base64(body["signature"]),
+        )
+        promised = [
+            (index, number, part.sha256, part.size_bytes)
+            for index, file in enumerate(manifest.files)
+            for number, part in enumerate(file.parts)
+        ]
+        received = [
+            (*key, sha256, len(data)) for key, (sha256, data) in sorted(upload["received"].items())
+        ]
+        if promised != received or manifest.artifact_id != upload["version_id"]:
+            raise RefusalError(422, "parts_mismatch")
+        upload |= {"state": "complete", "manifest": manifest, "wraps": body["wrapped_keys"]}
+        version = self.versions[upload["version_id"]]
+        version["state"] = "onboarding"
+        version["steps"] = [{"name": name, "state": "pending", "reason_code": ""} for name in STEPS]
+        return 202, version
+
+    def get_version(self, version_id):
+        """Each look moves onboarding one step on, by what the test put into the queue."""
+        version = self.versions[version_id]
+        if self.onboarding and version["state"] == "onboarding":
+            self.onboarding.pop(0)(version)
+        return 200, version
+
+    def predict(self, model, body, key):
+        self.predictions.append((model, body, key))
+        if model == "acme/broken":
+            raise RefusalError(503, "model_not_ready", "Loading.", retry_after_s=0)
+        return 201, {
+            "id": "abcdefghijklmnopqrstuvwxyz",
+            "model": model,
+            "status": "succeeded",
+            "output": {"echo": body["input"]},
+            "metrics": {"cost_nano_usd": 500_000},
+        }
+
+    # --- What tests look at -------------------------------------------------------
+
+    def open_upload(self, upload_id):
+        """Path to plain bytes, opened as a node would."""
+        upload = self.uploads[upload_id]
+        manifest = upload["manifest"]
+        wrapped = next(one for one in upload["wraps"] if one["recipient"] == "platform")
+        dek = wrap.unwrap_dek(
+            WrappedKey.parse(wrapped),
+            self.kem_keys[manifest.artifact_id],
+            artifact_id=manifest.artifact_id,
+        )
+        plain = {}
+        for index, file in enumerate(manifest.files):
+            message = floe.Message.open(dek, manifest.file_aad(file), file.floe_header)
+            out = bytearray(file.plain_size_bytes)
+            parts = [upload["received"][index, part][1] for part in range(len(file.parts))]
+            floe.decrypt_into(message, out, parts, threads=2)
+            plain[file.path] = bytes(out)
+        return plain, bytes(dek)
+
+    def sent_parts(self):
+        return [path for method, path in self.requests if method == "PUT" and "/parts/" in path]
+
+
+ROUTES = [
+    ("GET", r"/api/platform", lambda p, m, b, r: p.get_platform()),
+    ("POST", r"/api/login", lambda p, m, b, r: p.login(b)),
+    ("GET", r"/api/me", lambda p, m, b, r: p.get_me()),
+    ("PUT", r"/api/models/([^/]+/[^/]+)", lambda p, m, b, r: p.put_model(m[1], b)),
+    ("PUT", r"/api/models/([^/]+/[^/]+)/price", lambda p, m, b, r: p.put_price(m[1], b)),
+    ("POST", r"/api/signing-keys", lambda p, m, b, r: p.post_signing_key(b)),
+    ("POST", r"/api/models/([^/]+/[^/]+)/uploads", lambda p, m, b, r: p.begin_upload(m[1], b)),
+    ("GET", r"/api/uploads/([^/]+)", lambda p, m, b, r: (200, p.describe_upload(m[1]))),
+    ("DELETE", r"/api/uploads/([^/]+)", lambda p, m, b, r: p.abort(m[1])),
+    ("POST", r"/api/uploads/([^/]+)/complete", lambda p, m, b, r: p.complete(m[1], b)),
+    ("GET", r"/api/versions/([^/]+)", lambda p, m, b, r: p.get_version(m[1])),
+    (
+        "GET",
+        r"/api/models/([^/]+/[^/]+)/versions",
+        lambda p, m, b, r: (200, {"results": list(p.versions.values())}),
+    ),
+    (
+        "PUT",
+        r"/api/models/([^/]+/[^/]+)/channels/([^/]+)",
+        lambda p, m, b, r: (200, p.channels.setdefault((m[1], m[2]), b)),
+    ),
+    ("GET", r"/api/keys\?account=(.+)", lambda p, m, b, r: (200, {"results": p.keys})),
+    (
+        "POST",
+        r"/api/keys",
+        lambda p, m, b, r: (201, p.keys.append(b) or b | {"id": "k1", "key": "sk_live_new"}),
+    ),
+    ("DELETE", r"/api/keys/([^/]+)", lambda p, m, b, r: (204, p.keys.clear())),
+    (
+        "POST",
+        r"/v1/models/([^/]+/[^/]+)/predictions",
+        lambda p, m, b, r: p.predict(m[1], b, r.headers.get("Idempotency-Key")),
+    ),
+    (
+        "POST",
+        r"/v1/predictions",
+        lambda p, m, b, r: p.predict(b["version"], b, r.headers.get("Idempotency-Key")),
+    ),
+]
+PUBLIC = ("/api/platform", "/api/login")
+PART = re.compile(r"/api/uploads/([^/]+)/files/(\d+)/parts/(\d+)")
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1  # Headers and body in one packet, or each answer waits for Nagle.
+
+    def log_message(self, *_):
+        pass
+
+    def handle_one(self):
+        platform = self.server.platform
+        data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        with platform.lock:
+            platform.requests.append((self.command, self.path))
+            platform.bodies.append(data)
+        fault = platform.fault(self.command, self.path)
+        if fault == "cut":
+            self.close_connection = True
+            return
+        try:
+            status, answer = self.route(platform, data)
+        except RefusalError as refusal:
+            status, answer = refusal.status, refusal.body
+        if fault == "cut_after":
+            self.close_connection = True
+            return
+        body = b"" if answer is None else json.dumps(answer).encode()
+        self.send_response(status)
+        kind = "application/problem+json" if status >= 400 else "application/json"
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        if isinstance(answer, dict) and "retry_after_s" in answer:
+            self.send_header("Retry-After", str(answer["retry_after_s"]))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_PUT = do_POST = do_DELETE = handle_one  # noqa: N815 - http.server's names
+
+    def route(self, platform, data):
+        wanted = API_KEY if self.path.startswith("/v1/") else TOKEN
+        is_known = self.headers.get("Authorization") == f"Bearer {wanted}"
+        if self.path not in PUBLIC and not is_known:
+            raise RefusalError(401, "unauthenticated", "A valid key is required.")
+        if self.command == "PUT" and (found := PART.fullmatch(self.path)):
+            sha256 = self.headers["X-Part-SHA256"]
+            return platform.put_part(found[1], int(found[2]), int(found[3]), data, sha256)
+        body = json.loads(data) if data else None
+        for method, pattern, call in ROUTES:
+            found = re.fullmatch(pattern, self.path)
+            if found and method == self.command:
+                with platform.lock:
+                    return call(platform, found, body, self)
+        raise RefusalError(404, "not_found")
+
+
+class Server:
+    def __enter__(self):
+        self.platform = Platform()
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        self.http.platform = self.platform
+        self.platform.url = f"http://127.0.0.1:{self.http.server_port}"
+        self.thread = threading.Thread(target=self.http.serve_forever, args=(0.02,))
+        self.thread.start()
+        return self.platform
+
+    def __exit__(self, *_):
+        self.http.shutdown()
+        self.thread.join()
+        self.http.server_close()

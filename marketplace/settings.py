@@ -129,6 +129,10 @@ SECURE_HSTS_INCLUDE_SUBDOMAINS = bool(SECURE_HSTS_SECONDS)
 SECURE_HSTS_PRELOAD = bool(SECURE_HSTS_SECONDS)
 X_FRAME_OPTIONS = "DENY"
 
+STRIPE_SECRET_KEY = env_secret("STRONGROOM_STRIPE_SECRET_KEY", "unset")
+STRIPE_WEBHOOK_SECRET = env_secret("STRONGROOM_STRIPE_WEBHOOK_SECRET", "unset")
+STRIPE_API_BASE = env_text("STRONGROOM_STRIPE_API_BASE", "") if DEVELOPMENT else ""
+
 CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {
         "default-src": [SELF],
@@ -139,7 +143,8 @@ CONTENT_SECURITY_POLICY = {
         "connect-src": [SELF],
         "frame-ancestors": [NONE],
         "base-uri": [NONE],
-        "form-action": [SELF, "https://checkout.stripe.com"],
+        # A form that ends on Stripe's payment page is checked along its redirects.
+        "form-action": [SELF, STRIPE_API_BASE or "https://checkout.stripe.com"],
         "object-src": [NONE],
     }
 }
@@ -151,8 +156,11 @@ USE_I18N = False
 
 STATIC_URL = "/static/"
 STATICFILES_DIRS = [BASE_DIR / "static"]
-STATIC_ROOT = env_text("STRONGROOM_STATIC_ROOT", str(BASE_DIR / "static-collected"))
+# Development serves the files where they lie; production, what `collectstatic` put there.
 WHITENOISE_USE_FINDERS = DEVELOPMENT
+STATIC_ROOT = (
+    None if DEVELOPMENT else env_text("STRONGROOM_STATIC_ROOT", str(BASE_DIR / "static-collected"))
+)
 OBJECTS_DIR = env_text("STRONGROOM_OBJECTS_DIR", str(BASE_DIR / "var" / "objects"))
 OBJECT_BUCKET = env_text("STRONGROOM_OBJECT_BUCKET", "none")
 STORAGES = {
@@ -178,6 +186,10 @@ STORAGES = {
         else "whitenoise.storage.CompressedManifestStaticFilesStorage"
     },
 }
+# Ciphertext that one account may keep, and that one version may have (a 70B model in bf16
+# has 140 GB). Raise them with the store behind them.
+INFERENCE_ACCOUNT_STORAGE_BYTES_MAX = env_int("STRONGROOM_ACCOUNT_STORAGE_BYTES_MAX", 1024**4)
+INFERENCE_VERSION_BYTES_MAX = env_int("STRONGROOM_VERSION_BYTES_MAX", 256 * 1024**3)
 # Parts of sealed files are streamed to the store, never parsed as forms.
 DATA_UPLOAD_MAX_MEMORY_SIZE = 4 * 1024 * 1024
 
@@ -223,10 +235,6 @@ KEYBROKER_URL = env_text("STRONGROOM_KEYBROKER_URL", "http://127.0.0.1:8002").rs
 KEYBROKER_TOKEN = env_secret("STRONGROOM_KEYBROKER_TOKEN", "unset")
 PLAYGROUND_SECRET = env_secret("STRONGROOM_PLAYGROUND_SECRET", "unset")
 
-STRIPE_SECRET_KEY = env_secret("STRONGROOM_STRIPE_SECRET_KEY", "unset")
-STRIPE_WEBHOOK_SECRET = env_secret("STRONGROOM_STRIPE_WEBHOOK_SECRET", "unset")
-STRIPE_API_BASE = env_text("STRONGROOM_STRIPE_API_BASE", "") if DEVELOPMENT else ""
-
 # The creator's share of a prediction; the rest is the platform's.
 CREATOR_SHARE_BPS = env_int("STRONGROOM_CREATOR_SHARE_BPS", 8000)
 
@@ -241,6 +249,6 @@ logging.config.dictConfig(
         },
         "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
         "root": {"handlers": ["console"], "level": LOG_LEVEL},
-        "loggers": {"django.server": {"level": "WARNING"}},
+        "loggers": {name: {"level": "WARNING"} for name in ("django.server", "stripe", "httpx")},
     }
 )

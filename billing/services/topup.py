@@ -78,7 +78,7 @@ def start_topup(actor: Actor, account: Account, *, amount_cents: int) -> Topup:
             account_id=account.pk,
             payload={"amount_cents": amount_cents},
         )
-    customer_id = _ensure_customer(account, actor)
+    customer_id = _ensure_customer(account)
     return_url = f"{settings.WEB_URL}/console/topups/{topup.pk}"
     key = f"topup:{topup.pk}"
     params = {"topup_id": str(topup.pk), "customer_id": customer_id, "amount_cents": amount_cents}
@@ -125,16 +125,29 @@ def settle_topup(topup_id: UUID) -> Topup:
 
 def poll_topups() -> int:
     """Settle what no webhook told of; returns how many top-ups were looked at."""
-    now = timezone.now()
-    Topup.objects.filter(
-        state=Topup.State.OPEN, checkout_session_id=None, created_at__lt=now - OPEN_AGE_MAX
-    ).update(state=Topup.State.EXPIRED)
     waiting = Topup.objects.filter(
-        state=Topup.State.OPEN, checkout_session_id__isnull=False, created_at__lt=now - POLL_AGE_MIN
+        state=Topup.State.OPEN, created_at__lt=timezone.now() - POLL_AGE_MIN
     ).order_by("created_at")[:POLL_BATCH_SIZE]
     for topup in waiting:
+        if topup.checkout_session_id is None:
+            _find_lost_page(topup)
         settle_topup(topup.pk)
     return len(waiting)
+
+
+def _find_lost_page(topup: Topup) -> None:
+    """Look for a page whose making was answered to nobody: it may have been paid."""
+    customer = StripeCustomer.objects.filter(account_id=topup.account_id).first()
+    session = customer and get_stripe().find_checkout_session(
+        topup_id=topup.pk, customer_id=customer.customer_id
+    )
+    if session:
+        topup.checkout_session_id = session.id
+        topup.checkout_url = session.url or ""
+        topup.save(update_fields=["checkout_session_id", "checkout_url"])
+    elif topup.created_at < timezone.now() - OPEN_AGE_MAX:
+        topup.state = Topup.State.EXPIRED
+        topup.save(update_fields=["state"])
 
 
 def _credit(topup: Topup, session: CheckoutSession) -> None:
@@ -162,19 +175,18 @@ def _credit(topup: Topup, session: CheckoutSession) -> None:
     topup.save(update_fields=["state", "payment_intent_id", "credited_at"])
 
 
-def _ensure_customer(account: Account, actor: Actor) -> str:
+def _ensure_customer(account: Account) -> str:
     known = StripeCustomer.objects.filter(account=account).first()
     if known is not None:
         return known.customer_id
-    email = actor.user.email if actor.user is not None else ""
     key = f"customer:{account.pk}"
+    # Without the address of whoever clicked: a retry by a teammate under the same key must
+    # be the same request. Checkout asks the payer for one.
     customer_id = _call(
         "customers.create",
         key,
-        {"account_id": str(account.pk), "email": email},
-        lambda: get_stripe().create_customer(
-            account_id=account.pk, email=email, idempotency_key=key
-        ),
+        {"account_id": str(account.pk)},
+        lambda: get_stripe().create_customer(account_id=account.pk, email="", idempotency_key=key),
     )
     StripeCustomer.objects.get_or_create(account=account, defaults={"customer_id": customer_id})
     return StripeCustomer.objects.get(account=account).customer_id

@@ -13,12 +13,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID
 
 import httpx
 import pytest
-from django.conf import settings
 
 from inference.models import Artifact, Node, Replica, SigningKey, Upload, WrappedKey
 from marketplace.core.ids import new_id
@@ -93,13 +91,7 @@ class EnrolledNode:
         return self.sign(body)
 
 
-def database_url() -> str:
-    """The broker's own role, on the database of the test run."""
-    parts = urlsplit(os.environ["STRONGROOM_KEYBROKER_DATABASE_URL"])
-    return urlunsplit(parts._replace(path="/" + settings.DATABASES["default"]["NAME"]))
-
-
-def start_broker(folder: Path, **changes: str) -> Broker:
+def start_broker(folder: Path, database_url: str) -> Broker:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -108,11 +100,10 @@ def start_broker(folder: Path, **changes: str) -> Broker:
         "PATH": os.environ["PATH"],
         "PYTHONPATH": f"{ROOT}:{ROOT / 'sdk'}",
         "STRONGROOM_ENV": "development",
-        "STRONGROOM_KEYBROKER_DATABASE_URL": database_url(),
+        "STRONGROOM_KEYBROKER_DATABASE_URL": database_url,
         "STRONGROOM_KEYBROKER_TOKEN": TOKEN,
         "STRONGROOM_KEYBROKER_KMS_DIR": str(folder / "kms"),
         "STRONGROOM_LOADER_DIGESTS": LOADER_DIGEST,
-        **changes,
     }
     command = [str(Path(sys.executable).with_name("granian")), "--interface", "rsgi"]
     command += ["--host", "127.0.0.1", "--port", str(port), "inference.keybroker.app:app"]
@@ -132,8 +123,10 @@ def start_broker(folder: Path, **changes: str) -> Broker:
 
 
 @pytest.fixture
-def broker(transactional_db: None, tmp_path: Path) -> Iterator[Broker]:
-    running = start_broker(tmp_path)
+def broker(
+    transactional_db: None, database_urls: dict[str, str], tmp_path: Path
+) -> Iterator[Broker]:
+    running = start_broker(tmp_path, database_urls["keybroker"])
     yield running
     running.process.terminate()
     running.process.wait(10)

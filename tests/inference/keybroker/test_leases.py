@@ -320,10 +320,10 @@ def test_the_web_cannot_unwrap(broker: Broker, sealed: SealedVersion) -> None:
     assert names == []
 
 
-def test_the_broker_cannot_touch_money_or_accounts(broker: Broker) -> None:
-    from tests.inference.keybroker.conftest import database_url
-
-    with psycopg.connect(database_url(), autocommit=True) as database:
+def test_the_broker_cannot_touch_money_or_accounts(
+    transactional_db: None, database_urls: dict[str, str]
+) -> None:
+    with psycopg.connect(database_urls["keybroker"], autocommit=True) as database:
         for statement in (
             "SELECT * FROM marketplace_user",
             "SELECT * FROM billing_ledgeraccount",

@@ -1,0 +1,338 @@
+"""Credit by Checkout, against the stand-in for Stripe as a process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+import requests
+from django.test import Client
+from django.utils import timezone
+
+from billing.models import StripeCall, StripeCustomer, StripeEvent, Topup, Transfer
+from billing.services import stripe_client, stripe_event, topup
+from billing.services.topup import AMOUNT_CENTS_MAX, AMOUNT_CENTS_MIN, OPEN_TOPUPS_MAX
+from marketplace.core.money import NANOS_PER_CENT
+from marketplace.models import Account, User
+from marketplace.selectors.access import Actor
+from tests.billing.conftest import balances
+from tests.factories import APIKeyFactory
+from tests.fakestripe.process import SECRET_KEY, WEBHOOK_SECRET, FakeStripeProcess, Receiver
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(scope="module")
+def _stripe(tmp_path_factory) -> Iterator[tuple[FakeStripeProcess, Receiver]]:
+    receiver = Receiver()
+    receiver.start()
+    process = FakeStripeProcess(tmp_path_factory.mktemp("stripe"), webhook_url=receiver.url)
+    process.start()
+    yield process, receiver
+    process.stop()
+    receiver.stop()
+
+
+@pytest.fixture
+def fake(_stripe, settings) -> Iterator[FakeStripeProcess]:
+    process, receiver = _stripe
+    process.reset()
+    receiver.clear()
+    settings.STRIPE_SECRET_KEY = SECRET_KEY
+    settings.STRIPE_WEBHOOK_SECRET = WEBHOOK_SECRET
+    settings.STRIPE_API_BASE = process.url
+    stripe_client.get_stripe.cache_clear()
+    yield process
+    stripe_client.get_stripe.cache_clear()
+
+
+@pytest.fixture
+def receiver(_stripe) -> Receiver:
+    return _stripe[1]
+
+
+@pytest.fixture
+def actor(owner: User) -> Actor:
+    return Actor(user=owner)
+
+
+def pay(row: Topup, card: str = "4242424242424242") -> None:
+    session = requests.Session()
+    answer = session.post(
+        row.checkout_url + "/pay", data={"card_number": card}, allow_redirects=False, timeout=10
+    )
+    assert answer.status_code in (302, 303, 402), answer.text
+
+
+def start(actor: Actor, account: Account, amount_cents: int = 2_500) -> Topup:
+    return topup.start_topup(actor, account, amount_cents=amount_cents)
+
+
+def test_a_paid_page_is_credited_once(fake, actor: Actor, account: Account) -> None:
+    row = start(actor, account)
+    assert topup.settle_topup(row.pk).state == Topup.State.OPEN
+    pay(row)
+
+    for _ in range(3):
+        row = topup.settle_topup(row.pk)
+
+    assert row.state == Topup.State.CREDITED
+    assert Transfer.objects.count() == 1
+    assert balances()["wallet"] == (2_500 * NANOS_PER_CENT, 0)
+    assert set(StripeCall.objects.values_list("endpoint", "state")) == {
+        ("customers.create", "ok"),
+        ("checkout.sessions.create", "ok"),
+    }
+
+
+def test_a_declined_card_credits_nothing(fake, actor: Actor, account: Account) -> None:
+    row = start(actor, account)
+    pay(row, "4000000000000002")
+
+    assert topup.settle_topup(row.pk).state == Topup.State.OPEN
+    assert not Transfer.objects.exists()
+
+
+def test_a_second_topup_keeps_the_customer(fake, actor: Actor, account: Account) -> None:
+    start(actor, account)
+    start(actor, account)
+
+    assert StripeCustomer.objects.count() == 1
+    assert fake.count("customer") == 1
+
+
+@pytest.mark.parametrize("amount_cents", [AMOUNT_CENTS_MIN - 1, AMOUNT_CENTS_MAX + 1, 0, -500])
+def test_an_amount_out_of_bounds_is_refused(
+    fake, owner_client: Client, account: Account, owner: User, amount_cents: int
+) -> None:
+    secret, _ = token(account, owner)
+
+    answer = post_topup(secret, account, amount_cents)
+
+    assert (answer.status_code, answer.json()["code"]) == (422, "validation")
+    assert not Topup.objects.exists()
+    assert fake.count("checkout.session") == 0
+
+
+@pytest.mark.parametrize("amount_cents", [AMOUNT_CENTS_MIN, AMOUNT_CENTS_MAX])
+def test_an_amount_at_the_bounds_is_accepted(
+    fake, account: Account, owner: User, amount_cents: int
+) -> None:
+    secret, _ = token(account, owner)
+
+    answer = post_topup(secret, account, amount_cents)
+
+    assert answer.status_code == 201
+    assert answer.json()["checkout_url"].startswith(fake.url)
+
+
+def token(account: Account, user: User):
+    from marketplace.core import keys
+
+    secret = keys.generate(keys.TOKEN)
+    key = APIKeyFactory(
+        account=account,
+        created_by=user,
+        mode="token",
+        digest=secret.digest,
+        hint=secret.hint,
+        scopes=["read", "billing"],
+    )
+    return secret.text, key
+
+
+def post_topup(secret: str, account: Account, amount_cents: int):
+    return Client().post(
+        "/api/topups",
+        {"account": account.slug, "amount_cents": amount_cents},
+        content_type="application/json",
+        headers={"Authorization": f"Bearer {secret}"},
+    )
+
+
+def test_too_many_open_pages_are_refused(fake, actor: Actor, account: Account) -> None:
+    from marketplace.core.errors import ConflictError
+
+    for _ in range(OPEN_TOPUPS_MAX):
+        start(actor, account)
+
+    with pytest.raises(ConflictError):
+        start(actor, account)
+
+    assert Topup.objects.count() == OPEN_TOPUPS_MAX
+
+
+def test_others_see_no_topup_and_start_none(
+    fake, actor: Actor, account: Account, outsider: User, teammate: User
+) -> None:
+    row = start(actor, account)
+    elsewhere = Account.objects.get(slug="elsewhere")
+    secret, _ = token(elsewhere, outsider)
+    headers = {"Authorization": f"Bearer {secret}"}
+
+    assert Client().get(f"/api/topups/{row.pk}", headers=headers).status_code == 404
+    assert post_topup(secret, account, 2_500).status_code == 404
+    assert Client().get(f"/api/wallet?account={account.slug}", headers=headers).status_code == 404
+    assert Client().get(f"/api/usage?account={account.slug}", headers=headers).status_code == 404
+    # A developer of the account may look, and may not spend its money.
+    secret, _ = token(account, teammate)
+    assert post_topup(secret, account, 2_500).status_code == 403
+    assert Topup.objects.count() == 1
+
+
+def test_a_payment_that_does_not_fit_is_set_aside(fake, actor: Actor, account: Account) -> None:
+    row = start(actor, account)
+    pay(row)
+    Topup.objects.filter(pk=row.pk).update(amount_cents=9_900)
+
+    assert topup.settle_topup(row.pk).state == Topup.State.QUARANTINED
+    assert not Transfer.objects.exists()
+
+
+def test_the_poll_finds_what_no_webhook_told_of(fake, actor: Actor, account: Account) -> None:
+    row = start(actor, account)
+    pay(row)
+    Topup.objects.update(created_at=timezone.now() - timedelta(minutes=5))
+
+    assert topup.poll_topups() == 1
+
+    row.refresh_from_db()
+    assert row.state == Topup.State.CREDITED
+
+
+def test_the_poll_finds_a_page_whose_making_was_not_answered(
+    fake, actor: Actor, account: Account
+) -> None:
+    row = start(actor, account)
+    pay(row)
+    # As after a crash between Stripe's answer and our write.
+    Topup.objects.update(
+        checkout_session_id=None, checkout_url="", created_at=timezone.now() - timedelta(minutes=5)
+    )
+
+    topup.poll_topups()
+
+    row.refresh_from_db()
+    assert row.state == Topup.State.CREDITED
+    assert balances()["wallet"] == (2_500 * NANOS_PER_CENT, 0)
+
+
+def deliver(receiver: Receiver, count: int = 1) -> list:
+    from tests.fakestripe.process import wait_until
+
+    wait_until(lambda: len(completed(receiver)) >= count, 10)
+    return completed(receiver)
+
+
+def completed(receiver: Receiver) -> list:
+    return [
+        delivery
+        for delivery in receiver.deliveries
+        if b'"checkout.session.completed"' in delivery.payload
+    ]
+
+
+def post_webhook(payload: bytes, signature: str):
+    return Client().post(
+        "/stripe/webhook",
+        payload,
+        content_type="application/json",
+        headers={"Stripe-Signature": signature},
+    )
+
+
+def test_a_webhook_credits_and_its_repeats_do_not(
+    fake, receiver: Receiver, actor: Actor, account: Account
+) -> None:
+    row = start(actor, account)
+    pay(row)
+    delivery = deliver(receiver)[0]
+
+    for _ in range(3):
+        assert post_webhook(delivery.payload, delivery.signature).status_code == 200
+    for _ in range(2):
+        stripe_event.sweep_events()
+
+    assert StripeEvent.objects.count() == 1
+    assert StripeEvent.objects.get().state == StripeEvent.State.APPLIED
+    assert Transfer.objects.count() == 1
+    assert balances()["wallet"] == (2_500 * NANOS_PER_CENT, 0)
+
+
+def test_a_webhook_is_believed_in_nothing_but_that_something_happened(
+    fake, receiver: Receiver, actor: Actor, account: Account
+) -> None:
+    """Even a well-signed event that claims a payment is checked against Stripe."""
+    paid, unpaid = start(actor, account), start(actor, account)
+    pay(paid)
+    delivery = deliver(receiver)[0]
+    claim = delivery.payload.replace(
+        paid.checkout_session_id.encode(), unpaid.checkout_session_id.encode()
+    )
+
+    assert post_webhook(claim, sign(claim)).status_code == 200
+    stripe_event.sweep_events()
+
+    unpaid.refresh_from_db()
+    assert unpaid.state == Topup.State.OPEN
+    assert not Transfer.objects.exists()
+
+
+def sign(payload: bytes, *, age_s: int = 0, secret: str = WEBHOOK_SECRET) -> str:
+    import hashlib
+    import hmac
+    import time
+
+    moment = int(time.time()) - age_s
+    digest = hmac.new(secret.encode(), b"%d." % moment + payload, hashlib.sha256).hexdigest()
+    return f"t={moment},v1={digest}"
+
+
+@pytest.mark.parametrize(
+    ("_case", "signature", "reason"),
+    [
+        ("none", lambda body: "", "signature_missing"),
+        ("forged", lambda body: sign(body, secret="whsec_other"), "signature_invalid"),
+        ("of another body", lambda body: sign(b"{}"), "signature_invalid"),
+        ("replayed after an hour", lambda body: sign(body, age_s=3_600), "timestamp_too_old"),
+        ("from tomorrow", lambda body: sign(body, age_s=-86_400), "timestamp_in_future"),
+    ],
+)
+def test_a_webhook_not_signed_now_writes_nothing(
+    fake, receiver: Receiver, actor: Actor, account: Account, _case: str, signature, reason: str
+) -> None:
+    row = start(actor, account)
+    pay(row)
+    payload = deliver(receiver)[0].payload
+
+    answer = post_webhook(payload, signature(payload))
+
+    assert (answer.status_code, answer.json()["code"]) == (400, "webhook_refused")
+    assert answer.json()["reason"] == reason
+    assert not StripeEvent.objects.exists()
+    assert not Transfer.objects.exists()
+
+
+def test_a_webhook_that_is_too_large_is_refused(fake) -> None:
+    body = b"x" * (512 * 1024 + 1)
+
+    assert post_webhook(body, sign(body)).status_code == 413
+
+
+def test_a_failing_event_is_tried_again(
+    fake, receiver: Receiver, actor: Actor, account: Account
+) -> None:
+    row = start(actor, account)
+    pay(row)
+    delivery = deliver(receiver)[0]
+    post_webhook(delivery.payload, delivery.signature)
+    fake.kill()
+    stripe_event.sweep_events()
+    assert StripeEvent.objects.get().state == StripeEvent.State.FAILED
+    fake.start()
+
+    stripe_event.sweep_events()
+
+    assert StripeEvent.objects.get().state == StripeEvent.State.APPLIED
+    assert Transfer.objects.count() == 1

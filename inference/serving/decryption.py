@@ -1,0 +1,171 @@
+"""Open the data key, and decrypt every file into memory of its own."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from inference.serving import memory
+from inference.serving.errors import LoadError
+from strongroom.sealing import floe, wrap
+from strongroom.sealing.canonical import decode_base64
+from strongroom.sealing.errors import CanonicalError
+from strongroom.sealing.manifest import Manifest, SealedFile
+
+# A message for every twentieth of the way is enough for a progress bar.
+_PROGRESS_STEPS = 20
+_LEASE_MEMBERS = ("lease_id", "node_id", "expires_at", "sealed_dek")
+
+
+@dataclass(frozen=True, slots=True)
+class PlainFile:
+    """One decrypted file."""
+
+    path: str
+    kind: str
+    buffer: memory.PlainBuffer
+
+    @property
+    def data(self) -> memoryview:
+        """Its content."""
+        return self.buffer.view
+
+
+@dataclass(frozen=True, slots=True)
+class Decrypted:
+    """All files of an artifact, and how long it took."""
+
+    files: tuple[PlainFile, ...]
+    total_bytes: int
+    duration_s: float
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether none of it can be swapped out."""
+        return all(one.buffer.is_locked for one in self.files)
+
+    def wipe(self) -> None:
+        """Overwrite everything."""
+        for one in self.files:
+            one.buffer.wipe()
+
+
+def open_lease(
+    lease: Mapping[str, Any], *, private_key: bytes, replica_id: str, artifact_id: str
+) -> bytearray:
+    """Open the data key that the broker sealed to this process.
+
+    The context is put together from what this process knows, not from what the node
+    says: a key released for another replica, artifact or lease does not open.
+
+    Returns:
+        The data key; overwrite it after use.
+
+    Raises:
+        LoadError: `lease_invalid`.
+        WrapError: `key_wrap_invalid`.
+    """
+    members = {name: lease.get(name) for name in _LEASE_MEMBERS}
+    if not all(isinstance(value, str) for value in members.values()):
+        raise LoadError("lease_invalid", "The lease lacks a member.")
+    info = wrap.lease_info(
+        lease_id=str(members["lease_id"]),
+        node_id=str(members["node_id"]),
+        replica_id=replica_id,
+        artifact_id=artifact_id,
+        expires_at=str(members["expires_at"]),
+    )
+    try:
+        sealed = decode_base64(members["sealed_dek"], size_bytes=wrap.WRAP_BYTES)
+    except CanonicalError as error:
+        raise LoadError("lease_invalid", f"The sealed key is malformed: {error.detail}") from None
+    dek = wrap.unseal(sealed, private_key, info)
+    if len(dek) != floe.KEY_BYTES:
+        memory.wipe(dek)
+        raise LoadError("lease_invalid", "The data key has the wrong length.")
+    return dek
+
+
+def decrypt_files(
+    manifest: Manifest,
+    handles: Sequence[int],
+    dek: bytearray,
+    *,
+    threads: int,
+    report: Callable[[float], None],
+) -> Decrypted:
+    """Decrypt all files of an artifact.
+
+    Every header is checked before the first segment of any file is touched.
+
+    Args:
+        manifest: Says which file has which header and how many parts.
+        handles: Descriptors of all parts, in the manifest's order.
+        dek: The data key.
+        threads: How many decrypt at once.
+        report: Called with the finished share, a few times.
+
+    Raises:
+        HeaderError: Another key, or another artifact's file.
+        TamperedError: A part is not what was sealed.
+    """
+    begin = time.monotonic()
+    progress = _Progress(manifest.plain_size_bytes, report)
+    opened: list[tuple[SealedFile, floe.Message]] = []
+    files: list[PlainFile] = []
+    try:
+        for file in manifest.files:
+            message = floe.Message.open(dek, manifest.file_aad(file), file.floe_header)
+            opened.append((file, message))
+        left = iter(handles)
+        for file, message in opened:
+            buffer = memory.PlainBuffer(file.plain_size_bytes)
+            files.append(PlainFile(file.path, file.kind, buffer))
+            parts = [_map_part(next(left)) for _ in file.parts]
+            floe.decrypt_into(
+                message, buffer.view, parts, threads=threads, progress=progress.advance
+            )
+    except BaseException:
+        for one in files:
+            one.buffer.wipe()
+        raise
+    finally:
+        for _, message in opened:
+            message.wipe()
+    return Decrypted(tuple(files), manifest.plain_size_bytes, time.monotonic() - begin)
+
+
+def part_sizes(manifest: Manifest) -> Iterator[int]:
+    """Sizes of all parts of all files, in the order of their descriptors."""
+    for file in manifest.files:
+        for part in file.parts:
+            yield part.size_bytes
+
+
+def _map_part(handle: int) -> memoryview:
+    return memoryview(mmap.mmap(handle, os.fstat(handle).st_size, prot=mmap.PROT_READ))
+
+
+class _Progress:
+    """Adds up what the threads finish, and reports it in steps."""
+
+    def __init__(self, total_bytes: int, report: Callable[[float], None]) -> None:
+        self._total_bytes = max(total_bytes, 1)
+        self._report = report
+        self._done_bytes = 0
+        self._reported = 0
+        self._lock = threading.Lock()
+
+    def advance(self, size_bytes: int) -> None:
+        with self._lock:
+            self._done_bytes += size_bytes
+            step = self._done_bytes * _PROGRESS_STEPS // self._total_bytes
+            if step <= self._reported:
+                return
+            self._reported = step
+        self._report(min(1.0, step / _PROGRESS_STEPS))

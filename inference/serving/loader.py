@@ -1,0 +1,332 @@
+"""Load a sealed model inside Triton's stub, and serve it.
+
+The order is the point. Harden; say hello; import; close the sandbox; only then ask for
+the key; decrypt; overwrite the key; check every byte; build; run once; report. A failure
+anywhere overwrites what was decrypted, tells the node a reason code, and makes Triton's
+load fail with that code and nothing else in its log.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from inference.artifact import formats
+from inference.artifact.errors import ArtifactError
+from inference.serving import decryption, digest, memory, sandbox
+from inference.serving.decryption import Decrypted
+from inference.serving.errors import LoadError, RequestError
+from inference.serving.examples import make_example
+from inference.serving.execution import Executor
+from inference.serving.runtimes.base import Runtime
+from inference.serving.session import NodeSession, check_parts
+from strongroom.errors import StrongroomError
+from strongroom.interface import Interface
+from strongroom.sealing import wrap
+from strongroom.sealing.canonical import encode_base64
+from strongroom.sealing.manifest import Manifest
+
+# Set before any library is imported: no network, no caches of compiled plaintext, no
+# threads that wait for work by spinning.
+_ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TORCH_COMPILE_DISABLE": "1",
+    "TORCHDYNAMO_DISABLE": "1",
+    "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
+    "CUDA_CACHE_DISABLE": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "KMP_BLOCKTIME": "0",
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+PURPOSES = ("scan", "serve")
+
+
+@dataclass(frozen=True, slots=True)
+class LoaderConfig:
+    """What stands in the model's configuration; everything else comes from the node."""
+
+    replica_id: str
+    socket_path: str
+    purpose: str
+    root: Path
+
+    @classmethod
+    def parse(cls, args: dict[str, str]) -> LoaderConfig:
+        """Read Triton's arguments.
+
+        Raises:
+            LoadError: `config_invalid`.
+        """
+        try:
+            parameters = json.loads(args["model_config"])["parameters"]
+            values = {name: one["string_value"] for name, one in parameters.items()}
+            config = cls(
+                replica_id=values["replica_id"],
+                socket_path=values["socket"],
+                purpose=values["purpose"],
+                root=Path(values["root"]).resolve(),
+            )
+        except (KeyError, ValueError, TypeError) as error:
+            detail = f"The model's configuration lacks something ({type(error).__name__})."
+            raise LoadError("config_invalid", detail) from None
+        if config.purpose not in PURPOSES:
+            raise LoadError("config_invalid", "The purpose is unknown.")
+        return config
+
+
+@dataclass(slots=True)
+class _Clock:
+    """Seconds by step."""
+
+    steps: dict[str, float] = field(default_factory=dict)
+    _begin: float = field(default_factory=time.monotonic)
+
+    def stop(self, step: str) -> None:
+        """The time since the last stop belongs to this step."""
+        now = time.monotonic()
+        self.steps[f"{step}_s"] = round(now - self._begin, 4)
+        self._begin = now
+
+
+class Loader:
+    """What `model_stub.TritonPythonModel` hands its calls to."""
+
+    def __init__(self) -> None:
+        self._decrypted: Decrypted | None = None
+        self._runtime: Runtime | None = None
+        self._executor: Executor | None = None
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the model.
+
+        Raises:
+            RuntimeError: With the reason code; Triton writes it into its log.
+        """
+        reason_code = "internal_error"
+        try:
+            config = LoaderConfig.parse(args)
+            sandbox.harden()
+            with NodeSession.connect(config.socket_path) as session:
+                try:
+                    self._load(config, session)
+                except BaseException as error:
+                    self.finalize()
+                    reason_code, detail = _explain(error)
+                    session.report_failure(reason_code, detail)
+                    raise
+        except LoadError as error:
+            reason_code = error.reason_code
+        except Exception as error:  # noqa: BLE001 - its text may quote what was decrypted
+            reason_code, _ = _explain(error)
+        else:
+            return
+        # Outside of the handlers: Triton would log the text of an error's cause, too.
+        raise RuntimeError(reason_code)
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer requests of Triton's."""
+        assert self._executor is not None
+        return self._executor.execute(requests)
+
+    def finalize(self) -> None:
+        """Let go of the model and overwrite everything that was decrypted."""
+        self._executor = None
+        if self._runtime is not None:
+            self._runtime.close()
+            self._runtime = None
+        if self._decrypted is not None:
+            self._decrypted.wipe()
+            self._decrypted = None
+
+    def _load(self, config: LoaderConfig, session: NodeSession) -> None:
+        clock = _Clock()
+        private_key = wrap.generate_private_key()
+        session.say_hello(
+            replica_id=config.replica_id,
+            public_key=encode_base64(wrap.derive_public_key(private_key)),
+            loader_digest=digest.compute_loader_digest(config.root),
+        )
+        text, handles = session.receive_artifact()
+        try:
+            manifest = Manifest.parse(text)
+            check_parts(handles, list(decryption.part_sizes(manifest)))
+            interface = manifest.parsed_interface
+            formats.check_layout(manifest.runtime, [one.kind for one in manifest.files])
+            for one in manifest.files:
+                formats.check_name(one.path)
+            clock.stop("receive")
+            threads = _count_threads()
+            self._runtime = runtime = _make_runtime(manifest.runtime, threads)
+            pb_utils = _import_libraries(runtime)
+            clock.stop("import")
+            confined = _confine(config, session)
+            clock.stop("sandbox")
+            lease = session.receive_lease()
+            dek = decryption.open_lease(
+                lease,
+                private_key=private_key,
+                replica_id=config.replica_id,
+                artifact_id=manifest.artifact_id,
+            )
+            del private_key, lease
+            clock.stop("lease")
+            is_process_locked = memory.lock_process()
+            session.report_progress("decrypting", 0.0)
+            try:
+                self._decrypted = decryption.decrypt_files(
+                    manifest,
+                    handles,
+                    dek,
+                    threads=threads,
+                    report=lambda share: session.report_progress("decrypting", share),
+                )
+            finally:
+                memory.wipe(dek)
+            clock.stop("decrypt")
+        finally:
+            for handle in handles:
+                os.close(handle)
+        self._validate(session, runtime, interface)
+        clock.stop("validate")
+        self._build(session, runtime)
+        clock.stop("build")
+        session.report_progress("warming", 0.0)
+        # The first request finds everything in place.
+        runtime.run(make_example(manifest, interface), _never)
+        self._executor = Executor(runtime, interface, pb_utils)
+        clock.stop("warm_up")
+        report = self._describe(
+            clock, confined, is_process_locked=is_process_locked, threads=threads
+        )
+        session.send({"loaded": report})
+
+    def _validate(self, session: NodeSession, runtime: Runtime, interface: Interface) -> None:
+        assert self._decrypted is not None
+        session.report_progress("validating", 0.0)
+        for one in self._decrypted.files:
+            formats.check_content(one.kind, one.path, one.data)
+        found = runtime.validate(self._decrypted.files, interface)
+        files = [
+            {"path": one.path, "kind": one.kind, "size_bytes": len(one.data)}
+            for one in self._decrypted.files
+        ]
+        session.send({"validation": {**found, "files": files}})
+
+    def _build(self, session: NodeSession, runtime: Runtime) -> None:
+        assert self._decrypted is not None
+        session.report_progress("loading", 0.0)
+        runtime.build()
+        for one in self._decrypted.files:
+            # Weights are used where they lie; everything else has been read.
+            if one.kind != "safetensors":
+                one.buffer.wipe()
+
+    def _describe(
+        self,
+        clock: _Clock,
+        confined: sandbox.SandboxReport,
+        *,
+        is_process_locked: bool,
+        threads: int,
+    ) -> dict[str, Any]:
+        assert self._decrypted is not None
+        locked = "process" if is_process_locked else "none"
+        if not is_process_locked and self._decrypted.is_locked:
+            locked = "weights"
+        return {
+            **clock.steps,
+            "plain_size_bytes": self._decrypted.total_bytes,
+            "decrypt_bytes_per_s": int(
+                self._decrypted.total_bytes / max(self._decrypted.duration_s, 1e-9)
+            ),
+            "resident_size_bytes": memory.resident_bytes(),
+            "threads": threads,
+            "locked": locked != "none",
+            "locked_scope": locked,
+            "swap": memory.has_swap(),
+            "sandbox": confined.to_json(),
+            "versions": _list_versions(),
+        }
+
+
+def _explain(error: BaseException) -> tuple[str, str]:
+    """Reason code and detail; texts of libraries stay here, they may quote a file."""
+    if isinstance(error, LoadError | ArtifactError | RequestError):
+        return error.reason_code, error.detail
+    if isinstance(error, StrongroomError):
+        return error.code, error.detail
+    if isinstance(error, MemoryError):
+        return "out_of_memory", "The model needs more memory than this node has."
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" in {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return "internal_error", f"The loader failed ({type(error).__name__}{place})."
+
+
+def _count_threads() -> int:
+    text = os.environ.get("OMP_NUM_THREADS", "")
+    available = len(os.sched_getaffinity(0))
+    return min(int(text), available) if text.isdigit() and int(text) else available
+
+
+def _make_runtime(name: str, threads: int) -> Runtime:
+    # Imported here: a graph needs no torch, a language model no ONNX Runtime.
+    if name == "onnx":
+        from inference.serving.runtimes.onnx import OnnxRuntime
+
+        return OnnxRuntime(threads=threads)
+    from inference.serving.runtimes.transformers import TransformersRuntime
+
+    return TransformersRuntime(threads=threads)
+
+
+def _import_libraries(runtime: Runtime) -> Any:
+    sys.dont_write_bytecode = True
+    os.environ.update(_ENVIRONMENT)
+    runtime.import_libraries()
+    import triton_python_backend_utils
+
+    return triton_python_backend_utils
+
+
+def _confine(config: LoaderConfig, session: NodeSession) -> sandbox.SandboxReport:
+    mode = sandbox.read_mode(os.environ)
+    readable = sandbox.find_readable(config.root)
+    _enter_empty_folder()
+    # From here on no limit of the process can be changed.
+    memory.limit_address_space()
+    return sandbox.confine(readable=readable, keep_fds=[session.fileno()], mode=mode)
+
+
+def _enter_empty_folder() -> None:
+    """Make relative paths lead nowhere: the folder is removed while we stand in it.
+
+    ONNX Runtime looks for external data beside the working directory.
+    """
+    folder = tempfile.mkdtemp(prefix="strongroom-")
+    os.chdir(folder)
+    Path(folder).rmdir()
+
+
+def _never() -> bool:
+    return False
+
+
+def _list_versions() -> dict[str, str]:
+    names: dict[str, str] = {}
+    for package in ("torch", "transformers", "tokenizers", "onnxruntime", "numpy"):
+        if package in sys.modules:
+            names[package] = version(package)
+    return names

@@ -1,0 +1,38 @@
+"""How much of anything one account or person may have. Each limit has its reason."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+# A key per service and environment of a large team; more hints at keys made by a loop.
+KEYS_PER_ACCOUNT_MAX = 100
+# A team; larger organisations have an identity provider, which is not this.
+MEMBERS_PER_ACCOUNT_MAX = 200
+# A person who works for many organisations; stops a script from taking all short names.
+ACCOUNTS_PER_PERSON_MAX = 20
+# A large publisher's catalogue; the list page shows them all by pages.
+MODELS_PER_ACCOUNT_MAX = 1_000
+# One push an hour for a year.
+VERSIONS_PER_MODEL_MAX = 10_000
+
+NAME_LENGTH_MAX = 80
+CARD_LENGTH_MAX = 65_536
+REASON_LENGTH_MAX = 2_000
+# Longer queries name no model; they only cost the database time.
+SEARCH_LENGTH_MAX = 200
+PAGE_SIZE = 24
+
+# Guessing a password: five tries, then a quarter of an hour of rest.
+LOGIN_FAILURES_MAX = 5
+# Many people share one address behind a proxy, but they do not all mistype at once.
+LOGIN_FAILURES_PER_ADDRESS_MAX = 50
+LOGIN_WINDOW_S = 900
+# New accounts from one address in an hour: a class room, not a name squatter.
+SIGN_UPS_PER_ADDRESS_MAX = 20
+SIGN_UP_WINDOW_S = 3_600
+# Mails that one address may ask for; each goes to somebody's inbox.
+PASSWORD_RESETS_PER_ADDRESS_MAX = 10
+PASSWORD_RESET_WINDOW_S = 3_600
+
+# A token that `strongroom login` made; a forgotten laptop is not a key for ever.
+LOGIN_TOKEN_LIFETIME = timedelta(days=90)

@@ -1,0 +1,88 @@
+"""Read models, versions and channels. Who may see what is in `selectors.access`."""
+
+from __future__ import annotations
+
+from django.db.models import Exists, OuterRef, Prefetch, Q, QuerySet
+
+from marketplace.core import limits
+from marketplace.core.errors import NotFoundError
+from marketplace.models import Account, AIModel, Channel, ModelVersion
+from marketplace.selectors.access import Actor, list_visible_models
+
+
+def list_catalogue(
+    actor: Actor, *, query: str = "", task: str = "", account: Account | None = None
+) -> QuerySet[AIModel]:
+    """Models on sale: visible to the actor, with a version in the channel `prod`.
+
+    Args:
+        actor: Who looks.
+        query: Words that all occur in owner, name, title or summary.
+        task: Only this task.
+        account: Only this owner's.
+    """
+    on_sale = Channel.objects.filter(model=OuterRef("pk"), name=Channel.Name.PROD)
+    models = list_visible_models(actor).filter(Exists(on_sale))
+    if account is not None:
+        models = models.filter(account=account)
+    if task:
+        models = models.filter(task=task)
+    for word in query[: limits.SEARCH_LENGTH_MAX].split():
+        models = models.filter(
+            Q(account__slug__icontains=word)
+            | Q(name__icontains=word)
+            | Q(title__icontains=word)
+            | Q(summary__icontains=word)
+        )
+    return models
+
+
+def list_tasks(actor: Actor) -> list[str]:
+    """The tasks of the models on sale, by name."""
+    models = list_catalogue(actor).exclude(task="").order_by("task")
+    return list(models.values_list("task", flat=True).distinct())
+
+
+def list_models(account: Account) -> QuerySet[AIModel]:
+    """All models of an account, by name, with their channels and versions."""
+    return AIModel.objects.filter(account=account).order_by("name").select_related("account")
+
+
+def list_versions(model: AIModel) -> QuerySet[ModelVersion]:
+    """All versions of a model, newest first, with their channels."""
+    return (
+        model.versions.select_related("model__account", "created_by")
+        .prefetch_related(Prefetch("channels", Channel.objects.order_by("name")))
+        .order_by("-number")
+    )
+
+
+def list_channel_names(version: ModelVersion) -> list[str]:
+    """The channels that name a version, by name; uses what was prefetched."""
+    return sorted(channel.name for channel in version.channels.all())
+
+
+def get_version(model: AIModel, number: int) -> ModelVersion:
+    """A model's version by its number.
+
+    Raises:
+        NotFoundError: The model has no such version.
+    """
+    version = list_versions(model).filter(number=number).first()
+    if version is None:
+        raise NotFoundError("No such version.")
+    return version
+
+
+def find_channel_version(model: AIModel, channel: str = Channel.Name.PROD) -> ModelVersion | None:
+    """The version that a channel names."""
+    return list_versions(model).filter(channels__name=channel).first()
+
+
+def list_review_queue() -> QuerySet[ModelVersion]:
+    """Versions that wait for an admin, the longest waiting first."""
+    return (
+        ModelVersion.objects.filter(state=ModelVersion.State.IN_REVIEW)
+        .select_related("model__account", "created_by")
+        .order_by("created_at")
+    )

@@ -1,6 +1,41 @@
 from __future__ import annotations
 
-from django.urls import URLPattern, URLResolver
+from django.urls import URLPattern, URLResolver, path, register_converter
+from django.urls.converters import IntConverter
+
+from inference.api import node, upload, version
+
+
+class IndexConverter(IntConverter):
+    """A small number from 0; what is longer would not fit the columns behind it."""
+
+    regex = "[0-9]{1,6}"
+
+
+register_converter(IndexConverter, "index")
 
 app_name = "inference-api"
-urlpatterns: list[URLPattern | URLResolver] = []
+urlpatterns: list[URLPattern | URLResolver] = [
+    path("platform", version.PlatformView.as_view(), name="platform"),
+    path("signing-keys", upload.SigningKeysView.as_view(), name="signing-keys"),
+    path("models/<str:owner>/<str:name>/uploads", upload.UploadsView.as_view(), name="uploads"),
+    path("models/<str:owner>/<str:name>/versions", version.VersionsView.as_view(), name="versions"),
+    path("versions/<uuid:version_id>", version.VersionView.as_view(), name="version"),
+    path("uploads/<uuid:upload_id>", upload.UploadView.as_view(), name="upload"),
+    path("uploads/<uuid:upload_id>/complete", upload.CompleteView.as_view(), name="complete"),
+    path(
+        "uploads/<uuid:upload_id>/files/<index:file_index>/parts/<index:part>",
+        upload.PartView.as_view(),
+        name="part",
+    ),
+    path("node/enrol", node.EnrolView.as_view(), name="node-enrol"),
+    path("node/desired", node.DesiredView.as_view(), name="node-desired"),
+    path("node/report", node.ReportView.as_view(), name="node-report"),
+    path("node/artifacts/<uuid:version_id>", node.ArtifactView.as_view(), name="node-artifact"),
+    path(
+        "node/artifacts/<uuid:version_id>/files/<index:file_index>/parts/<index:part>",
+        node.PartView.as_view(),
+        name="node-part",
+    ),
+    path("node/work/<uuid:work_id>", node.WorkView.as_view(), name="node-work"),
+]

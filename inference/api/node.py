@@ -1,0 +1,124 @@
+"""The node API: enrol, read the desired state, fetch ciphertext, report."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from django.http import FileResponse
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from inference.api.node_authentication import IsNode, NodeAuthentication
+from inference.api.parsing import ReportParser
+from inference.errors import ObjectStoreUnavailableError
+from inference.models import Node
+from inference.selectors import node as nodes
+from inference.services import node as node_service
+from inference.services import object_store
+from marketplace.core.errors import NotFoundError
+
+
+class EnrolmentSerializer(serializers.Serializer):
+    join_token = serializers.CharField(max_length=200)
+    name = serializers.CharField(max_length=63)
+    public_key = serializers.CharField(max_length=64)
+    triton = serializers.DictField(child=serializers.CharField(max_length=200, allow_blank=True))
+    info = serializers.JSONField(default=dict)
+
+
+class WorkSerializer(serializers.Serializer):
+    state = serializers.CharField(max_length=16)
+    reason_code = serializers.CharField(max_length=64, default="", allow_blank=True)
+    result = serializers.JSONField(default=dict)
+
+
+class EnrolView(APIView):
+    authentication_classes = ()
+    permission_classes = ()
+    parser_classes = (ReportParser,)
+
+    def post(self, request: Request) -> Response:
+        """Let a node in that has a join token."""
+        body = EnrolmentSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        given = body.validated_data
+        node, token = node_service.enrol_node(
+            join_token=given["join_token"],
+            enrolment=node_service.Enrolment(
+                name=given["name"],
+                public_key=given["public_key"],
+                urls=given["triton"],
+                info=given["info"],
+            ),
+        )
+        return Response({"node_id": str(node.pk), "token": token}, status=201)
+
+
+class NodeAPIView(APIView):
+    authentication_classes = (NodeAuthentication,)
+    permission_classes = (IsNode,)
+    parser_classes = (ReportParser,)
+
+    @property
+    def node(self) -> Node:
+        """The calling node."""
+        node = self.request.auth
+        assert isinstance(node, Node)
+        return node
+
+
+class DesiredView(NodeAPIView):
+    def get(self, request: Request) -> Response:
+        """What the node should hold loaded."""
+        return Response(nodes.describe_desired(self.node))
+
+
+class ReportView(NodeAPIView):
+    def post(self, request: Request) -> Response:
+        """Take the node's word on itself."""
+        assert isinstance(request.data, dict)  # The parser takes nothing else.
+        node_service.record_report(node=self.node, report=request.data)
+        return Response({})
+
+
+class ArtifactView(NodeAPIView):
+    def get(self, request: Request, version_id: UUID) -> Response:
+        """The manifest and the platform's wrap of a version that is assigned to the node."""
+        return Response(nodes.describe_artifact(nodes.access_artifact(self.node, version_id)))
+
+
+class PartResponse(FileResponse):
+    """A part of 64 MiB, in chunks that are worth a system call."""
+
+    block_size = object_store.CHUNK_BYTES
+
+
+class PartView(NodeAPIView):
+    def get(self, request: Request, version_id: UUID, file_index: int, part: int) -> PartResponse:
+        """The ciphertext of one part, streamed."""
+        row = nodes.access_part(self.node, version_id, file_index, part)
+        try:
+            file = object_store.open_part(row.storage_name)
+        except FileNotFoundError:
+            raise NotFoundError("The part is not in the store.") from None
+        except OSError as error:
+            raise ObjectStoreUnavailableError(retry_after_s=5) from error
+        headers: dict[str, Any] = {
+            "Content-Length": row.size_bytes,
+            "X-Part-SHA256": row.sha256,
+            "Cache-Control": "private, no-store",
+        }
+        return PartResponse(file, content_type="application/octet-stream", headers=headers)
+
+
+class WorkView(NodeAPIView):
+    def post(self, request: Request, work_id: UUID) -> Response:
+        """Take the result of a test or a benchmark."""
+        work = nodes.access_work(self.node, work_id)
+        body = WorkSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        node_service.record_work(work=work, **body.validated_data)
+        return Response({})

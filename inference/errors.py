@@ -1,0 +1,113 @@
+"""What the control plane of inference answers when it refuses; each code is stable."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from marketplace.core.errors import (
+    AuthenticationError,
+    ConflictError,
+    GoneError,
+    InvalidInputError,
+    MarketplaceError,
+    PayloadTooLargeError,
+    UnavailableError,
+)
+from strongroom.errors import StrongroomError
+
+
+class RefusedError(InvalidInputError):
+    """Sealed things that are not accepted; the code says which rule they break.
+
+    The codes are those of the SDK and of the onboarding log, so that a person finds the same
+    word on the command line, in the answer and on the page.
+    """
+
+    title = "What was sent is not accepted."
+
+    def __init__(self, code: str, detail: str, *, pointer: str = "", **params: Any) -> None:
+        errors = [{"pointer": pointer, "detail": detail}] if pointer else []
+        super().__init__(detail, errors=errors, **params)  # type: ignore[arg-type]
+        # An instance's own code: the SDK has dozens, and a class for each would say no more.
+        self.code = code  # type: ignore[misc]
+
+    @classmethod
+    def from_sdk(cls, error: StrongroomError) -> RefusedError:
+        """The same refusal, as the API answers it."""
+        return cls(error.code, error.detail, pointer=getattr(error, "pointer", ""))
+
+
+class LengthRequiredError(MarketplaceError):
+    code = "length_required"
+    http_status = 411
+    title = "The request must say its Content-Length."
+
+
+class PartChecksumMismatchError(InvalidInputError):
+    code = "part_checksum_mismatch"
+    title = "The part is not what its checksum says. Send it again."
+
+
+class PartSizeMismatchError(InvalidInputError):
+    code = "part_size_mismatch"
+    title = "The part does not have the size that the announced file gives it."
+
+
+class PartOutOfRangeError(InvalidInputError):
+    code = "part_out_of_range"
+    title = "The announced files have no such part."
+
+
+class UploadClosedError(ConflictError):
+    code = "upload_closed"
+    title = "This upload takes no more parts."
+
+
+class UploadExpiredError(GoneError):
+    code = "upload_expired"
+    title = "This upload has expired. Begin a new one."
+
+
+class TooManyUploadsError(ConflictError):
+    code = "too_many_uploads"
+    title = "Too many uploads are open. Complete or abort one."
+
+
+class QuotaExceededError(ConflictError):
+    code = "storage_quota_exceeded"
+    title = "The account's storage would be exceeded."
+
+
+class VersionTooLargeError(PayloadTooLargeError):
+    code = "version_too_large"
+    title = "The files of this version are larger than allowed."
+
+
+class TooManySigningKeysError(ConflictError):
+    code = "too_many_signing_keys"
+    title = "The account has as many signing keys as it may have."
+
+
+class SigningKeyRevokedError(ConflictError):
+    code = "signing_key_revoked"
+    title = "This signing key was revoked and cannot be used again."
+
+
+class KeyBrokerUnavailableError(UnavailableError):
+    code = "keybroker_unavailable"
+    title = "The key broker does not answer."
+
+
+class ObjectStoreUnavailableError(UnavailableError):
+    code = "object_store_unavailable"
+    title = "The object store cannot take or give this part right now."
+
+
+class JoinTokenInvalidError(AuthenticationError):
+    code = "join_token_invalid"
+    title = "The join token is unknown, used, expired or for another name."
+
+
+class GatewayUnavailableError(UnavailableError):
+    code = "gateway_unavailable"
+    title = "The gateway does not answer."

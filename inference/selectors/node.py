@@ -1,0 +1,143 @@
+"""Read nodes and what each of them should run. A node sees nothing but its own replicas."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from django.db.models import Count, Prefetch, Q, QuerySet
+
+from inference.models import Artifact, Node, Replica, ReplicaWork, UploadPart, WrappedKey
+from marketplace.core import keys
+from marketplace.core.clock import utc_now
+from marketplace.core.errors import NotFoundError
+
+# A node reports every 2 s; seven missed reports are no hiccup.
+LOST_AFTER = timedelta(seconds=15)
+# States in which a replica holds nothing on its node and will not by itself.
+ENDED_STATES = (Replica.State.FAILED, Replica.State.LOST, Replica.State.UNLOADED)
+
+
+def find_node_by_token(text: str) -> Node | None:
+    """The node of this token, unless it was revoked."""
+    if not text.startswith(keys.NODE) or not keys.is_well_formed(text):
+        return None
+    return Node.objects.filter(token_digest=keys.digest(text), revoked_at=None).first()
+
+
+def list_live_nodes() -> QuerySet[Node]:
+    """Nodes that report and whose Triton is ready, the least loaded first."""
+    return (
+        Node.objects.filter(
+            revoked_at=None, triton_ready=True, last_seen_at__gt=utc_now() - LOST_AFTER
+        )
+        .annotate(load=Count("replicas", filter=Q(replicas__wanted=True)))
+        .order_by("load", "name")
+    )
+
+
+def list_silent_nodes() -> QuerySet[Node]:
+    """Nodes that have stopped reporting, or were revoked."""
+    return Node.objects.filter(
+        Q(last_seen_at=None) | Q(last_seen_at__lte=utc_now() - LOST_AFTER) | ~Q(revoked_at=None)
+    )
+
+
+def list_wanted_replicas(node: Node) -> QuerySet[Replica]:
+    """What the node should hold loaded; all else must go."""
+    waiting = ReplicaWork.objects.filter(state=ReplicaWork.State.WAITING).order_by("created_at")
+    return (
+        node.replicas.filter(wanted=True)
+        .exclude(state=Replica.State.FAILED)
+        .prefetch_related(Prefetch("work", queryset=waiting, to_attr="waiting_work"))
+        .order_by("pk")
+    )
+
+
+def describe_desired(node: Node) -> dict[str, Any]:
+    """The desired state of a node, as its agent reads it."""
+    return {
+        "node_id": str(node.pk),
+        "replicas": [
+            {
+                "id": str(replica.pk),
+                "version_id": str(replica.version_id),
+                "purpose": replica.purpose,
+                "triton_name": replica.triton_name,
+                "work": _describe_work(replica.waiting_work),  # type: ignore[attr-defined]
+            }
+            for replica in list_wanted_replicas(node)
+        ],
+    }
+
+
+def _describe_work(waiting: list[ReplicaWork]) -> dict[str, str] | None:
+    return {"id": str(waiting[0].pk), "kind": waiting[0].kind} if waiting else None
+
+
+def access_artifact(node: Node, version_id: UUID) -> Artifact:
+    """The artifact of a version that this node should run.
+
+    Raises:
+        NotFoundError: No such version, or it is not this node's business.
+    """
+    artifact = (
+        Artifact.objects.select_related("signing_key")
+        .filter(version_id=version_id, version__in=_assigned_versions(node))
+        .first()
+    )
+    if artifact is None:
+        raise NotFoundError("No such artifact on this node.")
+    return artifact
+
+
+def access_part(node: Node, version_id: UUID, file_index: int, part: int) -> UploadPart:
+    """A stored part of a version that this node should run.
+
+    Raises:
+        NotFoundError: As `access_artifact`, or there is no such part.
+    """
+    row = UploadPart.objects.filter(
+        upload__artifact__version_id=version_id,
+        upload__version__in=_assigned_versions(node),
+        file_index=file_index,
+        part=part,
+    ).first()
+    if row is None:
+        raise NotFoundError("No such part on this node.")
+    return row
+
+
+def access_work(node: Node, work_id: UUID) -> ReplicaWork:
+    """A piece of work of one of this node's replicas.
+
+    Raises:
+        NotFoundError: None of that id on this node.
+    """
+    work = (
+        ReplicaWork.objects.select_related("replica").filter(pk=work_id, replica__node=node).first()
+    )
+    if work is None:
+        raise NotFoundError("No such work on this node.")
+    return work
+
+
+def _assigned_versions(node: Node) -> QuerySet[Replica, Any]:
+    return node.replicas.filter(wanted=True).values("version_id")
+
+
+def describe_artifact(artifact: Artifact) -> dict[str, Any]:
+    """An artifact as a node fetches it: the creator's own wrap is nobody's business there."""
+    wraps = WrappedKey.objects.filter(
+        version_id=artifact.version_id, recipient=WrappedKey.Recipient.PLATFORM
+    )
+    return {
+        "manifest": artifact.manifest,
+        "signature": artifact.signature,
+        "signing_public_key": artifact.signing_key.public_key,
+        "wrapped_keys": [
+            {"recipient": one.recipient, "kid": one.kid, "suite": one.suite, "blob": one.blob}
+            for one in wraps
+        ],
+    }

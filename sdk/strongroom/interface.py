@@ -569,7 +569,7 @@ class _Members:
         value = self.value.get(name)
         if value is None:
             return None
-        if type(value) not in {int, float} or not math.isfinite(value):
+        if type(value) not in {int, float} or not -_FLOAT64_MAX <= value <= _FLOAT64_MAX:
             self.fail(name, "type_mismatch", "Must be a finite number.")
         return value
 

@@ -295,7 +295,6 @@ class Push:
                 payload,
                 decode_base64(value["signature"]),
             )
-            public_key = decode_base64(value["public_key"], size_bytes=wrap.PUBLIC_KEY_BYTES)
         except (KeyError, TypeError, CanonicalError, SignatureError):
             raise PushError(
                 "platform_signature_invalid",
@@ -304,6 +303,8 @@ class Push:
             ) from None
         if value["suite"] != wrap.SUITE:
             raise PushError("suite_unsupported", "The platform wants a wrap that is not known.")
+        # What the platform signed is its own fault if it is no key.
+        public_key = decode_base64(value["public_key"], size_bytes=wrap.PUBLIC_KEY_BYTES)
         return _Kem(value["kid"], public_key)
 
     # --- Parts --------------------------------------------------------------------

@@ -409,6 +409,61 @@ def test_the_signature_check_is_what_refuses_it(ready, folder, monkeypatch):
     assert len(ready.sent_parts()) == 3
 
 
+def sign_upload_key(platform, answer, **changes):
+    """The platform's own signature over an answer that it should not give."""
+    kem = answer["kem"] | changes
+    fields = {name: kem[name] for name in ("kid", "suite", "public_key", "expires_at")}
+    payload = signature.upload_key_payload(
+        upload_id=answer["upload_id"], artifact_id=answer["version_id"], **fields
+    )
+    signed = signature.sign(platform.signing_key, signature.UPLOAD_KEY_TYPE, payload)
+    return answer | {"kem": kem | {"signature": base64.b64encode(signed).decode()}}
+
+
+@pytest.mark.parametrize(
+    ("_case", "change", "code"),
+    [
+        ("other parts", lambda p, a: a | {"part_size_bytes": 2**20}, "part_size_unsupported"),
+        ("no id", lambda p, a: a | {"upload_id": None}, "answer_invalid"),
+        ("no key", lambda p, a: a | {"kem": None}, "platform_signature_invalid"),
+        (
+            "key of another upload",
+            lambda p, a: a | {"upload_id": "other"},
+            "platform_signature_invalid",
+        ),
+        (
+            "key of another version",
+            lambda p, a: a | {"version_id": "other"},
+            "platform_signature_invalid",
+        ),
+        ("other suite", lambda p, a: sign_upload_key(p, a, suite="x"), "suite_unsupported"),
+        ("short key", lambda p, a: sign_upload_key(p, a, public_key="AAAA"), "base64_invalid"),
+    ],
+)
+def test_answers_that_a_push_does_not_build_on(ready, folder, monkeypatch, _case, change, code):
+    real = ready.begin_upload
+    monkeypatch.setattr(ready, "begin_upload", lambda *args: (201, change(ready, real(*args)[1])))
+
+    result = run("push", folder, code=1)
+
+    assert result.stderr.splitlines()[-1].startswith(f"error: {code}:")
+    assert ready.sent_parts() == []
+
+
+def test_a_key_of_small_order_is_not_sealed_to(ready, folder, monkeypatch):
+    real = ready.begin_upload
+    weak = base64.b64encode(bytes(32)).decode()
+    monkeypatch.setattr(
+        ready,
+        "begin_upload",
+        lambda *args: (201, sign_upload_key(ready, real(*args)[1], public_key=weak)),
+    )
+
+    result = run("push", folder, code=1)
+
+    assert result.stderr.splitlines()[-1].startswith("error: public_key_invalid:")
+
+
 def test_a_platform_with_another_key_gets_nothing(ready, folder):
     ready.signing_key = signature.generate_signing_key()
     before = len(ready.requests)

@@ -264,6 +264,18 @@ def test_an_error_of_the_reader_passes_through_and_leaves_nothing():
     assert out == bytes(len(out))
 
 
+def test_a_reader_that_gives_too_little_is_noticed():
+    key, aad, header, body = tampered_messages()["untouched"]
+    message = Message.open(key, aad, header, parameters=SMALL)
+    out = bytearray(len(PLAIN))
+
+    with pytest.raises(TamperedError, match="wrong length"):
+        floe.decrypt_segments_into(
+            message, out, lambda at: body[at * 256 : at * 256 + 255], len(body)
+        )
+    assert out == bytes(len(out))
+
+
 def test_parts_must_hold_whole_segments():
     key, aad, header, body = tampered_messages()["untouched"]
     message = Message.open(key, aad, header, parameters=SMALL)

@@ -258,6 +258,37 @@ def test_nan_as_minimum_is_refused():
     assert parse_refusal(description) == ("/inputs/3/minimum", "type_mismatch")
 
 
+def test_an_integer_beyond_all_floats_is_refused_as_minimum():
+    description = changed(EVERYTHING, ["inputs", 3, "minimum"], -(10**400))
+
+    assert parse_refusal(description) == ("/inputs/3/minimum", "type_mismatch")
+
+
+def test_members_of_rare_use_survive_json():
+    description = {
+        "inputs": [
+            {
+                "name": "x",
+                "kind": "tensor",
+                "datatype": "FP64",
+                "shape": [],
+                "allow_nan": True,
+                "description": "One number.",
+            }
+        ],
+        "outputs": [
+            {"name": "y", "kind": "integer", "datatype": "INT32", "description": "Its floor."}
+        ],
+        "batch": {"max_size": 1, "leading_axis": False},
+    }
+
+    parsed = Interface.parse(description)
+
+    assert parsed.to_json() == description
+    assert (parsed.inputs[0].wire_shape, parsed.outputs[0].wire_shape) == ((1,), (1,))
+    assert str(InterfaceError("/x", "required", "No.")) == "required at /x: No."
+
+
 @pytest.mark.parametrize("member", ["inputs", "outputs"])
 def test_number_of_inputs_and_outputs_is_limited(member):
     def description(count):

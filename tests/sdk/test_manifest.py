@@ -81,6 +81,19 @@ def test_a_manifest_survives_its_own_bytes():
     assert (parsed.plain_size_bytes, parsed.cipher_size_bytes) == (100, 132)
 
 
+def test_a_manifest_need_not_be_published():
+    parsed = Manifest.parse(canonicalize(changed(["publish_channel"], None)))
+
+    assert parsed.publish_channel is None
+
+
+def test_the_text_of_a_refusal_names_code_and_place():
+    with pytest.raises(ManifestError) as refused:
+        Manifest.parse(canonicalize(changed(["runtime"], "x")))
+
+    assert str(refused.value) == "runtime_unknown at /runtime: Must be one of: onnx, transformers."
+
+
 def test_a_built_manifest_equals_the_parsed_one():
     built = Manifest(
         artifact_id=ARTIFACT,
@@ -158,6 +171,7 @@ def test_a_built_manifest_equals_the_parsed_one():
             "size_mismatch",
             "/files/0/cipher_size_bytes",
         ),
+        ("parts object", ["files", 0, "parts"], {}, "member_invalid", "/files/0/parts"),
         ("part missing", ["files", 0, "parts"], [], "size_mismatch", "/files/0/parts"),
         (
             "part size",

@@ -82,6 +82,15 @@ def test_garbage_is_refused(blob):
     assert refused_code(wrap.unseal, blob, PRIVATE, {"purpose": "x"}) == "key_wrap_invalid"
 
 
+def test_a_key_of_another_length_is_refused():
+    info = wrap.dek_info(artifact_id=ARTIFACT, recipient_kid="k1")
+    short = WrappedKey("platform", "k1", wrap.SUITE, wrap.seal(DEK[:16], PUBLIC, info))
+
+    assert refused_code(wrap.unwrap_dek, short, PRIVATE, artifact_id=ARTIFACT) == (
+        "key_wrap_invalid"
+    )
+
+
 def test_the_binding_is_the_infos_work(monkeypatch):
     """Negative control: without the artifact in the info, the moved wrap would open."""
     monkeypatch.setattr(wrap, "dek_info", lambda **_: {"purpose": "x"})

@@ -39,6 +39,7 @@ def main(arguments: list[str]) -> None:
     program = arguments[5:]
     # A core dump of almost any of our processes would hold secrets.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.umask(0o077)
     if uid >= 0:
         become(uid, gid, capability)
     # After the change of user, which clears it.

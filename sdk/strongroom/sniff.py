@@ -131,7 +131,8 @@ def _classify_zip(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError):
+    except (zipfile.BadZipFile, RuntimeError, OSError, ValueError):
+        # RuntimeError: written for a later version of the format than Python reads.
         return "archive_refused"
     return _classify_names(names)
 

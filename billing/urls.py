@@ -2,9 +2,17 @@ from __future__ import annotations
 
 from django.urls import path
 
-from billing.views import webhook
+from billing.views import earnings, price, wallet, webhook
 
 app_name = "billing"
 urlpatterns = [
+    path("console/wallet", wallet.wallet, name="wallet"),
+    path("console/usage", wallet.usage, name="usage"),
+    path("console/topups/<uuid:topup_id>", wallet.topup_return, name="topup-return"),
+    path("dashboard/earnings", earnings.earnings, name="earnings"),
+    path("panels/wallet", wallet.wallet_panel, name="wallet-panel"),
+    path("panels/usage", wallet.usage_panel, name="usage-panel"),
+    path("panels/earnings", earnings.earnings_panel, name="earnings-panel"),
+    path("panels/price/<slug:owner>/<str:name>", price.price_panel, name="price-panel"),
     path("stripe/webhook", webhook.stripe_webhook, name="stripe-webhook"),
 ]

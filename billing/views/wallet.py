@@ -1,0 +1,123 @@
+"""The consumer's side of money: wallet, top-ups, usage."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from django.contrib.auth.decorators import login_required
+from django.core.paginator import Paginator
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_http_methods, require_safe
+
+from billing.forms.topup import TopupForm
+from billing.models import LedgerAccount, Topup
+from billing.selectors.ledger import find_ledger_account, list_entries
+from billing.selectors.topup import access_topup, list_topups
+from billing.selectors.usage import list_usage, sum_usage
+from billing.services.topup import settle_topup, start_topup
+from marketplace.context import actor_of, requested_account
+from marketplace.core import ids
+from marketplace.models import Account
+from marketplace.selectors.access import has_right
+
+PAGE_SIZE = 50
+PANEL_SIZE = 8
+
+
+@login_required
+@require_http_methods(["GET", "HEAD", "POST"])
+def wallet(request: HttpRequest) -> HttpResponse:
+    """Balance, statement, and the form to buy credit; POST leads to the payment page."""
+    account = requested_account(request)
+    form = TopupForm(request.POST or None)
+    if request.method == "POST":
+        account = requested_account(request, "billing")
+        if form.is_valid():
+            topup = start_topup(actor_of(request), account, amount_cents=form.amount_cents)
+            return redirect(topup.checkout_url)
+    context = wallet_context(request, account) | {
+        "form": form,
+        "topups": list_topups(account)[:PANEL_SIZE],
+        "page": statement_page(request, account),
+    }
+    return render(request, "billing/wallet.html", context, status=422 if form.errors else 200)
+
+
+@login_required
+@require_safe
+def wallet_panel(request: HttpRequest) -> HttpResponse:
+    """The balance, for a place on another page."""
+    context = wallet_context(request, requested_account(request))
+    return render(request, "billing/panels/wallet.html", context)
+
+
+@login_required
+@require_safe
+def topup_return(request: HttpRequest, topup_id: UUID) -> HttpResponse:
+    """Where the payer comes back to. It shows what Stripe says, and asks again while open.
+
+    Never the only place where a payment is noticed: the webhook and a poll do it as well.
+    """
+    topup = access_topup(actor_of(request), topup_id)
+    topup = settle_topup(topup.pk)
+    has_paid = "session_id" in request.GET
+    context = {
+        "topup": topup,
+        "account": topup.account,
+        "is_waiting": has_paid and topup.state == Topup.State.OPEN,
+    }
+    template = "billing/panels/topup.html" if request.htmx else "billing/topup.html"  # type: ignore[attr-defined]
+    return render(request, template, context)
+
+
+@login_required
+@require_safe
+def usage(request: HttpRequest) -> HttpResponse:
+    """Every prediction that was booked, newest first."""
+    account = requested_account(request)
+    predictions, gross_nanos = sum_usage(account)
+    page = Paginator(list_usage(account), PAGE_SIZE).get_page(request.GET.get("page"))
+    context = {
+        "account": account,
+        "page": page,
+        "rows": usage_rows(page.object_list),
+        "predictions": predictions,
+        "gross_nanos": gross_nanos,
+    }
+    return render(request, "billing/usage.html", context)
+
+
+@login_required
+@require_safe
+def usage_panel(request: HttpRequest) -> HttpResponse:
+    """The latest predictions, for a place on another page."""
+    account = requested_account(request)
+    context = {"account": account, "rows": usage_rows(list_usage(account)[:PANEL_SIZE])}
+    return render(request, "billing/panels/usage.html", context)
+
+
+def wallet_context(request: HttpRequest, account: Account) -> dict[str, Any]:
+    """What the wallet holds, and whether the person may add to it."""
+    row = find_ledger_account(LedgerAccount.Kind.WALLET, holder_id=account.pk)
+    return {
+        "account": account,
+        "posted_nanos": row.posted_nanos if row else 0,
+        "held_nanos": row.held_nanos if row else 0,
+        "available_nanos": row.available_nanos if row else 0,
+        "can_top_up": has_right(actor_of(request), account, "billing"),
+    }
+
+
+def statement_page(request: HttpRequest, account: Account) -> Any:
+    """A page of the wallet's entries; None before its first money."""
+    row = find_ledger_account(LedgerAccount.Kind.WALLET, holder_id=account.pk)
+    if row is None:
+        return None
+    return Paginator(list_entries(row), PAGE_SIZE).get_page(request.GET.get("page"))
+
+
+def usage_rows(events: Any) -> list[dict[str, Any]]:
+    """Usage events with their public ids."""
+    return [{"event": event, "id": ids.to_public(event.prediction_id)} for event in events]

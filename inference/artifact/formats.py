@@ -157,9 +157,9 @@ def _is_pickle(head: bytes) -> bool:
         # An array of objects is a pickle with a preface.
         return b"|O" in head[:512]
     # Protocol 2 and later announce themselves: PROTO, version, then an opcode. A
-    # safetensors header of such a length would have "{" at offset 8 and zeros before.
+    # safetensors file may begin with the same two bytes, as the length of its header.
     if head[:1] == b"\x80" and len(head) > 2 and 2 <= head[1] <= 5:
-        return head[4:8] != bytes(4)
+        return not (head[3:8] == bytes(5) and head[8:9] == b"{")
     # Protocol 0 and 1 have no mark; a global or a dict, and the final dot, are typical.
     is_global = re.match(rb"\(?[cd(\]}]?c?[A-Za-z_][\w.]*\n[A-Za-z_]\w*\n", head) is not None
     return is_global and head.rstrip()[-1:] == b"."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import threading
 import time
@@ -19,6 +18,7 @@ from strongroom.sealing.manifest import Manifest, SealedFile
 
 # A message for every twentieth of the way is enough for a progress bar.
 _PROGRESS_STEPS = 20
+NOT_LOCKED = "none"
 _LEASE_MEMBERS = ("lease_id", "node_id", "expires_at", "sealed_dek")
 
 
@@ -38,16 +38,13 @@ class PlainFile:
 
 @dataclass(frozen=True, slots=True)
 class Decrypted:
-    """All files of an artifact, and how long it took."""
+    """All files of an artifact, and how it went."""
 
     files: tuple[PlainFile, ...]
     total_bytes: int
     duration_s: float
-
-    @property
-    def is_locked(self) -> bool:
-        """Whether none of it can be swapped out."""
-        return all(one.buffer.is_locked for one in self.files)
+    # What cannot be swapped out: the whole process, the weights only, or nothing.
+    lock_scope: str
 
     def wipe(self) -> None:
         """Overwrite everything."""
@@ -114,6 +111,7 @@ def decrypt_files(
         HeaderError: Another key, or another artifact's file.
         TamperedError: A part is not what was sealed.
     """
+    is_process_locked = memory.lock_process()
     begin = time.monotonic()
     progress = _Progress(manifest.plain_size_bytes, report)
     opened: list[tuple[SealedFile, floe.Message]] = []
@@ -126,9 +124,14 @@ def decrypt_files(
         for file, message in opened:
             buffer = memory.PlainBuffer(file.plain_size_bytes)
             files.append(PlainFile(file.path, file.kind, buffer))
-            parts = [_map_part(next(left)) for _ in file.parts]
-            floe.decrypt_into(
-                message, buffer.view, parts, threads=threads, progress=progress.advance
+            parts = [next(left) for _ in file.parts]
+            floe.decrypt_segments_into(
+                message,
+                buffer.view,
+                _SegmentReader(parts).read,
+                file.cipher_size_bytes,
+                threads=threads,
+                progress=progress.advance,
             )
     except BaseException:
         for one in files:
@@ -137,7 +140,10 @@ def decrypt_files(
     finally:
         for _, message in opened:
             message.wipe()
-    return Decrypted(tuple(files), manifest.plain_size_bytes, time.monotonic() - begin)
+    scope = NOT_LOCKED
+    if is_process_locked or all(one.buffer.is_locked for one in files):
+        scope = "process" if is_process_locked else "weights"
+    return Decrypted(tuple(files), manifest.plain_size_bytes, time.monotonic() - begin, scope)
 
 
 def part_sizes(manifest: Manifest) -> Iterator[int]:
@@ -147,8 +153,24 @@ def part_sizes(manifest: Manifest) -> Iterator[int]:
             yield part.size_bytes
 
 
-def _map_part(handle: int) -> memoryview:
-    return memoryview(mmap.mmap(handle, os.fstat(handle).st_size, prot=mmap.PROT_READ))
+class _SegmentReader:
+    """Reads sealed segments of one file, each thread into a buffer of its own.
+
+    Not a memory map: a part that someone cuts while it is mapped would kill the process,
+    and a process that locks its memory would lock the ciphertext, too.
+    """
+
+    def __init__(self, parts: Sequence[int]) -> None:
+        self._parts = parts
+        self._own = threading.local()
+
+    def read(self, position: int) -> memoryview:
+        buffer = getattr(self._own, "buffer", None)
+        if buffer is None:
+            buffer = self._own.buffer = bytearray(floe.SEGMENT_BYTES)
+        part, segment = divmod(position, floe.SEGMENTS_PER_PART)
+        offset = segment * floe.SEGMENT_BYTES
+        return memoryview(buffer)[: os.preadv(self._parts[part], [buffer], offset)]
 
 
 class _Progress:

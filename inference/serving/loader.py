@@ -8,6 +8,7 @@ load fail with that code and nothing else in its log.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -15,19 +16,20 @@ import tempfile
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from inference.artifact import formats
 from inference.artifact.errors import ArtifactError
 from inference.serving import decryption, digest, memory, sandbox
 from inference.serving.decryption import Decrypted
-from inference.serving.errors import LoadError, RequestError
+from inference.serving.errors import CancelledError, LoadError, RequestError
 from inference.serving.examples import make_example
 from inference.serving.execution import Executor
-from inference.serving.runtimes.base import Runtime
+from inference.serving.runtimes.base import Arrays, Runtime
 from inference.serving.session import NodeSession, check_parts
 from strongroom.errors import StrongroomError
 from strongroom.interface import Interface
@@ -52,6 +54,8 @@ _ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",
 }
 PURPOSES = ("scan", "serve")
+# The first token runs over the whole prompt, the second over one: two kinds of call.
+_WARM_UP_STEPS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +119,6 @@ class Loader:
         Raises:
             RuntimeError: With the reason code; Triton writes it into its log.
         """
-        reason_code = "internal_error"
         try:
             config = LoaderConfig.parse(args)
             sandbox.harden()
@@ -124,11 +127,8 @@ class Loader:
                     self._load(config, session)
                 except BaseException as error:
                     self.finalize()
-                    reason_code, detail = _explain(error)
-                    session.report_failure(reason_code, detail)
+                    session.report_failure(*_explain(error))
                     raise
-        except LoadError as error:
-            reason_code = error.reason_code
         except Exception as error:  # noqa: BLE001 - its text may quote what was decrypted
             reason_code, _ = _explain(error)
         else:
@@ -159,59 +159,35 @@ class Loader:
             public_key=encode_base64(wrap.derive_public_key(private_key)),
             loader_digest=digest.compute_loader_digest(config.root),
         )
-        text, handles = session.receive_artifact()
-        try:
-            manifest = Manifest.parse(text)
-            check_parts(handles, list(decryption.part_sizes(manifest)))
-            interface = manifest.parsed_interface
-            formats.check_layout(manifest.runtime, [one.kind for one in manifest.files])
-            for one in manifest.files:
-                formats.check_name(one.path)
+        with _receive_artifact(session) as artifact:
             clock.stop("receive")
             threads = _count_threads()
-            self._runtime = runtime = _make_runtime(manifest.runtime, threads)
+            self._runtime = runtime = _make_runtime(artifact.manifest.runtime, threads)
             pb_utils = _import_libraries(runtime)
             clock.stop("import")
             confined = _confine(config, session)
             clock.stop("sandbox")
-            lease = session.receive_lease()
             dek = decryption.open_lease(
-                lease,
+                session.receive_lease(),
                 private_key=private_key,
                 replica_id=config.replica_id,
-                artifact_id=manifest.artifact_id,
+                artifact_id=artifact.manifest.artifact_id,
             )
-            del private_key, lease
+            del private_key
             clock.stop("lease")
-            is_process_locked = memory.lock_process()
-            session.report_progress("decrypting", 0.0)
             try:
-                self._decrypted = decryption.decrypt_files(
-                    manifest,
-                    handles,
-                    dek,
-                    threads=threads,
-                    report=lambda share: session.report_progress("decrypting", share),
-                )
+                self._decrypted = _decrypt(session, artifact, dek, threads)
             finally:
                 memory.wipe(dek)
             clock.stop("decrypt")
-        finally:
-            for handle in handles:
-                os.close(handle)
-        self._validate(session, runtime, interface)
+        self._validate(session, runtime, artifact.interface)
         clock.stop("validate")
         self._build(session, runtime)
         clock.stop("build")
-        session.report_progress("warming", 0.0)
-        # The first request finds everything in place.
-        runtime.run(make_example(manifest, interface), _never)
-        self._executor = Executor(runtime, interface, pb_utils)
+        _warm_up(session, runtime, make_example(artifact.manifest, artifact.interface))
+        self._executor = Executor(runtime, artifact.interface, pb_utils)
         clock.stop("warm_up")
-        report = self._describe(
-            clock, confined, is_process_locked=is_process_locked, threads=threads
-        )
-        session.send({"loaded": report})
+        session.send({"loaded": self._describe(clock, confined, threads)})
 
     def _validate(self, session: NodeSession, runtime: Runtime, interface: Interface) -> None:
         assert self._decrypted is not None
@@ -235,17 +211,9 @@ class Loader:
                 one.buffer.wipe()
 
     def _describe(
-        self,
-        clock: _Clock,
-        confined: sandbox.SandboxReport,
-        *,
-        is_process_locked: bool,
-        threads: int,
+        self, clock: _Clock, confined: sandbox.SandboxReport, threads: int
     ) -> dict[str, Any]:
         assert self._decrypted is not None
-        locked = "process" if is_process_locked else "none"
-        if not is_process_locked and self._decrypted.is_locked:
-            locked = "weights"
         return {
             **clock.steps,
             "plain_size_bytes": self._decrypted.total_bytes,
@@ -254,8 +222,8 @@ class Loader:
             ),
             "resident_size_bytes": memory.resident_bytes(),
             "threads": threads,
-            "locked": locked != "none",
-            "locked_scope": locked,
+            "locked": self._decrypted.lock_scope != decryption.NOT_LOCKED,
+            "locked_scope": self._decrypted.lock_scope,
             "swap": memory.has_swap(),
             "sandbox": confined.to_json(),
             "versions": _list_versions(),
@@ -279,6 +247,49 @@ def _count_threads() -> int:
     text = os.environ.get("OMP_NUM_THREADS", "")
     available = len(os.sched_getaffinity(0))
     return min(int(text), available) if text.isdigit() and int(text) else available
+
+
+@dataclass(frozen=True, slots=True)
+class _Artifact:
+    """What the node handed over; the descriptors are closed at the end of the block."""
+
+    manifest: Manifest
+    interface: Interface
+    handles: Sequence[int]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self.handles:
+            os.close(handle)
+
+
+def _receive_artifact(session: NodeSession) -> _Artifact:
+    """Wait for manifest and parts, and check what can be checked of them now."""
+    text, handles = session.receive_artifact()
+    try:
+        manifest = Manifest.parse(text)
+        check_parts(handles, list(decryption.part_sizes(manifest)))
+        formats.check_layout(manifest.runtime, [one.kind for one in manifest.files])
+        for one in manifest.files:
+            formats.check_name(one.path)
+        return _Artifact(manifest, manifest.parsed_interface, handles)
+    except BaseException:
+        for handle in handles:
+            os.close(handle)
+        raise
+
+
+def _decrypt(session: NodeSession, artifact: _Artifact, dek: bytearray, threads: int) -> Decrypted:
+    session.report_progress("decrypting", 0.0)
+    return decryption.decrypt_files(
+        artifact.manifest,
+        artifact.handles,
+        dek,
+        threads=threads,
+        report=lambda share: session.report_progress("decrypting", share),
+    )
 
 
 def _make_runtime(name: str, threads: int) -> Runtime:
@@ -320,8 +331,15 @@ def _enter_empty_folder() -> None:
     Path(folder).rmdir()
 
 
-def _never() -> bool:
-    return False
+def _warm_up(session: NodeSession, runtime: Runtime, example: Arrays) -> None:
+    """Run once, so that the first request finds everything in place.
+
+    A generation is ended after its first steps, as a consumer would end it.
+    """
+    session.report_progress("warming", 0.0)
+    steps_left = itertools.count(_WARM_UP_STEPS, -1)
+    with suppress(CancelledError):
+        runtime.run(example, lambda: next(steps_left) <= 0)
 
 
 def _list_versions() -> dict[str, str]:

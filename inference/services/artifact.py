@@ -7,7 +7,6 @@ the wrap opens, that the headers fit) is for onboarding's first step.
 from __future__ import annotations
 
 import hashlib
-from functools import partial
 from typing import Any
 
 from django.db import transaction
@@ -79,7 +78,7 @@ def complete_upload(
         version = _write(upload, actor, manifest, manifest_text, digest, signature_text, wraps)
         keep = {one.storage_name for one in parts}
         transaction.on_commit(
-            partial(object_store.delete_other_parts, version.pk, keep), robust=True
+            lambda: object_store.delete_other_parts(version.pk, keep), robust=True
         )
         onboarding.enqueue(version.pk)
     return version

@@ -52,8 +52,9 @@ def stop_deployment(*, deployment_id: UUID) -> None:
 
 def release_replicas(replicas: QuerySet[Replica]) -> int:
     """No longer want these replicas: their node unloads them. Returns how many were wanted."""
-    # Only those that change: each changed row wakes the gateways.
-    return replicas.filter(wanted=True).update(wanted=False, changed_at=utc_now())
+    # Only those that change: each changed row wakes the gateways. `changed_at` stays: it is
+    # when the replica itself last changed, which decides when a failed one is tried again.
+    return replicas.filter(wanted=True).update(wanted=False)
 
 
 def place_replicas(*, deployment_id: UUID) -> int:
@@ -74,7 +75,8 @@ def place_replicas(*, deployment_id: UUID) -> int:
         taken = {replica.node_id for replica in working}
         chosen = find_nodes(count=missing, excluded=taken)
         lost = deployment.replicas.filter(wanted=True, state=Replica.State.LOST).order_by("pk")
-        release_replicas(Replica.objects.filter(pk__in=list(lost[: len(chosen)])))
+        replaced = list(lost.values_list("pk", flat=True)[: len(chosen)])
+        release_replicas(Replica.objects.filter(pk__in=replaced))
         for node in chosen:
             Replica.objects.create(
                 version_id=deployment.version_id,

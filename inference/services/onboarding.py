@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 from datetime import datetime, timedelta
-from functools import partial
 from uuid import UUID
 
 from django.db import transaction
@@ -64,7 +63,12 @@ def create_steps(version: ModelVersion) -> None:
 
 def enqueue(version_id: UUID) -> None:
     """Look at a version soon after this transaction; without Redis, the sweep will."""
-    transaction.on_commit(partial(tasks.advance_onboarding.delay, str(version_id)), robust=True)
+
+    def ask() -> None:
+        tasks.advance_onboarding.delay(str(version_id))
+
+    # A function, not a partial: Django wants its name to log a failure.
+    transaction.on_commit(ask, robust=True)
 
 
 def sweep() -> int:

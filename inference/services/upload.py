@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -235,7 +234,7 @@ def _record_part(
         if known.sha256 != sha256:
             surplus, known.storage_name, known.sha256 = known.storage_name, name, sha256
             known.save(update_fields=["storage_name", "sha256"])
-        transaction.on_commit(partial(object_store.delete_part, surplus))
+        transaction.on_commit(lambda: object_store.delete_part(surplus), robust=True)
         return known
 
 
@@ -304,6 +303,7 @@ def _close(upload: Upload, state: Upload.State, reason_code: str) -> None:
 
 def _delete_parts(upload: Upload) -> None:
     upload.parts.all().delete()
+    version_id = upload.version_id
     transaction.on_commit(
-        partial(object_store.delete_other_parts, upload.version_id, keep=set()), robust=True
+        lambda: object_store.delete_other_parts(version_id, keep=set()), robust=True
     )

@@ -1,0 +1,206 @@
+"""The gateway: the data plane's HTTP front, as an RSGI application without Django.
+
+One process is one event loop. Requests pass key, input, hold, Triton and booking in this
+order; see `inference.gateway.predictor`. Several processes need nothing of each other.
+
+Run: granian --interface rsgi --loop uvloop --http 1 --no-ws inference.gateway.app:app
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import Any
+
+from inference.gateway.auth import Authenticator
+from inference.gateway.catalog import Catalog
+from inference.gateway.changes import Changes
+from inference.gateway.config import REQUESTS_OPEN_MAX, GatewayConfig
+from inference.gateway.database import Database
+from inference.gateway.errors import CapacityError
+from inference.gateway.holds import Holds
+from inference.gateway.http import Answer, Request, RSGIProtocol, json_answer
+from inference.gateway.idempotency import Idempotency
+from inference.gateway.meter import Meter
+from inference.gateway.predictor import Predictor
+from inference.gateway.protocols.native import NativeProtocol
+from inference.gateway.protocols.oip import OIPProtocol
+from inference.gateway.route import Routes
+from inference.gateway.triton_pool import TritonPool
+from marketplace.core.env import env_text
+from marketplace.core.errors import MarketplaceError, NotFoundError
+from marketplace.core.ids import to_public
+from marketplace.core.problem import problem_headers
+
+logger = logging.getLogger(__name__)
+
+_DRAIN_S = 10.0
+_TIDY_S = 30.0
+# Of every answer: they belong to one caller, and no cache between may keep them.
+_COMMON = [("cache-control", "private, no-store"), ("vary", "Authorization")]
+# An error that a repeat of the same call cannot mend, for client libraries that ask.
+_NO_RETRY = frozenset({"idempotency_mismatch", "booking_unknown", "model_failed"})
+
+
+class Gateway:
+    """Everything one process holds, and the entry that granian calls."""
+
+    def __init__(self, config: GatewayConfig) -> None:
+        self.config = config
+        self.database = Database(config.database_url)
+        self.authenticator = Authenticator(
+            self.database, playground_secret=config.playground_secret
+        )
+        self.catalog = Catalog(self.database)
+        self.routes = Routes(self.database)
+        self.changes = Changes(config.database_url, [self.authenticator, self.catalog, self.routes])
+        self.pool = TritonPool()
+        self.meter = Meter(config.database_url, wait_s=config.settle_wait_s)
+        self.idempotency = Idempotency(self.database, claim_ttl_s=config.hold_ttl_s)
+        self.predictor = Predictor(
+            config,
+            holds=Holds(self.database, ttl_s=config.hold_ttl_s),
+            routes=self.routes,
+            pool=self.pool,
+            meter=self.meter,
+            idempotency=self.idempotency,
+        )
+        self.native = NativeProtocol(self)
+        self.oip = OIPProtocol(self)
+        self.requests_open = 0
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Begin to listen and to tidy; Postgres may come later than this process."""
+        await self.database.open()
+        for job in (
+            self.changes.run(),
+            self.authenticator.flush_used(),
+            self.routes.run(),
+            self._tidy(),
+        ):
+            self._tasks.append(asyncio.create_task(job))
+
+    async def stop(self) -> None:
+        """Book what is on its way, then let go of everything."""
+        await self.meter.drain(_DRAIN_S)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.pool.close()
+        await self.database.close()
+
+    def is_ready(self) -> bool:
+        """Whether predictions can be taken: Postgres is there and tells of changes."""
+        return self.changes.is_listening
+
+    async def handle(self, scope: Any, protocol: RSGIProtocol) -> None:
+        """Answer one request; nothing that it raises goes further."""
+        request = Request(
+            method=scope.method,
+            path=scope.path,
+            segments=scope.path.strip("/").split("/"),
+            query_string=scope.query_string,
+            headers=scope.headers,
+            protocol=protocol,
+            body_bytes_max=self.config.body_bytes_max,
+        )
+        self.requests_open += 1
+        try:
+            answer = await self._answer(request)
+        finally:
+            self.requests_open -= 1
+        protocol.response_bytes(
+            answer.status,
+            [
+                ("content-type", answer.content_type),
+                ("x-request-id", request.request_id),
+                ("inference-id", to_public(request.prediction_id or request.id)),
+                ("x-cost-nano-usd", str(answer.cost_nanos)),
+                *_COMMON,
+                *answer.headers,
+            ],
+            answer.body,
+        )
+        if request.body_is_unread:
+            await request.discard_body()
+
+    async def _answer(self, request: Request) -> Answer:
+        """The answer, an error included, in the words of the protocol that was called."""
+        family = self.oip if request.segments[0] == "v2" else self.native
+        try:
+            if self.requests_open > REQUESTS_OPEN_MAX:
+                raise CapacityError(retry_after_s=1)
+            match request.segments:
+                case ["v1" | "v2", *_]:
+                    return await family.answer(request)
+                case ["health"] if request.method == "GET":
+                    return self._answer_health()
+            raise NotFoundError
+        except MarketplaceError as error:
+            failure = error
+        except Exception:  # The one place where every error ends.
+            logger.exception("request %s failed", request.request_id)
+            failure = MarketplaceError()
+        answer = family.render_error(request, failure)
+        answer.headers += _error_headers(failure)
+        if failure.http_status >= 500:
+            logger.warning(
+                "%s %s %s: %d %s",
+                *(request.request_id, request.method, request.path),
+                *(failure.http_status, failure.code),
+            )
+        return answer
+
+    def _answer_health(self) -> Answer:
+        is_ready = self.is_ready()
+        document = {"status": "ok" if is_ready else "unavailable", "database": is_ready}
+        return json_answer(document, status=200 if is_ready else 503)
+
+    async def _tidy(self) -> None:
+        while True:
+            await asyncio.sleep(_TIDY_S)
+            self.pool.keep_only(self.routes.list_base_urls())
+
+
+class Application:
+    """What granian loads: reads the environment when its worker starts, not before."""
+
+    def __init__(self) -> None:
+        self.gateway: Gateway | None = None
+
+    def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start; granian calls it once per worker, before the first request."""
+        logging.basicConfig(
+            level=env_text("STRONGROOM_LOG_LEVEL", "INFO").upper(),
+            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        )
+        # The pool says every second that Postgres is away; once a connection is enough.
+        logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
+        self.gateway = Gateway(GatewayConfig.from_env())
+        loop.run_until_complete(self.gateway.start())
+
+    def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Stop; granian calls it when the last request has been answered."""
+        if self.gateway is not None:
+            with suppress(asyncio.CancelledError):
+                loop.run_until_complete(self.gateway.stop())
+
+    async def __rsgi__(self, scope: Any, protocol: RSGIProtocol) -> None:
+        """Answer one request."""
+        assert self.gateway is not None
+        await self.gateway.handle(scope, protocol)
+
+
+def _error_headers(error: MarketplaceError) -> list[tuple[str, str]]:
+    headers = {name.lower(): value for name, value in problem_headers(error).items()}
+    headers.pop("cache-control", None)
+    if error.http_status == 401:
+        headers["www-authenticate"] = "Bearer"
+    if error.code in _NO_RETRY:
+        headers["x-should-retry"] = "false"
+    return list(headers.items())
+
+
+app = Application()

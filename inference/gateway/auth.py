@@ -1,0 +1,240 @@
+"""Who is calling: API keys, and the short-lived tokens of the site's try-it form.
+
+A key is looked up by its SHA-256, so no secret is kept in memory and none can be found by
+measuring time. From here on only the key's id exists: neither log nor error shows a key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import hmac
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from inference.gateway.cache import Cache
+from inference.gateway.config import KEY_TTL_S, PLAYGROUND_TTL_S
+from inference.gateway.database import Database, DatabaseUnavailableError
+from inference.gateway.errors import AccountSuspendedError
+from marketplace.core import keys
+from marketplace.core.clock import utc_now
+from marketplace.core.errors import AuthenticationError, ForbiddenError
+
+logger = logging.getLogger(__name__)
+
+PLAYGROUND_PREFIX = "sp_"
+PREDICT, READ = "predict", "read"
+# No key of ours is longer; what is longer is not hashed.
+_CREDENTIAL_LENGTH_MAX = 1024
+# `last_used_at` is for people: a minute's precision costs one write a minute and key.
+_USED_INTERVAL_S = 60.0
+_FLUSH_S = 1.0
+
+_FIND_KEY = """
+    SELECT k.id, k.mode, k.scopes, k.expires_at, k.account_id,
+        a.slug, a.suspended_at IS NOT NULL AS is_suspended
+    FROM marketplace_apikey k JOIN marketplace_account a ON a.id = k.account_id
+    WHERE k.digest = %s AND k.revoked_at IS NULL
+"""
+_FIND_ACCOUNT = """
+    SELECT a.id AS account_id, a.slug, a.suspended_at IS NOT NULL AS is_suspended
+    FROM marketplace_account a WHERE a.id = %s
+"""
+_NOTE_USED = """
+    UPDATE marketplace_apikey SET last_used_at = now()
+    WHERE id = ANY(%s) AND (last_used_at IS NULL OR last_used_at < now() - interval '30 seconds')
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """An account that calls, and what its key allows."""
+
+    account_id: UUID
+    slug: str
+    key_id: UUID | None
+    is_test: bool
+    scopes: frozenset[str]
+    expires_at: datetime | None
+    is_suspended: bool
+    source: str = "api"
+
+    def require(self, *scopes: str) -> None:
+        """Refuse a key that has none of the scopes.
+
+        Raises:
+            ForbiddenError: With the scopes that would do.
+        """
+        if self.scopes.isdisjoint(scopes):
+            wanted = " or ".join(scopes)
+            raise ForbiddenError(f"The key does not have the scope {wanted}.")
+
+
+class Authenticator:
+    """Finds the caller of a request; a `Listener` of changes to keys and accounts."""
+
+    def __init__(self, database: Database, *, playground_secret: str) -> None:
+        self.database = database
+        self._playground_key = playground_secret.encode()
+        self._callers: Cache[bytes | UUID, Caller] = Cache(KEY_TTL_S)
+        self._digests: dict[str, bytes] = {}
+        self._noted_s: dict[UUID, float] = {}
+        self._used: set[UUID] = set()
+
+    async def authenticate(self, authorization: str | None, *, allow_basic: bool) -> Caller:
+        """The caller that an `Authorization` header names.
+
+        Args:
+            authorization: The header's value.
+            allow_basic: Whether the key may stand as the password of Basic, which is all
+                that some clients of /v2 can send.
+
+        Raises:
+            AuthenticationError: No key, or none that is valid now.
+            AccountSuspendedError: The account may not call.
+        """
+        credential = _read_credential(authorization, allow_basic=allow_basic)
+        if credential.startswith(PLAYGROUND_PREFIX):
+            caller = await self._find_playground(credential)
+        else:
+            caller = await self._find_key(credential)
+        if caller.expires_at is not None and caller.expires_at <= utc_now():
+            raise AuthenticationError("The key has expired.")
+        if caller.is_suspended:
+            raise AccountSuspendedError
+        if caller.key_id is not None:
+            self._note_used(caller.key_id)
+        return caller
+
+    async def flush_used(self) -> None:
+        """Write down for ever, once a second, which keys were used."""
+        while True:
+            await asyncio.sleep(_FLUSH_S)
+            if not self._used:
+                continue
+            used, self._used = self._used, set()
+            try:
+                await self.database.write(_NOTE_USED, [list(used)])
+            except DatabaseUnavailableError:
+                self._used |= used
+
+    def on_change(self, table: str, row_id: str) -> None:
+        """Forget what a changed row said."""
+        if table == "marketplace_apikey":
+            self._callers.drop(self._digests.pop(row_id, None))
+        elif table == "marketplace_account":
+            self._forget_all()
+
+    def on_listening(self) -> None:
+        """Begin to keep callers."""
+        self._digests.clear()
+        self._callers.enable()
+
+    def on_deaf(self) -> None:
+        """Ask Postgres about every key until changes are heard again."""
+        self._digests.clear()
+        self._callers.disable()
+
+    def _forget_all(self) -> None:
+        self._digests.clear()
+        self._callers.drop_all()
+
+    async def _find_key(self, text: str) -> Caller:
+        digest = hashlib.sha256(text.encode()).digest()
+        caller = self._callers.get(digest)
+        if caller is not None:
+            return caller
+        if not keys.is_well_formed(text):
+            raise AuthenticationError("The key is mistyped: its checksum does not fit.")
+        generation = self._callers.generation
+        row = await self.database.fetch_one(_FIND_KEY, [digest])
+        if row is None:
+            raise AuthenticationError("The key is unknown or was revoked.")
+        caller = Caller(
+            account_id=row["account_id"],
+            slug=row["slug"],
+            key_id=row["id"],
+            is_test=row["mode"] == "test",
+            scopes=frozenset(row["scopes"]),
+            expires_at=row["expires_at"],
+            is_suspended=row["is_suspended"],
+        )
+        self._callers.put(digest, caller, generation=generation)
+        self._digests[str(caller.key_id)] = digest
+        return caller
+
+    async def _find_playground(self, token: str) -> Caller:
+        account_id, expires_at_s = self._open_token(token)
+        if not time.time() < expires_at_s <= time.time() + PLAYGROUND_TTL_S:
+            raise AuthenticationError("The token has expired.")
+        caller = self._callers.get(account_id)
+        if caller is not None:
+            return caller
+        generation = self._callers.generation
+        row = await self.database.fetch_one(_FIND_ACCOUNT, [account_id])
+        if row is None:
+            raise AuthenticationError("The token's account does not exist.")
+        caller = Caller(
+            account_id=row["account_id"],
+            slug=row["slug"],
+            key_id=None,
+            is_test=False,
+            scopes=frozenset({PREDICT, READ}),
+            expires_at=None,
+            is_suspended=row["is_suspended"],
+            source="web",
+        )
+        self._callers.put(account_id, caller, generation=generation)
+        return caller
+
+    def _open_token(self, token: str) -> tuple[UUID, float]:
+        claims, _, mark = token.removeprefix(PLAYGROUND_PREFIX).partition(".")
+        expected = hmac.new(self._playground_key, claims.encode(), hashlib.sha256).digest()
+        try:
+            if not hmac.compare_digest(_decode_base64url(mark), expected):
+                raise AuthenticationError("The token is not ours.")
+            document: Any = orjson.loads(_decode_base64url(claims))
+            return UUID(document["account"]), float(document["exp"])
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise AuthenticationError("The token is not ours.") from None
+
+    def _note_used(self, key_id: UUID) -> None:
+        now_s = time.monotonic()
+        if now_s - self._noted_s.get(key_id, -_USED_INTERVAL_S) >= _USED_INTERVAL_S:
+            if len(self._noted_s) > self._callers.entries_max:
+                self._noted_s.clear()
+            self._noted_s[key_id] = now_s
+            self._used.add(key_id)
+
+
+def _read_credential(authorization: str | None, *, allow_basic: bool) -> str:
+    if not authorization:
+        raise AuthenticationError("Send your key as `Authorization: Bearer <key>`.")
+    scheme, _, credential = authorization.partition(" ")
+    credential = credential.strip()
+    if len(credential) > _CREDENTIAL_LENGTH_MAX or not credential.isascii():
+        raise AuthenticationError("That is no key of ours.")
+    known: Sequence[str] = ("bearer", "token")
+    if scheme.lower() in known and credential:
+        return credential
+    if allow_basic and scheme.lower() == "basic":
+        try:
+            _, _, password = base64.b64decode(credential, validate=True).decode().partition(":")
+        except (binascii.Error, ValueError):
+            password = ""
+        if password:
+            return password
+    raise AuthenticationError("Send your key as `Authorization: Bearer <key>`.")
+
+
+def _decode_base64url(text: str) -> bytes:
+    return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)

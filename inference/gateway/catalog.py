@@ -1,0 +1,251 @@
+"""What is for sale: from `owner/name` to a version, its interface and its price.
+
+A model that the caller may not see does not exist: the answer is the same 404, whether it
+is private, suspended, withdrawn or was never there.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from inference.gateway.auth import Caller
+from inference.gateway.cache import Cache
+from inference.gateway.config import OFFER_TTL_S, REFERENCE_LENGTH_MAX
+from inference.gateway.database import Database, Row
+from inference.gateway.errors import NOT_READY_RETRY_S, ModelNotReadyError
+from marketplace.core.errors import NotFoundError
+from strongroom.errors import InterfaceError
+from strongroom.interface import Interface
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_CHANNEL = "prod"
+_SLUG = r"[a-z0-9](?:[a-z0-9-]{0,37}[a-z0-9])?"
+_NAME = r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?"
+_SELECTOR = r"(?::(?P<number>[0-9]{1,9})|:(?P<sha256>[0-9a-f]{64})|@(?P<channel>[a-z]{1,16}))"
+_REFERENCE = re.compile(f"(?P<owner>{_SLUG})/(?P<name>{_NAME}){_SELECTOR}?")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_OWNER, _MODEL = re.compile(_SLUG), re.compile(_NAME)
+
+_FIND = """
+    SELECT v.id AS version_id, v.number, v.manifest_sha256, v.runtime, v.interface, v.created_at,
+        m.id AS model_id, m.name, m.visibility, a.slug AS owner, a.id AS owner_id,
+        p.id AS price_id, p.nanos_per_prediction,
+        extract(epoch FROM least(p.valid_until, (
+            SELECT min(f.valid_from) FROM billing_price f
+            WHERE f.model_id = m.id AND f.valid_from > now())) - now())::float8 AS price_left_s
+    FROM marketplace_modelversion v
+    JOIN marketplace_aimodel m ON m.id = v.model_id
+    JOIN marketplace_account a ON a.id = m.account_id
+    LEFT JOIN billing_price p ON p.model_id = m.id AND p.valid_from <= now()
+        AND (p.valid_until IS NULL OR p.valid_until > now())
+    WHERE v.state = 'approved' AND m.suspended_at IS NULL AND a.suspended_at IS NULL
+"""
+_OF_MODEL = " AND a.slug = %(owner)s AND m.name = %(name)s"
+_OF_CHANNEL = """
+    AND v.id = (SELECT c.version_id FROM marketplace_channel c
+        WHERE c.model_id = m.id AND c.name = %(value)s)
+"""
+_WHERE = {
+    "number": _OF_MODEL + " AND v.number = %(value)s::integer",
+    "sha256": _OF_MODEL + " AND v.manifest_sha256 = %(value)s",
+    "channel": _OF_MODEL + _OF_CHANNEL,
+    "bare": " AND v.manifest_sha256 = %(value)s",
+}
+_FIND_MODEL = """
+    SELECT m.id, m.name, m.title, m.summary, m.licence, m.visibility, m.task, m.created_at,
+        a.slug AS owner, a.id AS owner_id
+    FROM marketplace_aimodel m JOIN marketplace_account a ON a.id = m.account_id
+    WHERE a.slug = %s AND m.name = %s AND m.suspended_at IS NULL AND a.suspended_at IS NULL
+"""
+_LIST_VERSIONS = """
+    SELECT v.number, v.manifest_sha256, v.interface, v.created_at
+    FROM marketplace_modelversion v WHERE v.model_id = %s AND v.state = 'approved'
+    ORDER BY v.number DESC LIMIT %s
+"""
+# A page shows "many" the same; counting millions of rows would cost each visitor.
+_RUN_COUNT_MAX = 10_000
+_COUNT_RUNS = """
+    SELECT count(*) AS runs FROM (
+        SELECT 1 FROM billing_usageevent u JOIN marketplace_modelversion v ON v.id = u.version_id
+        WHERE v.model_id = %s LIMIT %s) counted
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What a caller asks for; `kind` says how `value` names the version."""
+
+    owner: str
+    name: str
+    kind: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A version that can be bought now, and at which price."""
+
+    version_id: UUID
+    number: int
+    manifest_sha256: str
+    runtime: str
+    interface: Interface
+    created_at: datetime
+    model_id: UUID
+    owner: str
+    owner_id: UUID
+    name: str
+    is_private: bool
+    price_id: UUID | None
+    price_nanos: int
+
+    @property
+    def model(self) -> str:
+        """The name that consumers know."""
+        return f"{self.owner}/{self.name}"
+
+    @property
+    def wire_version(self) -> str:
+        """The version's id on the wire: what was signed, or its number."""
+        return self.manifest_sha256 or str(self.number)
+
+
+class Catalog:
+    """Finds offers; a `Listener` of changes to models, versions, channels and prices."""
+
+    TABLES = frozenset(
+        {
+            "marketplace_account",
+            "marketplace_aimodel",
+            "marketplace_modelversion",
+            "marketplace_channel",
+            "billing_price",
+        }
+    )
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self._offers: Cache[Reference, Offer] = Cache(OFFER_TTL_S)
+
+    async def find(self, reference: Reference, caller: Caller) -> Offer:
+        """The offer behind a reference.
+
+        Raises:
+            NotFoundError: There is none that the caller may see.
+            ModelNotReadyError: Its interface cannot be read.
+        """
+        offer = self._offers.get(reference)
+        if offer is None:
+            generation = self._offers.generation
+            parameters = {
+                "owner": reference.owner,
+                "name": reference.name,
+                "value": reference.value,
+            }
+            row = await self.database.fetch_one(_FIND + _WHERE[reference.kind], parameters)
+            if row is None:
+                raise NotFoundError("There is no such model or version, or you may not see it.")
+            offer = _make_offer(row)
+            self._offers.put(reference, offer, generation=generation, ttl_s=row["price_left_s"])
+        if offer.is_private and offer.owner_id != caller.account_id:
+            raise NotFoundError("There is no such model or version, or you may not see it.")
+        return offer
+
+    async def describe_model(self, owner: str, name: str, caller: Caller) -> Row:
+        """The model's own row.
+
+        Raises:
+            NotFoundError: There is none that the caller may see.
+        """
+        if not _OWNER.fullmatch(owner) or not _MODEL.fullmatch(name):
+            raise NotFoundError
+        row = await self.database.fetch_one(_FIND_MODEL, [owner, name])
+        if row is None or (row["visibility"] == "private" and row["owner_id"] != caller.account_id):
+            raise NotFoundError
+        return row
+
+    async def count_runs(self, model_id: UUID) -> int:
+        """How often the model was run, as far as it is counted."""
+        row = await self.database.fetch_one(_COUNT_RUNS, [model_id, _RUN_COUNT_MAX])
+        assert row is not None
+        return int(row["runs"])
+
+    async def list_versions(self, model_id: UUID, *, limit: int) -> list[Row]:
+        """The approved versions of a model, newest first."""
+        return await self.database.fetch_all(_LIST_VERSIONS, [model_id, limit])
+
+    def on_change(self, table: str, row_id: str) -> None:
+        """Forget every offer: one row can stand behind many references."""
+        if table in self.TABLES:
+            self._offers.drop_all()
+
+    def on_listening(self) -> None:
+        """Begin to keep offers."""
+        self._offers.enable()
+
+    def on_deaf(self) -> None:
+        """Ask Postgres each time until changes are heard again."""
+        self._offers.disable()
+
+
+def parse_reference(text: Any) -> Reference:
+    """Read `owner/name`, with `:number`, `:sha256` or `@channel` behind it, or a bare sha256.
+
+    Raises:
+        NotFoundError: Nothing can have that name.
+    """
+    if isinstance(text, str) and len(text) <= REFERENCE_LENGTH_MAX:
+        if _SHA256.fullmatch(text):
+            return Reference("", "", "bare", text)
+        match = _REFERENCE.fullmatch(text)
+        if match:
+            owner, name = match["owner"], match["name"]
+            for kind in ("number", "sha256", "channel"):
+                if match[kind]:
+                    return Reference(owner, name, kind, match[kind])
+            return Reference(owner, name, "channel", DEFAULT_CHANNEL)
+    raise NotFoundError("A model is named owner/name, owner/name:version or owner/name@channel.")
+
+
+def require_price(offer: Offer) -> UUID:
+    """The price row that a prediction of now pins.
+
+    Raises:
+        ModelNotReadyError: The model is not priced, so it is not for sale yet.
+    """
+    if offer.price_id is None:
+        raise ModelNotReadyError(
+            "The model has no price yet, so it cannot be called.", retry_after_s=NOT_READY_RETRY_S
+        )
+    return offer.price_id
+
+
+def _make_offer(row: Row) -> Offer:
+    try:
+        interface = Interface.parse(row["interface"])
+    except InterfaceError as error:
+        logger.error("version %s has no readable interface: %s", row["version_id"], error)
+        raise ModelNotReadyError(
+            "The version is not complete yet.", retry_after_s=NOT_READY_RETRY_S
+        ) from error
+    return Offer(
+        version_id=row["version_id"],
+        number=row["number"],
+        manifest_sha256=row["manifest_sha256"],
+        runtime=row["runtime"],
+        interface=interface,
+        created_at=row["created_at"],
+        model_id=row["model_id"],
+        owner=row["owner"],
+        owner_id=row["owner_id"],
+        name=row["name"],
+        is_private=row["visibility"] == "private",
+        price_id=row["price_id"],
+        price_nanos=row["nanos_per_prediction"] or 0,
+    )

@@ -1,0 +1,96 @@
+"""What the gateway is told from outside, and the limits it keeps.
+
+Limits that an operator may want to move are read from the environment. The others are
+named here with their reason; their tests stand at the limit and one past it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from urllib.parse import urlparse
+
+from marketplace.core.env import SettingError, env_int, env_secret, env_text
+
+# Larger inputs belong into a file, not into JSON; Triton 2.51 itself has no limit at all.
+BODY_BYTES_MAX = 10 * 1024 * 1024
+# No tensor has more than 8 axes; the rest is room for the envelope around it.
+JSON_DEPTH_MAX = 32
+TENSORS_MAX = 32
+IDEMPOTENCY_KEY_LENGTH_MAX = 255
+# A name longer than any that can exist is not looked up.
+REFERENCE_LENGTH_MAX = 200
+# Requests without an answer in one process; beyond it a caller waits less elsewhere.
+REQUESTS_OPEN_MAX = 4096
+# After an early refusal the rest of the body is thrown away for this long, so that a client
+# that is still sending gets to read the answer instead of a broken pipe.
+LINGER_S = 2.0
+LINGER_BYTES_MAX = 256 * 1024 * 1024
+
+DEADLINE_S = 60
+# How long an answer may wait for its booking while Postgres is away, after the model's work
+# is done. A restart of Postgres takes seconds.
+SETTLE_WAIT_S = 30
+# A hold outlives every prediction that may still be booked on it.
+HOLD_MARGIN_S = 30
+
+# What a cache may be old even if no notice of a change came through.
+KEY_TTL_S = 30.0
+OFFER_TTL_S = 30.0
+ROUTES_TTL_S = 5.0
+CACHE_ENTRIES_MAX = 50_000
+# A node that has not been heard of for so long is left out of routing.
+NODE_SILENT_S = 30
+
+# Connections for holds and reads; settles have one of their own.
+POOL_SIZE_MAX = 8
+POOL_WAIT_S = 5.0
+# Items of one settle: enough to share a commit, small enough to lock wallets briefly.
+SETTLE_BATCH_MAX = 256
+# Failures that wait to be recorded; more are counted in the log only, holds expire anyway.
+FAILURES_WAITING_MAX = 10_000
+
+IDEMPOTENCY_WINDOW_S = 24 * 3600
+PAGE_SIZE = 100
+PLAYGROUND_TTL_S = 120
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayConfig:
+    """The environment of one gateway process."""
+
+    database_url: str = field(repr=False)
+    gateway_url: str
+    web_url: str
+    playground_secret: str = field(repr=False)
+    body_bytes_max: int = BODY_BYTES_MAX
+    deadline_s: int = DEADLINE_S
+    settle_wait_s: int = SETTLE_WAIT_S
+
+    @property
+    def hold_ttl_s(self) -> int:
+        """Longer than a prediction can run and wait for its booking."""
+        return self.deadline_s + self.settle_wait_s + HOLD_MARGIN_S
+
+    @classmethod
+    def from_env(cls) -> GatewayConfig:
+        """Read the environment; a missing or wrong value ends the process.
+
+        Raises:
+            SettingError: With the name of the variable.
+        """
+        return cls(
+            database_url=env_secret("STRONGROOM_GATEWAY_DATABASE_URL"),
+            gateway_url=_env_url("STRONGROOM_GATEWAY_URL"),
+            web_url=_env_url("STRONGROOM_WEB_URL"),
+            playground_secret=env_secret("STRONGROOM_PLAYGROUND_SECRET"),
+            body_bytes_max=env_int("STRONGROOM_GATEWAY_BODY_BYTES_MAX", BODY_BYTES_MAX, minimum=1),
+            deadline_s=env_int("STRONGROOM_GATEWAY_DEADLINE_S", DEADLINE_S, minimum=1),
+            settle_wait_s=env_int("STRONGROOM_GATEWAY_SETTLE_WAIT_S", SETTLE_WAIT_S, minimum=1),
+        )
+
+
+def _env_url(name: str) -> str:
+    text = env_text(name).rstrip("/")
+    if urlparse(text).scheme not in {"http", "https"} or not urlparse(text).hostname:
+        raise SettingError(f"{name} must be an http(s) URL, not {text!r}")
+    return text

@@ -1,0 +1,85 @@
+"""The gateway's own refusals; the rest come from `marketplace.core` and `inference.triton`."""
+
+from __future__ import annotations
+
+from inference.triton.errors import ModelNotReadyError
+from marketplace.core.errors import (
+    BadRequestError,
+    ConflictError,
+    ForbiddenError,
+    InvalidInputError,
+    MarketplaceError,
+    UnavailableError,
+)
+
+# A replica that comes up is seen within this time; asking sooner only costs both sides.
+NOT_READY_RETRY_S = 5
+
+__all__ = [
+    "AccountSuspendedError",
+    "BadJSONError",
+    "BookingUnknownError",
+    "CapacityError",
+    "ClaimLostError",
+    "ClientGoneError",
+    "IdempotencyInFlightError",
+    "IdempotencyMismatchError",
+    "KeyModeForbiddenError",
+    "ModelNotReadyError",
+]
+
+
+class AccountSuspendedError(ForbiddenError):
+    code = "account_suspended"
+    title = "The account is suspended."
+
+
+class KeyModeForbiddenError(ForbiddenError):
+    """A test key runs its own account's models only: others' time is not free."""
+
+    code = "test_key_forbidden"
+    title = "A test key runs only models of its own account."
+
+
+class BadJSONError(BadRequestError):
+    title = "The body is not JSON."
+
+
+class CapacityError(UnavailableError):
+    code = "capacity"
+    title = "The gateway is at its limit."
+
+
+class IdempotencyInFlightError(ConflictError):
+    code = "idempotency_in_flight"
+    retryable = True
+    title = "The first request with this idempotency key is still running."
+
+
+class IdempotencyMismatchError(InvalidInputError):
+    code = "idempotency_mismatch"
+    title = "This idempotency key was used for another request."
+
+
+class ClaimLostError(ConflictError):
+    """A retry took the key over while this run was still on its way; it was not booked."""
+
+    code = "idempotency_in_flight"
+    retryable = True
+    title = "A retry with the same idempotency key has taken over. This run was not charged."
+
+
+class ClientGoneError(MarketplaceError):
+    """Nobody is there to read the answer. What is not delivered is not charged."""
+
+    code = "client_gone"
+    http_status = 499
+    title = "The connection was closed before the answer."
+
+
+class BookingUnknownError(UnavailableError):
+    """Postgres went away while it booked; only asking for the prediction can tell."""
+
+    code = "booking_unknown"
+    retryable = False
+    title = "The prediction ran, and it is not known yet whether it was booked."

@@ -1,0 +1,197 @@
+"""Requests and answers as the protocols see them, free of the server underneath."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import re
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+from urllib.parse import parse_qsl
+from uuid import UUID
+
+import numpy as np
+import orjson
+
+from inference.gateway.config import JSON_DEPTH_MAX, LINGER_BYTES_MAX, LINGER_S
+from inference.gateway.errors import BadJSONError
+from marketplace.core.clock import utc_now
+from marketplace.core.errors import PayloadTooLargeError
+from marketplace.core.ids import new_id, to_public
+
+JSON = "application/json"
+# A client that gives up does so after a while; the server underneath tells within moments.
+_SLOW_S = 0.25
+_GONE_WAIT_S = 0.002
+_TEXTS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_NO_BRACKETS = bytes(octet for octet in range(256) if octet not in b"[]{}")
+
+
+class Headers(Protocol):
+    """What granian hands over: names in lower case, values by name."""
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The first value of a header; the default where it is absent or not readable."""
+
+    def __contains__(self, key: str) -> bool:
+        """Whether a header is present, readable or not."""
+
+
+class RSGIProtocol(Protocol):
+    """The part of granian's HTTP protocol that is used here."""
+
+    async def __call__(self) -> bytes:
+        """The whole body."""
+
+    def __aiter__(self) -> Any:
+        """The body in chunks."""
+
+    async def client_disconnect(self) -> None:
+        """Return when the client has closed the connection."""
+
+    def response_bytes(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+        """Send the answer."""
+
+
+@dataclass(slots=True)
+class Request:
+    """One HTTP request. `id` names the request, and the prediction if it becomes one."""
+
+    method: str
+    path: str
+    segments: list[str]
+    query_string: str
+    headers: Headers
+    protocol: RSGIProtocol
+    body_bytes_max: int
+    id: UUID = field(default_factory=new_id)
+    created_at: datetime = field(default_factory=utc_now)
+    started_s: float = field(default_factory=time.monotonic)
+    # Set once the request is known to be about one prediction.
+    prediction_id: UUID | None = None
+    body_is_unread: bool = False
+
+    @property
+    def request_id(self) -> str:
+        """Under which the log knows this request; never the client's own text."""
+        return to_public(self.id)
+
+    @property
+    def query(self) -> dict[str, str]:
+        """The query string; of a repeated name the last value counts."""
+        return dict(parse_qsl(self.query_string, keep_blank_values=True, max_num_fields=32))
+
+    async def read_body(self) -> bytes:
+        """The body, if it is not too large. What is too large is not read.
+
+        Raises:
+            PayloadTooLargeError: By its announced length, or by what has come so far.
+        """
+        announced = self.headers.get("content-length")
+        if announced is not None and announced.isascii() and announced.isdigit():
+            if int(announced) > self.body_bytes_max:
+                self._refuse_body()
+            return await self.protocol()
+        chunks, size_bytes = [], 0
+        async for chunk in self.protocol:
+            size_bytes += len(chunk)
+            if size_bytes > self.body_bytes_max:
+                self._refuse_body()
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+    def _refuse_body(self) -> None:
+        self.body_is_unread = True
+        raise PayloadTooLargeError(
+            f"A request has at most {self.body_bytes_max} bytes.", limit_bytes=self.body_bytes_max
+        )
+
+    async def is_gone(self) -> bool:
+        """Whether the client has closed its connection; asked of slow requests only."""
+        if time.monotonic() - self.started_s < _SLOW_S:
+            return False
+        watch = asyncio.ensure_future(self.protocol.client_disconnect())
+        done, _ = await asyncio.wait({watch}, timeout=_GONE_WAIT_S)
+        watch.cancel()
+        return bool(done)
+
+    async def discard_body(self) -> None:
+        """Throw away, for a moment, what a refused client is still sending."""
+        size_bytes = 0
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                async for chunk in self.protocol:
+                    size_bytes += len(chunk)
+                    if size_bytes > LINGER_BYTES_MAX:
+                        return
+
+    def fingerprint(self, body: bytes) -> bytes:
+        """SHA-256 over all that makes two requests the same one."""
+        head = f"{self.method} {self.path}?{self.query_string}\n".encode()
+        return hashlib.sha256(head + body).digest()
+
+
+@dataclass(slots=True)
+class Answer:
+    """A status, a document and headers."""
+
+    status: int
+    body: bytes
+    content_type: str = JSON
+    headers: list[tuple[str, str]] = field(default_factory=list)
+    cost_nanos: int = 0
+
+
+def json_answer(
+    document: Mapping[str, Any],
+    *,
+    status: int = 200,
+    headers: list[tuple[str, str]] | None = None,
+    cost_nanos: int = 0,
+) -> Answer:
+    """A document as JSON."""
+    body = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Answer(status, body, headers=headers or [], cost_nanos=cost_nanos)
+
+
+def parse_json(body: bytes) -> Any:
+    """Decode a body whose nesting is bounded.
+
+    NaN, Infinity and 1e999, which JSON does not have and other encoders write, are let in:
+    the model's interface says whether it takes them, and names the field if it does not.
+
+    Raises:
+        BadJSONError: No JSON, or nested too deeply.
+    """
+    if _count_nesting(body) > JSON_DEPTH_MAX:
+        raise BadJSONError(f"The body is nested more than {JSON_DEPTH_MAX} levels deep.")
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        detail = f"The body is not JSON: {error.msg}."
+    try:
+        document = json.loads(body.decode())
+        # Half of a surrogate pair could not be sent back, nor stored.
+        json.dumps(document, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        raise BadJSONError(detail) from None
+    return document
+
+
+def _count_nesting(body: bytes) -> int:
+    """How deep lists and objects lie in each other; exact for what is JSON at all."""
+    openings = body.count(b"[") + body.count(b"{")
+    if openings <= JSON_DEPTH_MAX:
+        return openings
+    brackets = _TEXTS.sub(b"", body).translate(None, _NO_BRACKETS)
+    if not brackets:
+        return 0
+    octets = np.frombuffer(brackets, dtype=np.uint8)
+    # [ and { are 91 and 123, their partners two above.
+    steps = np.where((octets == 91) | (octets == 123), 1, -1)
+    return int(np.cumsum(steps).max())

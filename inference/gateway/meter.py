@@ -1,0 +1,284 @@
+"""Book what was answered: many predictions in one commit, before any of the answers leaves.
+
+No timer and no batch size to tune: while one commit runs, the items of the next one gather.
+A lone prediction waits for nobody, and under load a batch is as large as the last commit was
+slow.
+
+One statement books usage, shares and transfers (`billing_settle`), stores the predictions
+and completes the idempotency keys, so these are true together or not at all. It may be sent
+again when the connection broke and nobody knows whether it happened: what was booked by the
+first is only reported by the second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, LiteralString
+from uuid import UUID
+
+import orjson
+import psycopg
+
+from inference.gateway.config import FAILURES_WAITING_MAX, SETTLE_BATCH_MAX
+from inference.gateway.database import DatabaseUnavailableError, Row, connect
+from inference.gateway.errors import BookingUnknownError, ClaimLostError
+from inference.gateway.prediction import Prediction
+from marketplace.core.clock import utc_now
+from marketplace.core.errors import DeadlineError, MarketplaceError
+
+logger = logging.getLogger(__name__)
+
+_BOOKED = frozenset({"settled", "repeated"})
+_RECONNECT_S = (0.0, 0.05, 0.2, 0.5)
+_LOST = (psycopg.OperationalError, psycopg.InterfaceError, OSError)
+
+_COLUMNS = """
+    prediction_id uuid, account_id uuid, api_key_id uuid, version_id uuid, source text,
+    protocol text, units integer, gross_nanos bigint, output jsonb, error text,
+    predict_time_us bigint, created_at timestamptz, occurred_at timestamptz,
+    idempotency_key text
+"""
+_STORE = """
+    INSERT INTO inference_prediction (id, account_id, api_key_id, version_id, state, source,
+        protocol, rows, cost_nanos, output, error, predict_time_us, created_at, completed_at)
+    SELECT e.prediction_id, e.account_id, e.api_key_id, e.version_id, {state}, e.source,
+        e.protocol, e.units, {cost}, e.output, coalesce(e.error, ''), e.predict_time_us,
+        e.created_at, e.occurred_at
+"""
+_STORE_SUCCEEDED = f"""{_STORE.format(state="'succeeded'", cost="e.gross_nanos")}
+    FROM entry e JOIN outcome o ON o.prediction_id = e.prediction_id
+    WHERE o.outcome = 'settled'
+    ON CONFLICT (id) DO NOTHING
+"""
+_SETTLE = f"""
+    WITH entry AS MATERIALIZED (
+        SELECT * FROM jsonb_to_recordset(%(entries)s::jsonb) AS e({_COLUMNS})
+    ), outcome AS MATERIALIZED (
+        SELECT s.prediction_id, s.outcome FROM billing_settle(%(entries)s::jsonb) s
+    ), stored AS ({_STORE_SUCCEEDED})
+    SELECT prediction_id, outcome FROM outcome
+"""  # noqa: S608 - put together from constants
+# The same, where some requests carry an idempotency key: a run whose claim was taken over
+# is left out, and gets no outcome at all.
+_SETTLE_KEYED = f"""
+    WITH entry AS MATERIALIZED (
+        SELECT * FROM jsonb_to_recordset(%(entries)s::jsonb) AS e({_COLUMNS})
+    ), claimed AS MATERIALIZED (
+        SELECT r.id, r.prediction_id
+        FROM inference_apirequest r JOIN entry e ON e.account_id = r.account_id
+            AND e.idempotency_key = r.idempotency_key AND e.prediction_id = r.prediction_id
+        FOR UPDATE OF r
+    ), outcome AS MATERIALIZED (
+        SELECT s.prediction_id, s.outcome FROM billing_settle((
+            SELECT coalesce(jsonb_agg(one - 'output'), '[]'::jsonb)
+            FROM jsonb_array_elements(%(entries)s::jsonb) one
+            WHERE one->>'idempotency_key' IS NULL
+                OR (one->>'prediction_id')::uuid IN (SELECT c.prediction_id FROM claimed c)
+        )) s
+    ), stored AS ({_STORE_SUCCEEDED}), completed AS (
+        UPDATE inference_apirequest r SET completed_at = clock_timestamp()
+        FROM claimed c JOIN outcome o ON o.prediction_id = c.prediction_id
+        WHERE r.id = c.id AND o.outcome = 'settled'
+    )
+    SELECT prediction_id, outcome FROM outcome
+"""  # noqa: S608 - put together from constants
+_FAIL = f"""
+    WITH entry AS MATERIALIZED (
+        SELECT * FROM jsonb_to_recordset(%(entries)s::jsonb) AS e({_COLUMNS})
+    ), released AS MATERIALIZED (
+        SELECT billing_void(array(SELECT e.prediction_id FROM entry e)) AS count
+    ), stored AS ({_STORE.format(state="'failed'", cost="0")} FROM entry e
+        ON CONFLICT (id) DO NOTHING)
+    SELECT count FROM released
+"""  # noqa: S608 - put together from constants
+
+
+@dataclass(slots=True)
+class _Item:
+    """A prediction that waits for its booking, as it will be sent."""
+
+    prediction_id: UUID
+    entry: bytes
+    is_keyed: bool
+    booked: asyncio.Future[str | None]
+    was_sent: bool = False
+
+
+class Meter:
+    """Settles what succeeded and voids what failed, on one connection of its own."""
+
+    def __init__(self, url: str, *, wait_s: float) -> None:
+        self.url = url
+        self.wait_s = wait_s
+        self._waiting: deque[_Item] = deque()
+        self._failures: deque[bytes] = deque()
+        self._connection: psycopg.AsyncConnection[Row] | None = None
+        self._committing: asyncio.Task[None] | None = None
+
+    async def settle(self, prediction: Prediction) -> None:
+        """Return once the prediction is booked on disk.
+
+        Raises:
+            DeadlineError: Its hold had expired; nothing was booked.
+            ClaimLostError: A retry has taken its idempotency key over; nothing was booked.
+            DatabaseUnavailableError: Postgres could not be asked; nothing is booked.
+            BookingUnknownError: Postgres was asked, and has not answered.
+        """
+        item = _Item(
+            prediction.id,
+            orjson.dumps(_make_entry(prediction)),
+            prediction.claim is not None,
+            asyncio.get_running_loop().create_future(),
+        )
+        self._waiting.append(item)
+        self._start()
+        try:
+            async with asyncio.timeout(self.wait_s):
+                outcome = await item.booked
+        except TimeoutError:
+            if item.was_sent:
+                raise BookingUnknownError from None
+            with suppress(ValueError):
+                self._waiting.remove(item)
+            raise DatabaseUnavailableError from None
+        if outcome is None:
+            raise ClaimLostError(retry_after_s=1)
+        if outcome not in _BOOKED:
+            raise DeadlineError("The prediction took longer than its credit was reserved for.")
+
+    def fail(self, prediction: Prediction, code: str) -> None:
+        """Record a failure and release its hold; nobody waits for it."""
+        if len(self._failures) >= FAILURES_WAITING_MAX:
+            logger.error("prediction %s failed (%s) and is not recorded", prediction.id, code)
+            return
+        entry = _make_entry(prediction) | {"error": code, "output": None}
+        self._failures.append(orjson.dumps(entry))
+        self._start()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Wait until all that was handed in is on disk, then close the connection."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self._committing is not None:
+                    await asyncio.shield(self._committing)
+        left = len(self._waiting) + len(self._failures)
+        if left:
+            logger.error("meter: %d items are left; their holds will expire", left)
+        await self._disconnect()
+
+    def _start(self) -> None:
+        if self._committing is None:
+            self._committing = asyncio.create_task(self._commit())
+
+    async def _commit(self) -> None:
+        try:
+            while self._waiting or self._failures:
+                if self._waiting:
+                    count = min(len(self._waiting), SETTLE_BATCH_MAX)
+                    await self._settle([self._waiting.popleft() for _ in range(count)])
+                if self._failures:
+                    count = min(len(self._failures), SETTLE_BATCH_MAX)
+                    await self._record([self._failures.popleft() for _ in range(count)])
+        finally:
+            self._committing = None
+
+    async def _settle(self, items: Sequence[_Item]) -> None:
+        """Book a batch, as often as it takes to know its outcome."""
+        attempt = 0
+        while items := [one for one in items if not one.booked.done()]:
+            try:
+                outcomes = await self._send_settle(items)
+            except _LOST as error:
+                await self._recover(error, attempt)
+                attempt += 1
+            except psycopg.Error as error:
+                await self._settle_alone(items, error)
+            else:
+                for one in items:
+                    if not one.booked.done():
+                        one.booked.set_result(outcomes.get(one.prediction_id))
+
+    async def _settle_alone(self, items: Sequence[_Item], error: psycopg.Error) -> None:
+        """Postgres refused the batch: find the item it refuses, and book the others."""
+        if len(items) > 1:
+            for one in items:
+                await self._settle([one])
+            return
+        logger.error("prediction %s cannot be booked: %r", items[0].prediction_id, error)
+        if not items[0].booked.done():
+            items[0].booked.set_exception(MarketplaceError())
+
+    async def _send_settle(self, items: Sequence[_Item]) -> dict[UUID, str]:
+        connection = await self._connect()
+        is_keyed = any(one.is_keyed for one in items)
+        for one in items:
+            one.was_sent = True
+        query = _SETTLE_KEYED if is_keyed else _SETTLE
+        rows = await _execute(connection, query, [one.entry for one in items])
+        return {row["prediction_id"]: row["outcome"] for row in rows}
+
+    async def _record(self, entries: Sequence[bytes]) -> None:
+        try:
+            await _execute(await self._connect(), _FAIL, entries)
+        except _LOST as error:
+            # Those who wait for a booking go first; then these are tried again.
+            self._failures.extendleft(reversed(entries))
+            await self._recover(error, len(_RECONNECT_S))
+        except psycopg.Error as error:
+            if len(entries) > 1:
+                for one in entries:
+                    await self._record([one])
+                return
+            logger.error("a failure cannot be recorded: %r", error)
+
+    async def _connect(self) -> psycopg.AsyncConnection[Row]:
+        if self._connection is None or self._connection.closed:
+            self._connection = await connect(self.url, durable=True)
+        return self._connection
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(psycopg.Error, OSError):
+                await connection.close()
+
+    async def _recover(self, error: BaseException, attempt: int) -> None:
+        logger.warning("meter: Postgres does not answer (%s)", type(error).__name__)
+        await self._disconnect()
+        await asyncio.sleep(_RECONNECT_S[min(attempt, len(_RECONNECT_S) - 1)])
+
+
+async def _execute(
+    connection: psycopg.AsyncConnection[Row], query: LiteralString, entries: Sequence[bytes]
+) -> list[Row]:
+    document = (b"[" + b",".join(entries) + b"]").decode()
+    cursor = await connection.execute(query, {"entries": document}, prepare=True)
+    return await cursor.fetchall()
+
+
+def _make_entry(prediction: Prediction) -> dict[str, Any]:
+    caller, offer, claim = prediction.caller, prediction.offer, prediction.claim
+    entry = {
+        "prediction_id": prediction.id,
+        "account_id": caller.account_id,
+        "api_key_id": caller.key_id,
+        "version_id": offer.version_id,
+        "creator_id": offer.owner_id,
+        "price_id": prediction.price_id,
+        "mode": prediction.mode,
+        "units": prediction.rows,
+        "gross_nanos": prediction.gross_nanos,
+        "occurred_at": prediction.completed_at or utc_now(),
+        "created_at": prediction.created_at,
+        "source": caller.source,
+        "protocol": prediction.protocol,
+        "predict_time_us": round(prediction.predict_time_s * 1e6),
+    }
+    if claim is not None:
+        entry |= {"idempotency_key": claim.key, "output": prediction.output}
+    return entry

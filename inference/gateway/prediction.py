@@ -1,0 +1,44 @@
+"""What is known of a prediction while it runs, and what is booked of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from inference.gateway.auth import Caller
+from inference.gateway.catalog import Offer
+from inference.gateway.idempotency import Claim
+
+
+@dataclass(slots=True)
+class Prediction:
+    """One run on its way. Its price is the one that it met when it began."""
+
+    id: UUID
+    caller: Caller
+    offer: Offer
+    price_id: UUID
+    protocol: str
+    rows: int
+    created_at: datetime
+    # On the clock of time.monotonic.
+    deadline_s: float
+    claim: Claim | None = None
+    # Kept only for keyed requests: a retry is answered with it.
+    output: Any = None
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    predict_time_s: float = 0.0
+    # True from the moment that money may be reserved for it.
+    is_admitted: bool = False
+    gross_nanos: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.gross_nanos = 0 if self.caller.is_test else self.rows * self.offer.price_nanos
+
+    @property
+    def mode(self) -> str:
+        """As the usage event names it."""
+        return "test" if self.caller.is_test else "live"

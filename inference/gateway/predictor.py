@@ -1,0 +1,196 @@
+"""One prediction from hold to booking, the same for every protocol.
+
+claim (keyed requests) -> hold -> route -> Triton -> settle. An answer is returned only after
+its booking is on disk; whatever fails on the way releases the hold and charges nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from inference.gateway.auth import Caller
+from inference.gateway.catalog import Offer, require_price
+from inference.gateway.config import GatewayConfig
+from inference.gateway.errors import ClientGoneError, KeyModeForbiddenError
+from inference.gateway.holds import Holds
+from inference.gateway.http import Request
+from inference.gateway.idempotency import Claim, Idempotency
+from inference.gateway.meter import Meter
+from inference.gateway.prediction import Prediction
+from inference.gateway.route import Replica, Routes
+from inference.gateway.triton_pool import INFRASTRUCTURE_ERRORS, TritonPool
+from inference.triton.errors import OutputError
+from inference.triton.tensors import Tensor
+from marketplace.core.clock import utc_now
+from marketplace.core.errors import DeadlineError, InsufficientCreditError, MarketplaceError
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Outputs = Mapping[str, np.ndarray]
+
+
+class Predictor:
+    """Runs predictions."""
+
+    def __init__(
+        self,
+        config: GatewayConfig,
+        *,
+        holds: Holds,
+        routes: Routes,
+        pool: TritonPool,
+        meter: Meter,
+        idempotency: Idempotency,
+    ) -> None:
+        self.config = config
+        self.holds = holds
+        self.routes = routes
+        self.pool = pool
+        self.meter = meter
+        self.idempotency = idempotency
+
+    def begin(
+        self,
+        request: Request,
+        caller: Caller,
+        offer: Offer,
+        *,
+        protocol: str,
+        rows: int,
+        claim: Claim | None,
+    ) -> Prediction:
+        """A prediction that may run; nothing is written yet.
+
+        Raises:
+            KeyModeForbiddenError: A test key for another account's model.
+            ModelNotReadyError: The model has no price.
+        """
+        if caller.is_test and offer.owner_id != caller.account_id:
+            raise KeyModeForbiddenError
+        return Prediction(
+            id=request.id,
+            caller=caller,
+            offer=offer,
+            price_id=require_price(offer),
+            protocol=protocol,
+            rows=rows,
+            created_at=request.created_at,
+            deadline_s=request.started_s + self.config.deadline_s,
+            claim=claim,
+        )
+
+    async def run(
+        self,
+        prediction: Prediction,
+        tensors: Sequence[Tensor],
+        decode: Callable[[Outputs], T],
+        *,
+        is_gone: Callable[[], Awaitable[bool]],
+    ) -> T:
+        """Run it and book it; what is returned may be sent.
+
+        Args:
+            prediction: From `begin`.
+            tensors: The inputs, checked.
+            decode: Makes the answer's output of the model's tensors.
+            is_gone: Whether nobody waits for the answer any more.
+
+        Raises:
+            MarketplaceError: Nothing was charged.
+        """
+        # Before any money moves: most often nothing is wrong but a missing replica.
+        replica = await self.routes.pick(prediction.offer.version_id)
+        try:
+            if prediction.claim is not None:
+                await self.idempotency.take(prediction.claim)
+            await self._hold(prediction)
+            output = decode(await self._infer(prediction, tensors, replica))
+            prediction.completed_at = utc_now()
+            if prediction.claim is not None:
+                # A keyed client may come back for it.
+                refuse_nul(output)
+                prediction.output = output
+            elif await is_gone():
+                raise ClientGoneError
+            await self.meter.settle(prediction)
+        except BaseException as error:
+            await self._give_up(prediction, error)
+            raise
+        return output
+
+    async def _hold(self, prediction: Prediction) -> None:
+        prediction.is_admitted = True
+        if prediction.gross_nanos == 0:
+            return
+        try:
+            await self.holds.take(
+                prediction.id, prediction.caller.account_id, prediction.gross_nanos
+            )
+        except InsufficientCreditError:
+            prediction.is_admitted = False
+            raise
+
+    async def _give_up(self, prediction: Prediction, error: BaseException) -> None:
+        """Release what was reserved. Only a claim is waited for: its retry may come at once."""
+        if prediction.is_admitted:
+            code = error.code if isinstance(error, MarketplaceError) else MarketplaceError.code
+            self.meter.fail(prediction, code)
+        if prediction.claim is not None:
+            await self.idempotency.release(prediction.claim)
+
+    async def _infer(
+        self, prediction: Prediction, tensors: Sequence[Tensor], replica: Replica
+    ) -> Outputs:
+        """Call a replica, and once another one if the first has failed us."""
+        try:
+            return await self._call(prediction, tensors, replica)
+        except INFRASTRUCTURE_ERRORS as error:
+            replica.penalise()
+            other = await self.routes.pick(prediction.offer.version_id, besides=replica)
+            if other is replica:
+                raise
+            logger.info("prediction %s goes to another replica: %s", prediction.id, error.code)
+        return await self._call(prediction, tensors, other)
+
+    async def _call(
+        self, prediction: Prediction, tensors: Sequence[Tensor], replica: Replica
+    ) -> Outputs:
+        began_s = time.monotonic()
+        if began_s >= prediction.deadline_s:
+            raise DeadlineError
+        prediction.started_at = utc_now()
+        with replica.in_flight():
+            outputs = await self.pool.infer(
+                replica.base_url,
+                replica.triton_name,
+                tensors,
+                [one.name for one in prediction.offer.interface.wire_outputs],
+                deadline_s=prediction.deadline_s,
+            )
+        prediction.predict_time_s = time.monotonic() - began_s
+        return outputs
+
+
+def refuse_nul(output: object) -> None:
+    """Refuse what cannot be stored for a retry: Postgres' JSON holds no NUL character.
+
+    Raises:
+        OutputError: There is one.
+    """
+    level: list[object] = [output]
+    while level:
+        if any(isinstance(one, str) and "\x00" in one for one in level):
+            raise OutputError("The model answered a NUL character, which cannot be stored.")
+        inner: list[object] = []
+        for one in level:
+            if isinstance(one, list):
+                inner.extend(one)
+            elif isinstance(one, dict):
+                inner.extend(one.values())
+        level = inner

@@ -1,0 +1,444 @@
+"""`/v1`: predictions with named inputs, in the shape that Replicate's clients know.
+
+Source: Replicate HTTP API; replicate-python 1.0, `prediction.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+from uuid import UUID
+
+import numpy as np
+
+from inference.gateway.auth import PREDICT, READ, Caller
+from inference.gateway.catalog import Offer, Reference, parse_reference
+from inference.gateway.config import PAGE_SIZE
+from inference.gateway.database import Row
+from inference.gateway.http import Answer, Request, json_answer, parse_json
+from inference.gateway.idempotency import Claim, read_key
+from inference.gateway.prediction import Prediction
+from inference.gateway.protocols import schema
+from inference.triton import tensors
+from inference.triton.errors import OutputError
+from marketplace.core.clock import to_wire
+from marketplace.core.errors import (
+    BadRequestError,
+    FieldError,
+    InvalidInputError,
+    MarketplaceError,
+    MethodNotAllowedError,
+    NotFoundError,
+)
+from marketplace.core.ids import from_public, to_public
+from marketplace.core.problem import CONTENT_TYPE, problem
+from strongroom.errors import Fault, InputError
+from strongroom.interface import Interface
+
+if TYPE_CHECKING:
+    from inference.gateway.app import Gateway
+
+PROTOCOL = "native"
+_MEMBERS = frozenset({"version", "input", "stream"})
+# Known to Replicate's clients; silence would be mistaken for a promise.
+_UNSUPPORTED = ("webhook", "webhook_events_filter")
+_TERMINAL = frozenset({"succeeded", "failed", "canceled"})
+_STATUSES = {"queued": "starting", "leased": "starting", "running": "processing"}
+
+_SELECT = """
+    SELECT p.id, p.state, p.source, p.protocol, p.cost_nanos, p.output, p.error,
+        p.predict_time_us, p.created_at, p.completed_at, v.number, v.manifest_sha256,
+        m.name, a.slug AS owner
+    FROM inference_prediction p
+    JOIN marketplace_modelversion v ON v.id = p.version_id
+    JOIN marketplace_aimodel m ON m.id = v.model_id
+    JOIN marketplace_account a ON a.id = m.account_id
+    WHERE p.account_id = %(account_id)s
+"""
+
+
+class NativeProtocol:
+    """Answers the routes below /v1."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.gateway = gateway
+        self.config = gateway.config
+
+    async def answer(self, request: Request) -> Answer:
+        """Find the route and answer.
+
+        Raises:
+            MarketplaceError: What is wrong with the request, or with us.
+        """
+        segments = request.segments[1:]
+        if segments[:1] == ["v1"]:
+            # Half of the client libraries put /v1 behind a base URL that has it already.
+            segments = segments[1:]
+        caller = await self.gateway.authenticator.authenticate(
+            request.headers.get("authorization"), allow_basic=False
+        )
+        match request.method:
+            case "POST":
+                return await self._answer_post(request, caller, segments)
+            case "GET":
+                return await self._answer_get(request, caller, segments)
+        raise MethodNotAllowedError
+
+    async def _answer_post(self, request: Request, caller: Caller, segments: list[str]) -> Answer:
+        match segments:
+            case ["predictions"]:
+                return await self._create(request, caller, None)
+            case ["models", owner, name, "predictions"]:
+                return await self._create(request, caller, parse_reference(f"{owner}/{name}"))
+            case ["predictions", public_id, "cancel"]:
+                return await self._cancel(request, caller, public_id)
+        raise NotFoundError
+
+    async def _answer_get(self, request: Request, caller: Caller, segments: list[str]) -> Answer:
+        match segments:
+            case ["predictions"]:
+                return await self._list(request, caller)
+            case ["predictions", public_id]:
+                return await self._show(request, caller, public_id)
+            case ["models", owner, name]:
+                return await self._show_model(caller, owner, name)
+            case ["models", owner, name, "versions"]:
+                return await self._list_versions(caller, owner, name)
+            case ["models", owner, name, "versions", version]:
+                return await self._show_version(caller, owner, name, version)
+            case ["account"]:
+                return await self._show_account(caller)
+        raise NotFoundError
+
+    def render_error(self, request: Request, error: MarketplaceError) -> Answer:
+        """The error as problem+json."""
+        document = problem(error, request_id=request.request_id)
+        answer = json_answer(document | {"instance": request.path}, status=error.http_status)
+        answer.content_type = CONTENT_TYPE
+        return answer
+
+    async def _create(
+        self, request: Request, caller: Caller, reference: Reference | None
+    ) -> Answer:
+        request.prediction_id = request.id
+        caller.require(PREDICT)
+        key = read_key(request.headers)
+        body = await request.read_body()
+        claim = None
+        if key is not None:
+            claim = Claim(caller.account_id, key, request.fingerprint(body), request.id)
+            earlier = await self.gateway.idempotency.find(
+                claim.account_id, claim.key, claim.fingerprint
+            )
+            if earlier is not None:
+                return await self._replay(request, caller, earlier, parse_json(body))
+        document = _read_document(body)
+        if reference is None:
+            reference = _read_version(document)
+        elif "version" in document:
+            raise _invalid("/version", "The address names the model already.")
+        offer = await self.gateway.catalog.find(reference, caller)
+        interface = offer.interface
+        try:
+            checked = interface.check_input(document.get("input"))
+        except InputError as error:
+            raise _refuse_input(error.errors) from error
+        predictor = self.gateway.predictor
+        prediction = predictor.begin(request, caller, offer, protocol=PROTOCOL, rows=1, claim=claim)
+
+        def decode(outputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
+            rows = tensors.decode(interface, outputs)
+            if len(rows) != 1:
+                raise OutputError(f"the model answered {len(rows)} rows to one")
+            return rows[0]
+
+        output = await predictor.run(
+            prediction, tensors.encode(interface, [checked]), decode, is_gone=request.is_gone
+        )
+        envelope = self._render_prediction(prediction, document["input"], output)
+        return json_answer(envelope, status=201, cost_nanos=prediction.gross_nanos)
+
+    async def _replay(
+        self, request: Request, caller: Caller, prediction_id: UUID, document: Any
+    ) -> Answer:
+        request.prediction_id = prediction_id
+        row = await self.find_row(caller, prediction_id)
+        envelope = self._render_row(row) | {"input": document.get("input")}
+        return json_answer(
+            envelope,
+            headers=[("idempotent-replayed", "true")],
+            cost_nanos=row["cost_nanos"],
+        )
+
+    async def _show(self, request: Request, caller: Caller, public_id: str) -> Answer:
+        caller.require(PREDICT, READ)
+        row = await self.find_row(caller, _read_id(public_id))
+        request.prediction_id = row["id"]
+        return json_answer(self._render_row(row), cost_nanos=row["cost_nanos"])
+
+    async def _cancel(self, request: Request, caller: Caller, public_id: str) -> Answer:
+        """What is over cannot be canceled any more; it is shown as it ended."""
+        caller.require(PREDICT)
+        return await self._show(request, caller, public_id)
+
+    async def _list(self, request: Request, caller: Caller) -> Answer:
+        caller.require(PREDICT, READ)
+        query = request.query
+        parameters: dict[str, Any] = {"account_id": caller.account_id, "limit": PAGE_SIZE + 1}
+        conditions = []
+        for name, operator in (("created_after", ">="), ("created_before", "<")):
+            if name in query:
+                conditions.append(f" AND p.created_at {operator} %({name})s")
+                parameters[name] = _read_time(name, query[name])
+        is_backward, anchor = _read_cursor(query.get("cursor"))
+        if anchor is not None:
+            conditions.append(f" AND p.id {'>' if is_backward else '<'} %(anchor)s")
+            parameters["anchor"] = anchor
+        order = "ASC" if is_backward else "DESC"
+        rows = await self.gateway.database.fetch_all(
+            f"{_SELECT}{''.join(conditions)} ORDER BY p.id {order} LIMIT %(limit)s", parameters
+        )
+        has_more, rows = len(rows) > PAGE_SIZE, rows[:PAGE_SIZE]
+        if is_backward:
+            rows.reverse()
+        has_next = bool(rows) and (has_more or is_backward)
+        has_previous = bool(rows) and (has_more if is_backward else anchor is not None)
+        document = {
+            "next": self._link(query, f"n{to_public(rows[-1]['id'])}") if has_next else None,
+            "previous": self._link(query, f"p{to_public(rows[0]['id'])}") if has_previous else None,
+            "results": [self._render_row(row) for row in rows],
+        }
+        return json_answer(document)
+
+    async def find_row(self, caller: Caller, prediction_id: UUID) -> Row:
+        """The caller's own prediction.
+
+        Raises:
+            NotFoundError: There is none.
+        """
+        row = await self.gateway.database.fetch_one(
+            _SELECT + " AND p.id = %(id)s", {"account_id": caller.account_id, "id": prediction_id}
+        )
+        if row is None:
+            raise NotFoundError("There is no such prediction, or you may not see it.")
+        return row
+
+    async def _show_model(self, caller: Caller, owner: str, name: str) -> Answer:
+        caller.require(PREDICT, READ)
+        row = await self.gateway.catalog.describe_model(owner, name, caller)
+        try:
+            offer = await self.gateway.catalog.find(parse_reference(f"{owner}/{name}"), caller)
+        except NotFoundError:
+            latest = None
+        else:
+            latest = _render_offer(offer)
+        return json_answer(
+            {
+                "url": f"{self.config.web_url}/{owner}/{name}",
+                "owner": owner,
+                "name": name,
+                "title": row["title"],
+                "description": row["summary"],
+                "visibility": row["visibility"],
+                "github_url": None,
+                "paper_url": None,
+                "license_url": None,
+                "licence": row["licence"],
+                "cover_image_url": None,
+                "run_count": await self.gateway.catalog.count_runs(row["id"]),
+                "created_at": to_wire(row["created_at"]),
+                "default_example": None,
+                "latest_version": latest,
+            }
+        )
+
+    async def _list_versions(self, caller: Caller, owner: str, name: str) -> Answer:
+        caller.require(PREDICT, READ)
+        row = await self.gateway.catalog.describe_model(owner, name, caller)
+        versions = await self.gateway.catalog.list_versions(row["id"], limit=PAGE_SIZE)
+        results = [
+            schema.render_version(
+                one["manifest_sha256"] or str(one["number"]),
+                one["created_at"],
+                Interface.parse(one["interface"]),
+            )
+            for one in versions
+        ]
+        return json_answer({"next": None, "previous": None, "results": results})
+
+    async def _show_version(self, caller: Caller, owner: str, name: str, version: str) -> Answer:
+        caller.require(PREDICT, READ)
+        reference = parse_reference(f"{owner}/{name}:{version}")
+        offer = await self.gateway.catalog.find(reference, caller)
+        return json_answer(_render_offer(offer))
+
+    async def _show_account(self, caller: Caller) -> Answer:
+        caller.require(PREDICT, READ)
+        row = await self.gateway.database.fetch_one(
+            "SELECT name, kind FROM marketplace_account WHERE id = %s", [caller.account_id]
+        )
+        if row is None:
+            raise NotFoundError
+        return json_answer(
+            {
+                "type": "organization" if row["kind"] == "organisation" else "user",
+                "username": caller.slug,
+                "name": row["name"],
+                "github_url": None,
+                "avatar_url": None,
+            }
+        )
+
+    def _render_prediction(
+        self, prediction: Prediction, given: Mapping[str, Any], output: Any
+    ) -> dict[str, Any]:
+        assert prediction.completed_at is not None
+        assert prediction.started_at is not None
+        return self._envelope(
+            prediction.id,
+            model=prediction.offer.model,
+            version=prediction.offer.wire_version,
+            given=given,
+            output=output,
+            status="succeeded",
+            error=None,
+            source=prediction.caller.source,
+            created_at=prediction.created_at,
+            started_at=prediction.started_at,
+            completed_at=prediction.completed_at,
+            predict_time_s=prediction.predict_time_s,
+            cost_nanos=prediction.gross_nanos,
+        )
+
+    def _render_row(self, row: Row) -> dict[str, Any]:
+        """A stored prediction; its input is never kept, its output only for a retry."""
+        predict_time_s = row["predict_time_us"] / 1e6
+        completed_at = row["completed_at"]
+        began_at = completed_at and completed_at - timedelta(seconds=predict_time_s)
+        return self._envelope(
+            row["id"],
+            model=f"{row['owner']}/{row['name']}",
+            version=row["manifest_sha256"] or str(row["number"]),
+            given={},
+            output=row["output"],
+            status=_STATUSES.get(row["state"]) or str(row["state"]),
+            error=row["error"] or None,
+            source=row["source"],
+            created_at=row["created_at"],
+            started_at=began_at,
+            completed_at=completed_at,
+            predict_time_s=predict_time_s,
+            cost_nanos=row["cost_nanos"],
+        )
+
+    def _envelope(
+        self,
+        prediction_id: UUID,
+        *,
+        given: Mapping[str, Any],
+        output: Any,
+        error: str | None,
+        created_at: datetime,
+        started_at: datetime | None,
+        completed_at: datetime | None,
+        predict_time_s: float,
+        cost_nanos: int,
+        **members: str,
+    ) -> dict[str, Any]:
+        public_id = to_public(prediction_id)
+        get_url = f"{self.config.gateway_url}/v1/predictions/{public_id}"
+        metrics: dict[str, Any] = {"cost_nano_usd": cost_nanos, "predict_time": predict_time_s}
+        if completed_at is not None:
+            metrics["total_time"] = (completed_at - created_at).total_seconds()
+        return {
+            "id": public_id,
+            **members,
+            "input": given,
+            "output": output,
+            "logs": "",
+            "error": error,
+            "data_removed": output is None and members["status"] in _TERMINAL,
+            "created_at": to_wire(created_at),
+            "started_at": started_at and to_wire(started_at),
+            "completed_at": completed_at and to_wire(completed_at),
+            "deadline": to_wire(created_at + timedelta(seconds=self.config.deadline_s)),
+            "metrics": metrics,
+            "urls": {
+                "get": get_url,
+                "cancel": f"{get_url}/cancel",
+                "web": f"{self.config.web_url}/predictions/{public_id}",
+            },
+        }
+
+    def _link(self, query: Mapping[str, str], cursor: str) -> str:
+        kept = {name: query[name] for name in ("created_after", "created_before") if name in query}
+        return f"{self.config.gateway_url}/v1/predictions?{urlencode(kept | {'cursor': cursor})}"
+
+
+def _read_document(body: bytes) -> dict[str, Any]:
+    document = parse_json(body)
+    if not isinstance(document, dict):
+        raise _invalid("", "The body must be an object with the member `input`.")
+    for name in _UNSUPPORTED:
+        if document.pop(name, None):
+            raise _invalid(f"/{name}", "Webhooks are sent for asynchronous predictions only.")
+    faults = [
+        FieldError(pointer=f"/{str(name)[:64]}", detail="This member is not known here.")
+        for name in document
+        if name not in _MEMBERS
+    ][:16]
+    if "input" not in document:
+        faults.append(FieldError(pointer="/input", detail="Is required."))
+    if faults:
+        raise InvalidInputError(errors=faults)
+    return document
+
+
+def _read_version(document: Mapping[str, Any]) -> Reference:
+    if "version" not in document:
+        raise _invalid("/version", "Is required: owner/name, owner/name:version or its sha256.")
+    if not isinstance(document["version"], str):
+        raise _invalid("/version", "Must be a text.")
+    return parse_reference(document["version"])
+
+
+def _refuse_input(faults: list[Fault]) -> InvalidInputError:
+    errors = [FieldError(pointer=one["pointer"], detail=one["detail"]) for one in faults]
+    first = faults[0]
+    return InvalidInputError(f"{first['pointer']}: {first['detail']}", errors=errors)
+
+
+def _invalid(pointer: str, detail: str) -> InvalidInputError:
+    return InvalidInputError(detail, errors=[FieldError(pointer=pointer, detail=detail)])
+
+
+def _read_id(public_id: str) -> UUID:
+    try:
+        return from_public(public_id)
+    except ValueError:
+        raise NotFoundError("There is no such prediction, or you may not see it.") from None
+
+
+def _read_cursor(cursor: str | None) -> tuple[bool, UUID | None]:
+    if cursor is None:
+        return False, None
+    try:
+        if cursor[:1] not in ("n", "p"):
+            raise ValueError
+        return cursor[0] == "p", from_public(cursor[1:])
+    except ValueError:
+        raise BadRequestError("The cursor is not one of ours.") from None
+
+
+def _read_time(name: str, text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise BadRequestError(f"{name} must be a time in ISO 8601.") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _render_offer(offer: Offer) -> dict[str, Any]:
+    return schema.render_version(offer.wire_version, offer.created_at, offer.interface)

@@ -1,0 +1,154 @@
+"""Where a prediction runs: the ready replicas of its version, the least busy one first.
+
+All ready replicas are few, so they are read at once and kept as one picture, which is drawn
+anew when Postgres tells of a change, and every few seconds to notice silent nodes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from inference.gateway.config import NODE_SILENT_S, ROUTES_TTL_S
+from inference.gateway.database import Database, DatabaseUnavailableError, Row
+from inference.gateway.errors import NOT_READY_RETRY_S, ModelNotReadyError
+from inference.triton.repository import model_name
+
+# A replica that just failed us is asked last for so long.
+_PENALTY_S = 2.0
+
+_LIST_READY = """
+    SELECT r.id, r.version_id, n.triton_http_url
+    FROM inference_replica r JOIN inference_node n ON n.id = r.node_id
+    WHERE r.state = 'ready' AND r.wanted AND r.purpose = 'serve'
+        AND n.revoked_at IS NULL AND n.triton_ready
+        AND n.last_seen_at > now() - make_interval(secs => %s)
+    ORDER BY r.id
+"""
+
+
+@dataclass(slots=True)
+class Replica:
+    """A loaded copy of a version, and what this gateway has running on it."""
+
+    id: UUID
+    version_id: UUID
+    base_url: str
+    calls_in_flight: int = 0
+    penalty_until_s: float = 0.0
+    triton_name: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.triton_name = model_name(self.id)
+
+    @contextmanager
+    def in_flight(self) -> Iterator[None]:
+        """Count a call while it runs."""
+        self.calls_in_flight += 1
+        try:
+            yield
+        finally:
+            self.calls_in_flight -= 1
+
+    def penalise(self) -> None:
+        """Ask the others first for a moment."""
+        self.penalty_until_s = time.monotonic() + _PENALTY_S
+
+
+class Routes:
+    """The ready replicas by version; a `Listener` of changes to replicas and nodes."""
+
+    TABLES = frozenset({"inference_replica", "inference_node"})
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self._replicas: dict[UUID, list[Replica]] = {}
+        # Changes told of so far, and how many of them the picture shows.
+        self._told = 1
+        self._drawn = 0
+        self._is_listening = False
+        self._refreshing: asyncio.Task[None] | None = None
+
+    async def pick(self, version_id: UUID, *, besides: Replica | None = None) -> Replica:
+        """The replica to call.
+
+        Args:
+            version_id: What should run.
+            besides: The one that has just failed; it is chosen only if it is the last.
+
+        Raises:
+            ModelNotReadyError: None is ready.
+            DatabaseUnavailableError: It is not known which are ready.
+        """
+        if self._drawn < self._told or not self._is_listening:
+            await self._refresh()
+        candidates = self._replicas.get(version_id)
+        if not candidates:
+            raise ModelNotReadyError(
+                "No replica of the model is ready.", retry_after_s=NOT_READY_RETRY_S
+            )
+        now_s = time.monotonic()
+        return min(
+            candidates,
+            key=lambda one: (one is besides, one.penalty_until_s > now_s, one.calls_in_flight),
+        )
+
+    def list_base_urls(self) -> set[str]:
+        """The Triton servers behind all ready replicas."""
+        return {one.base_url for many in self._replicas.values() for one in many}
+
+    async def run(self) -> None:
+        """Draw the picture anew every few seconds: a silent node sends no notice."""
+        while True:
+            await asyncio.sleep(ROUTES_TTL_S)
+            with suppress(DatabaseUnavailableError):
+                await self._refresh()
+
+    def on_change(self, table: str, row_id: str) -> None:
+        """Look again before the next choice."""
+        if table in self.TABLES:
+            self._told += 1
+
+    def on_listening(self) -> None:
+        """Trust the picture between notices."""
+        self._is_listening = True
+        self._told += 1
+
+    def on_deaf(self) -> None:
+        """Look before every choice until changes are heard again."""
+        self._is_listening = False
+
+    async def _refresh(self) -> None:
+        """Wait for a look that began after the last notice; those who wait share it."""
+        told = self._told
+        while True:
+            task = self._refreshing
+            if task is None:
+                task = self._refreshing = asyncio.create_task(self._draw())
+            await asyncio.shield(task)
+            if self._drawn >= told:
+                return
+
+    async def _draw(self) -> None:
+        told = self._told
+        try:
+            rows = await self.database.fetch_all(_LIST_READY, [NODE_SILENT_S])
+            self._replicas = self._merge(rows)
+            self._drawn = told
+        finally:
+            self._refreshing = None
+
+    def _merge(self, rows: list[Row]) -> dict[UUID, list[Replica]]:
+        """The new picture, with the counts of the replicas that are still in it."""
+        known = {one.id: one for many in self._replicas.values() for one in many}
+        picture: dict[UUID, list[Replica]] = {}
+        for row in rows:
+            replica = known.get(row["id"])
+            if replica is None or replica.base_url != row["triton_http_url"]:
+                replica = Replica(row["id"], row["version_id"], row["triton_http_url"])
+            picture.setdefault(row["version_id"], []).append(replica)
+        return picture

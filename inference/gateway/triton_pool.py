@@ -1,0 +1,330 @@
+"""Calls to tritonserver: HTTP/1.1 over kept connections, tensors as plain octets.
+
+One connection carries one call at a time. HTTP cannot cancel a call, so one that runs out
+of time is left behind by closing its connection. Every failure is told apart: of the
+server's side (another replica may do better) or of the request's.
+
+Source: Open Inference Protocol; Triton, binary tensor data extension; server v2.51.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import numpy as np
+import orjson
+
+from inference.triton.errors import (
+    ModelExecutionError,
+    ModelNotReadyError,
+    OutputError,
+    QueueFullError,
+    TensorError,
+    TritonDeadlineError,
+    TritonUnavailableError,
+)
+from inference.triton.tensors import Tensor, unpack
+from marketplace.core.errors import MarketplaceError
+
+logger = logging.getLogger(__name__)
+
+# Another replica may answer where one of these was met.
+INFRASTRUCTURE_ERRORS = (TritonUnavailableError, ModelNotReadyError, QueueFullError)
+# Idle connections per server that are kept; a burst's surplus is closed again.
+_IDLE_MAX = 256
+_CONNECT_TIMEOUT_S = 2.0
+_HEAD_BYTES_MAX = 16 * 1024
+# Outputs as large as the largest tensors of an interface, and their head.
+_ANSWER_BYTES_MAX = 512 * 1024 * 1024
+_RETRY_S = 1
+_LOGGED_CHARS = 300
+
+
+class Connection(asyncio.Protocol):
+    """One connection; `exchange` sends a request and waits for its answer."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport | None = None
+        self._waiter: asyncio.Future[tuple[int, int, bytes]] | None = None
+        self._parts: list[bytes] = []
+        self._size_bytes = 0
+        # Of the answer now being received: where its body begins, and its whole length.
+        self._head_end = -1
+        self._total_bytes = 0
+        self._status = 0
+        self._json_bytes = -1
+        self._keeps_alive = True
+
+    @property
+    def is_reusable(self) -> bool:
+        """Whether another call may be sent on it."""
+        return (
+            self._keeps_alive
+            and self._waiter is None
+            and self.transport is not None
+            and not self.transport.is_closing()
+        )
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport; asyncio calls it."""
+        self.transport = cast("asyncio.Transport", transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Fail the call that waits; asyncio calls it."""
+        self._fail("the connection to the model server broke")
+
+    async def exchange(self, head: bytes, parts: Sequence[bytes]) -> tuple[int, int, bytes]:
+        """Send a request and return status, length of the JSON part (-1: all) and body.
+
+        Raises:
+            TritonUnavailableError: The connection broke, or the answer is no HTTP.
+        """
+        assert self.transport is not None
+        assert self._waiter is None
+        self._waiter = asyncio.get_running_loop().create_future()
+        self.transport.writelines([head, *parts])
+        try:
+            return await self._waiter
+        except asyncio.CancelledError:
+            self.close()
+            raise
+        finally:
+            self._waiter = None
+
+    def close(self) -> None:
+        """Give the connection up."""
+        self._keeps_alive = False
+        if self.transport is not None:
+            self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Collect the answer; asyncio calls it."""
+        if self._waiter is None:
+            # Nothing was asked: an answer now would belong to nobody.
+            self.close()
+            return
+        self._parts.append(data)
+        self._size_bytes += len(data)
+        if self._head_end < 0 and not self._read_head():
+            return
+        if self._size_bytes >= self._total_bytes:
+            self._finish()
+
+    def _read_head(self) -> bool:
+        if len(self._parts) > 1:
+            self._parts = [b"".join(self._parts)]
+        data = self._parts[0]
+        end = data.find(b"\r\n\r\n")
+        if end < 0:
+            if len(data) > _HEAD_BYTES_MAX:
+                self._fail("the model server's answer has no end of its head")
+            return False
+        length = -1
+        try:
+            lines = data[:end].split(b"\r\n")
+            self._status = int(lines[0][9:12])
+            for line in lines[1:]:
+                name, _, value = line.partition(b":")
+                match name.lower():
+                    case b"content-length":
+                        length = int(value)
+                    case b"inference-header-content-length":
+                        self._json_bytes = int(value)
+                    case b"connection":
+                        self._keeps_alive = value.strip().lower() != b"close"
+        except ValueError:
+            length = -1
+        if not 0 <= length <= _ANSWER_BYTES_MAX or self._json_bytes > length:
+            self._fail("the model server's answer is not understood")
+            return False
+        self._head_end = end + 4
+        self._total_bytes = self._head_end + length
+        return True
+
+    def _finish(self) -> None:
+        data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        answer = (self._status, self._json_bytes, data[self._head_end : self._total_bytes])
+        if self._size_bytes > self._total_bytes:
+            self.close()
+        self._parts, self._size_bytes = [], 0
+        self._head_end, self._total_bytes, self._json_bytes = -1, 0, -1
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(answer)
+
+    def _fail(self, detail: str) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(TritonUnavailableError(detail, retry_after_s=_RETRY_S))
+        self.close()
+
+
+class TritonPool:
+    """Idle connections by server, the one used last first."""
+
+    def __init__(self) -> None:
+        self._idle: dict[str, deque[Connection]] = {}
+
+    async def infer(
+        self,
+        base_url: str,
+        model: str,
+        tensors: Sequence[Tensor],
+        outputs: Sequence[str],
+        *,
+        deadline_s: float,
+    ) -> dict[str, np.ndarray]:
+        """Run a model once.
+
+        Args:
+            base_url: Of the tritonserver.
+            model: The model's name there.
+            tensors: All inputs.
+            outputs: Names of the outputs wanted.
+            deadline_s: On the clock of `time.monotonic`.
+
+        Raises:
+            TritonUnavailableError, ModelNotReadyError, QueueFullError: The server's side
+                failed; the same call may do elsewhere.
+            TritonDeadlineError: Time is up.
+            TensorError: The server refused the tensors.
+            ModelExecutionError: The model failed on them.
+            OutputError: The answer is not what was asked for.
+        """
+        document, payload = _encode_request(tensors, outputs, deadline_s)
+        head = _render_head(base_url, model, document, payload)
+        try:
+            async with asyncio.timeout(deadline_s - time.monotonic()):
+                answer = await self._exchange(base_url, head, [document, *payload])
+        except TimeoutError:
+            raise TritonDeadlineError from None
+        return _read_answer(model, *answer)
+
+    async def _exchange(
+        self, base_url: str, head: bytes, parts: Sequence[bytes]
+    ) -> tuple[int, int, bytes]:
+        idle = self._idle.setdefault(base_url, deque())
+        while idle:
+            connection = idle.pop()
+            if not connection.is_reusable:
+                continue
+            try:
+                return await self._use(connection, idle, head, parts)
+            except TritonUnavailableError:
+                # The server may have closed it while it was idle. A new connection tells
+                # whether the server itself is gone.
+                break
+        return await self._use(await _connect(base_url), idle, head, parts)
+
+    async def _use(
+        self, connection: Connection, idle: deque[Connection], head: bytes, parts: Sequence[bytes]
+    ) -> tuple[int, int, bytes]:
+        answer = await connection.exchange(head, parts)
+        if connection.is_reusable and len(idle) < _IDLE_MAX:
+            idle.append(connection)
+        else:
+            connection.close()
+        return answer
+
+    def keep_only(self, base_urls: set[str]) -> None:
+        """Close what leads to servers that are gone."""
+        for base_url in self._idle.keys() - base_urls:
+            for connection in self._idle.pop(base_url):
+                connection.close()
+
+    def close(self) -> None:
+        """Close every idle connection."""
+        self.keep_only(set())
+
+
+async def _connect(base_url: str) -> Connection:
+    parts = urlsplit(base_url)
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+            _, connection = await loop.create_connection(
+                Connection, parts.hostname or "", parts.port or 80
+            )
+    except (OSError, TimeoutError) as error:
+        raise TritonUnavailableError(
+            "The model server cannot be reached.", retry_after_s=_RETRY_S
+        ) from error
+    return connection
+
+
+def _encode_request(
+    tensors: Sequence[Tensor], outputs: Sequence[str], deadline_s: float
+) -> tuple[bytes, list[bytes]]:
+    payload = [one.to_bytes() for one in tensors]
+    document = {
+        "inputs": [
+            {
+                "name": one.name,
+                "shape": one.shape,
+                "datatype": one.datatype,
+                "parameters": {"binary_data_size": len(data)},
+            }
+            for one, data in zip(tensors, payload, strict=True)
+        ],
+        "outputs": [{"name": name, "parameters": {"binary_data": True}} for name in outputs],
+        # What still waits in Triton's queue when we have given up must not run for nobody.
+        "parameters": {"timeout": max(1, int((deadline_s - time.monotonic()) * 1e6))},
+    }
+    return orjson.dumps(document), payload
+
+
+def _render_head(base_url: str, model: str, document: bytes, payload: Sequence[bytes]) -> bytes:
+    length = len(document) + sum(map(len, payload))
+    return (
+        f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: {urlsplit(base_url).netloc}\r\n"
+        "Content-Type: application/octet-stream\r\n"
+        f"Inference-Header-Content-Length: {len(document)}\r\nContent-Length: {length}\r\n\r\n"
+    ).encode()
+
+
+def _read_answer(model: str, status: int, json_bytes: int, body: bytes) -> dict[str, np.ndarray]:
+    if status != 200:
+        raise _make_error(model, status, body)
+    outputs: dict[str, np.ndarray] = {}
+    at = len(body) if json_bytes < 0 else json_bytes
+    octets = memoryview(body)
+    try:
+        for one in orjson.loads(octets[:at])["outputs"]:
+            size_bytes = one["parameters"]["binary_data_size"]
+            data = octets[at : at + size_bytes]
+            outputs[one["name"]] = unpack(one["datatype"], one["shape"], data)
+            at += size_bytes
+    except (ValueError, KeyError, TypeError, TensorError) as error:
+        logger.error("model %s: its answer cannot be read: %r", model, error)
+        raise OutputError from error
+    return outputs
+
+
+def _make_error(model: str, status: int, body: bytes) -> MarketplaceError:
+    """What a refusal means. Triton's own text names paths and stays in our log."""
+    text = _read_error(body)
+    logger.warning("model %s: triton answered %d: %s", model, status, text[:_LOGGED_CHARS])
+    if status == 404 or "is not ready" in text:
+        return ModelNotReadyError("The model is not loaded there any more.", retry_after_s=_RETRY_S)
+    if text == "Request timeout expired":
+        return TritonDeadlineError("The request waited in the model's queue for too long.")
+    if "Exceeds maximum queue size" in text or status == 503:
+        return QueueFullError(retry_after_s=_RETRY_S)
+    if text.startswith("Stub process"):
+        # The process that runs the model is gone; the node starts it anew.
+        return TritonUnavailableError("The model's process ended.", retry_after_s=_RETRY_S)
+    if 400 <= status < 500:
+        return TensorError()
+    return ModelExecutionError()
+
+
+def _read_error(body: bytes) -> str:
+    try:
+        document: Any = orjson.loads(body)
+        return str(document["error"])
+    except (ValueError, KeyError, TypeError):
+        return body[:_LOGGED_CHARS].decode(errors="replace")

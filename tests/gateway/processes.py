@@ -1,0 +1,220 @@
+"""The real processes of these tests: a gateway under granian, a tritonserver, a cut wire."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+from uuid import UUID
+
+from embedded import ports
+from inference.triton import repository
+from inference.triton.server import SECRET_HEADER, TritonConfig, TritonServer
+from strongroom.interface import Interface
+
+ROOT = Path(__file__).resolve().parents[2]
+T = TypeVar("T")
+TOY_MODEL = Path(__file__).with_name("toy_model.py")
+
+
+class GatewayProcess:
+    """One gateway, started as `bin/up` starts it. `target` names another app than the real one."""
+
+    def __init__(
+        self,
+        folder: Path,
+        database_url: str,
+        *,
+        target: str = "inference.gateway.app:app",
+        **settings: str,
+    ) -> None:
+        self.port = ports.choose()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log_path = folder / f"gateway-{self.port}.log"
+        command = [sys.executable, "-m", "granian", "--interface", "rsgi", "--loop", "uvloop"]
+        command += ["--http", "1", "--no-ws", "--workers", "1", "--log-level", "warning"]
+        command += ["--host", "127.0.0.1", "--port", str(self.port), target]
+        env = {
+            "PATH": "/usr/bin:/bin",
+            "PYTHONPATH": f"{ROOT}:{ROOT / 'sdk'}",
+            "STRONGROOM_GATEWAY_DATABASE_URL": database_url,
+            "STRONGROOM_GATEWAY_URL": "https://gateway.example",
+            "STRONGROOM_WEB_URL": "https://web.example",
+            "STRONGROOM_PLAYGROUND_SECRET": os.environ["STRONGROOM_PLAYGROUND_SECRET"],
+            **settings,
+        }
+        with self.log_path.open("wb") as log:
+            self.process = subprocess.Popen(
+                command, env=env, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
+            )
+        eventually(self._check_ready, timeout_s=30)
+
+    def _check_ready(self) -> None:
+        assert self.process.poll() is None, self.log()
+        try:
+            urllib.request.urlopen(f"{self.url}/health", timeout=2).read()
+        except OSError as error:
+            raise AssertionError(f"{error}: {self.log()}") from error
+
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            self.process.wait(20)
+
+    def kill(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(10)
+
+
+class ToyTriton:
+    """A tritonserver that has loaded the toy model under some replicas' names."""
+
+    def __init__(self, folder: Path, interface: Interface, replica_ids: list[UUID]) -> None:
+        http_port = ports.choose()
+        grpc_port = ports.choose([http_port])
+        metrics_port = ports.choose([http_port, grpc_port])
+        self.config = TritonConfig(folder, http_port, grpc_port, metrics_port)
+        self.server = TritonServer(self.config)
+        self.server.start()
+        self.server.wait_ready()
+        for replica_id in replica_ids:
+            self.load(interface, replica_id)
+
+    def load(self, interface: Interface, replica_id: UUID) -> None:
+        name = repository.write_model(
+            self.config.repository_dir,
+            interface,
+            repository.Parameters(replica_id, self.config.work_dir / "none.sock"),
+            model_source=TOY_MODEL,
+        )
+        request = urllib.request.Request(
+            f"{self.config.http_url}/v2/repository/models/{name}/load",
+            b"{}",
+            {SECRET_HEADER: self.config.secret},
+        )
+        try:
+            urllib.request.urlopen(request, timeout=60).read()
+        except urllib.error.HTTPError as error:
+            raise AssertionError(json.loads(error.read())["error"]) from None
+
+    def kill(self) -> None:
+        assert self.server.process is not None
+        self.server.process.kill()
+        self.server.process.wait()
+
+    def stop(self) -> None:
+        self.server.stop()
+
+
+class Wire:
+    """A way to Postgres that can be cut, as a restart or a lost network cuts it.
+
+    `lose_next_booking` lets the next booking reach Postgres and cuts before its answer.
+    """
+
+    def __init__(self, target_port: int) -> None:
+        self.target_port = target_port
+        self.port = ports.choose()
+        self.lose_next_booking = False
+        self.is_cut = False
+        self.lost_count = 0
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._lock = threading.Lock()
+        self._listener = self._listen()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        """Break every connection and take no new one."""
+        self.is_cut = True
+        with self._lock:
+            pairs, self._pairs = self._pairs, []
+        for pair in pairs:
+            _shut(*pair)
+
+    def mend(self) -> None:
+        self.is_cut = False
+
+    def close(self) -> None:
+        self.cut()
+        self._listener.close()
+
+    def _listen(self) -> socket.socket:
+        return socket.create_server(("127.0.0.1", self.port), backlog=64)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            if self.is_cut:
+                client.close()
+                continue
+            server = socket.create_connection(("127.0.0.1", self.target_port))
+            with self._lock:
+                self._pairs.append((client, server))
+            meter = threading.Event()  # Set once this connection has sent a booking.
+            lost = threading.Event()
+            for job in (self._to_server, self._to_client):
+                threading.Thread(
+                    target=job, args=(client, server, meter, lost), daemon=True
+                ).start()
+
+    def _to_server(self, client, server, meter, lost) -> None:
+        while data := _receive(client):
+            if b"billing_settle" in data:
+                meter.set()
+            elif meter.is_set() and self.lose_next_booking and b"prediction_id" in data:
+                self.lose_next_booking = False
+                lost.set()
+            server.sendall(data)
+        _shut(client, server)
+
+    def _to_client(self, client, server, meter, lost) -> None:
+        while data := _receive(server):
+            if lost.is_set():
+                self.lost_count += 1
+                break
+            client.sendall(data)
+        _shut(client, server)
+
+
+def _receive(source: socket.socket) -> bytes:
+    try:
+        return source.recv(1 << 16)
+    except OSError:
+        return b""
+
+
+def _shut(*sockets: socket.socket) -> None:
+    for one in sockets:
+        try:
+            one.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        one.close()
+
+
+def eventually(check: Callable[[], T], *, timeout_s: float = 5.0) -> T:
+    """The value of a check that may fail for a while."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return check()
+        except AssertionError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.02)

@@ -15,7 +15,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 _FOLDERS = ("inference/serving", "inference/artifact", "sdk/strongroom/sealing")
-_FILES = ("sdk/strongroom/interface.py", "sdk/strongroom/errors.py")
+_FILES = (
+    "inference/__init__.py",
+    "sdk/strongroom/__init__.py",
+    "sdk/strongroom/errors.py",
+    "sdk/strongroom/interface.py",
+)
 
 
 def compute_loader_digest(root: Path = ROOT) -> str:
@@ -27,14 +32,15 @@ def compute_loader_digest(root: Path = ROOT) -> str:
         root: The folder that holds `inference` and `sdk`.
     """
     digest = hashlib.sha256()
-    for path in sorted(_list_files(root)):
+    for path in sorted(list_files(root)):
         for part in (path.encode(), (root / path).read_bytes()):
             digest.update(len(part).to_bytes(8, "big"))
             digest.update(part)
     return digest.hexdigest()
 
 
-def _list_files(root: Path) -> Iterator[str]:
+def list_files(root: Path) -> Iterator[str]:
+    """Paths of the covered files, relative to the root, in no particular order."""
     for folder in _FOLDERS:
         for path in (root / folder).rglob("*.py"):
             yield path.relative_to(root).as_posix()

@@ -44,7 +44,9 @@ class PlainBuffer:
 
     @property
     def view(self) -> memoryview:
-        """The content; writable."""
+        """The content; writable, and empty once it was wiped."""
+        if self._map.closed:
+            return memoryview(b"")
         return memoryview(self._map)[self._begin : self._begin + self.size_bytes]
 
     def align(self, offset: int) -> None:

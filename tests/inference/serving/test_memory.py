@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import ctypes
+import resource
+from pathlib import Path
+
+import pytest
+
+from inference.serving import memory
+from tests.inference.serving.children import run_child
+
+
+def flags_at(address: int) -> set[str]:
+    """The kernel's flags of the mapping that holds an address."""
+    found = False
+    with Path("/proc/self/smaps").open() as lines:
+        for line in lines:
+            first = line.split()[0]
+            if "-" in first and first[0] in "0123456789abcdef":
+                begin, end = (int(one, 16) for one in first.split("-"))
+                found = begin <= address < end
+            elif found and line.startswith("VmFlags:"):
+                return set(line.split()[1:])
+    raise AssertionError("no such mapping")
+
+
+def address_of(view: memoryview) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(view))
+
+
+def test_pages_are_private_and_stay_out_of_dumps_and_swap():
+    buffer = memory.PlainBuffer(5_000_000)
+
+    flags = flags_at(address_of(buffer.view))
+
+    assert {"dd", "dc"} <= flags
+    assert ("lo" in flags) is buffer.is_locked
+    assert "sh" not in flags
+    buffer.wipe()
+
+
+def test_without_a_right_to_lock_it_says_so():
+    found = run_child(
+        """
+        import resource
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (8192, 8192))
+        kernel.has_capability = lambda _: False
+        sandbox.drop_capabilities()
+        buffer = memory.PlainBuffer(5_000_000)
+        answer([memory.lock_process(), buffer.is_locked, memory.PlainBuffer(10).is_locked])
+        """
+    )
+
+    assert found == [False, False, True]
+
+
+def test_content_can_be_moved_to_an_aligned_address():
+    buffer = memory.PlainBuffer(1000)
+    content = bytes(range(250)) * 4
+    buffer.view[:] = content
+
+    buffer.align(13)
+
+    assert address_of(buffer.view[13:]) % memory.ALIGNMENT_BYTES == 0
+    assert bytes(buffer.view) == content
+    buffer.align(0)
+    assert address_of(buffer.view) % memory.ALIGNMENT_BYTES == 0
+    assert bytes(buffer.view) == content
+
+
+def test_wiping_overwrites_what_others_still_look_at():
+    buffer = memory.PlainBuffer(100)
+    view = buffer.view
+    view[:] = b"x" * 100
+
+    buffer.wipe()
+
+    assert bytes(view) == bytes(100)
+    assert len(buffer.view) == 0
+
+
+def test_wiping_twice_and_wiping_nothing_are_harmless():
+    for size_bytes in (0, 1, 70_000):
+        buffer = memory.PlainBuffer(size_bytes)
+        assert len(buffer.view) == size_bytes
+        buffer.wipe()
+        buffer.wipe()
+
+
+def test_keys_are_overwritten():
+    key = bytearray(b"k" * 32)
+
+    memory.wipe(key)
+
+    assert key == bytes(32)
+
+
+@pytest.mark.parametrize("_size", [2, 100, 1_000_000])
+def test_bytes_of_ours_are_overwritten(_size):
+    content = bytes(bytearray(b"x" * _size))
+
+    memory.wipe_bytes(content)
+
+    assert content == bytes(_size)
+
+
+def test_bytes_that_the_interpreter_shares_are_left():
+    memory.wipe_bytes(bytes([120]))
+    memory.wipe_bytes(b"")
+
+    assert bytes([120])[0] == 120
+
+
+def test_allocations_fail_before_the_machine_does():
+    found = run_child(
+        """
+        limit = memory.limit_address_space()
+        try:
+            bytearray(memory.available_bytes() + (1 << 30))
+        except MemoryError:
+            answer([limit, len(bytearray(1 << 20))])
+        """
+    )
+
+    assert 0 < found[0] < resource.RLIM_INFINITY or found[0] > 1 << 30
+    assert found[1] == 1 << 20

@@ -179,7 +179,7 @@ def _ensure_role(connection: psycopg.Connection, role: str, password: str) -> No
 
 
 def _formatted(statement: str, *names: str) -> sql.Composed:
-    return sql.SQL(statement).format(*(sql.Identifier(name) for name in names))  # type: ignore[arg-type]
+    return sql.SQL(statement).format(*(sql.Identifier(name) for name in names))
 
 
 if sys.platform != "linux":

@@ -43,7 +43,7 @@ def main(home: Home) -> None:
             manage("migrate", "--no-input")
             manage("grant_roles")
             _note_digest(superuser, expected)
-    if not home.join_token_file.exists():
+    if not is_enrolled(home):
         write_join_token(home)
 
 
@@ -66,6 +66,14 @@ def manage(*arguments: str) -> str:
     command = [sys.executable, str(ROOT / "manage.py"), *arguments]
     outcome = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
     return outcome.stdout
+
+
+def is_enrolled(home: Home) -> bool:
+    """Whether the node has joined: then it needs no token, and an old one is worth nothing."""
+    try:
+        return bool(json.loads((home / "node" / "identity.json").read_text())["node_id"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def write_join_token(home: Home) -> None:

@@ -137,7 +137,18 @@ def _prepare(place: Place) -> Process:
 
 def _granian(interface: str, target: str, port: int, *options: str) -> list[str | Path]:
     command = python("-m", "granian", "--interface", interface, "--host", "127.0.0.1")
-    return [*command, "--port", str(port), "--workers", "1", "--no-ws", *options, target]
+    return [
+        *command,
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        "--no-ws",
+        "--http",
+        "1",
+        *options,
+        target,
+    ]
 
 
 def _keybroker(place: Place) -> Process:
@@ -180,7 +191,7 @@ def _gateway(place: Place) -> Process:
         command=_granian("rsgi", "inference.gateway.app:app", place.gateway_port),
         env=environment.for_process(place, "gateway"),
         after=("prepare", "redis"),
-        is_ready=answers(f"{place.gateway_url}/v2/health/live"),
+        is_ready=answers(f"{place.gateway_url}/health"),
         where=place.gateway_url,
     )
 

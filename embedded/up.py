@@ -7,7 +7,9 @@ something did not come up or was wrong, 2 if it cannot start as things are.
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -74,10 +76,31 @@ def _run(
     if options.check:
         return 0 if complete else 1
     if complete:
-        display.say(f"\nSite     {place.web_url}\nGateway  {place.gateway_url}")
-        display.say(f"Logins   {place.home.demo_file}\nCtrl-C stops everything.\n")
+        for text in _welcome(place):
+            display.say(text)
         supervisor.run()
     return 0
+
+
+def _welcome(place: Place) -> list[str]:
+    """Where everything is, and a command to paste. It shows a key, so no log has it."""
+    lines = ["", f"Site     {place.web_url}", f"Gateway  {place.gateway_url}"]
+    if place.home.demo_file.exists():
+        demo = json.loads(place.home.demo_file.read_text())
+        model = demo["models"][0]
+        body = json.dumps({"input": model["example_input"]}, separators=(",", ":"))
+        lines += [
+            f"Logins   {place.home.demo_file}",
+            "",
+            _curl(place, model["name"], demo["consumer"]["api_key"], body),
+        ]
+    return [*lines, "", "Ctrl-C stops everything.", ""]
+
+
+def _curl(place: Place, model: str, api_key: str, body: str) -> str:
+    parts = ["curl", "-s", f"{place.gateway_url}/v1/models/{model}/predictions"]
+    parts += ["-H", f"Authorization: Bearer {api_key}"]
+    return shlex.join([*parts, "-H", "Content-Type: application/json", "-d", body])
 
 
 def _prepare(options: argparse.Namespace, place_home: Home, run_dir: Path) -> Place:

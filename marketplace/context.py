@@ -1,4 +1,8 @@
-"""What every template knows."""
+"""Who looks at a page and for which account; and what every template knows.
+
+A person may belong to several accounts. Pages show one at a time: the one in the session,
+chosen in the menu. It is a convenience, never a right: rights are checked on each access.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,65 @@ from typing import Any
 
 from django.conf import settings
 from django.http import HttpRequest
+from django.utils.functional import SimpleLazyObject
+
+from marketplace.models import Account, Membership, User
+from marketplace.selectors.access import ANONYMOUS, Actor, access_account
+
+SESSION_KEY = "account"
+
+
+def actor_of(request: HttpRequest) -> Actor:
+    """The actor of a page's request."""
+    return Actor(user=request.user) if isinstance(request.user, User) else ANONYMOUS
+
+
+def list_memberships(request: HttpRequest) -> list[Membership]:
+    """The person's memberships with their accounts, by name; asked once per request."""
+    if not isinstance(request.user, User):
+        return []
+    cached: list[Membership] | None = getattr(request, "_memberships", None)
+    if cached is None:
+        memberships = request.user.memberships.select_related("account")
+        cached = list(memberships.order_by("account__slug"))
+        request._memberships = cached  # type: ignore[attr-defined]  # noqa: SLF001
+    return cached
+
+
+def current_membership(request: HttpRequest) -> Membership | None:
+    """The membership in the account that the person chose, else in the first."""
+    memberships = list_memberships(request)
+    chosen = request.session.get(SESSION_KEY)
+    return next(
+        (membership for membership in memberships if membership.account.slug == chosen),
+        memberships[0] if memberships else None,
+    )
+
+
+def current_account(request: HttpRequest) -> Account | None:
+    """The account that pages show; None for a person without any."""
+    membership = current_membership(request)
+    return membership.account if membership else None
+
+
+def requested_account(request: HttpRequest, right: str = "read") -> Account:
+    """The account that `?account=` names, else the current one; the right is checked.
+
+    Raises:
+        NotFoundError: Not the person's account, or none at all.
+        ForbiddenError: The person lacks the right on it.
+    """
+    current = current_account(request)
+    slug = request.GET.get("account") or (current.slug if current else "")
+    return access_account(actor_of(request), slug, right)
 
 
 def site(request: HttpRequest) -> dict[str, Any]:
-    """Addresses, and whether this is development."""
-    return {"gateway_url": settings.GATEWAY_URL, "development": settings.DEVELOPMENT}
+    """Addresses, whether this is development, and the person's accounts."""
+    return {
+        "gateway_url": settings.GATEWAY_URL,
+        "development": settings.DEVELOPMENT,
+        "memberships": SimpleLazyObject(lambda: list_memberships(request)),
+        "current_membership": SimpleLazyObject(lambda: current_membership(request)),
+        "current_account": SimpleLazyObject(lambda: current_account(request)),
+    }

@@ -24,7 +24,7 @@ if DEVELOPMENT:
 CSRF_TRUSTED_ORIGINS = [WEB_URL]
 
 INSTALLED_APPS = [
-    "django.contrib.admin",
+    "marketplace.admin_site.AdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -128,6 +128,9 @@ SECURE_HSTS_SECONDS = 31_536_000 if WEB_URL.startswith("https://") else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = bool(SECURE_HSTS_SECONDS)
 SECURE_HSTS_PRELOAD = bool(SECURE_HSTS_SECONDS)
 X_FRAME_OPTIONS = "DENY"
+# How many proxies of ours stand in front of the web; their X-Forwarded-For entries are
+# believed, earlier ones are not. Limits count by the address found so.
+TRUSTED_PROXY_COUNT = env_int("STRONGROOM_TRUSTED_PROXY_COUNT", 0)
 
 STRIPE_SECRET_KEY = env_secret("STRONGROOM_STRIPE_SECRET_KEY", "unset")
 STRIPE_WEBHOOK_SECRET = env_secret("STRONGROOM_STRIPE_WEBHOOK_SECRET", "unset")

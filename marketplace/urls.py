@@ -14,3 +14,8 @@ urlpatterns = [
     path("", include("inference.urls")),
     path("", include("marketplace.site_urls")),
 ]
+
+handler400 = "marketplace.views.errors.bad_request"
+handler403 = "marketplace.views.errors.forbidden"
+handler404 = "marketplace.views.errors.not_found"
+handler500 = "marketplace.views.errors.server_error"

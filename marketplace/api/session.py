@@ -1,0 +1,90 @@
+"""Sign in for a token, and who one is: what `strongroom login` calls."""
+
+from __future__ import annotations
+
+from django.utils import timezone
+from rest_framework import serializers
+from rest_framework.permissions import AllowAny
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from marketplace.address import address_of
+from marketplace.api.authentication import actor_of
+from marketplace.core import limits
+from marketplace.core.errors import ForbiddenError
+from marketplace.models import APIKey, Membership
+from marketplace.selectors.access import Actor, list_accounts, require_right
+from marketplace.services.account import log_in
+from marketplace.services.key import issue_key
+
+
+class LoginInput(serializers.Serializer):
+    email = serializers.CharField(max_length=254)
+    password = serializers.CharField(max_length=1024, trim_whitespace=False)
+    token_name = serializers.CharField(max_length=limits.NAME_LENGTH_MAX)
+    account = serializers.SlugField(required=False)
+
+
+class LoginView(APIView):
+    """`POST /api/login`: a creator token for e-mail address and password."""
+
+    permission_classes = [AllowAny]
+    authentication_classes = []
+
+    def post(self, request: Request) -> Response:
+        """A token for the named account, else for the first in which one may push."""
+        fields = LoginInput(data=request.data)
+        fields.is_valid(raise_exception=True)
+        data = fields.validated_data
+        user = log_in(
+            request._request,  # noqa: SLF001 - Django's backends want Django's request
+            email=data["email"],
+            password=data["password"],
+            address=address_of(request._request),  # noqa: SLF001
+        )
+        actor = Actor(user=user)
+        accounts = list_accounts(actor)
+        if "account" in data:
+            accounts = accounts.filter(slug=data["account"])
+        account = accounts.first()
+        if account is None:
+            raise ForbiddenError("This person belongs to no such account.")
+        require_right(actor, account, "keys")
+        _, secret = issue_key(
+            actor=actor,
+            account=account,
+            name=data["token_name"],
+            mode=APIKey.Mode.TOKEN,
+            expires_at=timezone.now() + limits.LOGIN_TOKEN_LIFETIME,
+        )
+        body = {"token": secret.text, "account": account.slug, "email": user.email}
+        return Response(body, status=201)
+
+
+class MeView(APIView):
+    """`GET /api/me`: the person or token that asks."""
+
+    def get(self, request: Request) -> Response:
+        """E-mail address, accounts with roles, and the token's name and scopes."""
+        actor = actor_of(request)
+        memberships = (
+            Membership.objects.filter(user=actor.user, account__in=list_accounts(actor))
+            .select_related("account")
+            .order_by("account__slug")
+        )
+        token = actor.api_key
+        return Response(
+            {
+                "email": actor.user.email if actor.user else None,
+                "accounts": [
+                    {
+                        "slug": membership.account.slug,
+                        "name": membership.account.name,
+                        "role": membership.role,
+                    }
+                    for membership in memberships
+                ],
+                "token": token and {"name": token.name, "scopes": token.scopes},
+            }
+        )

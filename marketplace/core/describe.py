@@ -1,0 +1,116 @@
+"""Say in words and in an example what a version takes and gives."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# A tensor's example is shown with at most so many numbers, else by its shape alone.
+EXAMPLE_ELEMENTS_MAX = 16
+EXAMPLE_LENGTH_MAX = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """An input or output as a row of the schema table."""
+
+    name: str
+    type: str
+    rules: str
+    description: str
+
+
+def describe_inputs(interface: Mapping[str, Any]) -> list[Member]:
+    """One row for each input."""
+    return [_member(one, _input_rules(one)) for one in interface.get("inputs", [])]
+
+
+def describe_outputs(interface: Mapping[str, Any]) -> list[Member]:
+    """One row for each output that callers see."""
+    return [
+        _member(one, _output_rules(one))
+        for one in interface.get("outputs", [])
+        if not one.get("hidden")
+    ]
+
+
+def example_input(interface: Mapping[str, Any]) -> str:
+    """A JSON body for a first call; long tensors are left for the caller to fill in."""
+    values = {
+        one["name"]: _example(one)
+        for one in interface.get("inputs", [])
+        if one.get("required", True) or one.get("example") is not None
+    }
+    return json.dumps({"input": values}, ensure_ascii=False)
+
+
+def _member(one: Mapping[str, Any], rules: list[str]) -> Member:
+    kind = str(one.get("kind", ""))
+    if kind == "tensor":
+        shape = ", ".join("n" if size == -1 else str(size) for size in one.get("shape", []))
+        kind = f"{one.get('datatype', '')}[{shape}]"
+    return Member(
+        name=str(one.get("name", "")),
+        type=kind,
+        rules=", ".join(rules),
+        description=str(one.get("description", "")),
+    )
+
+
+def _input_rules(one: Mapping[str, Any]) -> list[str]:
+    rules = [] if one.get("required", True) else ["optional"]
+    if one.get("default") is not None:
+        rules.append(f"default {_short(one['default'])}")
+    if one.get("minimum") is not None:
+        rules.append(f"at least {_short(one['minimum'])}")
+    if one.get("maximum") is not None:
+        rules.append(f"at most {_short(one['maximum'])}")
+    if one.get("max_length") is not None:
+        rules.append(f"at most {one['max_length']} characters")
+    if one.get("choices"):
+        rules.append("one of " + ", ".join(str(choice) for choice in one["choices"][:12]))
+    return rules
+
+
+def _output_rules(one: Mapping[str, Any]) -> list[str]:
+    labels = one.get("labels") or []
+    if not labels:
+        return []
+    shown = ", ".join(str(label) for label in labels[:10])
+    return [f"{len(labels)} labels: {shown}" + (" …" if len(labels) > 10 else "")]
+
+
+def _example(one: Mapping[str, Any]) -> Any:
+    value = one.get("example", one.get("default"))
+    if value is not None:
+        is_short = len(json.dumps(value, ensure_ascii=False)) <= EXAMPLE_LENGTH_MAX
+        return value if is_short else "…"
+    match one.get("kind"):
+        case "text":
+            return "Some text"
+        case "choice":
+            return one["choices"][0]
+        case "boolean":
+            return True
+        case "number" | "integer":
+            return one.get("minimum") or 1
+    return _zeros([max(size, 1) for size in one.get("shape", [])])
+
+
+def _zeros(shape: list[int]) -> Any:
+    count = 1
+    for size in shape:
+        count *= size
+    if count > EXAMPLE_ELEMENTS_MAX:
+        return "…"
+    value: Any = 0
+    for size in reversed(shape):
+        value = [value] * size
+    return value
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else text[:39] + "…"

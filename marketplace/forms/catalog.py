@@ -1,0 +1,87 @@
+"""Forms of models, versions and reviews."""
+
+from __future__ import annotations
+
+from django import forms
+from django.core.validators import RegexValidator
+
+from marketplace.core import limits
+from marketplace.models import AIModel, Channel
+from marketplace.models.catalog import model_name_validator
+
+# The same forms that a manifest accepts.
+task_validator = RegexValidator(r"^[a-z0-9][a-z0-9-]*\Z", "Lowercase letters, digits, hyphens.")
+licence_validator = RegexValidator(
+    r"^[A-Za-z0-9][A-Za-z0-9.+() -]*\Z", "An SPDX expression, such as Apache-2.0."
+)
+
+
+class ListingForm(forms.Form):
+    """What a model's page says. Name and owner are its address and are not here."""
+
+    title = forms.CharField(label="Title", max_length=120)
+    summary = forms.CharField(
+        label="Summary",
+        max_length=280,
+        required=False,
+        help_text="One sentence for the catalogue.",
+    )
+    task = forms.CharField(
+        label="Task",
+        max_length=40,
+        required=False,
+        validators=[task_validator],
+        help_text="Such as image-classification.",
+    )
+    licence = forms.CharField(
+        label="Licence",
+        max_length=64,
+        required=False,
+        validators=[licence_validator],
+        help_text="SPDX, such as Apache-2.0.",
+    )
+    industry = forms.CharField(
+        label="Industry", max_length=40, required=False, validators=[task_validator]
+    )
+    visibility = forms.ChoiceField(
+        label="Visibility",
+        choices=[
+            (AIModel.Visibility.PUBLIC, "Public: in the catalogue once a version is published"),
+            (AIModel.Visibility.PRIVATE, "Private: members of the account only"),
+        ],
+        widget=forms.RadioSelect,
+        initial=AIModel.Visibility.PUBLIC,
+    )
+    card = forms.CharField(
+        label="Card",
+        max_length=limits.CARD_LENGTH_MAX,
+        required=False,
+        strip=False,
+        help_text="Markdown. A YAML block between two lines of --- at the top becomes facts.",
+        widget=forms.Textarea(attrs={"rows": 20, "class": "code", "spellcheck": "true"}),
+    )
+
+
+class NewModelForm(ListingForm):
+    name = forms.CharField(
+        label="Name",
+        max_length=63,
+        validators=[model_name_validator],
+        help_text="Lowercase letters, digits, dots, hyphens, underscores. It never changes.",
+        widget=forms.TextInput(attrs={"autocapitalize": "none", "spellcheck": "false"}),
+    )
+    field_order = ("name",)
+
+
+class ChannelForm(forms.Form):
+    channel = forms.ChoiceField(choices=Channel.Name.choices)
+
+
+class ReasonForm(forms.Form):
+    """Why; asked wherever an admin acts on what belongs to others."""
+
+    reason = forms.CharField(
+        label="Reason",
+        max_length=limits.REASON_LENGTH_MAX,
+        widget=forms.Textarea(attrs={"rows": 5}),
+    )

@@ -1,0 +1,41 @@
+"""The form that makes an API key."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from django import forms
+from django.utils import timezone
+
+from marketplace.core import limits
+from marketplace.models import APIKey
+
+LIFETIMES = {
+    "": "Never",
+    "7": "In 7 days",
+    "30": "In 30 days",
+    "90": "In 90 days",
+    "365": "In a year",
+}
+_MODE_LABELS = [
+    (APIKey.Mode.LIVE, "Live key: runs predictions, paid from the wallet"),
+    (APIKey.Mode.TEST, "Test key: runs your own models, without charge"),
+    (APIKey.Mode.TOKEN, "Creator token: pushes and publishes models by the command line"),
+]
+
+
+class KeyForm(forms.Form):
+    name = forms.CharField(
+        label="Name",
+        max_length=limits.NAME_LENGTH_MAX,
+        help_text="What it is for, such as the service that will use it.",
+    )
+    mode = forms.ChoiceField(
+        label="Kind", choices=_MODE_LABELS, initial=APIKey.Mode.LIVE, widget=forms.RadioSelect
+    )
+    lifetime = forms.ChoiceField(label="Expires", choices=list(LIFETIMES.items()), required=False)
+
+    def expires_at(self) -> datetime | None:
+        """When the key ends; None for never."""
+        days = self.cleaned_data["lifetime"]
+        return timezone.now() + timedelta(days=int(days)) if days else None

@@ -1,0 +1,320 @@
+"""People and accounts: sign up, organisations, members and their roles, suspension."""
+
+from __future__ import annotations
+
+from django.contrib.auth import authenticate
+from django.contrib.auth.password_validation import validate_password
+from django.core.exceptions import ValidationError
+from django.db import IntegrityError, transaction
+from django.http import HttpRequest
+from django.utils import timezone
+
+from marketplace.core import limits
+from marketplace.core.errors import (
+    AuthenticationError,
+    ForbiddenError,
+    InvalidInputError,
+    NotFoundError,
+)
+from marketplace.core.reserved import is_reserved
+from marketplace.errors import (
+    CountLimitError,
+    EmailTakenError,
+    LastOwnerError,
+    MemberExistsError,
+    NameReservedError,
+    NameTakenError,
+)
+from marketplace.models import Account, APIKey, Membership, User
+from marketplace.selectors.access import Actor
+from marketplace.services import audit, throttle
+from marketplace.services.validation import check_row
+
+Role = Membership.Role
+
+
+def sign_up(*, email: str, password: str, slug: str, name: str = "") -> tuple[User, Account]:
+    """Make a person and the account of the same person, which it owns.
+
+    Raises:
+        InvalidInputError: E-mail address, password or name is not acceptable.
+        EmailTakenError, NameTakenError, NameReservedError: Nothing was written.
+    """
+    email = email.strip().lower()
+    user = User(email=email, name=name.strip())
+    _check_password(password, user)
+    user.set_password(password)
+    try:
+        with transaction.atomic():
+            if User.objects.filter(email=email).exists():
+                raise EmailTakenError
+            check_row(user)
+            user.save(force_insert=True)
+            actor = Actor(user=user)
+            audit.record(actor.label, "user.sign_up", user)
+            account = _make_account(actor, slug, name or slug, Account.Kind.PERSON)
+    except IntegrityError as error:
+        # Somebody else took the address between the look and the insert.
+        raise EmailTakenError from error
+    return user, account
+
+
+def create_account(*, user: User, slug: str, name: str) -> Account:
+    """Make an organisation, which the person owns.
+
+    Raises:
+        InvalidInputError, NameTakenError, NameReservedError: Nothing was written.
+        CountLimitError: The person belongs to as many accounts as one may.
+    """
+    with transaction.atomic():
+        User.objects.select_for_update(no_key=True).get(pk=user.pk)
+        if user.memberships.count() >= limits.ACCOUNTS_PER_PERSON_MAX:
+            raise CountLimitError(
+                f"A person belongs to at most {limits.ACCOUNTS_PER_PERSON_MAX} accounts."
+            )
+        return _make_account(Actor(user=user), slug, name, Account.Kind.ORGANISATION)
+
+
+def _make_account(actor: Actor, slug: str, name: str, kind: Account.Kind) -> Account:
+    slug = slug.strip()
+    if is_reserved(slug):
+        raise NameReservedError(errors=[{"pointer": "/slug", "detail": "This name is reserved."}])
+    if Account.objects.filter(slug=slug).exists():
+        raise NameTakenError
+    account = Account(slug=slug, name=name.strip(), kind=kind)
+    check_row(account)
+    try:
+        with transaction.atomic():
+            account.save(force_insert=True)
+    except IntegrityError as error:
+        raise NameTakenError from error
+    Membership.objects.create(account=account, user=actor.user, role=Role.OWNER)
+    audit.record(
+        actor.label,
+        "account.create",
+        account,
+        account_id=account.pk,
+        payload={"slug": slug, "kind": str(kind)},
+    )
+    return account
+
+
+def log_in(request: HttpRequest | None, *, email: str, password: str, address: str) -> User:
+    """Check a password, and count the tries.
+
+    Args:
+        request: Handed to Django's authentication backends.
+        email: Who it claims to be.
+        password: Never logged.
+        address: Where the try comes from.
+
+    Raises:
+        LoginThrottledError: Too many failed tries; the password was not looked at.
+        AuthenticationError: It is wrong, or nobody has this address.
+    """
+    throttle.count_login(email=email, address=address)
+    user = authenticate(request, username=email.strip().lower(), password=password)
+    if not isinstance(user, User):
+        raise AuthenticationError("E-mail address and password do not fit.")
+    throttle.forget_login(email=email, address=address)
+    return user
+
+
+def change_password(*, user: User, password: str) -> None:
+    """Set a new password; other sessions of the person end.
+
+    Raises:
+        InvalidInputError: Too weak.
+    """
+    _check_password(password, user)
+    with transaction.atomic():
+        user.set_password(password)
+        user.save(update_fields=["password"])
+        audit.record(Actor(user=user).label, "user.password", user)
+
+
+def rename_person(*, user: User, name: str) -> None:
+    """Change the name that team mates see."""
+    with transaction.atomic():
+        user.name = name.strip()
+        check_row(user)
+        user.save(update_fields=["name"])
+        audit.record(Actor(user=user).label, "user.rename", user)
+
+
+def rename_account(*, actor: Actor, account: Account, name: str) -> None:
+    """Change the name that others see; the slug never changes."""
+    with transaction.atomic():
+        account.name = name.strip()
+        check_row(account)
+        account.save(update_fields=["name"])
+        audit.record(
+            actor.label,
+            "account.rename",
+            account,
+            account_id=account.pk,
+            payload={"name": account.name},
+        )
+
+
+def add_member(*, actor: Actor, account: Account, email: str, role: str) -> Membership:
+    """Let a person act for the account.
+
+    Args:
+        actor: Who adds; the caller has checked the right `members`.
+        account: The account.
+        email: Whoever signs in with it.
+        role: One of `Membership.Role`.
+
+    Raises:
+        InvalidInputError: Nobody signs in with this address, or there is no such role.
+        MemberExistsError: The person is a member already.
+        ForbiddenError: Only owners make owners.
+        CountLimitError: Account or person have as many memberships as they may.
+    """
+    _check_role(role)
+    user = User.objects.filter(email=email.strip().lower(), is_active=True).first()
+    if user is None:
+        detail = "Nobody signs in with this address. Ask the person to sign up first."
+        raise InvalidInputError(errors=[{"pointer": "/email", "detail": detail}])
+    with transaction.atomic():
+        _lock(account)
+        if role == Role.OWNER:
+            _require_owner(actor, account)
+        if account.memberships.filter(user=user).exists():
+            raise MemberExistsError
+        if (
+            account.memberships.count() >= limits.MEMBERS_PER_ACCOUNT_MAX
+            or user.memberships.count() >= limits.ACCOUNTS_PER_PERSON_MAX
+        ):
+            raise CountLimitError("The account or the person has as many memberships as allowed.")
+        membership = Membership.objects.create(account=account, user=user, role=role)
+        _record_member(actor, "member.add", account, user, {"role": role})
+    return membership
+
+
+def change_role(*, actor: Actor, account: Account, user: User, role: str) -> Membership:
+    """Give a member another role.
+
+    Raises:
+        NotFoundError: The person is no member.
+        ForbiddenError: Only owners make or unmake owners.
+        LastOwnerError: Nobody else owns the account.
+    """
+    _check_role(role)
+    with transaction.atomic():
+        membership = _get_member(account, user)
+        before = membership.role
+        if before == role:
+            return membership
+        if Role.OWNER in (before, role):
+            _require_owner(actor, account)
+        if before == Role.OWNER:
+            _require_other_owner(account, user)
+        membership.role = role
+        membership.save(update_fields=["role"])
+        _record_member(actor, "member.role", account, user, {"from": before, "to": role})
+    return membership
+
+
+def remove_member(*, actor: Actor, account: Account, user: User) -> None:
+    """Take a person out of the account; also how a member leaves.
+
+    Tokens that the person made for the account are revoked with it. Consumer keys belong to
+    the account's services and stay.
+
+    Raises:
+        NotFoundError: The person is no member.
+        ForbiddenError: Only owners remove owners.
+        LastOwnerError: Nobody else owns the account.
+    """
+    with transaction.atomic():
+        membership = _get_member(account, user)
+        if membership.role == Role.OWNER:
+            _require_owner(actor, account)
+            _require_other_owner(account, user)
+        membership.delete()
+        tokens = APIKey.objects.filter(
+            account=account, created_by=user, mode=APIKey.Mode.TOKEN, revoked_at=None
+        )
+        revoked = tokens.update(revoked_at=timezone.now())
+        _record_member(actor, "member.remove", account, user, {"tokens_revoked": revoked})
+
+
+def suspend_account(*, actor: Actor, account: Account, reason: str) -> None:
+    """Stop an account at once: it can only read, its keys and models serve nothing."""
+    _set_suspended(actor, account, reason, is_suspended=True)
+
+
+def unsuspend_account(*, actor: Actor, account: Account, reason: str) -> None:
+    """Let a suspended account act again."""
+    _set_suspended(actor, account, reason, is_suspended=False)
+
+
+def _set_suspended(actor: Actor, account: Account, reason: str, *, is_suspended: bool) -> None:
+    if not actor.is_admin:
+        raise ForbiddenError("Only platform admins suspend accounts.")
+    reason = reason.strip()
+    if not 0 < len(reason) <= limits.REASON_LENGTH_MAX:
+        detail = f"A reason has 1 to {limits.REASON_LENGTH_MAX} characters."
+        raise InvalidInputError(errors=[{"pointer": "/reason", "detail": detail}])
+    with transaction.atomic():
+        _lock(account)
+        account.refresh_from_db(fields=["suspended_at"])
+        if (account.suspended_at is not None) == is_suspended:
+            return
+        account.suspended_at = timezone.now() if is_suspended else None
+        account.save(update_fields=["suspended_at"])
+        action = "account.suspend" if is_suspended else "account.unsuspend"
+        audit.record(
+            actor.label, action, account, account_id=account.pk, payload={"reason": reason}
+        )
+
+
+def _check_password(password: str, user: User) -> None:
+    try:
+        validate_password(password, user)
+    except ValidationError as error:
+        raise InvalidInputError(
+            errors=[{"pointer": "/password", "detail": text} for text in error.messages]
+        ) from error
+
+
+def _check_role(role: str) -> None:
+    if role not in Role.values:
+        detail = f"One of {', '.join(Role.values)}."
+        raise InvalidInputError(errors=[{"pointer": "/role", "detail": detail}])
+
+
+def _lock(account: Account) -> None:
+    Account.objects.select_for_update(no_key=True).get(pk=account.pk)
+
+
+def _get_member(account: Account, user: User) -> Membership:
+    _lock(account)
+    membership = account.memberships.filter(user=user).first()
+    if membership is None:
+        raise NotFoundError("No such member.")
+    return membership
+
+
+def _require_owner(actor: Actor, account: Account) -> None:
+    if not account.memberships.filter(user=actor.user, role=Role.OWNER).exists():
+        raise ForbiddenError("Only an owner makes, changes or removes owners.")
+
+
+def _require_other_owner(account: Account, user: User) -> None:
+    if not account.memberships.filter(role=Role.OWNER).exclude(user=user).exists():
+        raise LastOwnerError
+
+
+def _record_member(
+    actor: Actor, action: str, account: Account, user: User, payload: dict[str, object]
+) -> None:
+    audit.record(
+        actor.label,
+        action,
+        account,
+        account_id=account.pk,
+        payload={"member": user.email, **payload},
+    )

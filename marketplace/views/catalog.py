@@ -1,0 +1,96 @@
+"""What everybody may look at: the catalogue, an owner's models, a model's page."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+
+from django.core.cache import cache
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.views.decorators.http import require_safe
+from redis.exceptions import RedisError
+
+from marketplace.context import actor_of
+from marketplace.core import limits
+from marketplace.core.card import Card, render_card
+from marketplace.core.describe import describe_inputs, describe_outputs, example_input
+from marketplace.core.errors import NotFoundError
+from marketplace.models import Account, AIModel, ModelVersion
+from marketplace.selectors import catalog
+from marketplace.selectors.access import access_model, has_right, list_accounts
+from marketplace.views.paging import page_of
+
+logger = logging.getLogger(__name__)
+
+CARD_CACHE_S = 86_400
+# How many versions a model's page shows; creators see them all on a page of their own.
+VERSIONS_SHOWN = 10
+
+
+@require_safe
+def catalogue(request: HttpRequest) -> HttpResponse:
+    """Models on sale, by words and task."""
+    actor = actor_of(request)
+    query = request.GET.get("q", "").replace("\x00", "")[: limits.SEARCH_LENGTH_MAX].strip()
+    task = request.GET.get("task", "").replace("\x00", "")
+    context = {
+        "page": page_of(request, catalog.list_catalogue(actor, query=query, task=task)),
+        "tasks": catalog.list_tasks(actor),
+        "query": query,
+        "task": task,
+    }
+    return render(request, "marketplace/catalogue.html", context)
+
+
+@require_safe
+def owner(request: HttpRequest, owner: str) -> HttpResponse:
+    """An account's models on sale."""
+    actor = actor_of(request)
+    account = Account.objects.filter(slug=owner, suspended_at=None).first()
+    is_own = list_accounts(actor).filter(slug=owner).exists()
+    models = catalog.list_catalogue(actor, account=account) if account else None
+    # Who sells nothing is nobody here: account names are not for guessing.
+    if account is None or models is None or not (is_own or models.exists()):
+        raise NotFoundError("No such account.")
+    context = {"owner": account, "page": page_of(request, models), "is_own": is_own}
+    return render(request, "marketplace/owner.html", context)
+
+
+@require_safe
+def model(request: HttpRequest, owner: str, name: str) -> HttpResponse:
+    """A model's page; price and try-it form come from the packages that own them."""
+    actor = actor_of(request)
+    found = access_model(actor, owner, name)
+    version = catalog.find_channel_version(found)
+    versions = _public_versions(found)
+    context = {
+        "model": found,
+        "version": version,
+        "versions": versions,
+        "card": _card(found),
+        "inputs": describe_inputs(version.interface) if version else [],
+        "outputs": describe_outputs(version.interface) if version else [],
+        "example": example_input(version.interface) if version else "",
+        "can_push": has_right(actor, found.account, "push"),
+    }
+    return render(request, "marketplace/model.html", context)
+
+
+def _public_versions(found: AIModel) -> list[ModelVersion]:
+    # What is not approved is the creator's own business.
+    approved = catalog.list_versions(found).filter(state=ModelVersion.State.APPROVED)
+    return list(approved[:VERSIONS_SHOWN])
+
+
+def _card(found: AIModel) -> Card:
+    key = f"card:2:{hashlib.sha256(found.card.encode()).hexdigest()}"
+    try:
+        card: Card | None = cache.get(key)
+        if card is None:
+            card = render_card(found.card)
+            cache.set(key, card, CARD_CACHE_S)
+    except RedisError:
+        logger.warning("redis is away: cards are rendered each time")
+        card = render_card(found.card)
+    return card

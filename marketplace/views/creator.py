@@ -1,0 +1,166 @@
+"""The creator's pages: overview, models, a model's listing, its versions and channels."""
+
+from __future__ import annotations
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+
+from marketplace.context import actor_of, current_account, requested_account
+from marketplace.core.errors import ConflictError, InvalidInputError
+from marketplace.errors import NameTakenError
+from marketplace.forms.catalog import ChannelForm, ListingForm, NewModelForm
+from marketplace.forms.problem import add_problem
+from marketplace.models import AIModel, Channel, ModelVersion
+from marketplace.selectors import catalog as selectors
+from marketplace.selectors.access import access_account, access_model, has_right
+from marketplace.services import catalog as services
+from marketplace.views.paging import page_of
+
+MODELS_SHOWN = 6
+
+
+@login_required
+@require_safe
+def dashboard(request: HttpRequest) -> HttpResponse:
+    """Where a creator starts: models, what is being onboarded, what came in."""
+    if current_account(request) is None and "account" not in request.GET:
+        return redirect("marketplace:account-new")
+    account = requested_account(request)
+    models = selectors.list_models(account)
+    context = {
+        "account": account,
+        "models": list(models.order_by("-updated_at")[:MODELS_SHOWN]),
+        "model_count": models.count(),
+        "can_push": has_right(actor_of(request), account, "push"),
+    }
+    return render(request, "marketplace/dashboard.html", context)
+
+
+@login_required
+@require_safe
+def models(request: HttpRequest) -> HttpResponse:
+    """All models of the account."""
+    account = requested_account(request)
+    context = {
+        "account": account,
+        "page": page_of(request, selectors.list_models(account)),
+        "can_push": has_right(actor_of(request), account, "push"),
+    }
+    return render(request, "marketplace/models.html", context)
+
+
+@login_required
+@require_http_methods(["GET", "POST"])
+def model_new(request: HttpRequest) -> HttpResponse:
+    """Make a model by hand; `strongroom push` makes it as well."""
+    account = requested_account(request, "push")
+    form = NewModelForm(request.POST or None)
+    if form.is_valid():
+        fields = dict(form.cleaned_data)
+        name = fields.pop("name")
+        try:
+            if account.models.filter(name=name).exists():
+                raise NameTakenError(f"{account.slug}/{name} exists already.")
+            services.put_model(actor=actor_of(request), account=account, name=name, fields=fields)
+        except (InvalidInputError, ConflictError) as error:
+            add_problem(form, error)
+        else:
+            messages.success(request, f"{account.slug}/{name} is made. Push a version next.")
+            return redirect("marketplace:model-versions", account.slug, name)
+    context = {"account": account, "form": form}
+    status = 422 if form.is_bound else 200
+    return render(request, "marketplace/model_form.html", context, status=status)
+
+
+@login_required
+@require_http_methods(["GET", "POST"])
+def model_edit(request: HttpRequest, owner: str, name: str) -> HttpResponse:
+    """Change what a model's page says."""
+    model = _own_model(request, owner, name, "push")
+    initial = {key: getattr(model, key) for key in services.MODEL_FIELDS}
+    form = ListingForm(request.POST or None, initial=initial)
+    if form.is_valid():
+        try:
+            services.put_model(
+                actor=actor_of(request),
+                account=model.account,
+                name=model.name,
+                fields=form.cleaned_data,
+            )
+        except InvalidInputError as error:
+            add_problem(form, error)
+        else:
+            messages.success(request, "Saved.")
+            return redirect("marketplace:model", owner, name)
+    context = {"account": model.account, "model": model, "form": form}
+    status = 422 if form.is_bound else 200
+    return render(request, "marketplace/model_form.html", context, status=status)
+
+
+@login_required
+@require_safe
+def versions(request: HttpRequest, owner: str, name: str) -> HttpResponse:
+    """A model's versions with their states, and the channels that can be moved."""
+    model = _own_model(request, owner, name)
+    actor = actor_of(request)
+    context = {
+        "model": model,
+        "page": page_of(request, selectors.list_versions(model)),
+        "channels": Channel.Name.choices,
+        "can_publish": has_right(actor, model.account, "publish"),
+        "can_push": has_right(actor, model.account, "push"),
+    }
+    return render(request, "marketplace/versions.html", context)
+
+
+@login_required
+@require_POST
+def publish(request: HttpRequest, owner: str, name: str, number: int) -> HttpResponse:
+    """Move a channel to a version."""
+    model = _own_model(request, owner, name, "publish")
+    version = selectors.get_version(model, number)
+    form = ChannelForm(request.POST)
+    if not form.is_valid():
+        raise InvalidInputError("There is no such channel.")
+    try:
+        channel = services.publish_version(
+            version=version, channel=form.cleaned_data["channel"], actor=actor_of(request)
+        )
+    except ConflictError as error:
+        messages.error(request, error.detail)
+    else:
+        messages.success(request, f"{channel.name} is version {number} now.")
+    return redirect("marketplace:model-versions", owner, name)
+
+
+@login_required
+@require_http_methods(["GET", "POST"])
+def withdraw(request: HttpRequest, owner: str, name: str, number: int) -> HttpResponse:
+    """Ask once more, then take a version out of service for good."""
+    model = _own_model(request, owner, name, "publish")
+    version = selectors.get_version(model, number)
+    if request.method == "POST":
+        try:
+            services.withdraw(version=version, actor=actor_of(request))
+        except ConflictError as error:
+            messages.error(request, error.detail)
+        else:
+            messages.success(request, f"Version {number} is withdrawn.")
+        return redirect("marketplace:model-versions", owner, name)
+    context = {
+        "model": model,
+        "version": version,
+        "channels": selectors.list_channel_names(version),
+        "is_possible": ModelVersion.State.WITHDRAWN in services.ARROWS[version.state],
+    }
+    return render(request, "marketplace/withdraw.html", context)
+
+
+def _own_model(request: HttpRequest, owner: str, name: str, right: str = "read") -> AIModel:
+    # Others' models do not exist here, public or not.
+    actor = actor_of(request)
+    access_account(actor, owner, right)
+    return access_model(actor, owner, name)

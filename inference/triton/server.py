@@ -63,6 +63,7 @@ class TritonConfig:
 
     Args:
         work_dir: Ours alone: backends, the model repository, the log, the pid file.
+        host: Where it listens: loopback, or a pod's address on Kubernetes. Never a public one.
         secret: Value of the header that the control APIs demand.
         exit_timeout_s: How long running requests may take to finish at the end.
         threads: Cores that one model may use.
@@ -73,6 +74,7 @@ class TritonConfig:
     http_port: int
     grpc_port: int
     metrics_port: int
+    host: str = HOST
     secret: str = field(default_factory=lambda: secrets.token_hex(24), repr=False)
     exit_timeout_s: int = 10
     threads: int = field(default_factory=lambda: os.cpu_count() or 1)
@@ -92,15 +94,15 @@ class TritonConfig:
 
     @property
     def http_url(self) -> str:
-        return f"http://{HOST}:{self.http_port}"
+        return f"http://{self.host}:{self.http_port}"
 
     @property
     def grpc_url(self) -> str:
-        return f"{HOST}:{self.grpc_port}"
+        return f"{self.host}:{self.grpc_port}"
 
     @property
     def metrics_url(self) -> str:
-        return f"http://{HOST}:{self.metrics_port}/metrics"
+        return f"http://{self.host}:{self.metrics_port}/metrics"
 
 
 class TritonServer:
@@ -223,9 +225,9 @@ class TritonServer:
             "--disable-auto-complete-config",
             # One model that failed must not make the whole server look unready.
             "--strict-readiness=false",
-            *("--http-address", HOST, "--http-port", str(config.http_port)),
-            *("--grpc-address", HOST, "--grpc-port", str(config.grpc_port)),
-            *("--metrics-address", HOST, "--metrics-port", str(config.metrics_port)),
+            *("--http-address", config.host, "--http-port", str(config.http_port)),
+            *("--grpc-address", config.host, "--grpc-port", str(config.grpc_port)),
+            *("--metrics-address", config.host, "--metrics-port", str(config.metrics_port)),
             f"--http-restricted-api={restricted}",
             f"--grpc-restricted-protocol={restricted}",
             f"--http-thread-count={max(2, min(_HTTP_THREADS_MAX, config.threads))}",

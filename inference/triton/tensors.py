@@ -75,12 +75,15 @@ def encode(interface: Interface, rows: Sequence[Mapping[str, Any]]) -> list[Tens
     return tensors
 
 
-def decode(interface: Interface, outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+def decode(
+    interface: Interface, outputs: Mapping[str, np.ndarray], *, include_hidden: bool = False
+) -> list[dict[str, Any]]:
     """Make one answer per row: the visible outputs, by name, as JSON values.
 
     Args:
         interface: Says which outputs there are.
         outputs: What Triton answered, by name; texts as bytes.
+        include_hidden: For test vectors, which may say what a hidden output holds.
 
     Raises:
         OutputError: A tensor is missing or has another type or shape than was promised,
@@ -97,13 +100,14 @@ def decode(interface: Interface, outputs: Mapping[str, np.ndarray]) -> list[dict
             raise OutputError("the outputs have different numbers of rows")
         count = len(array)
         arrays[one.name] = array
+    shown = interface.outputs if include_hidden else interface.visible_outputs
     columns = [
         _decode_label(one, arrays[one.source])
         if one.kind == "label"
         else _decode_column(one, arrays[one.name])
-        for one in interface.visible_outputs
+        for one in shown
     ]
-    names = [one.name for one in interface.visible_outputs]
+    names = [one.name for one in shown]
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 

@@ -1,0 +1,208 @@
+"""The node: all its parts, put together and run.
+
+The main thread supervises: it starts Triton, looks at every replica four times a second,
+and drains at the end. Beside it run the line to the platform, the keeper of leases, the
+socket for loaders, and a thread for each step that takes time.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import threading
+import time
+from typing import Any
+
+from inference.node import health, trial
+from inference.node.cache import ArtifactCache
+from inference.node.config import NodeConfig
+from inference.node.control_plane import ControlPlane, KeyBroker
+from inference.node.errors import IdentityError
+from inference.node.identity import IdentityStore
+from inference.node.leases import Lease, LeaseKeeper
+from inference.node.loading import ReplicaLoader
+from inference.node.log import event
+from inference.node.platform_link import PlatformLink
+from inference.node.reconcile import Reconciler
+from inference.node.replica import WorkOrder
+from inference.node.stub_socket import StubSocket
+from inference.node.supervisor import TritonSupervisor
+from inference.node.trial import Result
+from inference.node.workbench import Workbench
+from inference.triton import processes, repository
+from inference.triton.control import TritonControl
+from inference.triton.server import TritonServer, stop_orphan
+
+logger = logging.getLogger("node")
+
+TICK_S = 0.25
+# Loads that are ended when the node stops; their loaders are killed, so this is short.
+DRAIN_TIMEOUT_S = 8.0
+# Leases that cannot be given back in this time run out by themselves.
+RELEASE_TIMEOUT_S = 5.0
+
+
+class Node:
+    """One node, from its settings to its end."""
+
+    def __init__(self, config: NodeConfig) -> None:
+        for folder in (config.node_dir, config.run_dir, config.triton.work_dir):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.config = config
+        self._lock_handle = _lock_folder(config)
+        self._stopping = threading.Event()
+        identities = IdentityStore(config.node_dir)
+        self._control_plane = ControlPlane(config.web_url, identities)
+        self._broker = KeyBroker(config.keybroker_url, identities)
+        self._server = TritonServer(config.triton)
+        self._control = TritonControl(config.triton.grpc_url, config.triton.secret)
+        self._stubs = StubSocket(
+            config.socket_path,
+            broker=self._broker,
+            find_server_pid=lambda: self._server.pid,
+            repository_dir=config.triton.repository_dir,
+        )
+        self._leases = LeaseKeeper(
+            self._broker,
+            list_leases=self._list_leases,
+            on_loss=lambda _: self._link.wake(),
+        )
+        self._reconciler = Reconciler(
+            loader=self._make_loader(), leases=self._leases, on_change=self._wake
+        )
+        self._workbench = Workbench(self._control_plane, self._run_work)
+        self._supervisor = TritonSupervisor(
+            self._server,
+            self._control,
+            on_lost=self._reconciler.lose_triton,
+            on_change=self._wake,
+        )
+        self._link = PlatformLink(
+            name=config.name,
+            control_plane=self._control_plane,
+            identities=identities,
+            read_join_token=config.read_join_token,
+            on_desired=self._reconciler.set_desired,
+            describe=self._describe,
+            on_reported=lambda body: self._reconciler.note_reported(body["replicas"]),
+        )
+
+    def stop(self) -> None:
+        """Ask the node to drain and end; may be called from a signal handler."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        """Run until `stop`; must be called from the main thread."""
+        event(logger, "node.start", name=self.config.name, pid=os.getpid())
+        self._clean_up_earlier_run()
+        try:
+            self._stubs.start()
+            self._leases.start()
+            self._link.start()
+            while not self._stopping.wait(TICK_S):
+                self._supervisor.tick()
+                self._reconciler.tick(is_triton_ready=self._supervisor.is_ready)
+                self._workbench.tick(self._reconciler.list_work())
+        finally:
+            self._drain()
+
+    def _wake(self) -> None:
+        self._link.wake()
+
+    def _list_leases(self) -> list[Lease]:
+        return self._reconciler.list_leases()
+
+    def _make_loader(self) -> ReplicaLoader:
+        config = self.config
+        cache = ArtifactCache(
+            config.cache_dir, limit_bytes=config.cache_bytes, control_plane=self._control_plane
+        )
+        return ReplicaLoader(
+            cache=cache,
+            triton=self._control,
+            stubs=self._stubs,
+            leases=self._leases,
+            repository_dir=config.triton.repository_dir,
+            socket_path=config.socket_path,
+            parallel=max(2, os.cpu_count() or 1),
+        )
+
+    def _run_work(self, order: WorkOrder, cancelled: threading.Event) -> Result:
+        return trial.run(
+            order,
+            self._control.infer,
+            triton_version=self._supervisor.version,
+            cancelled=cancelled,
+        )
+
+    def _describe(self) -> dict[str, Any]:
+        config = self.config.triton
+        return {
+            "triton": {
+                "ready": self._supervisor.is_ready,
+                "version": self._supervisor.version,
+                "http_url": config.http_url,
+                "grpc_url": config.grpc_url,
+                "metrics_url": config.metrics_url,
+            },
+            "info": health.describe_machine(self.config.node_dir),
+            "replicas": self._reconciler.describe(),
+        }
+
+    def _clean_up_earlier_run(self) -> None:
+        """What a node that was killed leaves: its server, its loaders, their memory."""
+        config = self.config.triton
+        was_orphaned = stop_orphan(config)
+        removed = repository.clear(config.repository_dir)
+        swept = processes.sweep_shared_memory()
+        if was_orphaned or removed or swept:
+            event(
+                logger,
+                "node.cleaned_up",
+                orphan=was_orphaned,
+                models=len(removed),
+                regions=len(swept),
+            )
+
+    def _drain(self) -> None:
+        """Stop being routed to, finish what runs, give the keys back, leave nothing behind."""
+        event(logger, "node.drain")
+        self._link.stop(timeout_s=2.0)
+        self._workbench.stop(timeout_s=1.0)
+        held = self._reconciler.list_leases()
+        last_words = self._describe()
+        last_words["triton"]["ready"] = False
+        is_heard = self._link.report_once(last_words)
+        self._stubs.close()
+        self._reconciler.drain(timeout_s=DRAIN_TIMEOUT_S)
+        self._supervisor.stop()
+        self._leases.stop()
+        if is_heard:
+            self._release(held)
+            self._link.report_once({**last_words, "replicas": []})
+        repository.clear(self.config.triton.repository_dir)
+        self._control.close()
+        self._control_plane.close()
+        self._broker.close()
+        os.close(self._lock_handle)
+        event(logger, "node.end")
+
+    def _release(self, held: list[Lease]) -> None:
+        deadline = time.monotonic() + RELEASE_TIMEOUT_S
+        for lease in held:
+            if time.monotonic() > deadline:
+                return
+            if lease.loss is None:
+                self._leases.release(lease)
+
+
+def _lock_folder(config: NodeConfig) -> int:
+    """One agent for one folder; the lock ends with the process, however it ends."""
+    handle = os.open(config.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        raise IdentityError(f"another agent runs in {config.node_dir}") from error
+    return handle

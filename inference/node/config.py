@@ -1,0 +1,107 @@
+"""What a node is told when it starts."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from inference.triton.server import HOST, TritonConfig
+from marketplace.core.env import SettingError, env_int, env_secret, env_text
+
+# A unix socket's address has 108 bytes, the ending zero among them.
+SOCKET_PATH_LENGTH_MAX = 107
+CACHE_BYTES_DEFAULT = 20 * 1024**3
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """Settings of one node; `from_env` reads them."""
+
+    node_dir: Path
+    run_dir: Path
+    name: str
+    web_url: str
+    keybroker_url: str
+    triton: TritonConfig
+    # Read again at each enrolment: the file may be written after the node was started.
+    environment: Mapping[str, str] = field(repr=False)
+    cache_bytes: int = CACHE_BYTES_DEFAULT
+
+    @property
+    def socket_path(self) -> Path:
+        """Where the loaders come for their artifact."""
+        return self.run_dir / "stub.sock"
+
+    @property
+    def cache_dir(self) -> Path:
+        """Ciphertext only."""
+        return self.node_dir / "cache"
+
+    @property
+    def lock_path(self) -> Path:
+        """Held by the one agent of this folder."""
+        return self.node_dir / "node.lock"
+
+    def read_join_token(self) -> str:
+        """The one-time secret for enrolment; empty where there is none."""
+        try:
+            return env_secret("STRONGROOM_NODE_JOIN_TOKEN", env=self.environment)
+        except SettingError:
+            return ""
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None) -> NodeConfig:
+        """Read the settings.
+
+        Raises:
+            SettingError: One is missing or has a form that is not accepted.
+        """
+        env = dict(os.environ if env is None else env)
+        node_dir = Path(env_text("STRONGROOM_NODE_DIR", env=env)).resolve()
+        run_dir = Path(env_text("STRONGROOM_NODE_RUN_DIR", str(node_dir / "run"), env=env))
+        name = env_text("STRONGROOM_NODE_NAME", env=env)
+        if not _NAME.fullmatch(name):
+            detail = "must have lowercase letters, digits and inner hyphens, at most 63"
+            raise SettingError(f"STRONGROOM_NODE_NAME {detail}")
+        triton_dir = env.get("STRONGROOM_NODE_TRITON_DIR")
+        config = cls(
+            node_dir=node_dir,
+            run_dir=run_dir.resolve(),
+            name=name,
+            web_url=_read_url("STRONGROOM_WEB_URL", env),
+            keybroker_url=_read_url("STRONGROOM_KEYBROKER_URL", env),
+            triton=TritonConfig(
+                work_dir=node_dir / "triton",
+                http_port=_read_port("HTTP", 18000, env),
+                grpc_port=_read_port("GRPC", 18001, env),
+                metrics_port=_read_port("METRICS", 18002, env),
+                host=env_text("STRONGROOM_NODE_TRITON_HOST", HOST, env=env),
+                triton_dir=Path(triton_dir) if triton_dir else None,
+            ),
+            environment=env,
+            cache_bytes=env_int(
+                "STRONGROOM_NODE_CACHE_BYTES", CACHE_BYTES_DEFAULT, minimum=1, env=env
+            ),
+        )
+        if len(os.fsencode(config.socket_path)) > SOCKET_PATH_LENGTH_MAX:
+            raise SettingError("STRONGROOM_NODE_RUN_DIR is too long for a unix socket below it")
+        return config
+
+
+def _read_port(plane: str, default: int, env: Mapping[str, str]) -> int:
+    name = f"STRONGROOM_NODE_TRITON_{plane}_PORT"
+    port = env_int(name, default, minimum=1, env=env)
+    if port > 65535:
+        raise SettingError(f"{name} must be at most 65535, not {port}")
+    return port
+
+
+def _read_url(name: str, env: Mapping[str, str]) -> str:
+    url = env_text(name, env=env).rstrip("/")
+    if not url.startswith(("http://", "https://")):
+        raise SettingError(f"{name} must begin with http:// or https://, not {url!r}")
+    return url

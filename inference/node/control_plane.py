@@ -1,0 +1,248 @@
+"""Talk to the platform: the node API of the web, and the key broker.
+
+Each call is tried once and comes to one of three ends: an answer, `RefusedError` where the
+platform said no, `UnreachableError` for everything that may pass. Who calls decides how
+long to go on trying; `retry` waits in between, longer each time.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol, Self, TypeVar
+from uuid import UUID
+
+import httpx
+
+from inference.node.errors import CancelledError, RefusedError, UnreachableError
+from inference.node.identity import IdentityStore
+
+Answer = dict[str, Any]
+T = TypeVar("T")
+
+CONNECT_TIMEOUT_S = 2.0
+ANSWER_TIMEOUT_S = 10.0
+# A part streams for as long as it takes, but never this long without an octet.
+STREAM_TIMEOUT_S = 30.0
+# A manifest of 1 MiB in which every character is escaped, and its frame.
+_ANSWER_BYTES_MAX = 8 * 1024 * 1024
+_CHUNK_BYTES = 1024 * 1024
+_TRY_AGAIN_STATUS = frozenset({408, 425, 429})
+
+
+class _Api:
+    """JSON over one pool of connections; may be used by several threads."""
+
+    def __init__(self, base_url: str) -> None:
+        timeout = httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+        # What the environment says of proxies is for the world outside, not for our own.
+        self._client = httpx.Client(base_url=base_url, timeout=timeout, trust_env=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def headers(self) -> dict[str, str]:
+        """Sent with every request."""
+        return {}
+
+    def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Answer:
+        """One request and its decoded answer."""
+        try:
+            request = self._client.build_request(method, path, headers=self.headers(), json=body)
+            answer = self._client.send(request, stream=True)
+            try:
+                octets = _read_bounded(answer)
+            finally:
+                answer.close()
+        except httpx.HTTPError as error:
+            raise UnreachableError(f"{type(error).__name__} at {path}") from error
+        document = _decode(answer, octets)
+        _raise_for_status(answer.status_code, document, path)
+        return document
+
+    @contextmanager
+    def stream(self, path: str) -> Iterator[Iterator[bytes]]:
+        """The octets of an answer, in chunks."""
+        timeout = httpx.Timeout(STREAM_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+        try:
+            with self._client.stream("GET", path, headers=self.headers(), timeout=timeout) as got:
+                if got.status_code != 200:
+                    document = _decode(got, _read_bounded(got))
+                    _raise_for_status(got.status_code, document, path)
+                    raise UnreachableError(f"status {got.status_code} at {path}")
+                yield got.iter_raw(_CHUNK_BYTES)
+        except httpx.HTTPError as error:
+            raise UnreachableError(f"{type(error).__name__} at {path}") from error
+
+
+class ControlPlane(_Api):
+    """The node API of the web."""
+
+    def __init__(self, web_url: str, identities: IdentityStore) -> None:
+        super().__init__(f"{web_url}/api/node")
+        self._identities = identities
+
+    def headers(self) -> dict[str, str]:
+        token = self._identities.current.token
+        return {"Authorization": f"Bearer {token}"} if token else {}
+
+    def enrol(self, *, join_token: str, name: str, triton: Answer, info: Answer) -> None:
+        """Become a node of the platform; the identity is kept."""
+        body = {
+            "join_token": join_token,
+            "name": name,
+            "public_key": self._identities.current.public_key,
+            "triton": triton,
+            "info": info,
+        }
+        answer = self.call("POST", "/enrol", body)
+        try:
+            node_id, token = str(UUID(answer["node_id"])), str(answer["token"])
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            raise UnreachableError("the answer to the enrolment is malformed") from error
+        self._identities.enrol(node_id=node_id, token=token)
+
+    def get_desired(self) -> Answer:
+        """What this node should hold."""
+        return self.call("GET", "/desired")
+
+    def post_report(self, report: Answer) -> None:
+        """What this node holds."""
+        self.call("POST", "/report", report)
+
+    def get_artifact(self, version_id: UUID) -> Answer:
+        """The manifest of a version with its signature."""
+        return self.call("GET", f"/artifacts/{version_id}")
+
+    @contextmanager
+    def stream_part(
+        self, version_id: UUID, file_index: int, part: int
+    ) -> Iterator[Iterator[bytes]]:
+        """The ciphertext of one part."""
+        path = f"/artifacts/{version_id}/files/{file_index}/parts/{part}"
+        with self.stream(path) as chunks:
+            yield chunks
+
+    def post_work(self, work_id: UUID, body: Answer) -> None:
+        """What came of a piece of work."""
+        self.call("POST", f"/work/{work_id}", body)
+
+
+class KeyBroker(_Api):
+    """The key broker. Requests are signed by the node's key over a fresh nonce."""
+
+    def __init__(self, keybroker_url: str, identities: IdentityStore) -> None:
+        super().__init__(keybroker_url)
+        self._identities = identities
+
+    @property
+    def node_id(self) -> str:
+        """Under which id requests are signed."""
+        return self._identities.current.node_id
+
+    def request_lease(self, body: Mapping[str, Any]) -> Answer:
+        """A lease with the data key, sealed to the loader that asked."""
+        return self._signed("/v1/leases", body)
+
+    def renew_lease(self, lease_id: str) -> Answer:
+        """Move the end of a lease."""
+        return self._signed(f"/v1/leases/{lease_id}/renew", {"lease_id": lease_id})
+
+    def release_lease(self, lease_id: str) -> None:
+        """End a lease."""
+        self._signed(f"/v1/leases/{lease_id}/release", {"lease_id": lease_id})
+
+    def _signed(self, path: str, body: Mapping[str, Any]) -> Answer:
+        identity = self._identities.current
+        answer = self.call("POST", "/v1/leases/challenge", {"node_id": identity.node_id})
+        nonce = answer.get("nonce")
+        if not isinstance(nonce, str):
+            raise UnreachableError("the key broker's challenge is malformed")
+        request = {**body, "node_id": identity.node_id, "nonce": nonce}
+        return self.call("POST", path, identity.sign_lease_request(request))
+
+
+class Backoff:
+    """Waits that double up to a limit, with some chance in them: nodes must not act in step."""
+
+    def __init__(self, first_s: float, limit_s: float) -> None:
+        self._first_s = first_s
+        self._limit_s = limit_s
+        self._count = 0
+
+    def next_s(self) -> float:
+        """How long to wait after one more failure."""
+        wait_s = min(self._limit_s, self._first_s * 2 ** min(self._count, 16))
+        self._count += 1
+        return wait_s * random.uniform(0.75, 1.0)  # noqa: S311 - no secret
+
+    def reset(self) -> None:
+        """It worked: begin with short waits again."""
+        self._count = 0
+
+
+class Stop(Protocol):
+    """What ends a wait early: a `threading.Event`, or something like it."""
+
+    def wait(self, timeout: float) -> bool: ...
+
+
+def retry(call: Callable[[], T], *, timeout_s: float, cancelled: Stop, first_s: float = 0.25) -> T:
+    """Repeat a call that cannot be answered now.
+
+    Raises:
+        UnreachableError: The last failure, once the time is over.
+        CancelledError: Nobody needs it any more.
+        RefusedError: At once; asking again would not help.
+    """
+    deadline = time.monotonic() + timeout_s
+    backoff = Backoff(first_s, 4.0)
+    while True:
+        try:
+            return call()
+        except UnreachableError:
+            wait_s = backoff.next_s()
+            if time.monotonic() + wait_s > deadline:
+                raise
+            if cancelled.wait(wait_s):
+                raise CancelledError from None
+
+
+def _read_bounded(answer: httpx.Response) -> bytes:
+    octets = bytearray()
+    for chunk in answer.iter_bytes():
+        octets += chunk
+        if len(octets) > _ANSWER_BYTES_MAX:
+            raise UnreachableError("an answer is larger than any that is expected")
+    return bytes(octets)
+
+
+def _decode(answer: httpx.Response, octets: bytes) -> Answer:
+    try:
+        document = json.loads(octets) if octets else {}
+    except ValueError:
+        document = None
+    if isinstance(document, dict):
+        return document
+    if answer.status_code >= 400:
+        return {}
+    raise UnreachableError(f"the answer of {answer.url.path} is no JSON object")
+
+
+def _raise_for_status(status: int, document: Mapping[str, Any], path: str) -> None:
+    if status < 400:
+        return
+    code, detail = str(document.get("code") or ""), str(document.get("detail") or "")
+    if status >= 500 or status in _TRY_AGAIN_STATUS:
+        raise UnreachableError(f"status {status} {code} at {path}")
+    raise RefusedError(status, code or f"status_{status}", detail[:500])

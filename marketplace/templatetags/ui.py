@@ -174,7 +174,7 @@ def navlink(context: template.Context, url: str, text: str, *, exact: bool = Fal
     """A link that is marked while the page is at or below its address."""
     path = context["request"].path if "request" in context else ""
     below = path.startswith(url.rstrip("/") + "/") and not exact
-    current = format_html(' aria-current="page"') if path == url or below else ""
+    current = SafeString(' aria-current="page"') if path == url or below else ""
     return format_html('<a href="{}"{}>{}</a>', url, current, text)
 
 

@@ -41,6 +41,7 @@ State = Replica.State
 # What a node may say of a replica. That one is lost is for us to say.
 REPORTABLE_STATES = frozenset(State.values) - {State.LOST}
 REPORT_MEMBERS = ("validation", "load")
+REPORT_TOO_LARGE = "The report was too large to be kept."
 
 
 def create_join_token(*, name: str) -> str:
@@ -225,17 +226,26 @@ def _read_replica(value: Any, pointer: str) -> tuple[str, _Said]:
         replica_id = str(UUID(value.get("id")))
     except (ValueError, TypeError, AttributeError):
         raise InvalidInputError("An id was expected.", errors=[_fault(f"{pointer}/id")]) from None
-    report = clean_object(value.get("report") or {})
     is_failed = value["state"] == State.FAILED
     return replica_id, _Said(
         state=value["state"],
         progress=round(clean_fraction(value.get("progress")), 3),
         reason_code=clean_code(value.get("reason_code"), REASON_UNKNOWN) if is_failed else "",
         detail=clean_text(value.get("detail") or value.get("phase")),
-        report={
-            name: report[name] for name in REPORT_MEMBERS if isinstance(report.get(name), dict)
-        },
+        report=_read_report(value.get("report")),
     )
+
+
+def _read_report(value: Any) -> dict[str, Any]:
+    """The loader's word on files and load. One that is too large must not silence the node."""
+    report = {}
+    for name in REPORT_MEMBERS:
+        if isinstance(value, dict) and isinstance(value.get(name), dict):
+            try:
+                report[name] = clean_object(value[name])
+            except InvalidInputError:
+                report[name] = {"note": REPORT_TOO_LARGE}
+    return report
 
 
 def _apply(replica: Replica, said: _Said | None) -> bool:

@@ -39,6 +39,12 @@ INFRASTRUCTURE_CODES = frozenset(
         "nonce_replayed",
         "stub_died",
         "session_broken",
+        "node_lost",
+        "node_timeout",
+        "node_unreachable",
+        "protocol_error",
+        "artifact_corrupt",
+        "not_assigned",
         "unavailable",
         "deadline",
     }

@@ -422,6 +422,21 @@ def test_a_report_out_of_its_form_writes_nothing(node, _case, changes):
     assert (Replica.objects.values().get(), Node.objects.values().get()) == before
 
 
+def test_a_loaders_report_that_is_too_large_does_not_silence_the_node(node):
+    replica = make_replica(node)
+    report = {"validation": {"nodes": list(range(5000))}, "load": {"load_s": 1}}
+
+    answer = node.report(replicas=[said(replica, "ready", report=report)])
+
+    assert answer.status_code == 200
+    replica.refresh_from_db()
+    assert replica.state == "ready"
+    assert replica.report == {
+        "validation": {"note": "The report was too large to be kept."},
+        "load": {"load_s": 1},
+    }
+
+
 def test_a_report_over_its_size_is_refused(node):
     answer = node.report(info={"text": "x" * (512 * 1024)})
 

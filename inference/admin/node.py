@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest
+
+from inference.models import Deployment, KeyRelease, Node, Replica, ReplicaWork
+from inference.selectors.node import LOST_AFTER
+from inference.services import deployment
+from inference.services import node as node_service
+from marketplace.admin.readonly import ReadOnlyAdmin, ReadOnlyInline
+from marketplace.core.clock import utc_now
+from marketplace.models import User
+from marketplace.selectors.access import Actor
+
+
+@admin.register(Node)
+class NodeAdmin(ReadOnlyAdmin):
+    """Nodes write their own rows; a person can only put one out."""
+
+    list_display = ["name", "condition", "triton_http_url", "last_seen_at", "enrolled_at"]
+    search_fields = ["name", "id"]
+    # The digest of its token is nobody's business.
+    exclude = ["token_digest"]
+    actions = ["revoke"]
+    ordering = ["name"]
+
+    @admin.display(description="Condition")
+    def condition(self, node: Node) -> str:
+        if node.revoked_at is not None:
+            return "revoked"
+        if node.last_seen_at is None or node.last_seen_at < utc_now() - LOST_AFTER:
+            return "lost"
+        return "ready" if node.triton_ready else "no Triton"
+
+    @admin.action(description="Revoke the selected nodes")
+    def revoke(self, request: HttpRequest, rows: QuerySet[Node]) -> None:
+        assert isinstance(request.user, User)
+        actor = Actor(user=request.user)
+        for node in rows:
+            node_service.revoke_node(node=node, actor=actor)
+            self.message_user(request, f"{node.name} is revoked.", messages.SUCCESS)
+
+
+class ReplicaWorkInline(ReadOnlyInline):
+    model = ReplicaWork
+
+
+@admin.register(Replica)
+class ReplicaAdmin(ReadOnlyAdmin):
+    list_display = ["__str__", "purpose", "wanted", "state", "reason_code", "changed_at"]
+    list_filter = ["state", "purpose", "wanted", "node"]
+    search_fields = ["id", "version__model__name", "version__model__account__slug"]
+    list_select_related = ["version__model__account", "node"]
+    inlines = [ReplicaWorkInline]
+    ordering = ["-pk"]
+
+
+@admin.register(Deployment)
+class DeploymentAdmin(ReadOnlyAdmin):
+    """What should run. One whose version is on a channel comes back by itself."""
+
+    list_display = ["__str__", "replica_count", "created_at", "stopped_at"]
+    list_filter = [("stopped_at", admin.EmptyFieldListFilter)]
+    search_fields = ["version__model__name", "version__model__account__slug"]
+    list_select_related = ["version__model__account"]
+    actions = ["stop"]
+    ordering = ["-pk"]
+
+    @admin.action(description="Stop the selected deployments")
+    def stop(self, request: HttpRequest, rows: QuerySet[Deployment]) -> None:
+        for row in rows:
+            deployment.stop_deployment(deployment_id=row.pk)
+        self.message_user(request, "Stopped.", messages.SUCCESS)
+
+
+@admin.register(KeyRelease)
+class KeyReleaseAdmin(ReadOnlyAdmin):
+    """Each time a data key was asked for: by which node, for what, and what became of it."""
+
+    list_display = ["at", "outcome", "reason_code", "purpose", "artifact_id", "node_id"]
+    list_filter = ["outcome", "purpose", "reason_code"]
+    search_fields = ["artifact_id", "node_id", "replica_id", "lease_id"]
+    ordering = ["-id"]

@@ -1,0 +1,187 @@
+"""What a creator can do about a reason code.
+
+Codes are stable words for programs; these are the sentences for people. Every code that a
+step of onboarding can end with has one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+FALLBACK = "Nobody has written down what to do about this code. Ask support, and name it."
+
+_AGAIN = "This was not your model's fault. Push it again; if it happens twice, ask support."
+_RESEND = "The upload was damaged on its way or in our store. Push the version again."
+_SEAL_AGAIN = "The version was not sealed for this upload. Push it again with the current CLI."
+_EXPORT = "Export the model to ONNX again and check it with onnx.checker before you push it."
+_ONNX_SIMPLER = (
+    "The graph is larger or deeper than what is served. Export a simpler graph, without unrolled "
+    "loops."
+)
+_SAFETENSORS = (
+    "The file is not what safetensors writes. Save the weights again with "
+    "safetensors.torch.save_file."
+)
+_TOKENIZER = "Save the tokenizer again with tokenizer.save_pretrained, and push its tokenizer.json."
+_CONFIG = "Push the config.json that model.save_pretrained wrote, without additions of your own."
+_CONVERT = (
+    "This format can run code when it is opened, so it is never loaded. Convert the weights to "
+    "safetensors, or the model to ONNX, on your own machine."
+)
+_MANIFEST = "The manifest breaks a rule. Push the version again with the current CLI."
+_INTERFACE = (
+    "Names, types or shapes in strongroom.toml differ from the model's own. Run strongroom init "
+    "again and compare."
+)
+_OUTPUT = (
+    "The model answered something that its interface does not allow. Correct the outputs in "
+    "strongroom.toml, or the model."
+)
+
+REMEDIES: Mapping[str, str] = {
+    # The version as a whole.
+    "refused": "A reviewer refused this version; the reason stands in the log. Push a new version.",
+    "withdrawn": "The version was withdrawn. Push a new version to go on.",
+    "stopped": "The version left this step by another way. Its state says more.",
+    "step_timeout": _AGAIN,
+    "upload_expired": "The upload was not finished in time. Push the version again.",
+    "upload_aborted": "The upload was given up. Push the version again.",
+    # Upload and seal.
+    "part_missing": _RESEND,
+    "part_reordered": _RESEND,
+    "part_checksum_mismatch": _RESEND,
+    "part_size_mismatch": _RESEND,
+    "artifact_corrupt": _RESEND,
+    "tampered": _RESEND,
+    "manifest_mismatch": _MANIFEST,
+    "manifest_too_large": "Leave out test vectors or labels: a manifest has at most 1 MiB.",
+    "manifest_not_json": _MANIFEST,
+    "manifest_not_canonical": _MANIFEST,
+    "member_missing": _MANIFEST,
+    "member_invalid": _MANIFEST,
+    "unknown_member": _MANIFEST,
+    "unknown_content_format": _MANIFEST,
+    "header_invalid": _SEAL_AGAIN,
+    "header_tag_invalid": _SEAL_AGAIN,
+    "key_wrap_invalid": _SEAL_AGAIN,
+    "not_found": _SEAL_AGAIN,
+    "signature_invalid": "Sign with the key that is registered for this account, and push again.",
+    "signing_key_revoked": "Make a new signing key with strongroom login, and push again.",
+    "base64_invalid": _MANIFEST,
+    "shredded": "The key of this model was destroyed for good. Publish under a new model name.",
+    # What may be in it at all.
+    "pickle_refused": _CONVERT,
+    "torchscript_refused": _CONVERT,
+    "pt2_refused": _CONVERT,
+    "python_file_refused": "Code of creators is never run here. Leave Python files out.",
+    "archive_refused": "Push the files themselves, not an archive of them.",
+    "gguf_refused": "Convert the weights to safetensors on your own machine.",
+    "unknown_format": "Accepted are ONNX, and safetensors with config.json and tokenizer.json.",
+    "runtime_unknown": "The runtime must be onnx or transformers.",
+    "file_missing": "A file that this runtime needs is not there; the log names it. Push it too.",
+    "file_unexpected": "A file does not belong to this runtime; the log names it. Leave it out.",
+    # ONNX.
+    "onnx_malformed": _EXPORT,
+    "onnx_custom_op": (
+        "The graph uses an operator that is not a standard one. Export it with operators of "
+        "ai.onnx, ai.onnx.ml or com.microsoft."
+    ),
+    "onnx_external_data": (
+        "External weights must lie in files of the manifest, beside the model. Export it with "
+        "one external data file and push both."
+    ),
+    "onnx_initializer_size": _EXPORT,
+    "onnx_initializer_type": "The graph holds weights of a type that is not served. Cast them.",
+    "onnx_function_recursion": _EXPORT,
+    "onnx_too_deep": _ONNX_SIMPLER,
+    "onnx_too_many_nodes": _ONNX_SIMPLER,
+    "onnx_sparse_refused": "Sparse weights are not served. Export dense ones.",
+    "onnx_training_refused": "Training graphs are not served. Export the model for inference.",
+    # Safetensors and transformers.
+    "safetensors_dtype_refused": "A tensor has a type that is not served. Cast it and save again.",
+    "safetensors_duplicate_key": "Two files hold a tensor of one name. Save the weights again.",
+    "safetensors_header_malformed": _SAFETENSORS,
+    "safetensors_header_too_large": "The header has more than 8 MiB. Drop its metadata.",
+    "safetensors_hole": _SAFETENSORS,
+    "safetensors_out_of_range": _SAFETENSORS,
+    "safetensors_overlap": _SAFETENSORS,
+    "safetensors_shape_mismatch": _SAFETENSORS,
+    "safetensors_too_many_tensors": "Merge tensors, or split the model into several models.",
+    "safetensors_trailing_bytes": _SAFETENSORS,
+    "safetensors_truncated": "The file ends early. Save the weights again.",
+    "weights_mismatch": "Weights and config.json do not belong together. Save both at once.",
+    "config_architecture_refused": (
+        "This architecture is not served. See the list of architectures in the documentation."
+    ),
+    "config_quantized_refused": "Quantised weights are not served yet. Push bf16 or fp16.",
+    "config_too_large": _CONFIG,
+    "config_value_refused": _CONFIG,
+    "config_invalid": _CONFIG,
+    "config_malformed": _CONFIG,
+    "tokenizer_malformed": _TOKENIZER,
+    "tokenizer_too_large": "tokenizer.json has at most 32 MiB. Save a tokenizer of this model.",
+    "tokenizer_vocab_mismatch": "The tokenizer has words that the model has not. Push its own one.",
+    "chat_template_refused": "The chat template does more than is allowed. Use the model's own.",
+    "chat_template_failed": "The chat template fails on your input. Try it with transformers.",
+    "labels_malformed": "The labels must be a JSON list of texts, one for each class.",
+    "model_invalid": "The runtime does not take the model. Load it with the same library first.",
+    "load_failed": "The model did not load; the log quotes why. Load it on your machine first.",
+    "out_of_memory": "The model needs more memory than a node has. Push a smaller one.",
+    # Interface, tests, benchmark.
+    "interface_invalid": _INTERFACE,
+    "interface_mismatch": _INTERFACE,
+    "test_vector_invalid": "A test vector does not fit the interface; the log names it.",
+    "test_vector_failed": (
+        "The model gave another output than your test vector expects. Make the vectors with "
+        "these weights, or allow a larger tolerance."
+    ),
+    "input_invalid": "The model refuses the input that was tried. Give an example for each input.",
+    "input_too_long": "The example is longer than the model takes. Give a shorter one.",
+    "model_failed": "The model failed while it ran; the log quotes why.",
+    "output_invalid": _OUTPUT,
+    "output_not_finite": "The model answered NaN or infinity. Check the weights and the example.",
+    "cancelled": _AGAIN,
+    # Ours.
+    "node_unavailable": _AGAIN,
+    "node_lost": _AGAIN,
+    "node_timeout": _AGAIN,
+    "node_unreachable": _AGAIN,
+    "node_revoked": _AGAIN,
+    "protocol_error": _AGAIN,
+    "session_broken": _AGAIN,
+    "stub_died": (
+        "The serving process ended three times. Most often the model needs more memory than a "
+        "node has; if it does not, ask support."
+    ),
+    "fetch_failed": _AGAIN,
+    "disk_full": _AGAIN,
+    "triton_unavailable": _AGAIN,
+    "triton_start_failed": _AGAIN,
+    "unload_failed": _AGAIN,
+    "repository_conflict": _AGAIN,
+    "model_not_ready": _AGAIN,
+    "queue_full": _AGAIN,
+    "invalid_tensor": _INTERFACE,
+    "keybroker_unavailable": _AGAIN,
+    "object_store_unavailable": _AGAIN,
+    "unavailable": _AGAIN,
+    "deadline": _AGAIN,
+    "lease_lost": _AGAIN,
+    "lease_expired": _AGAIN,
+    "lease_invalid": _AGAIN,
+    "nonce_replayed": _AGAIN,
+    "not_assigned": _AGAIN,
+    "loader_not_allowed": _AGAIN,
+    "evidence_insufficient": _AGAIN,
+    "version_not_approved": _AGAIN,
+    "sandbox_incomplete": _AGAIN,
+    "sandbox_refused": _AGAIN,
+    "sandbox_unsupported": _AGAIN,
+    "internal_error": _AGAIN,
+    "reason_unknown": FALLBACK,
+}
+
+
+def find_remedy(reason_code: str) -> str:
+    """What to do about a code; a sentence also for one that nobody foresaw."""
+    return REMEDIES.get(reason_code, FALLBACK)

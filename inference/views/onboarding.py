@@ -1,0 +1,84 @@
+"""Panels about versions: the list of a model, and how they come in, live."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
+from django.views.decorators.http import require_safe
+
+from inference.selectors import onboarding as onboardings
+from inference.selectors import progress
+from inference.views.panel import render_panel
+from marketplace.context import actor_of, requested_account
+from marketplace.models import ModelVersion
+from marketplace.selectors.access import access_version
+
+# The list on a model's page; the rest is in the API.
+VERSIONS_SHOWN = 50
+# How many versions an account sees on its way in at one glance.
+RECENT_SHOWN = 5
+
+
+@login_required
+@require_safe
+def versions_panel(request: HttpRequest, owner: str, name: str) -> HttpResponse:
+    """The versions of an own model."""
+    model = onboardings.access_own_model(actor_of(request), owner, name)
+    versions = onboardings.list_versions(model)[:VERSIONS_SHOWN]
+    found = [progress.describe_progress(version) for version in versions]
+    url = reverse("inference:versions-panel", args=[owner, name])
+    context = _live(request, found, url) | {"model": model, "versions": found}
+    return _answer(request, "versions", context, title=f"Versions of {model}")
+
+
+@login_required
+@require_safe
+def onboarding_panel(request: HttpRequest) -> HttpResponse:
+    """What is on its way in for an account."""
+    account = requested_account(request)
+    versions = onboardings.list_recent_versions(account)[:RECENT_SHOWN]
+    found = [progress.describe_progress(version) for version in versions]
+    url = f"{reverse('inference:onboarding-panel')}?account={account.slug}"
+    context = _live(request, found, url) | {"account": account, "versions": found}
+    return _answer(request, "onboarding", context, title="Onboarding")
+
+
+@login_required
+@require_safe
+def version_panel(request: HttpRequest, version_id: UUID) -> HttpResponse:
+    """The steps of one version, with their logs."""
+    version = access_version(actor_of(request), version_id)
+    version = onboardings.with_steps(ModelVersion.objects.filter(pk=version.pk)).get()
+    found = progress.describe_progress(version)
+    url = reverse("inference:version-panel", args=[version.pk])
+    context = _live(request, [found], url) | {
+        "progress": found,
+        "version": version,
+        "curve": progress.read_curve(version.certificate),
+        "facts": progress.read_facts(version.certificate),
+    }
+    return _answer(request, "version", context, title=str(version))
+
+
+def _live(request: HttpRequest, found: list[progress.VersionProgress], url: str) -> dict[str, Any]:
+    """What a panel needs to look again by itself: where, whether, and what it has seen."""
+    mark = progress.digest_progress(found)
+    separator = "&" if "?" in url else "?"
+    return {
+        "poll_url": f"{url}{separator}seen={mark}",
+        "is_live": any(one.is_moving for one in found),
+        "is_seen": request.GET.get("seen") == mark,
+    }
+
+
+def _answer(
+    request: HttpRequest, name: str, context: dict[str, Any], *, title: str
+) -> HttpResponse:
+    if request.htmx and context["is_seen"]:  # type: ignore[attr-defined]
+        # Nothing new: what the person reads or has unfolded stays as it is.
+        return HttpResponse(status=204)
+    return render_panel(request, name, context, title=title)

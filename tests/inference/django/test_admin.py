@@ -1,0 +1,114 @@
+"""The admin console: everything of inference can be read, and very little done."""
+
+from __future__ import annotations
+
+import pytest
+from django.contrib import admin
+from django.utils import timezone
+
+from inference.models import Deployment, KeyRelease, Node, Replica
+from marketplace.core.ids import new_id
+from marketplace.models import AuditEvent
+from tests.factories import ModelVersionFactory
+from tests.inference.django.scripted_node import ScriptedNode
+
+MODELS = [
+    "artifact",
+    "deployment",
+    "keyrelease",
+    "node",
+    "onboardingstep",
+    "replica",
+    "signingkey",
+    "upload",
+]
+FILES = {"model.onnx": b"weights" * 1000}
+
+
+@pytest.fixture
+def rows(creator, model):
+    """At least one row of everything."""
+    creator.push("acme/digits", FILES)
+    node = ScriptedNode("node-1")
+    node.enrol()
+    version = ModelVersionFactory()
+    deployment = Deployment.objects.create(version=version)
+    Replica.objects.create(
+        version=version, node_id=node.node_id, deployment=deployment, purpose="serve", state="ready"
+    )
+    KeyRelease.objects.create(at=timezone.now(), outcome="released", artifact_id=new_id())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_each_table_can_be_read_and_not_be_changed(rows, admin_client, name):
+    row = admin.site.get_model_admin(
+        next(one for one in admin.site._registry if one._meta.label_lower == f"inference.{name}")
+    ).model.objects.first()
+    changed = admin_client.get(f"/admin/inference/{name}/{row.pk}/change/")
+
+    assert admin_client.get(f"/admin/inference/{name}/").status_code == 200
+    assert admin_client.get(f"/admin/inference/{name}/?q=acme").status_code == 200
+    assert changed.status_code == 200
+    assert b'name="_save"' not in changed.content
+    assert admin_client.get(f"/admin/inference/{name}/add/").status_code == 403
+    assert admin_client.post(f"/admin/inference/{name}/{row.pk}/change/").status_code == 403
+    assert admin_client.get(f"/admin/inference/{name}/{row.pk}/delete/").status_code == 403
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_only_platform_admins_look(rows, owner_client, name):
+    assert owner_client.get(f"/admin/inference/{name}/").status_code == 302
+
+
+def test_a_nodes_page_shows_no_digest_of_its_token(rows, admin_client):
+    node = Node.objects.get()
+
+    page = admin_client.get(f"/admin/inference/node/{node.pk}/change/").content.decode()
+
+    assert "token_digest" not in page.lower().replace(" ", "_")
+    assert bytes(node.token_digest).hex() not in page
+
+
+def test_an_admin_revokes_a_node(rows, admin_client):
+    node = Node.objects.get()
+
+    answer = admin_client.post(
+        "/admin/inference/node/", {"action": "revoke", "_selected_action": [str(node.pk)]}
+    )
+
+    assert answer.status_code == 302
+    node.refresh_from_db()
+    assert node.revoked_at is not None
+    assert Replica.objects.get().state == "lost"
+    event = AuditEvent.objects.get(action="node.revoke")
+    assert event.actor == "user:admin@example.com"
+
+
+def test_an_admin_stops_a_deployment(rows, admin_client):
+    deployment = Deployment.objects.get()
+
+    admin_client.post(
+        "/admin/inference/deployment/",
+        {"action": "stop", "_selected_action": [str(deployment.pk)]},
+    )
+
+    deployment.refresh_from_db()
+    assert deployment.stopped_at is not None
+    assert not Replica.objects.get().wanted
+
+
+@pytest.mark.parametrize(
+    ("changes", "condition"),
+    [
+        ({"triton_ready": True}, "ready"),
+        ({"triton_ready": False}, "no Triton"),
+        ({"last_seen_at": None}, "lost"),
+        ({"revoked_at": timezone.now()}, "revoked"),
+    ],
+)
+def test_a_node_is_listed_with_its_condition(rows, admin_client, changes, condition):
+    Node.objects.update(**changes)
+
+    page = admin_client.get("/admin/inference/node/").content.decode()
+
+    assert f'<td class="field-condition">{condition}</td>' in page

@@ -18,7 +18,7 @@ from embedded import descendants
 from inference.triton.processes import sweep_shared_memory
 
 # After a supervisor that was killed: its children got their stop signals at that moment.
-_PATIENCE_S = 10.0
+_PATIENCE_S = 6.0
 
 
 def run(main: Callable[[], int]) -> int:

@@ -6,7 +6,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from redis import Redis
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.retry import Retry
 
 # Queues, limits and stream output: megabytes. A runaway writer must not take the machine.
 MEMORY_MAX_MB = 256
@@ -53,7 +55,9 @@ def url(port: int, password: str) -> str:
 
 def is_ready(address: str) -> bool:
     """Whether the server answers PING."""
-    client = Redis.from_url(address, socket_connect_timeout=1, socket_timeout=1)
+    client = Redis.from_url(
+        address, socket_connect_timeout=1, socket_timeout=1, retry=Retry(NoBackoff(), 0)
+    )
     try:
         return bool(client.ping())
     except RedisError:

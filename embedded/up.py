@@ -32,16 +32,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         place_home = home.make(options.home)
         lock = home.lock(place_home)
+    except StartError as error:
+        return _refuse(error)
+    try:
         home.check_disk(place_home)
         for option, port in (("web", options.web_port), ("gateway", options.gateway_port)):
             _check_port(option, port)
-    except StartError as error:
-        print(f"bin/up: {error}", file=sys.stderr)
-        return 2
-    try:
         return guard.run(lambda: supervise(options, place_home))
+    except StartError as error:
+        return _refuse(error)
     finally:
         lock.release()
+
+
+def _refuse(error: StartError) -> int:
+    print(f"bin/up: {error}", file=sys.stderr)
+    return 2
 
 
 def supervise(options: argparse.Namespace, place_home: Home) -> int:
@@ -52,8 +58,7 @@ def supervise(options: argparse.Namespace, place_home: Home) -> int:
         place = _prepare(options, place_home, run_dir)
         supervisor = Supervisor(_parts(options, place), place_home.logs, display)
     except StartError as error:
-        print(f"bin/up: {error}", file=sys.stderr)
-        return 2
+        return _refuse(error)
     supervisor.install_signals()
     try:
         return _run(options, supervisor, place, display)

@@ -62,7 +62,7 @@ def write_demo(platform: Platform, state: SeedState) -> None:
         role: {name: state.accounts[role][name] for name in ("email", "password")}
         for role in ("creator", "consumer", "admin")
     }
-    people["creator"]["api_token"] = state.tokens["creator"]
+    people["creator"]["api_token"] = state.accounts["creator"]["api_token"]
     people["consumer"]["api_key"] = state.api_key
     models = [
         {
@@ -81,21 +81,21 @@ def write_demo(platform: Platform, state: SeedState) -> None:
 def _make_accounts(platform: Platform, state: SeedState) -> None:
     if not state.accounts:
         print("making accounts", flush=True)
-        state.accounts = json.loads(platform.manage("seed_demo"))
+        # New passwords where a cut left the accounts behind and nobody has the old ones.
+        state.accounts = json.loads(platform.manage("seed_demo", "--reset-passwords"))
         state.save()
-    for role in ("creator", "consumer"):
-        if role not in state.tokens:
-            person = state.accounts[role]
-            answer = platform.web().login(person["email"], person["password"], TOKEN_NAME)
-            state.tokens[role] = str(answer["token"])
-            state.save()
+    if not state.consumer_token:
+        person = state.accounts["consumer"]
+        answer = platform.web().login(person["email"], person["password"], TOKEN_NAME)
+        state.consumer_token = str(answer["token"])
+        state.save()
     platform.strongroom(
         "login",
         "--url",
         platform.web_url,
         "--account",
         state.accounts["creator"]["account"],
-        secret={"STRONGROOM_TOKEN": state.tokens["creator"]},
+        secret={"STRONGROOM_TOKEN": state.accounts["creator"]["api_token"]},
     )
 
 
@@ -116,7 +116,7 @@ def _push(platform: Platform, state: SeedState, model: DemoModel) -> None:
 
 def _approve(platform: Platform, state: SeedState, model: DemoModel) -> None:
     entry = state.models[model.name]
-    web = platform.web(state.tokens["creator"])
+    web = platform.web(state.accounts["creator"]["api_token"])
 
     def is_at_rest() -> bool:
         version = web.get_version(entry["version_id"])
@@ -127,7 +127,8 @@ def _approve(platform: Platform, state: SeedState, model: DemoModel) -> None:
 
     wait_for(f"onboarding of {model.name}", is_at_rest, ONBOARDING_TIMEOUT_S)
     if web.get_version(entry["version_id"])["state"] == "in_review":
-        platform.manage("review_version", entry["version_id"], "--approve", "--reason", APPROVAL)
+        decision = ("--approve", "--reason", APPROVAL, "--email", state.accounts["admin"]["email"])
+        platform.manage("review_version", entry["version_id"], *decision)
     wait_for(
         f"publication of {model.name}",
         lambda: "prod" in web.get_version(entry["version_id"])["channels"],
@@ -152,7 +153,7 @@ def _find_reason(version: dict[str, Any]) -> str:
 
 def _make_key(platform: Platform, state: SeedState) -> None:
     if not state.api_key:
-        web = platform.web(state.tokens["consumer"])
+        web = platform.web(state.consumer_token)
         account = state.accounts["consumer"]["account"]
         state.api_key = str(web.create_key(account, "demo", "live")["key"])
         state.save()
@@ -160,7 +161,7 @@ def _make_key(platform: Platform, state: SeedState) -> None:
 
 def _buy_credit(platform: Platform, state: SeedState) -> None:
     print("buying credit", flush=True)
-    transport = platform.web(state.tokens["consumer"]).transport
+    transport = platform.web(state.consumer_token).transport
     if not state.topup_id:
         body = {"account": state.accounts["consumer"]["account"], "amount_cents": CREDIT_CENTS}
         state.topup_id = str(transport.call("POST", "/api/topups", json=body)["id"])

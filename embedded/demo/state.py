@@ -18,7 +18,7 @@ class SeedState:
         path: The file, `seed.json` in the home.
         accounts: What `manage.py seed_demo` answered: logins of creator, consumer, admin.
         models: By name: `example` and `facts` of the builder, `version_id`, `version`.
-        tokens: Of the management API, by person.
+        consumer_token: The consumer's token of the management API.
         api_key: The consumer's.
         topup_id: Of the consumer's first credit, once its page was opened.
         has_credit: Whether that credit has arrived.
@@ -27,7 +27,7 @@ class SeedState:
     path: Path
     accounts: dict[str, dict[str, str]] = field(default_factory=dict)
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
-    tokens: dict[str, str] = field(default_factory=dict)
+    consumer_token: str = ""
     api_key: str = ""
     topup_id: str = ""
     has_credit: bool = False

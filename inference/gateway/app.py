@@ -105,6 +105,7 @@ class Gateway:
             headers=scope.headers,
             protocol=protocol,
             body_bytes_max=self.config.body_bytes_max,
+            deadline_s=self.config.deadline_s,
         )
         self.requests_open += 1
         try:

@@ -26,6 +26,7 @@ __all__ = [
     "IdempotencyMismatchError",
     "KeyModeForbiddenError",
     "ModelNotReadyError",
+    "RequestTimeoutError",
 ]
 
 
@@ -67,6 +68,14 @@ class ClaimLostError(ConflictError):
     code = "idempotency_in_flight"
     retryable = True
     title = "A retry with the same idempotency key has taken over. This run was not charged."
+
+
+class RequestTimeoutError(BadRequestError):
+    """The body came too slowly; a connection that trickles must not hold its place."""
+
+    code = "request_timeout"
+    http_status = 408
+    title = "The body did not arrive in time."
 
 
 class ClientGoneError(MarketplaceError):

@@ -19,7 +19,7 @@ import numpy as np
 import orjson
 
 from inference.gateway.config import JSON_DEPTH_MAX, LINGER_BYTES_MAX, LINGER_S
-from inference.gateway.errors import BadJSONError
+from inference.gateway.errors import BadJSONError, RequestTimeoutError
 from marketplace.core.clock import utc_now
 from marketplace.core.errors import PayloadTooLargeError
 from marketplace.core.ids import new_id, to_public
@@ -69,6 +69,8 @@ class Request:
     headers: Headers
     protocol: RSGIProtocol
     body_bytes_max: int
+    # From the arrival of the request to the end of the model's work.
+    deadline_s: float
     id: UUID = field(default_factory=new_id)
     created_at: datetime = field(default_factory=utc_now)
     started_s: float = field(default_factory=time.monotonic)
@@ -91,12 +93,19 @@ class Request:
 
         Raises:
             PayloadTooLargeError: By its announced length, or by what has come so far.
+            RequestTimeoutError: It did not come within the deadline.
         """
         announced = self.headers.get("content-length")
-        if announced is not None and announced.isascii() and announced.isdigit():
-            if int(announced) > self.body_bytes_max:
-                self._refuse_body()
-            return await self.protocol()
+        is_announced = announced is not None and announced.isascii() and announced.isdigit()
+        if is_announced and int(announced) > self.body_bytes_max:
+            self._refuse_body()
+        try:
+            async with asyncio.timeout(self.deadline_s):
+                return await (self.protocol() if is_announced else self._read_chunks())
+        except TimeoutError:
+            raise RequestTimeoutError from None
+
+    async def _read_chunks(self) -> bytes:
         chunks, size_bytes = [], 0
         async for chunk in self.protocol:
             size_bytes += len(chunk)

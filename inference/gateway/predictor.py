@@ -81,7 +81,7 @@ class Predictor:
             protocol=protocol,
             rows=rows,
             created_at=request.created_at,
-            deadline_s=request.started_s + self.config.deadline_s,
+            deadline_s=request.started_s + request.deadline_s,
             claim=claim,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -111,9 +112,9 @@ class ToyTriton:
             raise AssertionError(json.loads(error.read())["error"]) from None
 
     def kill(self) -> None:
-        assert self.server.process is not None
-        self.server.process.kill()
-        self.server.process.wait()
+        if self.server.is_running():
+            self.server.process.kill()
+            self.server.process.wait()
 
     def stop(self) -> None:
         self.server.stop()
@@ -122,13 +123,15 @@ class ToyTriton:
 class Wire:
     """A way to Postgres that can be cut, as a restart or a lost network cuts it.
 
-    `lose_next_booking` lets the next booking reach Postgres and cuts before its answer.
+    `lose_next_booking` lets the next booking reach Postgres and cuts that connection before
+    its answer; with `cut_on_loss` the whole way goes with it.
     """
 
     def __init__(self, target_port: int) -> None:
         self.target_port = target_port
         self.port = ports.choose()
         self.lose_next_booking = False
+        self.cut_on_loss = False
         self.is_cut = False
         self.lost_count = 0
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
@@ -187,6 +190,8 @@ class Wire:
         while data := _receive(server):
             if lost.is_set():
                 self.lost_count += 1
+                if self.cut_on_loss:
+                    self.cut()
                 break
             client.sendall(data)
         _shut(client, server)
@@ -201,10 +206,8 @@ def _receive(source: socket.socket) -> bytes:
 
 def _shut(*sockets: socket.socket) -> None:
     for one in sockets:
-        try:
+        with contextlib.suppress(OSError):
             one.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
         one.close()
 
 

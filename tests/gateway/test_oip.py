@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -51,7 +52,7 @@ def test_rows_are_charged_by_number(shop, client):
                 "name": "y",
                 "datatype": "FP32",
                 "shape": [3, 4],
-                "data": [2.0 * i for i in range(12)],
+                "data": list(range(0, 24, 2)),
             },
             {
                 "name": "scores",
@@ -143,7 +144,7 @@ def test_rows_at_the_limit_are_taken(shop, client):
 
 @pytest.mark.parametrize("_literal", ["NaN", "Infinity", "1e39"])
 def test_number_that_is_none_is_named(shop, client, _literal):
-    body = '{"inputs":[{"name":"x","shape":[1,4],"datatype":"FP32","data":[1,2,%s,4]}]}' % _literal
+    body = json.dumps({"inputs": [tensor(data=[1, 2, 77, 4])]}).replace("77", _literal)
 
     response = client.post(PATH, content=body)
 

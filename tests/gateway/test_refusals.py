@@ -85,6 +85,7 @@ def test_mistyped_key_is_told_from_an_unknown_one(shop):
 
 
 def test_revoked_key_is_refused_at_once(shop, client):
+    shop.fund(1000 * PRICE_NANOS)
     answered = [predict(client).json()["id"]]
 
     APIKey.objects.filter(pk=shop.key.pk).update(revoked_at=timezone.now())
@@ -358,7 +359,7 @@ def test_bad_input_names_the_field(shop, client, _input, _pointer):
 
 @pytest.mark.parametrize("_literal", ["NaN", "Infinity", "-Infinity", "1e999"])
 def test_number_that_is_none_names_the_field(shop, client, _literal):
-    response = client.post(PATH, content='{"input": {"x": [1, 2, %s, 4]}}' % _literal)
+    response = client.post(PATH, content=f'{{"input": {{"x": [1, 2, {_literal}, 4]}}}}')
 
     assert problem_of(response) == (422, "validation")
     assert response.json()["errors"][0]["pointer"] == "/input/x/2"
@@ -460,6 +461,19 @@ def test_body_at_the_limit_is_read_and_one_byte_more_is_not(shop, start_gateway,
         check_untouched(shop)
     else:
         assert (whole.status_code, chunked.status_code) == (201, 201)
+
+
+def test_body_that_trickles_is_given_up(shop, start_gateway):
+    gateway = start_gateway(STRONGROOM_GATEWAY_DEADLINE_S="1")
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=5) as wire:
+        head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {shop.key.text}\r\n"
+        wire.sendall(f'{head}Content-Length: 100\r\n\r\n{{"input"'.encode())
+
+        answer = wire.recv(10_000)
+
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"request_timeout" in answer
+    check_untouched(shop)
 
 
 # --- Money ---

@@ -1,0 +1,111 @@
+"""Gateways that are wrong on purpose: the checks of these tests must notice each.
+
+Run as `granian tests.gateway.broken:<name>`, in place of the real application.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from inference.gateway.app import Application, Gateway
+from inference.gateway.errors import BookingUnknownError
+
+
+class BrokenApplication(Application):
+    """The real application with one thing broken after its start."""
+
+    def __init__(self, damage: Callable[[Gateway], None]) -> None:
+        super().__init__()
+        self.damage = damage
+
+    def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__rsgi_init__(loop)
+        self.damage(self.gateway)
+
+
+def _answer_before_commit(gateway: Gateway) -> None:
+    settle = gateway.meter.settle
+
+    async def settle_later(prediction):
+        async def job():
+            await asyncio.sleep(0.5)
+            await settle(prediction)
+
+        gateway.late = asyncio.create_task(job())
+
+    gateway.meter.settle = settle_later
+
+
+def _skip_hold(gateway: Gateway) -> None:
+    async def take(*_):
+        pass
+
+    gateway.predictor.holds.take = take
+
+
+def _never_void(gateway: Gateway) -> None:
+    gateway.meter.fail = lambda *_: None
+
+
+def _book_failures(gateway: Gateway) -> None:
+    meter = gateway.meter
+
+    def book(prediction, code):
+        gateway.late = asyncio.create_task(meter.settle(prediction))
+
+    meter.fail = book
+
+
+def _forget_keys(gateway: Gateway) -> None:
+    async def find(*_):
+        return None
+
+    async def take(claim):
+        pass
+
+    gateway.idempotency.find = find
+    gateway.idempotency.take = take
+    _ignore_claims(gateway)
+
+
+def _ignore_claims(gateway: Gateway) -> None:
+    """Books a keyed run like any other, so that one that was taken over is booked as well."""
+    settle = gateway.meter.settle
+
+    async def settle_unkeyed(prediction):
+        prediction.claim = None
+        await settle(prediction)
+
+    gateway.meter.settle = settle_unkeyed
+
+
+def _hear_nothing(gateway: Gateway) -> None:
+    gateway.changes._tell = lambda payload: None
+
+
+def _give_up_on_lost_answers(gateway: Gateway) -> None:
+    async def recover(error, attempt):
+        for item in gateway.sent:
+            if not item.booked.done():
+                item.booked.set_exception(BookingUnknownError())
+        await gateway.meter._disconnect()
+
+    send = gateway.meter._send_settle
+
+    async def remember(items):
+        gateway.sent = items
+        return await send(items)
+
+    gateway.meter._send_settle = remember
+    gateway.meter._recover = recover
+
+
+answers_before_commit = BrokenApplication(_answer_before_commit)
+skips_hold = BrokenApplication(_skip_hold)
+never_voids = BrokenApplication(_never_void)
+books_failures = BrokenApplication(_book_failures)
+forgets_keys = BrokenApplication(_forget_keys)
+ignores_claims = BrokenApplication(_ignore_claims)
+hears_nothing = BrokenApplication(_hear_nothing)
+gives_up_on_lost_answers = BrokenApplication(_give_up_on_lost_answers)

@@ -1,0 +1,88 @@
+"""The checks themselves: each must fail on a gateway that is broken in its way."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.gateway import (
+    test_crashes,
+    test_idempotency,
+    test_predict,
+    test_refusals,
+)
+from tests.gateway.conftest import check_nothing_booked, predict
+from tests.gateway.test_crashes import pool, wire, wired  # noqa: F401 - fixtures
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def broken(shop, start_gateway):
+    """A client of a gateway with the named damage."""
+
+    def start(damage: str):
+        gateway = start_gateway(target=f"tests.gateway.broken:{damage}")
+        return shop.client(url=gateway.url)
+
+    return start
+
+
+def test_answer_before_commit_is_noticed(shop, broken):
+    client = broken("answers_before_commit")
+
+    with pytest.raises(AssertionError):
+        test_predict.test_prediction_is_answered_and_booked_once(shop, client)
+
+
+def test_missing_hold_is_noticed(shop, broken):
+    client = broken("skips_hold")
+
+    with pytest.raises(AssertionError):
+        test_predict.test_credit_for_k_of_n_serves_exactly_k(shop, client)
+
+
+def test_missing_void_is_noticed(shop, broken):
+    client = broken("never_voids")
+
+    with pytest.raises(AssertionError):
+        test_refusals.test_failing_model_costs_nothing(shop, client, "fail", 500, "model_failed")
+
+
+def test_charged_failure_is_noticed(shop, broken):
+    client = broken("books_failures")
+    predict(client, mode="fail")
+    time.sleep(0.5)
+
+    with pytest.raises(AssertionError):
+        check_nothing_booked(shop)
+
+
+def test_forgotten_idempotency_key_is_noticed(shop, broken):
+    client = broken("forgets_keys")
+
+    with pytest.raises(AssertionError):
+        test_idempotency.test_retry_is_answered_with_the_first_prediction(shop, client)
+
+
+def test_booking_of_a_lost_claim_is_noticed(shop, broken):
+    client = broken("ignores_claims")
+
+    with pytest.raises(AssertionError):
+        test_idempotency.test_run_whose_claim_was_taken_over_books_nothing(shop, client)
+
+
+def test_stale_cache_is_noticed(shop, broken):
+    client = broken("hears_nothing")
+
+    with pytest.raises(AssertionError):
+        test_refusals.test_revoked_key_is_refused_at_once(shop, client)
+
+
+def test_unanswered_booking_is_noticed(shop, wire, wired):  # noqa: F811
+    def start(**settings):
+        return wired(target="tests.gateway.broken:gives_up_on_lost_answers", **settings)
+
+    with pytest.raises(AssertionError):
+        test_crashes.test_lost_acknowledgement_of_a_booking_is_found_out(shop, wire, start)

@@ -1,0 +1,356 @@
+"""The parts that need no server: cache, JSON, Triton's wire, settings."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from inference.gateway.cache import Cache
+from inference.gateway.config import GatewayConfig
+from inference.gateway.errors import BadJSONError
+from inference.gateway.http import parse_json
+from inference.gateway.route import Routes
+from inference.gateway.triton_pool import TritonPool
+from inference.triton.errors import (
+    ModelExecutionError,
+    ModelNotReadyError,
+    OutputError,
+    QueueFullError,
+    TensorError,
+    TritonDeadlineError,
+    TritonUnavailableError,
+)
+from inference.triton.tensors import Tensor
+from marketplace.core.env import SettingError
+from marketplace.core.ids import new_id
+from tests.gateway.processes import ROOT
+
+# --- Cache ---
+
+
+def test_cache_keeps_until_dropped():
+    cache = Cache(60)
+    cache.enable()
+    cache.put("a", 1, generation=cache.generation)
+    cache.put("b", 2, generation=cache.generation)
+
+    cache.drop("a")
+
+    assert (cache.get("a"), cache.get("b")) == (None, 2)
+    cache.drop_all()
+    assert len(cache) == 0
+
+
+def test_cache_ages():
+    cache = Cache(0.02)
+    cache.enable()
+    cache.put("long", 1, generation=cache.generation)
+    cache.put("short", 1, generation=cache.generation, ttl_s=-1)
+
+    assert (cache.get("long"), cache.get("short")) == (1, None)
+    time.sleep(0.03)
+    assert cache.get("long") is None
+
+
+@pytest.mark.parametrize("_change", ["drop", "drop_all", "disable", "enable"])
+def test_cache_refuses_what_was_read_before_a_change(_change):
+    cache = Cache(60)
+    cache.enable()
+    generation = cache.generation
+
+    cache.drop("other") if _change == "drop" else getattr(cache, _change)()
+    cache.put("key", "old", generation=generation)
+
+    assert cache.get("key") is None
+
+
+def test_cache_is_off_while_nothing_is_heard():
+    cache = Cache(60)
+    cache.put("key", 1, generation=cache.generation)
+    assert cache.get("key") is None
+    cache.enable()
+    cache.put("key", 1, generation=cache.generation)
+    cache.disable()
+    cache.put("key", 1, generation=cache.generation)
+    assert cache.get("key") is None
+
+
+def test_cache_is_bounded():
+    cache = Cache(60, entries_max=3)
+    cache.enable()
+    for number in range(10):
+        cache.put(number, number, generation=cache.generation)
+
+    assert len(cache) <= 3
+    assert cache.get(9) == 9
+
+
+# --- Routes ---
+
+
+class FakeDatabase:
+    """Answers with what is in `rows` when the question is over."""
+
+    def __init__(self):
+        self.rows, self.count, self.gate = [], 0, asyncio.Event()
+
+    async def fetch_all(self, *_):
+        self.count += 1
+        rows = list(self.rows)
+        await self.gate.wait()
+        return rows
+
+
+def replica_row(version_id):
+    return {"id": new_id(), "version_id": version_id, "triton_http_url": "http://127.0.0.1:1"}
+
+
+def test_choice_waits_for_a_look_that_began_after_the_notice():
+    async def run():
+        database, version_id = FakeDatabase(), new_id()
+        routes = Routes(database)
+        routes.on_listening()
+        early = asyncio.create_task(routes.pick(version_id))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        database.rows = [replica_row(version_id)]
+        routes.on_change("inference_replica", "id")
+        late = [asyncio.create_task(routes.pick(version_id)) for _ in range(5)]
+        await asyncio.sleep(0)
+        database.gate.set()
+        results = await asyncio.gather(early, *late, return_exceptions=True)
+        assert isinstance(results[0], ModelNotReadyError)
+        assert {one.id for one in results[1:]} == {database.rows[0]["id"]}
+        assert database.count == 2
+        await routes.pick(version_id)
+        assert database.count == 2
+
+    asyncio.run(run())
+
+
+def test_least_busy_replica_is_chosen_and_failed_ones_last():
+    async def run():
+        database, version_id = FakeDatabase(), new_id()
+        database.rows = [replica_row(version_id) for _ in range(3)]
+        database.gate.set()
+        routes = Routes(database)
+        routes.on_listening()
+        first = await routes.pick(version_id)
+        with first.in_flight():
+            second = await routes.pick(version_id)
+            with second.in_flight():
+                third = await routes.pick(version_id)
+                third.penalise()
+                assert len({first.id, second.id, third.id}) == 3
+                assert await routes.pick(version_id) is first
+                assert await routes.pick(version_id, besides=first) is second
+        routes.on_change("inference_node", "id")
+        # A new picture keeps the counts of the replicas that are still in it.
+        with first.in_flight():
+            assert await routes.pick(version_id) is second
+
+    asyncio.run(run())
+
+
+# --- JSON ---
+
+
+@pytest.mark.parametrize("_depth", [32, 33])
+def test_depth_of_json_is_limited(_depth):
+    body = b"[" * _depth + b"]" * _depth
+
+    if _depth == 32:
+        parse_json(body)
+    else:
+        with pytest.raises(BadJSONError):
+            parse_json(body)
+
+
+@pytest.mark.parametrize(
+    "_body",
+    [
+        b'"' + b"[" * 100 + b'"',
+        b'["' + b"]" * 100 + b'","' + b"[" * 100 + b'"]',
+        b'"\\"' + b"[" * 100 + b'"',
+        b"[" + b"[],".join(b"" for _ in range(100)) + b"[]]",
+    ],
+)
+def test_brackets_that_do_not_nest_are_not_counted(_body):
+    parse_json(_body)
+
+
+def test_closing_brackets_in_texts_hide_no_depth():
+    with pytest.raises(BadJSONError):
+        parse_json(b'["' + b"]" * 100 + b'",' + b"[" * 40 + b"]" * 40 + b"]")
+
+
+# --- Triton's wire ---
+
+
+def answer_with(*answers: bytes, delay_s: float = 0.0, cut: bool = False):
+    """Run one call against a server that gives these answers, one a connection."""
+
+    async def run(calls: int = 1):
+        seen, handlers = [], []
+        pending = list(answers)
+
+        async def serve(reader, writer):
+            handlers.append(asyncio.current_task())
+            with contextlib.closing(writer), contextlib.suppress(asyncio.IncompleteReadError):
+                while pending:
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    length = int(head.split(b"Content-Length: ")[-1].split(b"\r\n")[0])
+                    seen.append((head, await reader.readexactly(length)))
+                    answer = pending.pop(0)
+                    await asyncio.sleep(delay_s)
+                    for at in range(0, len(answer), 7):
+                        writer.write(answer[at : at + 7])
+                        await writer.drain()
+                    if cut:
+                        return
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        pool = TritonPool()
+        tensor = Tensor("x", "FP32", (1, 2), np.array([[1, 2]], np.float32))
+        try:
+            for _ in range(calls):
+                outputs = await pool.infer(
+                    url, "r0", [tensor], ["y"], deadline_s=time.monotonic() + 0.5
+                )
+        finally:
+            pool.close()
+            server.close()
+            for handler in handlers:
+                handler.cancel()
+            await asyncio.gather(*handlers, return_exceptions=True)
+            await asyncio.sleep(0)  # The transports close in the loop's next round.
+        return outputs, seen
+
+    return run
+
+
+def http(status: int, body: bytes, *headers: str) -> bytes:
+    lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def tensors(body: bytes, *, size_bytes: int = 8) -> bytes:
+    document = (
+        b'{"outputs":[{"name":"y","datatype":"FP32","shape":[1,2],'
+        b'"parameters":{"binary_data_size":%d}}]}' % size_bytes
+    )
+    return http(200, document + body, f"Inference-Header-Content-Length: {len(document)}")
+
+
+GOOD = tensors(np.array([3, 4], np.float32).tobytes())
+
+
+def test_call_is_binary_both_ways():
+    outputs, seen = asyncio.run(answer_with(GOOD)())
+
+    assert outputs["y"].tolist() == [[3, 4]]
+    head, body = seen[0]
+    assert head.startswith(b"POST /v2/models/r0/infer HTTP/1.1\r\n")
+    assert body.endswith(np.array([1, 2], np.float32).tobytes())
+    assert b'"binary_data":true' in body
+
+
+def test_connection_is_used_again():
+    _, seen = asyncio.run(answer_with(GOOD, GOOD, GOOD)(calls=3))
+
+    assert len(seen) == 3
+
+
+def test_connection_that_was_closed_while_idle_is_replaced():
+    outputs, _ = asyncio.run(answer_with(GOOD, GOOD, cut=True)(calls=2))
+
+    assert outputs["y"].tolist() == [[3, 4]]
+
+
+@pytest.mark.parametrize(
+    ("_answer", "_error"),
+    [
+        (http(404, b'{"error":"Request for unknown model"}'), ModelNotReadyError),
+        (http(400, b'{"error":"model r0 is not ready"}'), ModelNotReadyError),
+        (http(503, b'{"error":"Exceeds maximum queue size"}'), QueueFullError),
+        (http(503, b'{"error":"Request timeout expired"}'), TritonDeadlineError),
+        (http(500, b'{"error":"Stub process r0 is not healthy."}'), TritonUnavailableError),
+        (http(500, b'{"error":"anything"}'), ModelExecutionError),
+        (http(500, b"no json"), ModelExecutionError),
+        (http(400, b'{"error":"unexpected shape"}'), TensorError),
+        (http(200, b"{}"), OutputError),
+        (http(200, b"no json"), OutputError),
+        (tensors(b"1234"), OutputError),
+        (tensors(b"12345678", size_bytes=4), OutputError),
+        (http(200, b"{}", "Inference-Header-Content-Length: 99"), TritonUnavailableError),
+        (b"HTTP/1.1 200 OK\r\n\r\n", TritonUnavailableError),
+        (b"nonsense\r\n\r\n", TritonUnavailableError),
+        (b"", TritonUnavailableError),
+        (GOOD[:-1], TritonUnavailableError),
+    ],
+)
+def test_every_failure_is_told_apart(_answer, _error):
+    with pytest.raises(_error):
+        asyncio.run(answer_with(_answer, cut=True)())
+
+
+def test_call_ends_at_its_deadline():
+    with pytest.raises(TritonDeadlineError):
+        asyncio.run(answer_with(GOOD, delay_s=2)())
+
+
+# --- The process ---
+
+
+@pytest.mark.parametrize(
+    ("_name", "_value"),
+    [
+        ("STRONGROOM_GATEWAY_DATABASE_URL", ""),
+        ("STRONGROOM_GATEWAY_URL", "ftp://x"),
+        ("STRONGROOM_WEB_URL", "web"),
+        ("STRONGROOM_PLAYGROUND_SECRET", ""),
+        ("STRONGROOM_GATEWAY_DEADLINE_S", "0"),
+        ("STRONGROOM_GATEWAY_DEADLINE_S", "soon"),
+        ("STRONGROOM_GATEWAY_BODY_BYTES_MAX", "-1"),
+    ],
+)
+def test_wrong_setting_ends_the_process(monkeypatch, _name, _value):
+    monkeypatch.setenv("STRONGROOM_GATEWAY_DATABASE_URL", "postgresql://x")
+    monkeypatch.setenv(_name, _value)
+
+    with pytest.raises(SettingError, match=_name):
+        GatewayConfig.from_env()
+
+
+def test_settings_show_no_secret(monkeypatch):
+    monkeypatch.setenv("STRONGROOM_GATEWAY_DATABASE_URL", "postgresql://user:hunter2@x/y")
+    monkeypatch.setenv("STRONGROOM_PLAYGROUND_SECRET", "hunter3")
+
+    assert "hunter" not in repr(GatewayConfig.from_env())
+
+
+def test_hold_outlives_deadline_and_booking(monkeypatch):
+    monkeypatch.setenv("STRONGROOM_GATEWAY_DATABASE_URL", "postgresql://x")
+    config = GatewayConfig.from_env()
+
+    assert config.hold_ttl_s > config.deadline_s + config.settle_wait_s
+
+
+def test_gateway_starts_without_django():
+    code = "import inference.gateway.app, sys; print('django' in sys.modules)"
+    answer = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": f"{ROOT}:{ROOT / 'sdk'}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert answer.stdout.strip() == "False"

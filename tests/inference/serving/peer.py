@@ -9,7 +9,7 @@ import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from marketplace.core.ids import new_id
 from strongroom.sealing import wrap
@@ -64,14 +64,13 @@ class Peer:
     def _run(self) -> None:
         try:
             connection, _ = self._server.accept()
-            with connection:
-                connection.settimeout(60)
-                self._converse(connection)
+            connection.settimeout(60)
+            with connection, connection.makefile("rb") as lines:
+                self._converse(connection, lines)
         except BaseException as error:  # noqa: BLE001 - looked at by the test
             self.error = error
 
-    def _converse(self, connection: socket.socket) -> None:
-        lines = connection.makefile("rb")
+    def _converse(self, connection: socket.socket, lines: BinaryIO) -> None:
         hello = self._read(lines)
         self.pid = hello["pid"]
         self._send_artifact(connection)
@@ -85,7 +84,7 @@ class Peer:
                     return
                 self.messages.append(json.loads(line))
 
-    def _read(self, lines: Any) -> dict[str, Any]:
+    def _read(self, lines: BinaryIO) -> dict[str, Any]:
         line = lines.readline()
         self.messages.append(json.loads(line) if line else {})
         return self.messages[-1]

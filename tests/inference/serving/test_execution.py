@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inference.serving.errors import RequestError
+from inference.serving.errors import CancelledError, RequestError
 from inference.serving.execution import Executor
 from strongroom.interface import Interface
 
@@ -71,11 +71,14 @@ class Doubling:
     """y = 2 x; a row that begins with -1 breaks the call it is in."""
 
     can_batch: bool = True
+    can_be_cancelled: bool = False
     calls: list[int] = field(default_factory=list)
     failure: Exception = field(default_factory=lambda: ValueError("secret of a neighbour"))
 
     def run(self, inputs, is_cancelled):
         self.calls.append(len(inputs[0]))
+        if self.can_be_cancelled and is_cancelled():
+            raise CancelledError
         if (inputs[0][:, 0] == -1).any():
             raise self.failure
         with np.errstate(over="ignore"):
@@ -133,13 +136,25 @@ def test_value_that_is_not_finite_is_an_error_of_its_own_request():
     assert runtime.calls == [4]
 
 
-def test_request_that_nobody_waits_for_is_not_run():
-    runtime = Doubling()
+def test_request_that_nobody_waits_for_is_cancelled_alone():
+    runtime = Doubling(can_batch=False, can_be_cancelled=True)
 
-    answers = execute(runtime, request([1], is_gone=True), request([2]))
+    responses = Executor(runtime, INTERFACE, Paper).execute(
+        [request([1], is_gone=True), request([2])]
+    )
 
-    assert answers == ["cancelled: The request was cancelled.", [[4]]]
-    assert runtime.calls == [1]
+    assert (responses[0].error.code, responses[0].error.message) == (
+        "cancelled",
+        "cancelled: The request was cancelled.",
+    )
+    assert responses[1].tensors[0].array.tolist() == [[4]]
+
+
+def test_joined_requests_go_on_while_anybody_waits():
+    runtime = Doubling(can_be_cancelled=True)
+
+    assert execute(runtime, request([1], is_gone=True), request([2])) == [[[2]], [[4]]]
+    assert runtime.calls == [2]
 
 
 def test_request_without_its_input_fails_alone():

@@ -36,13 +36,12 @@ def list_memberships(request: HttpRequest) -> list[Membership]:
 
 
 def current_membership(request: HttpRequest) -> Membership | None:
-    """The membership in the account that the person chose, else in the first."""
+    """The membership in the account that the person chose, else in the first it owns."""
     memberships = list_memberships(request)
     chosen = request.session.get(SESSION_KEY)
-    return next(
-        (membership for membership in memberships if membership.account.slug == chosen),
-        memberships[0] if memberships else None,
-    )
+    fallback = sorted(memberships, key=lambda one: one.role != Membership.Role.OWNER)[:1]
+    found = [one for one in memberships if one.account.slug == chosen] or fallback
+    return found[0] if found else None
 
 
 def current_account(request: HttpRequest) -> Account | None:

@@ -46,10 +46,11 @@ urlpatterns = [
     path("dashboard/models/new", creator.model_new, name="model-new"),
     path("dashboard/models/<slug:owner>/<str:name>", creator.versions, name="model-versions"),
     path("dashboard/models/<slug:owner>/<str:name>/edit", creator.model_edit, name="model-edit"),
+    path("dashboard/models/<slug:owner>/<str:name>/publish", creator.publish, name="publish"),
     path(
-        "dashboard/models/<slug:owner>/<str:name>/versions/<int:number>/publish",
-        creator.publish,
-        name="publish",
+        "dashboard/models/<slug:owner>/<str:name>/withdraw",
+        creator.withdraw_choice,
+        name="withdraw-choice",
     ),
     path(
         "dashboard/models/<slug:owner>/<str:name>/versions/<int:number>/withdraw",

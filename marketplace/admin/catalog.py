@@ -3,7 +3,7 @@ from __future__ import annotations
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.urls import NoReverseMatch, reverse
+from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
@@ -39,13 +39,9 @@ class ModelVersionAdmin(ReadOnlyAdmin):
     ordering = ["-created_at"]
 
     @admin.display(description="Onboarding")
-    def page(self, version: ModelVersion) -> str | SafeString:
-        try:
-            url = reverse(
-                "marketplace:versions", args=[version.model.account.slug, version.model.name]
-            )
-        except NoReverseMatch:
-            return "-"
+    def page(self, version: ModelVersion) -> SafeString:
+        # Inference's page; named by its address, as pages of another package are.
+        url = reverse("inference:version-panel", args=[version.pk])
         return format_html('<a href="{}">Steps and certificate</a>', url)
 
     @admin.action(description="Approve the selected versions …")

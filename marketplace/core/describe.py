@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 # A tensor's example is shown with at most so many numbers, else by its shape alone.
-EXAMPLE_ELEMENTS_MAX = 16
+EXAMPLE_ELEMENTS_MAX = 128
 EXAMPLE_LENGTH_MAX = 2_000
 
 
@@ -43,20 +44,23 @@ def example_input(interface: Mapping[str, Any]) -> str:
         for one in interface.get("inputs", [])
         if one.get("required", True) or one.get("example") is not None
     }
-    return json.dumps({"input": values}, ensure_ascii=False)
+    return json.dumps({"input": values}, ensure_ascii=False, separators=(",", ":"))
 
 
 def _member(one: Mapping[str, Any], rules: list[str]) -> Member:
-    kind = str(one.get("kind", ""))
-    if kind == "tensor":
-        shape = ", ".join("n" if size == -1 else str(size) for size in one.get("shape", []))
-        kind = f"{one.get('datatype', '')}[{shape}]"
     return Member(
         name=str(one.get("name", "")),
-        type=kind,
+        type=_type(one),
         rules=", ".join(rules),
         description=str(one.get("description", "")),
     )
+
+
+def _type(one: Mapping[str, Any]) -> str:
+    if one.get("kind") != "tensor":
+        return str(one.get("kind", ""))
+    shape = ", ".join("n" if size == -1 else str(size) for size in one.get("shape", []))
+    return f"{one.get('datatype', '')}[{shape}]"
 
 
 def _input_rules(one: Mapping[str, Any]) -> list[str]:
@@ -86,7 +90,7 @@ def _example(one: Mapping[str, Any]) -> Any:
     value = one.get("example", one.get("default"))
     if value is not None:
         is_short = len(json.dumps(value, ensure_ascii=False)) <= EXAMPLE_LENGTH_MAX
-        return value if is_short else "…"
+        return value if is_short else _placeholder(one)
     match one.get("kind"):
         case "text":
             return "Some text"
@@ -96,15 +100,15 @@ def _example(one: Mapping[str, Any]) -> Any:
             return True
         case "number" | "integer":
             return one.get("minimum") or 1
-    return _zeros([max(size, 1) for size in one.get("shape", [])])
+    shape = [max(size, 1) for size in one.get("shape", [])]
+    return _zeros(shape) if math.prod(shape) <= EXAMPLE_ELEMENTS_MAX else _placeholder(one)
+
+
+def _placeholder(one: Mapping[str, Any]) -> str:
+    return f"<{_type(one)}>"
 
 
 def _zeros(shape: list[int]) -> Any:
-    count = 1
-    for size in shape:
-        count *= size
-    if count > EXAMPLE_ELEMENTS_MAX:
-        return "…"
     value: Any = 0
     for size in reversed(shape):
         value = [value] * size

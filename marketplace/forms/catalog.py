@@ -75,13 +75,4 @@ class NewModelForm(ListingForm):
 
 class ChannelForm(forms.Form):
     channel = forms.ChoiceField(choices=Channel.Name.choices)
-
-
-class ReasonForm(forms.Form):
-    """Why; asked wherever an admin acts on what belongs to others."""
-
-    reason = forms.CharField(
-        label="Reason",
-        max_length=limits.REASON_LENGTH_MAX,
-        widget=forms.Textarea(attrs={"rows": 5}),
-    )
+    version = forms.IntegerField(min_value=1, max_value=limits.VERSIONS_PER_MODEL_MAX)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from django.db.models import Exists, OuterRef, Prefetch, Q, QuerySet
+from django.db.models import Exists, OuterRef, Prefetch, Q, QuerySet, Subquery
 
 from marketplace.core import limits
 from marketplace.core.errors import NotFoundError
@@ -44,8 +44,23 @@ def list_tasks(actor: Actor) -> list[str]:
 
 
 def list_models(account: Account) -> QuerySet[AIModel]:
-    """All models of an account, by name, with their channels and versions."""
-    return AIModel.objects.filter(account=account).order_by("name").select_related("account")
+    """All models of an account, by name.
+
+    Each carries `prod_number`, `latest_number` and `latest_state`: the version in `prod`, and
+    the newest; None where there is none.
+    """
+    latest = ModelVersion.objects.filter(model=OuterRef("pk")).order_by("-number")
+    prod = Channel.objects.filter(model=OuterRef("pk"), name=Channel.Name.PROD)
+    return (
+        AIModel.objects.filter(account=account)
+        .select_related("account")
+        .annotate(
+            prod_number=Subquery(prod.values("version__number")),
+            latest_number=Subquery(latest.values("number")[:1]),
+            latest_state=Subquery(latest.values("state")[:1]),
+        )
+        .order_by("name")
+    )
 
 
 def list_versions(model: AIModel) -> QuerySet[ModelVersion]:

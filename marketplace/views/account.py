@@ -14,6 +14,7 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
+from marketplace.address import address_of
 from marketplace.context import SESSION_KEY, actor_of, current_account
 from marketplace.core.errors import (
     ConflictError,
@@ -35,7 +36,6 @@ from marketplace.selectors.access import access_account, has_right
 from marketplace.selectors.account import list_events, list_members
 from marketplace.services import account as accounts
 from marketplace.services import throttle
-from marketplace.address import address_of
 from marketplace.views.paging import page_of
 
 

@@ -12,12 +12,12 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_POST
 
+from marketplace.address import address_of
 from marketplace.core.errors import AuthenticationError, ConflictError, InvalidInputError
 from marketplace.forms.account import LoginForm, NewPasswordForm, ResetForm, SignUpForm
 from marketplace.forms.problem import add_problem
 from marketplace.models import User
 from marketplace.services import account, throttle
-from marketplace.address import address_of
 
 # Sessions of people who signed in here; there is one way to authenticate.
 _BACKEND = "django.contrib.auth.backends.ModelBackend"

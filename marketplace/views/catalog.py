@@ -64,11 +64,14 @@ def model(request: HttpRequest, owner: str, name: str) -> HttpResponse:
     found = access_model(actor, owner, name)
     version = catalog.find_channel_version(found)
     versions = _public_versions(found)
+    card = _card(found)
     context = {
         "model": found,
         "version": version,
         "versions": versions,
-        "card": _card(found),
+        "card": card,
+        # What the listing says itself is not said twice.
+        "facts": [one for one in card.facts if not (one[0] == "Licence" and found.licence)],
         "inputs": describe_inputs(version.interface) if version else [],
         "outputs": describe_outputs(version.interface) if version else [],
         "example": example_input(version.interface) if version else "",

@@ -9,7 +9,7 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from marketplace.context import actor_of, current_account, requested_account
-from marketplace.core.errors import ConflictError, InvalidInputError
+from marketplace.core.errors import ConflictError, InvalidInputError, NotFoundError
 from marketplace.errors import NameTakenError
 from marketplace.forms.catalog import ChannelForm, ListingForm, NewModelForm
 from marketplace.forms.problem import add_problem
@@ -20,6 +20,15 @@ from marketplace.services import catalog as services
 from marketplace.views.paging import page_of
 
 MODELS_SHOWN = 6
+# The channel that consumers follow stands first.
+CHANNELS_SHOWN = (Channel.Name.PROD, Channel.Name.STAGING, Channel.Name.DEV)
+WITHDRAWABLE = [
+    state
+    for state, reachable in services.ARROWS.items()
+    if ModelVersion.State.WITHDRAWN in reachable
+]
+# Longer choices are for the command line.
+CHOICES_MAX = 100
 
 
 @login_required
@@ -103,13 +112,16 @@ def model_edit(request: HttpRequest, owner: str, name: str) -> HttpResponse:
 @login_required
 @require_safe
 def versions(request: HttpRequest, owner: str, name: str) -> HttpResponse:
-    """A model's versions with their states, and the channels that can be moved."""
+    """A model's channels, and its versions on their way through onboarding."""
     model = _own_model(request, owner, name)
     actor = actor_of(request)
+    found = selectors.list_versions(model)
+    current = {channel.name: channel for channel in model.channels.select_related("version")}
     context = {
         "model": model,
-        "page": page_of(request, selectors.list_versions(model)),
-        "channels": Channel.Name.choices,
+        "channels": [(channel, current.get(channel)) for channel in CHANNELS_SHOWN],
+        "approved": list(found.filter(state=ModelVersion.State.APPROVED)[:CHOICES_MAX]),
+        "withdrawable": list(found.filter(state__in=WITHDRAWABLE)[:CHOICES_MAX]),
         "can_publish": has_right(actor, model.account, "publish"),
         "can_push": has_right(actor, model.account, "push"),
     }
@@ -118,13 +130,13 @@ def versions(request: HttpRequest, owner: str, name: str) -> HttpResponse:
 
 @login_required
 @require_POST
-def publish(request: HttpRequest, owner: str, name: str, number: int) -> HttpResponse:
+def publish(request: HttpRequest, owner: str, name: str) -> HttpResponse:
     """Move a channel to a version."""
     model = _own_model(request, owner, name, "publish")
-    version = selectors.get_version(model, number)
     form = ChannelForm(request.POST)
     if not form.is_valid():
-        raise InvalidInputError("There is no such channel.")
+        raise InvalidInputError("There is no such channel or version.")
+    version = selectors.get_version(model, form.cleaned_data["version"])
     try:
         channel = services.publish_version(
             version=version, channel=form.cleaned_data["channel"], actor=actor_of(request)
@@ -132,8 +144,18 @@ def publish(request: HttpRequest, owner: str, name: str, number: int) -> HttpRes
     except ConflictError as error:
         messages.error(request, error.detail)
     else:
-        messages.success(request, f"{channel.name} is version {number} now.")
+        messages.success(request, f"{channel.name} is version {version.number} now.")
     return redirect("marketplace:model-versions", owner, name)
+
+
+@login_required
+@require_safe
+def withdraw_choice(request: HttpRequest, owner: str, name: str) -> HttpResponse:
+    """From the number that was chosen to the page that asks once more."""
+    number = request.GET.get("version", "")
+    if not number.isdecimal():
+        raise NotFoundError("No such version.")
+    return redirect("marketplace:withdraw", owner, name, int(number))
 
 
 @login_required

@@ -1,0 +1,372 @@
+"""The try-it form: fields of the interface, one paid call to the gateway, its answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from django.test import Client
+
+from inference.forms.playground import PlaygroundForm
+from inference.services import playground
+from marketplace.models import AIModel, Membership, ModelVersion
+from strongroom.interface import Interface
+from tests.factories import (
+    AIModelFactory,
+    ChannelFactory,
+    MembershipFactory,
+    ModelVersionFactory,
+    UserFactory,
+)
+from tests.inference.django import gateway as gateway_server
+from tests.inference.django.gateway import PREDICTION_ID, Gateway
+
+PATH = "/panels/try/acme/digits"
+HTMX = {"HX-Request": "true"}
+IMAGE = {"name": "image", "kind": "tensor", "datatype": "FP32", "shape": [2, 2]}
+INTERFACE = {
+    "inputs": [
+        {"name": "prompt", "kind": "text", "example": "Hello", "max_length": 20},
+        {**IMAGE, "example": [[1, 2], [3, 4]]},
+        {"name": "style", "kind": "choice", "choices": ["plain", "bold"]},
+        {"name": "strength", "kind": "number", "default": 0.5, "minimum": 0, "maximum": 1},
+        {"name": "count", "kind": "integer", "default": 1},
+        {"name": "upper", "kind": "boolean", "default": False},
+    ],
+    "outputs": [
+        {"name": "digit", "kind": "label", "source": "scores", "labels": ["0", "1"], "top": 2},
+        {"name": "scores", "kind": "tensor", "datatype": "FP32", "shape": [2]},
+        {"name": "secret", "kind": "number", "hidden": True},
+        {"name": "text", "kind": "text"},
+    ],
+    "batch": {"max_size": 1, "leading_axis": True},
+}
+VALUES = {
+    "input-0": "Line 1\r\nLine 2",
+    "input-1": "[[1, 2], [3, 4.5]]",
+    "input-2": "bold",
+    "input-3": "0.25",
+    "input-4": "7",
+    "input-5": "on",
+}
+SENT = {
+    "prompt": "Line 1\nLine 2",
+    "image": [[1, 2], [3, 4.5]],
+    "style": "bold",
+    "strength": 0.25,
+    "count": 7,
+    "upper": True,
+}
+ENVELOPE = {
+    "id": PREDICTION_ID,
+    "status": "succeeded",
+    "output": {
+        "digit": {
+            "label": "1",
+            "score": 0.9,
+            "top": [{"label": "1", "score": 0.9}, {"label": "0", "score": 0.1}],
+        },
+        "scores": [0.1, 0.9],
+        "text": "<script>alert(1)</script>",
+    },
+    "metrics": {"cost_nano_usd": 250_000, "predict_time": 0.0123, "total_time": 0.02},
+}
+
+
+@pytest.fixture
+def gateway(settings) -> Iterator[Gateway]:
+    with gateway_server.serve(settings.PLAYGROUND_SECRET) as gateway:
+        settings.GATEWAY_URL = gateway.url
+        gateway.document = ENVELOPE
+        yield gateway
+    playground._client().close()
+    playground._client.cache_clear()
+
+
+@pytest.fixture
+def model(account) -> AIModel:
+    return AIModelFactory(account=account, name="digits")
+
+
+@pytest.fixture
+def version(model) -> ModelVersion:
+    version = ModelVersionFactory(model=model, number=3, interface=INTERFACE)
+    ChannelFactory(version=version)
+    return version
+
+
+def post(client, values=VALUES, **options):
+    return client.post(PATH, values, headers=HTMX, **options)
+
+
+# --- The form ---------------------------------------------------------------------
+
+
+def test_each_kind_of_input_has_its_field_filled_with_the_example(version, owner_client):
+    text = owner_client.get(PATH, headers=HTMX).content.decode()
+
+    assert "<html" not in text
+    for name in ("prompt", "image", "style", "strength", "count", "upper"):
+        assert f">{name}" in text
+    assert "Hello</textarea>" in text
+    assert "[[1, 2], [3, 4]]</textarea>" in text
+    assert '<option value="bold">bold</option>' in text
+    assert 'value="0.5"' in text
+    assert "JSON list of shape [2, 2], FP32." in text
+    assert "At least 0. At most 1." in text
+    assert "Version 3, paid by acme." in text
+
+
+def test_the_form_is_a_page_of_its_own_without_scripts(version, owner_client, gateway):
+    page = owner_client.get(PATH)
+    answered = owner_client.post(PATH, VALUES)
+
+    assert b"<html" in page.content
+    assert b"<html" in answered.content
+    assert b"$0.00025" in answered.content
+
+
+def test_a_tensor_without_an_example_begins_with_zeros():
+    shapes = {"a": [-1, 2], "b": [4097], "c": []}
+    inputs = [IMAGE | {"name": name, "shape": shape} for name, shape in shapes.items()]
+    interface = Interface.parse(INTERFACE | {"inputs": inputs})
+
+    form = PlaygroundForm(interface)
+
+    initials = [field.initial for field in form.fields.values()]
+
+    assert initials == ["[[0, 0]]", "", "0"]
+
+
+def test_a_creators_description_is_text_and_not_html(version, owner_client):
+    described = {"name": "x", "kind": "number", "description": "<img src=x onerror=alert(1)>"}
+    ModelVersion.objects.update(interface=INTERFACE | {"inputs": [described]})
+
+    text = owner_client.get(PATH, headers=HTMX).content.decode()
+
+    assert "<img" not in text
+    assert "&lt;img src=x onerror=alert(1)&gt;" in text
+
+
+# --- Running it -------------------------------------------------------------------
+
+
+def test_the_form_runs_one_prediction_for_the_persons_account(
+    version, owner, owner_client, account, gateway
+):
+    answer = post(owner_client)
+
+    assert answer.status_code == 200
+    assert len(gateway.calls) == 1
+    path, claims, body = gateway.calls[0]
+    assert path == "/v1/models/acme/digits/predictions"
+    assert (claims["account"], claims["user"]) == (str(account.pk), str(owner.pk))
+    assert body == {"input": SENT}
+
+
+def test_the_answer_shows_output_cost_and_time(version, owner_client, gateway):
+    text = post(owner_client).content.decode()
+
+    assert "<strong>1</strong>" in text
+    assert "0.9000" in text
+    assert "[0.1, 0.9]" in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert "secret" not in text
+    assert "$0.00025" in text
+    assert "12.3 ms" in text
+    assert f"/predictions/{PREDICTION_ID}" in text
+    # What was typed stays, to be changed and run again.
+    assert "Line 1" in text
+
+
+def test_what_is_left_empty_is_left_to_the_default(version, owner_client, gateway):
+    values = VALUES | {"input-3": "", "input-4": ""}
+    values.pop("input-5")
+
+    post(owner_client, values)
+
+    assert gateway.calls[0][2]["input"] == {
+        **{name: SENT[name] for name in ("prompt", "image", "style")},
+        "upper": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("_case", "changes", "detail"),
+    [
+        ("missing", {"input-0": ""}, "This field is required."),
+        ("too long", {"input-0": "x" * 21}, "at most 20 characters"),
+        ("no json", {"input-1": "[1, 2"}, "This is not JSON."),
+        ("nan", {"input-1": "[[1, 2], [3, NaN]]"}, "This is not JSON."),
+        ("deep", {"input-1": "[" * 100_000}, "This is not JSON."),
+        ("shape", {"input-1": "[[1, 2]]"}, "the shape is [2, 2]"),
+        ("type", {"input-1": '[[1, 2], [3, "4"]]'}, "At 1, 1: Must be a number."),
+        ("no choice", {"input-2": "italic"}, "Select a valid choice"),
+        ("above", {"input-3": "1.5"}, "Must be at most 1."),
+        ("no number", {"input-4": "many"}, "Enter a whole number."),
+        ("infinite", {"input-3": "inf"}, "Enter a number."),
+        ("too many digits", {"input-4": "9" * 30}, "Does not fit into INT64."),
+    ],
+)
+def test_an_input_that_does_not_fit_is_named_and_not_sent(
+    version, owner_client, gateway, _case, changes, detail
+):
+    answer = post(owner_client, VALUES | changes)
+
+    assert answer.status_code == 422
+    assert detail in answer.content.decode()
+    assert gateway.calls == []
+
+
+def test_faults_that_only_the_gateway_finds_are_shown_at_their_inputs(
+    version, owner_client, gateway
+):
+    gateway.status = 422
+    gateway.document = {
+        "code": "validation",
+        "detail": "The input does not fit.",
+        "errors": [
+            {"pointer": "/input/prompt", "detail": "Is not nice.", "code": "x"},
+            {"pointer": "/input/unknown", "detail": "Is odd.", "code": "x"},
+        ],
+    }
+
+    answer = post(owner_client)
+
+    assert answer.status_code == 422
+    text = answer.content.decode()
+    assert "Is not nice." in text
+    assert "Is odd." in text
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "link"),
+    [
+        (402, "insufficient_credit", "/console/wallet"),
+        (503, "model_not_ready", "Nothing was charged."),
+        (403, "forbidden", "Nothing was charged."),
+    ],
+)
+def test_a_refusal_of_the_gateway_is_shown(version, owner_client, gateway, status, code, link):
+    gateway.status, gateway.document = status, {"code": code, "detail": "It is <so>."}
+
+    answer = post(owner_client)
+
+    assert answer.status_code == 200
+    text = answer.content.decode()
+    assert "It is &lt;so&gt;." in text
+    assert code in text
+    assert link in text
+
+
+@pytest.mark.parametrize(
+    ("_case", "raw"), [("no json", b"<html>"), ("no object", b"[]"), ("empty", b"")]
+)
+def test_an_answer_that_is_none_is_said_so(version, owner_client, gateway, _case, raw):
+    gateway.raw = raw
+
+    text = post(owner_client).content.decode()
+
+    assert "gateway_unavailable" in text
+
+
+def test_a_gateway_that_is_gone_is_said_so(version, owner_client, settings):
+    settings.GATEWAY_URL = "http://127.0.0.1:9"
+
+    text = post(owner_client).content.decode()
+
+    assert "The gateway does not answer." in text
+
+
+def test_a_prediction_that_failed_is_said_so(version, owner_client, gateway):
+    gateway.document = {"id": PREDICTION_ID, "status": "failed", "error": "It broke."}
+
+    assert "It broke." in post(owner_client).content.decode()
+
+
+def test_a_very_large_output_is_cut(version, owner_client, gateway):
+    gateway.document = ENVELOPE | {"output": {"scores": [0.123456] * 100_000}}
+
+    text = post(owner_client).content.decode()
+
+    assert len(text) < 20_000
+    assert "…" in text
+
+
+# --- Who may ----------------------------------------------------------------------
+
+
+def test_a_stranger_is_asked_to_sign_in(version, gateway):
+    shown = Client().get(PATH, headers=HTMX)
+    sent = post(Client())
+
+    assert "Sign in to try it" in shown.content.decode()
+    assert sent.status_code == 302
+    assert gateway.calls == []
+
+
+def test_an_outsider_tries_a_public_model_at_the_own_accounts_cost(
+    version, outsider, outsider_client, gateway
+):
+    post(outsider_client)
+
+    claims = gateway.calls[0][1]
+    assert claims["account"] == str(outsider.accounts.get().pk)
+
+
+def test_a_private_model_is_not_there_for_outsiders(version, outsider_client, gateway):
+    AIModel.objects.update(visibility="private")
+
+    assert outsider_client.get(PATH, headers=HTMX).status_code == 404
+    assert post(outsider_client).status_code == 404
+    assert gateway.calls == []
+
+
+def test_a_viewer_may_look_and_not_run(version, account, gateway):
+    viewer = UserFactory()
+    MembershipFactory(account=account, user=viewer, role=Membership.Role.VIEWER)
+    client = Client()
+    client.force_login(viewer)
+
+    shown, sent = client.get(PATH, headers=HTMX), post(client)
+
+    assert "You may not run predictions" in shown.content.decode()
+    assert "<form" not in shown.content.decode()
+    assert sent.status_code == 200
+    assert gateway.calls == []
+
+
+def test_a_person_without_an_account_runs_nothing(version, platform_admin, admin_client, gateway):
+    assert "You may not run predictions" in post(admin_client).content.decode()
+    assert gateway.calls == []
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_only_an_approved_version_on_prod_can_be_tried(model, owner_client, gateway, published):
+    version = ModelVersionFactory(model=model, number=1, state="withdrawn", interface=INTERFACE)
+    ChannelFactory(version=version, name="prod" if published else "dev")
+
+    assert "Not published yet" in owner_client.get(PATH, headers=HTMX).content.decode()
+    assert post(owner_client).status_code == 404
+    assert gateway.calls == []
+
+
+def test_the_form_needs_its_csrf_token(version, owner, account, gateway):
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(owner)
+
+    assert post(client).status_code == 403
+    assert gateway.calls == []
+
+
+def test_a_token_names_nobody_else_and_ends_soon(owner, account, settings):
+    token = playground.make_token(account=account, user=owner, now_s=1_000_000)
+    with pytest.raises(AssertionError):
+        gateway_server.open_token(token, settings.PLAYGROUND_SECRET)
+    with pytest.raises(AssertionError):
+        gateway_server.open_token(
+            playground.make_token(account=account, user=owner), "another secret"
+        )
+    claims = json.loads(gateway_server._decode(token.removeprefix("sp_").partition(".")[0]))
+    assert claims == {"account": str(account.pk), "user": str(owner.pk), "exp": 1_000_060}

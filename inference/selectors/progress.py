@@ -125,7 +125,7 @@ def read_facts(certificate: dict[str, Any] | None) -> list[tuple[str, str]]:
 def read_curve(certificate: dict[str, Any] | None) -> list[dict[str, Any]]:
     """The measured points of a certificate, those that are complete; a node wrote them."""
     benchmark = (certificate or {}).get("benchmark")
-    points = benchmark.get("batches") if isinstance(benchmark, dict) else None
+    points = benchmark.get("points") if isinstance(benchmark, dict) else None
     if not isinstance(points, list):
         return []
     names = ("batch", "p50_ms", "p95_ms", "rows_per_s")

@@ -125,16 +125,22 @@ REMEDIES: Mapping[str, str] = {
     "chat_template_failed": "The chat template fails on your input. Try it with transformers.",
     "labels_malformed": "The labels must be a JSON list of texts, one for each class.",
     "model_invalid": "The runtime does not take the model. Load it with the same library first.",
+    "load_timeout": "The model took too long to load. Push a smaller one, or one with fewer files.",
     "load_failed": "The model did not load; the log quotes why. Load it on your machine first.",
     "out_of_memory": "The model needs more memory than a node has. Push a smaller one.",
     # Interface, tests, benchmark.
     "interface_invalid": _INTERFACE,
     "interface_mismatch": _INTERFACE,
     "test_vector_invalid": "A test vector does not fit the interface; the log names it.",
-    "test_vector_failed": (
+    "test_vector_mismatch": (
         "The model gave another output than your test vector expects. Make the vectors with "
         "these weights, or allow a larger tolerance."
     ),
+    "benchmark_failed": (
+        "The model failed while it was measured; the log quotes why. Give an example for each "
+        "input that the model can take."
+    ),
+    "work_unknown": _AGAIN,
     "input_invalid": "The model refuses the input that was tried. Give an example for each input.",
     "input_too_long": "The example is longer than the model takes. Give a shorter one.",
     "model_failed": "The model failed while it ran; the log quotes why.",

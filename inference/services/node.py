@@ -91,7 +91,7 @@ def enrol_node(*, join_token: str, enrolment: Enrolment) -> tuple[Node, str]:
     with transaction.atomic():
         token = _lock_join_token(join_token, enrolment.name)
         node = Node.objects.select_for_update(no_key=True).filter(name=enrolment.name).first()
-        if token.used_at is not None and (node is None or node.public_key != public_key):
+        if token.used_at is not None and not _is_repeated(node, public_key):
             raise JoinTokenInvalidError
         if node is None:
             node = Node(name=enrolment.name)
@@ -112,6 +112,11 @@ def enrol_node(*, join_token: str, enrolment: Enrolment) -> tuple[Node, str]:
         payload = {"name": node.name, "public_key": public_key}
         audit.record(f"node:{node.name}", "node.enrol", node, payload=payload)
     return node, secret.text
+
+
+def _is_repeated(node: Node | None, public_key: str) -> bool:
+    """Whether a used token comes from the node that used it; a revoked one needs a new token."""
+    return node is not None and node.public_key == public_key and node.revoked_at is None
 
 
 def _check_public_key(text: str) -> str:
@@ -304,12 +309,14 @@ def record_work(
 
 
 def revoke_node(*, node: Node, actor: Actor) -> None:
-    """Put a node out: its token no longer works, its replicas go elsewhere."""
+    """Put a node out: none of its tokens works any more, its replicas go elsewhere."""
     with transaction.atomic():
         node = Node.objects.select_for_update(no_key=True).get(pk=node.pk)
         if node.revoked_at is not None:
             return
         node.revoked_at = utc_now()
         node.save(update_fields=["revoked_at"])
+        # Also a token that was made for it and lies unused on its disk.
+        NodeJoinToken.objects.filter(name=node.name).update(expires_at=node.revoked_at)
         deployment.mark_lost(node)
         audit.record(actor.label, "node.revoke", node, payload={"name": node.name})

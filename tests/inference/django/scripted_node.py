@@ -25,8 +25,14 @@ URLS = {
     "metrics_url": "http://127.0.0.1:9002/metrics",
 }
 VALIDATION = {"files": [{"path": "model.onnx", "nodes": 3}]}
-LOAD = {"load_time_s": 1.5, "memory_bytes": 1024}
-BENCHMARK = {"batches": [{"batch": 1, "p50_ms": 1.0, "p95_ms": 2.0, "rows_per_s": 900.0}]}
+LOAD = {"decrypt_s": 0.5, "build_s": 1.5, "resident_size_bytes": 2**30}
+BENCHMARK = {
+    "load_ms": 1500.0,
+    "memory_bytes": 2**30,
+    "points": [{"batch": 1, "p50_ms": 1.0, "p95_ms": 2.0, "rows_per_s": 900.0}],
+    "triton_version": "2.51.0",
+    "cpu_count": 2,
+}
 # The way of a replica, one state for each look.
 WAY = ("fetching", "starting", "decrypting", "validating", "loading", "warming", "ready")
 

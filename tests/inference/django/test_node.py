@@ -247,6 +247,30 @@ def test_a_revoked_node_is_nobody(node, platform_admin, method, path):
     assert_refused(node.call(method, path, {}), 401, "unauthenticated")
 
 
+def test_a_revoked_node_does_not_let_itself_in_again(db, platform_admin):
+    used, unused = (service.create_join_token(name="node-1") for _ in range(2))
+    node = ScriptedNode("node-1")
+    assert node.enrol(used).status_code == 201
+    service.revoke_node(node=Node.objects.get(), actor=Actor(user=platform_admin))
+
+    assert_refused(node.enrol(used), 401, "join_token_invalid")
+    assert_refused(node.enrol(unused), 401, "join_token_invalid")
+    assert Node.objects.get().revoked_at is not None
+
+    # Only somebody who may make tokens lets it in again.
+    assert node.enrol().status_code == 201
+    assert Node.objects.get().revoked_at is None
+
+
+def test_a_used_token_lets_no_revoked_node_in_even_while_it_is_valid(db):
+    token = service.create_join_token(name="node-1")
+    node = ScriptedNode("node-1")
+    node.enrol(token)
+    Node.objects.update(revoked_at=timezone.now())
+
+    assert_refused(node.enrol(token), 401, "join_token_invalid")
+
+
 def test_revoking_a_node_takes_its_replicas_out_of_service(node, platform_admin):
     replica = make_replica(node, state="ready")
     actor = Actor(user=platform_admin)
@@ -490,7 +514,7 @@ def test_the_first_result_of_a_work_counts(node):
     path = f"work/{work.pk}"
 
     first = node.call("POST", path, {"state": "succeeded", "result": {"vectors": 1}})
-    second = node.call("POST", path, {"state": "failed", "reason_code": "test_vector_failed"})
+    second = node.call("POST", path, {"state": "failed", "reason_code": "test_vector_mismatch"})
 
     assert (first.status_code, second.status_code) == (200, 200)
     work.refresh_from_db()

@@ -400,13 +400,13 @@ def test_a_failed_test_vector_fails_the_version(version_id, node):
     result = {"detail": "Vector 0: y is 4.0 instead of 3.0.", "vectors": [{"index": 0}]}
     node.work_results["test"] = {
         "state": "failed",
-        "reason_code": "test_vector_failed",
+        "reason_code": "test_vector_mismatch",
         "result": result,
     }
 
     run(version_id, node)
 
-    assert_failed(version_id, "test", "test_vector_failed")
+    assert_failed(version_id, "test", "test_vector_mismatch")
     failed = step(version_id, "test")
     assert "Vector 0: y is 4.0 instead of 3.0." in failed.log
     assert failed.detail["test"] == result

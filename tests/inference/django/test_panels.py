@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from datetime import timedelta
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -11,6 +13,7 @@ from django.test import Client
 from django.utils import timezone
 
 from inference.models import OnboardingStep
+from inference.node.errors import INFRASTRUCTURE_CODES
 from inference.selectors import progress
 from inference.selectors.onboarding import with_steps
 from inference.selectors.remedies import FALLBACK, REMEDIES, find_remedy
@@ -20,6 +23,7 @@ from tests.factories import ChannelFactory, ModelVersionFactory
 
 FILES = {"model.onnx": b"weights" * 1000}
 HTMX = {"HX-Request": "true"}
+ROOT = Path(scan.__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -184,7 +188,7 @@ def test_a_certificate_is_shown_with_its_curve(version, owner_client):
         "node": "node-1",
         "load": {"build_s": 1.5, "resident_size_bytes": 2**20, "locked": True, "swap": "x"},
         "benchmark": {
-            "batches": [
+            "points": [
                 {"batch": 1, "p50_ms": 1.234, "p95_ms": 2, "rows_per_s": 900.4},
                 {"batch": "odd"},
             ]
@@ -204,7 +208,7 @@ def test_a_certificate_is_shown_with_its_curve(version, owner_client):
 
 
 @pytest.mark.parametrize(
-    "certificate", [{}, {"benchmark": []}, {"benchmark": {"batches": {}}}, {"load": 1}]
+    "certificate", [{}, {"benchmark": []}, {"benchmark": {"points": {}}}, {"load": 1}]
 )
 def test_a_certificate_of_another_form_breaks_no_page(version, owner_client, certificate):
     ModelVersion.objects.update(certificate=certificate)
@@ -283,6 +287,41 @@ def test_each_remedy_is_a_sentence():
 
 def test_a_code_that_nobody_foresaw_has_an_answer():
     assert find_remedy("brand_new_code") == FALLBACK
+
+
+# Errors of the loader, the validators, the node and the key broker, and their first argument.
+ERRORS = frozenset(
+    {"ArtifactError", "LoadError", "ReplicaError", "RequestError", "SandboxError", "SessionError"}
+)
+PARTS = ("artifact", "keybroker", "node", "serving")
+
+
+def find_codes() -> set[str]:
+    """Every reason code that the parts behind a node write down as such."""
+    found = set()
+    for path in (file for part in PARTS for file in (ROOT / part).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ERRORS:
+                found |= {one.value for one in node.args[:1] if isinstance(one, ast.Constant)}
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Result":
+                found |= {one.value for one in node.args[2:] if isinstance(one, ast.Constant)}
+            if isinstance(node, ast.ClassDef):
+                for line in node.body:
+                    if isinstance(line, ast.Assign) and line.targets[0].id == "code":
+                        found.add(line.value.value)
+    return found
+
+
+def test_every_code_of_the_parts_behind_a_node_has_a_remedy():
+    codes = find_codes()
+
+    assert "onnx_custom_op" in codes
+    assert "test_vector_mismatch" in codes
+    assert codes - REMEDIES.keys() == set()
+
+
+def test_what_a_node_takes_for_its_own_failure_is_tried_again():
+    assert INFRASTRUCTURE_CODES <= scan.INFRASTRUCTURE_CODES
 
 
 def test_our_own_codes_have_remedies():

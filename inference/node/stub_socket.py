@@ -199,8 +199,14 @@ class StubSocket:
         session: LoadSession | None = None
         try:
             with connection:
-                session, hello = self._admit(connection)
-                self._converse(_Conversation(connection), session, hello)
+                talk = _Conversation(connection)
+                session, hello = self._admit(talk, connection)
+                try:
+                    self._converse(talk, session, hello)
+                except BrokenPipeError:
+                    # The loader gave up while we spoke; it may have said why.
+                    _take_last_words(talk, session)
+                    raise
         except PeerRefusedError as error:
             event(logger, "loader.refused", level=logging.WARNING, reason=error)
         except (OSError, ValueError, ReplicaError, CancelledError) as error:
@@ -214,9 +220,10 @@ class StubSocket:
                     self._connections.pop(session.replica_id, None)
                 session.over.set()
 
-    def _admit(self, connection: socket.socket) -> tuple[LoadSession, Mapping[str, Any]]:
+    def _admit(
+        self, talk: _Conversation, connection: socket.socket
+    ) -> tuple[LoadSession, Mapping[str, Any]]:
         """Find out who speaks; raises PeerRefusedError, with the refusal sent."""
-        talk = _Conversation(connection)
         try:
             pid = self._check_peer(connection)
             hello = talk.read(HELLO_TIMEOUT_S, size_bytes_max=HELLO_BYTES_MAX)
@@ -326,7 +333,9 @@ class _Conversation:
             ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", handles))]
         # Descriptors travel with the first octet; the rest of a long line follows alone.
         sent = self._connection.sendmsg([data], ancillary)
-        self._connection.sendall(data[sent:])
+        # An empty rest would still be a call, which fails once the peer has hung up.
+        if sent < len(data):
+            self._connection.sendall(data[sent:])
 
     def read(self, timeout_s: float | None, *, size_bytes_max: int = LINE_BYTES_MAX) -> Any:
         """The next message; an empty one where the peer has hung up.
@@ -369,6 +378,12 @@ def _send_artifact(talk: _Conversation, artifact: CachedArtifact) -> None:
     finally:
         for handle in handles:
             os.close(handle)
+
+
+def _take_last_words(talk: _Conversation, session: LoadSession) -> None:
+    with suppress(OSError, ValueError):
+        while message := talk.read(1.0):
+            _take(session, message)
 
 
 def _take(session: LoadSession, message: Mapping[str, Any]) -> None:

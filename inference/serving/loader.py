@@ -29,7 +29,7 @@ from inference.serving.decryption import Decrypted
 from inference.serving.errors import CancelledError, LoadError, RequestError
 from inference.serving.examples import make_example
 from inference.serving.execution import Executor
-from inference.serving.runtimes.base import Arrays, Runtime
+from inference.serving.runtimes.base import Runtime
 from inference.serving.session import NodeSession, check_parts
 from strongroom.errors import StrongroomError
 from strongroom.interface import Interface
@@ -83,7 +83,7 @@ class LoaderConfig:
                 purpose=values["purpose"],
                 root=Path(values["root"]).resolve(),
             )
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
             detail = f"The model's configuration lacks something ({type(error).__name__})."
             raise LoadError("config_invalid", detail) from None
         if config.purpose not in PURPOSES:
@@ -184,7 +184,7 @@ class Loader:
         clock.stop("validate")
         self._build(session, runtime)
         clock.stop("build")
-        _warm_up(session, runtime, make_example(artifact.manifest, artifact.interface))
+        _warm_up(session, runtime, artifact)
         self._executor = Executor(runtime, artifact.interface, pb_utils)
         clock.stop("warm_up")
         session.send({"loaded": self._describe(clock, confined, threads)})
@@ -331,14 +331,17 @@ def _enter_empty_folder() -> None:
     Path(folder).rmdir()
 
 
-def _warm_up(session: NodeSession, runtime: Runtime, example: Arrays) -> None:
+def _warm_up(session: NodeSession, runtime: Runtime, artifact: _Artifact) -> None:
     """Run once, so that the first request finds everything in place.
 
-    A generation is ended after its first steps, as a consumer would end it.
+    A generation is ended after its first steps, as a consumer would end it. An input that
+    we made up may be one that the model rightly refuses; the creator's own may not.
     """
     session.report_progress("warming", 0.0)
+    example = make_example(artifact.manifest, artifact.interface)
+    accepted = CancelledError if artifact.manifest.test_vectors else RequestError
     steps_left = itertools.count(_WARM_UP_STEPS, -1)
-    with suppress(CancelledError):
+    with suppress(accepted):
         runtime.run(example, lambda: next(steps_left) <= 0)
 
 

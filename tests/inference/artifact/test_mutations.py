@@ -27,9 +27,7 @@ def _onnx() -> bytes:
         helper.make_node("F", ["x"], ["y"], domain="mine"),
     ]
     body = [helper.make_node("Relu", ["a"], ["b"])]
-    function = helper.make_function(
-        "mine", "F", ["a"], ["b"], body, [helper.make_opsetid("", 17)]
-    )
+    function = helper.make_function("mine", "F", ["a"], ["b"], body, [helper.make_opsetid("", 17)])
     return model(
         nodes,
         [value("x", [None, 4]), value("c", [1], TensorProto.BOOL)],

@@ -18,7 +18,14 @@ class StrongroomAdminSite(admin.AdminSite):
     site_header = "Strongroom admin"
     index_title = "Platform"
     site_url = "/"
-    enable_nav_sidebar = True
+
+    def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        """The list of tables, below what waits to be done."""
+        # Models are not loaded yet where this module is imported.
+        from marketplace.selectors.catalog import list_review_queue
+
+        context = {"review_count": list_review_queue().count()}
+        return super().index(request, context | (extra_context or {}))
 
     def login(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
         """Send people to the site's own page: it counts the tries."""
@@ -27,6 +34,10 @@ class StrongroomAdminSite(admin.AdminSite):
             raise NotFoundError
         target = request.GET.get("next") or resolve_url("admin:index")
         return redirect(f"{resolve_url('marketplace:login')}?next={quote(target)}")
+
+    def password_change(self, request: HttpRequest, extra_context: Any = None) -> Any:
+        """The site's own page changes it, with a line in the audit log."""
+        return redirect("marketplace:profile")
 
 
 class AdminConfig(apps.AdminConfig):

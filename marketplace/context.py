@@ -14,6 +14,7 @@ from django.utils.functional import SimpleLazyObject
 
 from marketplace.models import Account, Membership, User
 from marketplace.selectors.access import ANONYMOUS, Actor, access_account
+from marketplace.selectors.account import list_memberships as memberships_of
 
 SESSION_KEY = "account"
 
@@ -29,8 +30,7 @@ def list_memberships(request: HttpRequest) -> list[Membership]:
         return []
     cached: list[Membership] | None = getattr(request, "_memberships", None)
     if cached is None:
-        memberships = request.user.memberships.select_related("account")
-        cached = list(memberships.order_by("account__slug"))
+        cached = list(memberships_of(actor_of(request)))
         request._memberships = cached  # type: ignore[attr-defined]  # noqa: SLF001
     return cached
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from django.contrib import admin
+from django.contrib.auth.models import Group
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 
@@ -62,3 +63,7 @@ class UserAdmin(ReadOnlyAdmin):
     search_fields = ["email", "name"]
     exclude = ["password"]
     ordering = ["email"]
+
+
+# Rights follow from membership and from `is_staff`; Django's groups would be a third way.
+admin.site.unregister(Group)

@@ -21,7 +21,10 @@ class TokenAuthentication(authentication.BaseAuthentication):
         api_key = find_valid_key(text.strip())
         if api_key is None:
             raise exceptions.AuthenticationFailed("This key is unknown, expired or revoked.")
-        # A key without its person (a deleted user) still reads; rights ask the person.
+        person = api_key.created_by
+        if api_key.mode == APIKey.Mode.TOKEN and (person is None or not person.is_active):
+            # A token stands for a person; a consumer's key stands for the account's services.
+            raise exceptions.AuthenticationFailed("Whoever made this token may not sign in.")
         return api_key.created_by or User(), api_key
 
     def authenticate_header(self, request: Request) -> str:

@@ -33,8 +33,9 @@ class KeysView(APIView):
     """`GET`, `POST /api/keys`."""
 
     def get(self, request: Request) -> Response:
-        """The keys of `?account=`, without their secrets."""
-        account = access_account(actor_of(request), request.query_params.get("account", ""))
+        """The keys of `?account=`, without their secrets. Needs the right `keys`."""
+        slug = request.query_params.get("account", "")
+        account = access_account(actor_of(request), slug, "keys")
         return Response({"results": [key_json(key) for key in list_keys(account)]})
 
     def post(self, request: Request) -> Response:

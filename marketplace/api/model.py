@@ -14,7 +14,8 @@ from rest_framework.views import APIView
 from marketplace.api.authentication import actor_of
 from marketplace.core import limits
 from marketplace.core.clock import to_wire
-from marketplace.models import AIModel
+from marketplace.core.errors import NotFoundError
+from marketplace.models import AIModel, Channel
 from marketplace.selectors.access import access_account, access_model, list_visible_models
 from marketplace.selectors.catalog import get_version
 from marketplace.services.catalog import publish_version, put_model
@@ -33,7 +34,7 @@ class ModelInput(serializers.Serializer):
 
 
 class ChannelInput(serializers.Serializer):
-    version = serializers.IntegerField(min_value=1)
+    version = serializers.IntegerField(min_value=1, max_value=limits.VERSIONS_PER_MODEL_MAX)
 
 
 class ModelsView(APIView):
@@ -84,6 +85,8 @@ class ChannelView(APIView):
         """Move a channel to an approved version; needs the right `publish`."""
         actor = actor_of(request)
         model = access_model(actor, owner, name, "publish")
+        if channel not in Channel.Name.values:
+            raise NotFoundError(f"A channel is one of {', '.join(Channel.Name.values)}.")
         fields = ChannelInput(data=request.data)
         fields.is_valid(raise_exception=True)
         version = get_version(model, fields.validated_data["version"])

@@ -13,8 +13,9 @@ from marketplace.address import address_of
 from marketplace.api.authentication import actor_of
 from marketplace.core import limits
 from marketplace.core.errors import ForbiddenError
-from marketplace.models import APIKey, Membership
-from marketplace.selectors.access import Actor, list_accounts, require_right
+from marketplace.models import Account, APIKey, Membership
+from marketplace.selectors.access import Actor, access_account, has_right
+from marketplace.selectors.account import list_memberships
 from marketplace.services.account import log_in
 from marketplace.services.key import issue_key
 
@@ -33,7 +34,7 @@ class LoginView(APIView):
     authentication_classes = []
 
     def post(self, request: Request) -> Response:
-        """A token for the named account, else for the first in which one may push."""
+        """A token for the named account, else for one where the person may make keys."""
         fields = LoginInput(data=request.data)
         fields.is_valid(raise_exception=True)
         data = fields.validated_data
@@ -44,13 +45,7 @@ class LoginView(APIView):
             address=address_of(request._request),  # noqa: SLF001
         )
         actor = Actor(user=user)
-        accounts = list_accounts(actor)
-        if "account" in data:
-            accounts = accounts.filter(slug=data["account"])
-        account = accounts.first()
-        if account is None:
-            raise ForbiddenError("This person belongs to no such account.")
-        require_right(actor, account, "keys")
+        account = choose_account(actor, data.get("account"))
         _, secret = issue_key(
             actor=actor,
             account=account,
@@ -62,17 +57,24 @@ class LoginView(APIView):
         return Response(body, status=201)
 
 
+def choose_account(actor: Actor, slug: str | None) -> Account:
+    """The named account, else one that the person owns, else one where it may make keys."""
+    if slug is not None:
+        return access_account(actor, slug, "keys")
+    memberships = list(list_memberships(actor))
+    memberships.sort(key=lambda one: one.role != Membership.Role.OWNER)
+    for membership in memberships:
+        if has_right(actor, membership.account, "keys"):
+            return membership.account
+    raise ForbiddenError("This person may make keys in no account.")
+
+
 class MeView(APIView):
     """`GET /api/me`: the person or token that asks."""
 
     def get(self, request: Request) -> Response:
         """E-mail address, accounts with roles, and the token's name and scopes."""
         actor = actor_of(request)
-        memberships = (
-            Membership.objects.filter(user=actor.user, account__in=list_accounts(actor))
-            .select_related("account")
-            .order_by("account__slug")
-        )
         token = actor.api_key
         return Response(
             {
@@ -83,7 +85,7 @@ class MeView(APIView):
                         "name": membership.account.name,
                         "role": membership.role,
                     }
-                    for membership in memberships
+                    for membership in list_memberships(actor)
                 ],
                 "token": token and {"name": token.name, "scopes": token.scopes},
             }

@@ -8,11 +8,10 @@ from django.core.validators import RegexValidator
 from marketplace.core import limits
 from marketplace.models import AIModel, Channel
 from marketplace.models.catalog import model_name_validator
+from marketplace.services.catalog import LISTING_FORMS
 
-# The same forms that a manifest accepts.
-task_validator = RegexValidator(r"^[a-z0-9][a-z0-9-]*\Z", "Lowercase letters, digits, hyphens.")
-licence_validator = RegexValidator(
-    r"^[A-Za-z0-9][A-Za-z0-9.+() -]*\Z", "An SPDX expression, such as Apache-2.0."
+task_validator, licence_validator = (
+    RegexValidator(*LISTING_FORMS[name]) for name in ("task", "licence")
 )
 
 

@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
 from django.db.models import QuerySet
 
 from marketplace.models import Account, AuditEvent, Membership
+from marketplace.selectors.access import Actor, list_accounts
+
+# What only the platform's admins do; who of them did it is the platform's own business.
+PLATFORM_ACTIONS = frozenset(
+    {"version.approve", "version.refuse", "account.suspend", "account.unsuspend"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class EventLine:
+    """An event of the log as an account sees it; `details` are (name, text) pairs."""
+
+    at: datetime
+    who: str
+    action: str
+    details: list[tuple[str, str]]
 
 
 def list_members(account: Account) -> QuerySet[Membership]:
@@ -12,6 +32,34 @@ def list_members(account: Account) -> QuerySet[Membership]:
     return account.memberships.select_related("user").order_by("user__email")
 
 
+def list_memberships(actor: Actor) -> QuerySet[Membership]:
+    """The accounts that the actor may act for, with the person's role in each, by name."""
+    return (
+        Membership.objects.filter(user=actor.user, account__in=list_accounts(actor))
+        .select_related("account")
+        .order_by("account__slug")
+    )
+
+
 def list_events(account: Account) -> QuerySet[AuditEvent]:
     """What happened in the account, the latest first."""
     return AuditEvent.objects.filter(account_id=account.pk).order_by("-seq")
+
+
+def describe_event(event: AuditEvent) -> EventLine:
+    """An event in words."""
+    is_platform = event.action in PLATFORM_ACTIONS
+    return EventLine(
+        at=event.at,
+        who="platform" if is_platform else event.actor.removeprefix("user:"),
+        action=event.action,
+        details=[
+            (name.replace("_", " "), _to_text(value)) for name, value in event.payload.items()
+        ],
+    )
+
+
+def _to_text(value: Any) -> str:
+    if value is None:
+        return "none"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

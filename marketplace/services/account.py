@@ -50,9 +50,8 @@ def sign_up(*, email: str, password: str, slug: str, name: str = "") -> tuple[Us
                 raise EmailTakenError
             check_row(user)
             user.save(force_insert=True)
-            actor = Actor(user=user)
-            audit.record(actor.label, "user.sign_up", user)
-            account = _make_account(actor, slug, name or slug, Account.Kind.PERSON)
+            audit.record(Actor(user=user).label, "user.sign_up", user)
+            account = _make_account(user, slug, name or slug, Account.Kind.PERSON)
     except IntegrityError as error:
         # Somebody else took the address between the look and the insert.
         raise EmailTakenError from error
@@ -72,10 +71,10 @@ def create_account(*, user: User, slug: str, name: str) -> Account:
             raise CountLimitError(
                 f"A person belongs to at most {limits.ACCOUNTS_PER_PERSON_MAX} accounts."
             )
-        return _make_account(Actor(user=user), slug, name, Account.Kind.ORGANISATION)
+        return _make_account(user, slug, name, Account.Kind.ORGANISATION)
 
 
-def _make_account(actor: Actor, slug: str, name: str, kind: Account.Kind) -> Account:
+def _make_account(user: User, slug: str, name: str, kind: Account.Kind) -> Account:
     slug = slug.strip()
     if is_reserved(slug):
         raise NameReservedError(errors=[{"pointer": "/slug", "detail": "This name is reserved."}])
@@ -88,9 +87,9 @@ def _make_account(actor: Actor, slug: str, name: str, kind: Account.Kind) -> Acc
             account.save(force_insert=True)
     except IntegrityError as error:
         raise NameTakenError from error
-    Membership.objects.create(account=account, user=actor.user, role=Role.OWNER)
+    Membership.objects.create(account=account, user=user, role=Role.OWNER)
     audit.record(
-        actor.label,
+        Actor(user=user).label,
         "account.create",
         account,
         account_id=account.pk,

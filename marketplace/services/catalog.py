@@ -6,6 +6,7 @@ function; every move locks the row, so that of two that race only one happens.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
@@ -14,6 +15,7 @@ from django.db import transaction
 from django.db.models import Max
 
 from marketplace.core import limits
+from marketplace.core.errors import FieldError, InvalidInputError
 from marketplace.core.ids import new_id
 from marketplace.errors import CountLimitError, VersionNotApprovedError, VersionStateError
 from marketplace.models import Account, AIModel, Channel, ModelVersion
@@ -36,6 +38,15 @@ ARROWS: Mapping[str, frozenset[str]] = {
 
 # What `put_model` may set; name and owner are the model's address and never change.
 MODEL_FIELDS = frozenset({"title", "summary", "card", "task", "licence", "industry", "visibility"})
+
+# The same forms that a signed manifest accepts.
+TASK_PATTERN = r"^[a-z0-9][a-z0-9-]*\Z"
+LICENCE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9.+() -]*\Z"
+LISTING_FORMS: Mapping[str, tuple[str, str]] = {
+    "task": (TASK_PATTERN, "Lowercase letters, digits and hyphens."),
+    "industry": (TASK_PATTERN, "Lowercase letters, digits and hyphens."),
+    "licence": (LICENCE_PATTERN, "An SPDX expression, such as Apache-2.0."),
+}
 
 # Who acted, where the platform itself did.
 SYSTEM_LABEL = "system:onboarding"
@@ -60,6 +71,7 @@ def put_model(
         CountLimitError: The account has as many models as it may have.
     """
     assert not set(fields) - MODEL_FIELDS, set(fields) - MODEL_FIELDS
+    _check_forms(fields)
     with transaction.atomic():
         # Takes turns per account, so that two that create at once see each other.
         Account.objects.select_for_update(no_key=True).get(pk=account.pk)
@@ -85,6 +97,16 @@ def put_model(
                 payload={"model": str(model), "changed": changed},
             )
     return model, is_new
+
+
+def _check_forms(fields: Mapping[str, Any]) -> None:
+    faults: list[FieldError] = [
+        {"pointer": f"/{name}", "detail": rule}
+        for name, (pattern, rule) in LISTING_FORMS.items()
+        if fields.get(name) and not re.match(pattern, fields[name])
+    ]
+    if faults:
+        raise InvalidInputError(errors=faults)
 
 
 def create_version(*, model: AIModel, actor: Actor, version_id: UUID | None = None) -> ModelVersion:

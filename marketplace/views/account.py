@@ -33,7 +33,7 @@ from marketplace.forms.account import (
 from marketplace.forms.problem import add_problem
 from marketplace.models import Account, Membership, User
 from marketplace.selectors.access import access_account, has_right
-from marketplace.selectors.account import list_events, list_members
+from marketplace.selectors.account import describe_event, list_events, list_members
 from marketplace.services import account as accounts
 from marketplace.services import throttle
 from marketplace.views.paging import page_of
@@ -202,7 +202,12 @@ def member_remove(request: HttpRequest, slug: str, member_id: int) -> HttpRespon
 def activity(request: HttpRequest, slug: str) -> HttpResponse:
     """What people did in the account, from the audit log."""
     account = access_account(actor_of(request), slug)
-    context = {"account": account, "page": page_of(request, list_events(account))}
+    page = page_of(request, list_events(account))
+    context = {
+        "account": account,
+        "page": page,
+        "events": [describe_event(event) for event in page],
+    }
     return render(request, "marketplace/activity.html", context)
 
 

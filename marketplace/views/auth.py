@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.contrib import messages
 from django.contrib.auth import login, logout, views
+from django.contrib.auth.forms import PasswordResetForm
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render, resolve_url
 from django.urls import reverse_lazy
@@ -80,7 +83,7 @@ class ResetView(views.PasswordResetView):
     subject_template_name = "emails/password_reset_subject.txt"
     success_url = reverse_lazy("marketplace:reset-sent")
 
-    def form_valid(self, form: ResetForm) -> HttpResponse:
+    def form_valid(self, form: PasswordResetForm) -> HttpResponse:
         throttle.count_password_reset(address=address_of(self.request))
         return super().form_valid(form)
 
@@ -88,7 +91,7 @@ class ResetView(views.PasswordResetView):
 class ResetConfirmView(views.PasswordResetConfirmView):
     """Choose a new password behind the link of the mail."""
 
-    form_class = NewPasswordForm
+    form_class = NewPasswordForm  # type: ignore[assignment]
     template_name = "marketplace/reset_confirm.html"
 
     def get_form_kwargs(self) -> dict[str, object]:
@@ -97,7 +100,7 @@ class ResetConfirmView(views.PasswordResetConfirmView):
         kwargs.pop("user")
         return kwargs
 
-    def form_valid(self, form: NewPasswordForm) -> HttpResponse:
+    def form_valid(self, form: Any) -> HttpResponse:
         assert isinstance(self.user, User)
         try:
             account.change_password(user=self.user, password=form.cleaned_data["password"])

@@ -6,6 +6,7 @@ class MarketplaceConfig(AppConfig):
     verbose_name = "Marketplace"
 
     def ready(self) -> None:
-        # Registers the system checks.
+        # Registers the system checks and the tasks, and tells the tasks their broker.
+        import marketplace.celery
         import marketplace.checks
         import marketplace.tasks  # noqa: F401

@@ -40,11 +40,12 @@ def parse_dollars(text: str) -> int:
         raise ValueError("not an amount in dollars") from None
     if not amount.is_finite() or amount < 0:
         raise ValueError("an amount is zero or more")
+    # First, since a product of huge numbers would overflow.
+    if amount > AMOUNT_NANOS_MAX // NANOS_PER_DOLLAR:
+        raise ValueError("too large")
     nanos = amount * NANOS_PER_DOLLAR
     if nanos != nanos.to_integral_value():
         raise ValueError("finer than a billionth of a dollar")
-    if nanos > AMOUNT_NANOS_MAX:
-        raise ValueError("too large")
     return int(nanos)
 
 

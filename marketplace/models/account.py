@@ -8,6 +8,7 @@ from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
 from django.contrib.auth.models import PermissionsMixin
 from django.core.validators import RegexValidator
 from django.db import models
+from django.db.models import TextChoices
 
 from marketplace.core.ids import new_id
 
@@ -54,7 +55,8 @@ class Account(models.Model):
     Its slug is the owner in `owner/name` and never changes: clients have it in their code.
     """
 
-    class Kind(models.TextChoices):
+    # By its full name: the models of an account are `Account.models`, for type checkers too.
+    class Kind(TextChoices):
         PERSON = "person", "Person"
         ORGANISATION = "organisation", "Organisation"
 

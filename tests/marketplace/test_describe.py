@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import json
+
+from marketplace.core.describe import describe_inputs, describe_outputs, example_input
+
+INTERFACE = {
+    "inputs": [
+        {"name": "image", "kind": "tensor", "datatype": "FP32", "shape": [2, 2], "minimum": 0},
+        {"name": "big", "kind": "tensor", "datatype": "INT64", "shape": [-1, 512]},
+        {"name": "text", "kind": "text", "max_length": 100, "description": "What to read."},
+        {"name": "mode", "kind": "choice", "choices": ["fast", "good"]},
+        {"name": "flag", "kind": "boolean"},
+        {"name": "n", "kind": "integer", "minimum": 3, "maximum": 9},
+        {"name": "x", "kind": "number", "required": False, "default": 0.5},
+        {"name": "long", "kind": "text", "example": "y" * 5_000},
+    ],
+    "outputs": [
+        {"name": "digit", "kind": "label", "labels": [str(i) for i in range(12)]},
+        {"name": "raw", "kind": "tensor", "datatype": "FP32", "shape": [12], "hidden": True},
+        {"name": "score", "kind": "number"},
+    ],
+}
+
+
+def test_inputs_in_words():
+    rows = {row.name: (row.type, row.rules) for row in describe_inputs(INTERFACE)}
+
+    assert rows == {
+        "image": ("FP32[2, 2]", "at least 0"),
+        "big": ("INT64[n, 512]", ""),
+        "text": ("text", "at most 100 characters"),
+        "mode": ("choice", "one of fast, good"),
+        "flag": ("boolean", ""),
+        "n": ("integer", "at least 3, at most 9"),
+        "x": ("number", "optional, default 0.5"),
+        "long": ("text", ""),
+    }
+    assert describe_inputs(INTERFACE)[2].description == "What to read."
+
+
+def test_outputs_in_words_without_the_hidden_ones():
+    rows = [(row.name, row.type, row.rules) for row in describe_outputs(INTERFACE)]
+
+    assert rows == [
+        ("digit", "label", "12 labels: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 …"),
+        ("score", "number", ""),
+    ]
+
+
+def test_an_example_to_start_from():
+    assert json.loads(example_input(INTERFACE)) == {
+        "input": {
+            "image": [[0, 0], [0, 0]],
+            "big": "<INT64[n, 512]>",
+            "text": "Some text",
+            "mode": "fast",
+            "flag": True,
+            "n": 3,
+            "long": "<text>",
+        }
+    }
+
+
+def test_nothing_is_described_as_nothing():
+    assert describe_inputs({}) == []
+    assert describe_outputs({}) == []
+    assert example_input({}) == '{"input":{}}'

@@ -61,7 +61,7 @@ class CachedArtifact:
         """A descriptor for each part, for reading only; the caller closes them.
 
         Raises:
-            ReplicaError: `artifact_corrupt`: a part is gone from the disk.
+            ReplicaError: `fetch_failed`: a part is gone from the disk.
         """
         handles: list[int] = []
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -72,7 +72,7 @@ class CachedArtifact:
             for handle in handles:
                 os.close(handle)
             detail = "A part is missing from the node's cache."
-            raise ReplicaError("artifact_corrupt", detail) from error
+            raise ReplicaError("fetch_failed", detail) from error
         return handles
 
 
@@ -137,7 +137,9 @@ class ArtifactCache:
     ) -> CachedArtifact:
         folder = self._folder / str(version_id)
         text, manifest = self._get_manifest(folder, version_id, cancelled)
-        os.utime(folder)  # Used now: the last to be removed.
+        # Used now, so the last to be removed. The kernel's own clock for files is coarse.
+        now_ns = time.time_ns()
+        os.utime(folder, ns=(now_ns, now_ns))
         jobs = [
             _Job(version_id, file_index, number, part, _part_path(folder, file_index, number))
             for file_index, file in enumerate(manifest.files)

@@ -34,6 +34,7 @@ logger = logging.getLogger("node.reconcile")
 
 # Tries of a load whose failure may pass, before it is reported as failed.
 ATTEMPTS_MAX = 3
+RETRY_FIRST_S = 1.0
 # Loaders that die in service, within the window, before the replica is given up.
 CRASHES_MAX = 3
 CRASH_WINDOW_S = 300.0
@@ -252,7 +253,7 @@ class Reconciler:
     def _take_failure(self, replica: Replica, error: ReplicaError) -> None:
         replica.attempts += 1
         if error.is_infrastructure and replica.attempts < ATTEMPTS_MAX:
-            wait_s = 2.0 ** (replica.attempts - 1)
+            wait_s = RETRY_FIRST_S * 2 ** (replica.attempts - 1)
             event(logger, "replica.retry", replica=replica.id, reason=error, wait_s=wait_s)
             replica.enter(Stage.WAITING, "assigned", detail=f"Trying again: {error.detail}")
             replica.retry_at = time.monotonic() + wait_s

@@ -226,14 +226,12 @@ class StubSocket:
         """Find out who speaks; raises PeerRefusedError, with the refusal sent."""
         try:
             pid = self._check_peer(connection)
-            hello = talk.read(HELLO_TIMEOUT_S, size_bytes_max=HELLO_BYTES_MAX)
+            hello = _read_hello(talk)
             session = self._claim(hello, pid, connection)
         except PeerRefusedError as error:
             with suppress(OSError):
                 talk.send({"refused": error.code})
             raise
-        except (OSError, ValueError) as error:
-            raise PeerRefusedError("protocol_error", type(error).__name__) from error
         return session, hello
 
     def _check_peer(self, connection: socket.socket) -> int:
@@ -365,6 +363,14 @@ class _Conversation:
         if not isinstance(message, dict):
             raise ValueError("the message is no object")
         return message
+
+
+def _read_hello(talk: _Conversation) -> Mapping[str, Any]:
+    try:
+        hello: Mapping[str, Any] = talk.read(HELLO_TIMEOUT_S, size_bytes_max=HELLO_BYTES_MAX)
+    except (OSError, ValueError) as error:
+        raise PeerRefusedError("protocol_error", type(error).__name__) from error
+    return hello
 
 
 def _send_artifact(talk: _Conversation, artifact: CachedArtifact) -> None:

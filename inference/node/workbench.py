@@ -24,6 +24,8 @@ logger = logging.getLogger("node.workbench")
 # Times that a piece of work may be cut short by the server before it is given up.
 ATTEMPTS_MAX = 3
 RETRY_S = 2.0
+# The platform needs a moment to stop listing work whose result it has.
+HANDED_IN_FOR_S = 5.0
 # Results of late are remembered, in case the platform lists their work once more.
 REMEMBERED_MAX = 64
 
@@ -45,6 +47,7 @@ class Workbench:
         self._run = run
         self._results: dict[UUID, Result] = {}
         self._attempts: dict[UUID, int] = {}
+        self._handed_in: dict[UUID, float] = {}
         self._not_before = 0.0
         self._cancelled = threading.Event()
         self._current: UUID | None = None
@@ -56,12 +59,14 @@ class Workbench:
             if self._current not in {one.work.id for one in orders}:
                 self._cancelled.set()
             return
-        if not orders or time.monotonic() < self._not_before:
+        now = time.monotonic()
+        due = [one for one in orders if now >= self._handed_in.get(one.work.id, 0.0)]
+        if not due or now < self._not_before:
             return
         self._cancelled = threading.Event()
-        self._current = orders[0].work.id
+        self._current = due[0].work.id
         self._thread = threading.Thread(
-            target=self._do, args=[orders[0], self._cancelled], name="work", daemon=True
+            target=self._do, args=[due[0], self._cancelled], name="work", daemon=True
         )
         self._thread.start()
 
@@ -114,6 +119,7 @@ class Workbench:
         except RefusedError as error:
             event(logger, "work.refused", level=logging.WARNING, work=work_id, error=error)
         else:
+            self._handed_in[work_id] = time.monotonic() + HANDED_IN_FOR_S
             # The next piece need not wait.
             self._not_before = 0.0
 
@@ -121,4 +127,6 @@ class Workbench:
         self._results[work_id] = result
         self._attempts.pop(work_id, None)
         while len(self._results) > REMEMBERED_MAX:
-            del self._results[next(iter(self._results))]
+            oldest = next(iter(self._results))
+            del self._results[oldest]
+            self._handed_in.pop(oldest, None)

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from inference.node.control_plane import Backoff, ControlPlane, KeyBroker, retry
+from inference.node.errors import CancelledError, RefusedError, UnreachableError
+from inference.node.identity import IdentityStore
+from tests.inference.node.platform import JOIN_TOKEN
+
+
+@pytest.fixture
+def identities(tmp_path):
+    return IdentityStore(tmp_path)
+
+
+@pytest.fixture
+def control_plane(platform, identities):
+    with ControlPlane(platform.web_url, identities) as control_plane:
+        yield control_plane
+
+
+def enrol(control_plane, token=JOIN_TOKEN):
+    control_plane.enrol(join_token=token, name="n", triton={}, info={})
+
+
+def test_an_enrolment_is_kept_and_opens_the_node_api(platform, control_plane, identities):
+    with pytest.raises(RefusedError) as caught:
+        control_plane.get_desired()
+    assert (caught.value.status, caught.value.code) == (401, "unauthenticated")
+
+    enrol(control_plane)
+
+    assert identities.current.node_id == platform.node_id
+    assert control_plane.get_desired()["node_id"] == platform.node_id
+
+
+def test_a_wrong_join_token_enrols_nobody(control_plane, identities):
+    with pytest.raises(RefusedError, match="join_token_invalid"):
+        enrol(control_plane, "wrong")
+
+    assert not identities.current.is_enrolled
+
+
+def test_each_request_to_the_broker_has_a_nonce_of_its_own(platform, control_plane, identities):
+    enrol(control_plane)
+    with KeyBroker(platform.broker_url, identities) as broker:
+        body = {"purpose": "serve", "replica_id": "x", "artifact_id": "x"}
+        for _ in range(2):
+            with pytest.raises(RefusedError, match="not_assigned"):
+                broker.request_lease(body)
+
+    first, second = platform.lease_requests[-2:]
+    assert first["nonce"] != second["nonce"]
+    assert first["node_id"] == platform.node_id
+
+
+def test_a_server_that_is_away_is_unreachable(platform, control_plane, identities):
+    platform.is_web_down = platform.is_broker_down = True
+    try:
+        with pytest.raises(UnreachableError):
+            control_plane.get_desired()
+        with KeyBroker(platform.broker_url, identities) as broker, pytest.raises(UnreachableError):
+            broker.release_lease("x")
+    finally:
+        platform.is_web_down = platform.is_broker_down = False
+    with ControlPlane("http://127.0.0.1:9", identities) as nobody, pytest.raises(UnreachableError):
+        nobody.get_desired()
+
+
+@pytest.mark.parametrize("answer", [b"[]", b"not JSON", "text", ["a"]])
+def test_an_answer_that_is_no_object_is_no_answer(platform, control_plane, monkeypatch, answer):
+    enrol(control_plane)
+    monkeypatch.setattr(platform, "_desired", lambda: answer)
+
+    with pytest.raises(UnreachableError, match="no JSON object"):
+        control_plane.get_desired()
+
+
+def test_an_endless_answer_is_cut(platform, control_plane, monkeypatch):
+    enrol(control_plane)
+    monkeypatch.setattr(platform, "_desired", lambda: {"x": "y" * (9 << 20)})
+
+    with pytest.raises(UnreachableError, match="larger"):
+        control_plane.get_desired()
+
+
+def test_retry_goes_on_until_it_works():
+    failures = iter([UnreachableError("1"), UnreachableError("2")])
+
+    def call():
+        error = next(failures, None)
+        if error:
+            raise error
+        return "done"
+
+    assert retry(call, timeout_s=5, cancelled=threading.Event(), first_s=0.01) == "done"
+
+
+def test_retry_ends_with_its_time_its_reason_or_its_use():
+    def refuse():
+        raise RefusedError(403, "no", "")
+
+    def fail():
+        raise UnreachableError("away")
+
+    never, now = threading.Event(), threading.Event()
+    now.set()
+    with pytest.raises(RefusedError):
+        retry(refuse, timeout_s=5, cancelled=never)
+    with pytest.raises(UnreachableError):
+        retry(fail, timeout_s=0.05, cancelled=never, first_s=0.01)
+    with pytest.raises(CancelledError):
+        retry(fail, timeout_s=5, cancelled=now, first_s=0.01)
+
+
+def test_waits_double_up_to_their_limit():
+    backoff = Backoff(1.0, 8.0)
+
+    waits = [backoff.next_s() for _ in range(6)]
+
+    for wait_s, limit in zip(waits, (1, 2, 4, 8, 8, 8), strict=True):
+        assert 0.75 * limit <= wait_s <= limit
+    backoff.reset()
+    assert backoff.next_s() <= 1.0

@@ -21,6 +21,7 @@ app.conf.beat_schedule = {
     # Carries on with every version whose next step is due; also after a worker died.
     "advance-onboarding": {"task": "inference.sweep_onboarding", "schedule": 5.0},
     "expire-uploads": {"task": "inference.expire_uploads", "schedule": 300.0},
+    "forget-predictions": {"task": "inference.forget_predictions", "schedule": 600.0},
     "lost-nodes": {"task": "inference.sweep_nodes", "schedule": 10.0},
     "expire-holds": {"task": "billing.expire_holds", "schedule": 15.0},
     "apply-stripe-events": {"task": "billing.sweep_stripe_events", "schedule": 15.0},

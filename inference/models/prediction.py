@@ -41,6 +41,12 @@ class Prediction(models.Model):
         indexes = [
             models.Index(fields=["account_id", "-id"], name="inference_prediction_account"),
             models.Index(fields=["version", "-id"], name="inference_prediction_version"),
+            # What is to be forgotten; few rows keep their content.
+            models.Index(
+                fields=["created_at"],
+                name="inference_prediction_kept",
+                condition=models.Q(output__isnull=False) | models.Q(input__isnull=False),
+            ),
         ]
 
     def __str__(self) -> str:
@@ -65,6 +71,7 @@ class APIRequest(models.Model):
                 fields=["account_id", "idempotency_key"], name="inference_api_request_once"
             ),
         ]
+        indexes = [models.Index(fields=["created_at"], name="inference_api_request_age")]
 
     def __str__(self) -> str:
         return self.idempotency_key

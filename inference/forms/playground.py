@@ -16,6 +16,8 @@ from strongroom.interface import Input, Interface, escape_pointer
 # A tensor larger than this is no longer something that one types; the example is left out.
 EXAMPLE_VALUES_MAX = 4096
 TENSOR_TEXT_MAX = 1024 * 1024
+# A tensor that fits on a few lines.
+SHORT_TEXT = 240
 
 
 class PlaygroundForm(forms.Form):
@@ -103,7 +105,8 @@ def _make_field(one: Input) -> forms.Field:
             return forms.FloatField(widget=forms.NumberInput(attrs={"step": "any"}), **common)
         case "integer":
             return forms.IntegerField(**common)
-    area = forms.Textarea(attrs={"rows": 8, "class": "code", "spellcheck": "false"})
+    rows = 8 if len(common["initial"]) > SHORT_TEXT else 3
+    area = forms.Textarea(attrs={"rows": rows, "class": "code", "spellcheck": "false"})
     return _JSONText(max_length=TENSOR_TEXT_MAX, widget=area, **common)
 
 

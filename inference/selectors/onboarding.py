@@ -42,9 +42,10 @@ def list_versions(model: AIModel, *, before: int | None = None) -> QuerySet[Mode
 
 
 def list_recent_versions(account: Account) -> QuerySet[ModelVersion]:
-    """Versions of an account that have come in, newest first."""
-    versions = ModelVersion.objects.filter(model__account=account)
-    return with_steps(versions).exclude(state=ModelVersion.State.UPLOADING).order_by("-pk")
+    """Versions of an account whose upload was completed, newest first."""
+    complete = OnboardingStep.objects.filter(version=OuterRef("pk"), name=Step.VERIFY)
+    versions = ModelVersion.objects.filter(Exists(complete), model__account=account)
+    return with_steps(versions).order_by("-pk")
 
 
 def with_steps(versions: QuerySet[ModelVersion]) -> QuerySet[ModelVersion]:

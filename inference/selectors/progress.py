@@ -97,29 +97,38 @@ def _duration(step: OnboardingStep, now: datetime) -> str:
     return f"{int(seconds // 3600)} h"
 
 
-# Units stand last in names; the longest is looked for first.
-_UNITS: tuple[tuple[str, Callable[[float], str]], ...] = (
-    ("_bytes_per_s", lambda value: f"{value / 1e9:.2f} GB/s"),
-    ("_bytes", lambda value: f"{value / 2**20:,.1f} MiB"),
-    ("_ms", lambda value: f"{value:,.1f} ms"),
-    ("_s", lambda value: f"{value:,.2f} s"),
+def _show_bytes(value: float) -> str:
+    return f"{value / 2**20:,.1f} MiB" if value >= 2**20 else f"{value:,.0f} bytes"
+
+
+# What of a certificate says something to a buyer: part, member, label, and how it is shown.
+_FACTS: tuple[tuple[str, str, str, Callable[[float], str]], ...] = (
+    ("benchmark", "load_ms", "Cold start", lambda value: f"{value / 1000:,.2f} s"),
+    ("benchmark", "memory_bytes", "Memory while serving", _show_bytes),
+    ("load", "plain_size_bytes", "Model size", _show_bytes),
+    ("load", "threads", "Threads", lambda value: f"{value:g}"),
+    ("benchmark", "cpu_count", "CPUs of the node", lambda value: f"{value:g}"),
 )
 
 
 def read_facts(certificate: dict[str, Any] | None) -> list[tuple[str, str]]:
     """What was measured besides the curve, as names and values with their units."""
     facts = []
-    for part in ("load", "benchmark"):
+    for part, name, label, show in _FACTS:
         members = (certificate or {}).get(part)
-        for name, value in members.items() if isinstance(members, dict) else ():
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                continue
-            for unit, show in _UNITS:
-                if name.endswith(unit):
-                    label = name.removesuffix(unit).replace("_", " ")
-                    facts.append((label.capitalize(), show(value)))
-                    break
+        value = members.get(name) if isinstance(members, dict) else None
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            facts.append((label, show(value)))
     return facts
+
+
+def read_measured_at(certificate: dict[str, Any] | None) -> datetime | None:
+    """When it was measured."""
+    text = (certificate or {}).get("measured_at")
+    try:
+        return datetime.fromisoformat(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
 
 
 def read_curve(certificate: dict[str, Any] | None) -> list[dict[str, Any]]:

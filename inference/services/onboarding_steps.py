@@ -244,7 +244,8 @@ def _use_replica(version: ModelVersion) -> Replica | Progress:
 def _refuse_or_wait(replica: Replica, work: ReplicaWork | None = None) -> Progress:
     trouble = scan.find_trouble(replica, work)
     if trouble is None:
-        line = f"Node {replica.node.name}: {work.kind if work else replica.state}."
+        name = replica.node.name
+        line = f"Node {name} runs the {work.kind}." if work else f"Node {name}: {replica.state}."
         return Progress.wait(line, waiting_for=scan.NODE_UNAVAILABLE)
     if trouble.is_final:
         detail = {str(work.kind): work.result} if work else None

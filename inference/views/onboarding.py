@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.views.decorators.http import require_safe
 
 from inference.selectors import onboarding as onboardings
 from inference.selectors import progress
-from inference.views.panel import render_panel
+from inference.views.panel import panel_login_required, render_panel
 from marketplace.context import actor_of, requested_account
 from marketplace.models import ModelVersion
 from marketplace.selectors.access import access_version
@@ -23,7 +22,7 @@ VERSIONS_SHOWN = 50
 RECENT_SHOWN = 5
 
 
-@login_required
+@panel_login_required
 @require_safe
 def versions_panel(request: HttpRequest, owner: str, name: str) -> HttpResponse:
     """The versions of an own model."""
@@ -35,7 +34,7 @@ def versions_panel(request: HttpRequest, owner: str, name: str) -> HttpResponse:
     return _answer(request, "versions", context, title=f"Versions of {model}")
 
 
-@login_required
+@panel_login_required
 @require_safe
 def onboarding_panel(request: HttpRequest) -> HttpResponse:
     """What is on its way in for an account."""
@@ -47,7 +46,7 @@ def onboarding_panel(request: HttpRequest) -> HttpResponse:
     return _answer(request, "onboarding", context, title="Onboarding")
 
 
-@login_required
+@panel_login_required
 @require_safe
 def version_panel(request: HttpRequest, version_id: UUID) -> HttpResponse:
     """The steps of one version, with their logs."""
@@ -60,8 +59,16 @@ def version_panel(request: HttpRequest, version_id: UUID) -> HttpResponse:
         "version": version,
         "curve": progress.read_curve(version.certificate),
         "facts": progress.read_facts(version.certificate),
+        "measured_at": progress.read_measured_at(version.certificate),
+        "crumb": str(version.model),
+        "crumb_url": _models_page(version),
     }
-    return _answer(request, "version", context, title=str(version))
+    return _answer(request, "version", context, title=f"Version {version.number}")
+
+
+def _models_page(version: ModelVersion) -> str:
+    model = version.model
+    return reverse("marketplace:model-versions", args=[model.account.slug, model.name])
 
 
 def _live(request: HttpRequest, found: list[progress.VersionProgress], url: str) -> dict[str, Any]:

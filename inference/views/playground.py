@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from django.contrib.auth.views import redirect_to_login
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.http import require_http_methods
 
@@ -13,7 +12,7 @@ from inference.errors import GatewayUnavailableError
 from inference.forms.playground import PlaygroundForm
 from inference.services import playground
 from inference.services.playground import Attempt
-from inference.views.panel import render_panel
+from inference.views.panel import ask_to_sign_in, render_panel
 from marketplace.context import actor_of, current_account
 from marketplace.core.errors import NotFoundError
 from marketplace.models import Account, AIModel, ModelVersion, User
@@ -38,7 +37,7 @@ def try_panel(request: HttpRequest, owner: str, name: str) -> HttpResponse:
         "can_try": account is not None and has_right(actor, account, "predict"),
     }
     if request.method == "POST" and not request.user.is_authenticated:
-        return redirect_to_login(request.get_full_path())
+        return ask_to_sign_in(request)
     if version is None:
         if request.method == "POST":
             raise NotFoundError("This model is not published.")

@@ -10,11 +10,11 @@ from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
 from inference.selectors import prediction as predictions
-from inference.views.panel import render_panel
+from inference.views.panel import panel_login_required, render_panel
 from marketplace.context import actor_of, requested_account
 
 
-@login_required
+@panel_login_required
 @require_safe
 def predictions_panel(request: HttpRequest) -> HttpResponse:
     """An account's predictions, newest first, 50 a page."""

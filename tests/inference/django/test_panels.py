@@ -71,6 +71,10 @@ def test_a_panel_belongs_to_its_account(version, teammate_client, outsider_clien
     signed_out = Client().get(path)
     assert signed_out.status_code == 302
     assert signed_out["Location"].startswith("/login")
+    # A poll whose session has ended leads the whole page there, not the panel.
+    ended = fragment(Client(), path)
+    assert (ended.status_code, ended.content) == (200, b"")
+    assert ended["HX-Redirect"].startswith("/login?next=")
 
 
 def test_the_versions_of_a_public_model_are_not_the_publics_business(version, outsider_client):
@@ -186,29 +190,41 @@ def test_a_certificate_is_shown_with_its_curve(version, owner_client):
     certificate = {
         "measured_at": "2026-11-21T03:42:00Z",
         "node": "node-1",
-        "load": {"build_s": 1.5, "resident_size_bytes": 2**20, "locked": True, "swap": "x"},
+        "load": {"plain_size_bytes": 2**20, "threads": True, "swap": "x"},
         "benchmark": {
+            "load_ms": 1500.0,
+            "memory_bytes": "much",
             "points": [
                 {"batch": 1, "p50_ms": 1.234, "p95_ms": 2, "rows_per_s": 900.4},
                 {"batch": "odd"},
-            ]
+            ],
         },
     }
     ModelVersion.objects.update(certificate=certificate)
 
     text = fragment(owner_client, f"/panels/onboarding/{version.pk}").content.decode()
 
-    assert "2026-11-21T03:42:00Z on node-1" in text
-    assert "<dt>Build</dt>" in text
-    assert "1.50 s" in text
-    assert "1.0 MiB" in text
+    assert 'datetime="2026-11-21T03:42:00+00:00"' in text
+    assert "on node-1" in text
+    assert '<dt>Cold start</dt><dd class="num">1.50 s</dd>' in text
+    assert '<dt>Model size</dt><dd class="num">1.0 MiB</dd>' in text
+    assert "Memory while serving" not in text
+    assert "Threads" not in text
     assert "1.23" in text
     assert "900" in text
     assert "odd" not in text
 
 
 @pytest.mark.parametrize(
-    "certificate", [{}, {"benchmark": []}, {"benchmark": {"points": {}}}, {"load": 1}]
+    "certificate",
+    [
+        {},
+        {"benchmark": []},
+        {"benchmark": {"points": {}}},
+        {"load": 1},
+        {"measured_at": "yesterday"},
+        {"measured_at": 5},
+    ],
 )
 def test_a_certificate_of_another_form_breaks_no_page(version, owner_client, certificate):
     ModelVersion.objects.update(certificate=certificate)

@@ -97,7 +97,7 @@ def version(model) -> ModelVersion:
 
 
 def post(client, values=VALUES, **options):
-    return client.post(PATH, values, headers=HTMX, **options)
+    return client.post(PATH, values, **{"headers": HTMX} | options)
 
 
 # --- The form ---------------------------------------------------------------------
@@ -299,10 +299,12 @@ def test_a_very_large_output_is_cut(version, owner_client, gateway):
 
 def test_a_stranger_is_asked_to_sign_in(version, gateway):
     shown = Client().get(PATH, headers=HTMX)
-    sent = post(Client())
+    sent = post(Client(), headers={**HTMX, "HX-Current-URL": "http://testserver/acme/digits"})
+    without_scripts = Client().post(PATH, VALUES)
 
     assert "Sign in to try it" in shown.content.decode()
-    assert sent.status_code == 302
+    assert sent["HX-Redirect"] == "/login?next=%2Facme%2Fdigits"
+    assert without_scripts.status_code == 302
     assert gateway.calls == []
 
 

@@ -18,6 +18,8 @@ PROC = Path("/proc")
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the kernel's name, not a temporary folder
 STUB_PROGRAM = "triton_python_backend_stub"
 REGION_PREFIX = "triton_python_backend_shm_region_"
+# Far longer than a server takes from making a region to mapping it.
+_MAPPING_S = 0.05
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -96,32 +98,38 @@ def resident_bytes(pid: int) -> int:
     return int(fields[1]) * _PAGE_BYTES
 
 
-def sweep_shared_memory(*, folder: Path = SHARED_MEMORY, minimum_age_s: float = 2.0) -> list[Path]:
+def sweep_shared_memory(*, folder: Path = SHARED_MEMORY) -> list[Path]:
     """Delete the python backend's regions that no process maps any more.
 
     A killed tritonserver leaves its regions behind, with the last requests in them.
-    Regions of other users and of living servers are left alone.
+    Regions of other users and of living servers are left alone. A region is only taken
+    if two looks, a moment apart, find nobody who maps it: between the making and the
+    mapping of a region its own server does not map it either.
 
     Args:
         folder: Where shared memory is mounted.
-        minimum_age_s: Younger regions stay: their server may be about to map them.
 
     Returns:
         What was deleted.
     """
-    candidates = []
-    for path in folder.glob(f"{REGION_PREFIX}*"):
-        with suppress(OSError):
-            entry = path.stat()
-            if entry.st_uid == os.geteuid() and time.time() - entry.st_mtime >= minimum_age_s:
-                candidates.append(path)
-    if not candidates:
-        return []
-    mapped = set(_mapped_regions())
-    swept = [path for path in candidates if path.name not in mapped]
-    for path in swept:
+    unmapped = _find_unmapped(list(folder.glob(f"{REGION_PREFIX}*")))
+    if unmapped:
+        time.sleep(_MAPPING_S)
+        unmapped = _find_unmapped(unmapped)
+    for path in unmapped:
         path.unlink(missing_ok=True)
-    return swept
+    return unmapped
+
+
+def _find_unmapped(regions: list[Path]) -> list[Path]:
+    """Those that are ours and that nobody maps; the regions were listed before this look."""
+    own = []
+    for path in regions:
+        with suppress(OSError):
+            if path.stat().st_uid == os.geteuid():
+                own.append(path)
+    mapped = set(_mapped_regions()) if own else set()
+    return [path for path in own if path.name not in mapped]
 
 
 def _mapped_regions() -> Iterator[str]:

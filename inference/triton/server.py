@@ -197,7 +197,7 @@ class TritonServer:
         """Remove what a process that has ended leaves behind; returns the regions swept."""
         kill_stray_stubs(self.config)
         self.config.pid_path.unlink(missing_ok=True)
-        return processes.sweep_shared_memory(minimum_age_s=0.0)
+        return processes.sweep_shared_memory()
 
     def list_stubs(self) -> list[int]:
         """Pids of the loaders that serve a model now."""

@@ -76,16 +76,26 @@ def test_the_sweep_takes_what_nobody_maps(tmp_path):
     other.write_bytes(b"x")
 
     with used.open("r+b") as file, mmap.mmap(file.fileno(), 4096):
-        swept = sweep_shared_memory(folder=tmp_path, minimum_age_s=0.0)
+        swept = sweep_shared_memory(folder=tmp_path)
 
     assert swept == [stale]
     assert sorted(tmp_path.iterdir()) == sorted([other, used])
 
 
-def test_the_sweep_leaves_young_regions_to_their_server(tmp_path):
+def test_the_sweep_leaves_a_region_that_is_just_being_made(tmp_path, monkeypatch):
     young = region(tmp_path, "young")
+    mapped = []
+
+    def map_meanwhile(_):
+        with young.open("r+b") as file:
+            mapped.append(mmap.mmap(file.fileno(), 4096))
+
+    monkeypatch.setattr(processes.time, "sleep", map_meanwhile)
 
     assert sweep_shared_memory(folder=tmp_path) == []
+
     assert young.exists()
-    os.utime(young, (time.time() - 60, time.time() - 60))
+    mapped[0].close()
+    # The control: nobody maps it now, so it goes.
+    monkeypatch.setattr(processes.time, "sleep", lambda _: None)
     assert sweep_shared_memory(folder=tmp_path) == [young]

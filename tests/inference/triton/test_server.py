@@ -134,7 +134,7 @@ def test_loaders_die_with_a_killed_server_and_the_sweep_takes_their_memory(own_s
     regions = {Path(one) for one in maps if processes.REGION_PREFIX in one}
     assert regions
     # A living server's regions stay.
-    processes.sweep_shared_memory(minimum_age_s=0.0)
+    processes.sweep_shared_memory()
     assert all(region.exists() for region in regions)
 
     own_server.process.kill()

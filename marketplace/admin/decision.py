@@ -65,7 +65,8 @@ def confirm_with_reason(
         try:
             decide(row, form.cleaned_data["reason"])
         except MarketplaceError as error:
-            messages.error(request, f"{row}: {error.detail}")
+            told = error.detail if str(row) in error.detail else f"{row}: {error.detail}"
+            messages.error(request, told)
         else:
             messages.success(request, f"{row}: done.")
     return None

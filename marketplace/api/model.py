@@ -6,7 +6,7 @@ from typing import Any
 
 from django.core.paginator import Paginator
 from rest_framework import serializers
-from rest_framework.permissions import AllowAny
+from rest_framework.permissions import AllowAny, IsAuthenticatedOrReadOnly
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -60,7 +60,7 @@ class ModelsView(APIView):
 class ModelView(APIView):
     """`GET`, `PUT /api/models/{owner}/{name}`."""
 
-    permission_classes = [AllowAny]  # Public models may be read without a key.
+    permission_classes = [IsAuthenticatedOrReadOnly]  # Public models are read without a key.
 
     def get(self, request: Request, owner: str, name: str) -> Response:
         """A model."""

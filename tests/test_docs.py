@@ -1,0 +1,83 @@
+"""What the documents promise to list is all there, and nothing that is gone."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import billing
+import inference
+import marketplace
+from inference.selectors.remedies import REMEDIES
+from marketplace.core.errors import MarketplaceError
+
+ROOT = Path(__file__).resolve().parent.parent
+# Only importable inside Triton's python backend.
+INSIDE_TRITON = ("inference.serving.loader", "inference.serving.model_stub")
+VARIABLE = re.compile(r"\b(?:STRONGROOM|FAKESTRIPE)_[A-Z_]*[A-Z]\b")
+
+
+def list_error_codes() -> set[str]:
+    """Codes of the product; tests make errors of their own."""
+    packages = (marketplace, inference, billing)
+    for package in packages:
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not (
+                module.name.startswith(INSIDE_TRITON)
+                or module.name.endswith("__main__")
+                or ".migrations" in module.name
+            ):
+                importlib.import_module(module.name)
+    names = {package.__name__ for package in packages}
+    return {
+        error.code
+        for error in subclasses(MarketplaceError)
+        if error.__module__.split(".")[0] in names
+    }
+
+
+def subclasses(base: type[MarketplaceError]) -> Iterator[type[MarketplaceError]]:
+    for subclass in base.__subclasses__():
+        yield subclass
+        yield from subclasses(subclass)
+
+
+def test_every_error_code_is_documented() -> None:
+    text = (ROOT / "docs/api.md").read_text()
+    errors = text[text.index("## Errors") : text.index("### Reasons of onboarding")]
+
+    documented = set(re.findall(r"^\| `([a-z_0-9]+)` \|", errors, re.MULTILINE))
+    assert documented == list_error_codes()
+
+
+def test_every_reason_code_is_documented() -> None:
+    text = (ROOT / "docs/api.md").read_text()
+    reasons = text[text.index("### Reasons of onboarding") :]
+
+    assert set(re.findall(r"^\| `([a-z_0-9]+)` \|", reasons, re.MULTILINE)) == set(REMEDIES)
+
+
+def test_every_variable_is_documented() -> None:
+    text = (ROOT / "docs/operations.md").read_text()
+    documented = set(VARIABLE.findall(text))
+
+    folders = ("marketplace", "inference", "billing", "embedded", "fakestripe", "sdk/strongroom")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    files += [ROOT / "bin/up", ROOT / "bin/install.sh", ROOT / "manage.py"]
+    used = {name for path in files for name in VARIABLE.findall(path.read_text())}
+    # A name with _FILE is the same variable read from a file; a bare prefix is a family.
+    used = {name.removesuffix("_FILE") for name in used}
+    families = {name for name in used if any(other.startswith(f"{name}_") for other in used)}
+
+    assert used - families - documented == set()
+    assert documented - used == set()
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text()):
+            if not target.startswith("http"):
+                assert (path.parent / target).exists(), f"{path.name}: {target}"

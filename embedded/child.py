@@ -180,8 +180,9 @@ class Child:
             return []
         complete = self.read_log().split("\n")[:-1]
         fresh, self._lines_seen = complete[self._lines_seen :], len(complete)
-        if fresh and self.state is State.STARTING:
-            self.detail = fresh[-1].removeprefix(ANNOUNCED).strip()
+        steps = [text.strip() for text in fresh if not text.startswith(ANNOUNCED)]
+        if steps and self.state is State.STARTING:
+            self.detail = steps[-1]
         return [text.removeprefix(ANNOUNCED) for text in fresh if text.startswith(ANNOUNCED)]
 
     def last_words(self, lines: int = 8) -> list[str]:

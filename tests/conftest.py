@@ -8,7 +8,21 @@ from django.core.management import call_command
 
 from embedded import postgres
 from tests import servers
+from tests import stack as stacks
 from tests.fixtures import *  # noqa: F403 - the people of the tests, for all of them
+
+# The first test that needs the whole product waits until it has come up.
+STACK_TIMEOUT_S = stacks.START_TIMEOUT_S + 300
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests on the whole product come last, with time for its start, and say what they are."""
+    for item in items:
+        if "stack" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.stack)
+        if item.get_closest_marker("stack") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(STACK_TIMEOUT_S))
+    items.sort(key=lambda item: item.get_closest_marker("stack") is not None)
 
 
 @pytest.fixture(scope="session")
@@ -54,3 +68,18 @@ def redis_client(redis_url):
     with redis.Redis.from_url(redis_url) as client:
         client.flushall()
         yield client
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory):
+    """The whole product, started by `bin/up` once per run; see `tests.stack.Stack`.
+
+    Ended by Ctrl-C at the end of the run, after which nothing of it may be left.
+    """
+    folder = tmp_path_factory.mktemp("stack")
+    folder.chmod(0o711)
+    running = stacks.start(folder)
+    try:
+        yield running
+    finally:
+        stacks.stop(running)

@@ -26,7 +26,7 @@ FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config
 
 SENTENCES = (
     "A man is eating pizza at a restaurant.",
-    "Someone has a meal.",
+    "Somebody eats a slice of pizza for dinner.",
     "The stock market fell sharply on Monday.",
 )
 

@@ -88,10 +88,24 @@ def open_lease(
     return dek
 
 
+def allocate(manifest: Manifest) -> list[memory.PlainBuffer]:
+    """Memory for every file of an artifact, in the manifest's order.
+
+    Raises:
+        LoadError: `out_of_memory`: it cannot fit, whatever else is freed.
+    """
+    available = memory.available_bytes()
+    if manifest.plain_size_bytes > available:
+        detail = f"The model has {manifest.plain_size_bytes} bytes; {available} are free."
+        raise LoadError("out_of_memory", detail)
+    return [memory.PlainBuffer(one.plain_size_bytes) for one in manifest.files]
+
+
 def decrypt_files(
     manifest: Manifest,
     handles: Sequence[int],
     dek: bytearray,
+    buffers: Sequence[memory.PlainBuffer],
     *,
     threads: int,
     report: Callable[[float], None],
@@ -104,6 +118,7 @@ def decrypt_files(
         manifest: Says which file has which header and how many parts.
         handles: Descriptors of all parts, in the manifest's order.
         dek: The data key.
+        buffers: From `allocate`; overwritten again if anything fails.
         threads: How many decrypt at once.
         report: Called with the finished share, a few times.
 
@@ -115,15 +130,12 @@ def decrypt_files(
     begin = time.monotonic()
     progress = _Progress(manifest.plain_size_bytes, report)
     opened: list[tuple[SealedFile, floe.Message]] = []
-    files: list[PlainFile] = []
     try:
         for file in manifest.files:
             message = floe.Message.open(dek, manifest.file_aad(file), file.floe_header)
             opened.append((file, message))
         left = iter(handles)
-        for file, message in opened:
-            buffer = memory.PlainBuffer(file.plain_size_bytes)
-            files.append(PlainFile(file.path, file.kind, buffer))
+        for (file, message), buffer in zip(opened, buffers, strict=True):
             parts = [next(left) for _ in file.parts]
             floe.decrypt_segments_into(
                 message,
@@ -134,16 +146,20 @@ def decrypt_files(
                 progress=progress.advance,
             )
     except BaseException:
-        for one in files:
-            one.buffer.wipe()
+        for one in buffers:
+            one.wipe()
         raise
     finally:
         for _, message in opened:
             message.wipe()
     scope = NOT_LOCKED
-    if is_process_locked or all(one.buffer.is_locked for one in files):
+    if is_process_locked or all(one.is_locked for one in buffers):
         scope = "process" if is_process_locked else "weights"
-    return Decrypted(tuple(files), manifest.plain_size_bytes, time.monotonic() - begin, scope)
+    files = tuple(
+        PlainFile(file.path, file.kind, buffer)
+        for file, buffer in zip(manifest.files, buffers, strict=True)
+    )
+    return Decrypted(files, manifest.plain_size_bytes, time.monotonic() - begin, scope)
 
 
 def part_sizes(manifest: Manifest) -> Iterator[int]:

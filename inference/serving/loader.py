@@ -163,7 +163,9 @@ class Loader:
             clock.stop("receive")
             threads = _count_threads()
             self._runtime = runtime = _make_runtime(artifact.manifest.runtime, threads)
-            pb_utils = _import_libraries(runtime)
+            buffers = decryption.allocate(artifact.manifest)
+            with memory.Prefault(buffers):
+                pb_utils = _import_libraries(runtime)
             clock.stop("import")
             confined = _confine(config, session)
             clock.stop("sandbox")
@@ -175,8 +177,16 @@ class Loader:
             )
             del private_key
             clock.stop("lease")
+            session.report_progress("decrypting", 0.0)
             try:
-                self._decrypted = _decrypt(session, artifact, dek, threads)
+                self._decrypted = decryption.decrypt_files(
+                    artifact.manifest,
+                    artifact.handles,
+                    dek,
+                    buffers,
+                    threads=threads,
+                    report=lambda share: session.report_progress("decrypting", share),
+                )
             finally:
                 memory.wipe(dek)
             clock.stop("decrypt")
@@ -279,17 +289,6 @@ def _receive_artifact(session: NodeSession) -> _Artifact:
         for handle in handles:
             os.close(handle)
         raise
-
-
-def _decrypt(session: NodeSession, artifact: _Artifact, dek: bytearray, threads: int) -> Decrypted:
-    session.report_progress("decrypting", 0.0)
-    return decryption.decrypt_files(
-        artifact.manifest,
-        artifact.handles,
-        dek,
-        threads=threads,
-        report=lambda share: session.report_progress("decrypting", share),
-    )
 
 
 def _make_runtime(name: str, threads: int) -> Runtime:

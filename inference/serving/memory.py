@@ -1,9 +1,8 @@
 """Memory for plaintext: private to this process, not dumped, not swapped if possible.
 
 Anonymous pages only. A file in /dev/shm or a memfd could be opened by others and be
-written to swap. Locking happens as pages are touched, since the threads that decrypt
-then share the work of getting them; locking all at once took nineteen times as long as
-decrypting.
+written to swap. Locking happens as pages are touched; locking all at once took nineteen
+times as long as decrypting.
 
 Source: mlock2(2), madvise(2).
 """
@@ -13,19 +12,27 @@ from __future__ import annotations
 import ctypes
 import mmap
 import resource
+import threading
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
+
+import numpy as np
 
 from inference.serving import kernel
 
 _MADV_DONTFORK, _MADV_HUGEPAGE, _MADV_DONTDUMP = 10, 14, 16
 _MLOCK_ONFAULT = 1
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
-# Room to move the content to where its tensors are aligned.
-ALIGNMENT_BYTES = 64
+# Of the widest number in a tensor. Files are usually aligned to it already, and moving
+# a large one takes as long as decrypting it.
+ALIGNMENT_BYTES = 8
 # What stays for the system and the other processes of the node.
 _SPARED_SHARE = 0.2
 _SPARED_BYTES_MIN = 256 * 1024 * 1024
+# Between two of these the thread can be stopped; one takes some milliseconds.
+_PREFAULT_STEP_BYTES = 16 * 1024 * 1024
 
 
 class PlainBuffer:
@@ -60,6 +67,18 @@ class PlainBuffer:
             ctypes.memmove(self._address + begin, source, self.size_bytes)
             self._begin = begin
 
+    def prefault(self, is_stopped: Callable[[], bool]) -> None:
+        """Touch the pages now, step by step until told to stop.
+
+        Not MADV_POPULATE_WRITE: it holds the lock of the whole address space, which the
+        imports beside it need for every library that they map.
+        """
+        pages = np.frombuffer(self._map, np.uint8)
+        for begin in range(0, self._length, _PREFAULT_STEP_BYTES):
+            if is_stopped():
+                return
+            pages[begin : begin + _PREFAULT_STEP_BYTES : mmap.PAGESIZE] = 0
+
     def wipe(self) -> None:
         """Overwrite the content with zeros, and give the pages back if nobody uses them."""
         if self._map.closed:
@@ -69,6 +88,31 @@ class PlainBuffer:
         # Tensors may still look at it. They see zeros, and the process ends soon.
         with suppress(BufferError):
             self._map.close()
+
+
+class Prefault:
+    """Fetches the pages of buffers beside other work, for as long as the block runs.
+
+    Getting and clearing pages takes several times as long as decrypting into them, and
+    needs no key. What is not done at the end of the block is done on the first write.
+    """
+
+    def __init__(self, buffers: Sequence[PlainBuffer]) -> None:
+        self._buffers = buffers
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        for buffer in self._buffers:
+            buffer.prefault(self._stop.is_set)
 
 
 def wipe(secret: bytearray) -> None:

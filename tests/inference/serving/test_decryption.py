@@ -42,11 +42,30 @@ def buffers(monkeypatch) -> list[memory.PlainBuffer]:
     return made
 
 
+@pytest.fixture
+def opened(monkeypatch) -> list[int]:
+    """Positions of every segment that was given to the cipher."""
+    positions: list[int] = []
+    original = floe.Message.open_segment
+
+    def record(self, position, *args, **options):
+        positions.append(position)
+        original(self, position, *args, **options)
+
+    monkeypatch.setattr(floe.Message, "open_segment", record)
+    return positions
+
+
 def decrypt(sealed: SealedModel, dek: bytes | None = None, report=lambda _: None):
     handles = [os.open(place, os.O_RDONLY) for place in sealed.parts]
     try:
         return decryption.decrypt_files(
-            sealed.manifest, handles, bytearray(dek or sealed.dek), threads=2, report=report
+            sealed.manifest,
+            handles,
+            bytearray(dek or sealed.dek),
+            decryption.allocate(sealed.manifest),
+            threads=2,
+            report=report,
         )
     finally:
         for one in handles:
@@ -100,30 +119,43 @@ def test_part_that_was_cut_meanwhile_is_an_error_and_no_crash(sealed, buffers):
     assert all(bytes(one.seen) == bytes(len(one.seen)) for one in buffers)
 
 
-def test_other_key_opens_nothing(sealed, buffers):
+def test_other_key_opens_nothing(sealed, opened):
     with pytest.raises(HeaderError, match="header_tag_invalid"):
         decrypt(sealed, dek=bytes(32))
 
-    assert buffers == []
+    assert opened == []
 
 
-def test_file_of_another_version_is_not_opened(sealed, buffers):
+def test_file_of_another_version_is_not_opened(sealed, opened):
     other = sealed.with_manifest(artifact_id=str(new_id()))
 
     with pytest.raises(HeaderError, match="header_tag_invalid"):
         decrypt(other)
 
-    assert buffers == []
+    assert opened == []
 
 
-def test_file_under_another_name_is_not_opened(sealed, buffers):
+def test_file_under_another_name_is_not_opened(sealed, opened):
     first, *rest = sealed.manifest.files
     renamed = sealed.with_manifest(files=(replace(first, path="other.onnx"), *rest))
 
     with pytest.raises(HeaderError, match="header_tag_invalid"):
         decrypt(renamed)
 
-    assert buffers == []
+    assert opened == []
+
+
+def test_segments_are_counted_where_the_key_fits(sealed, opened):
+    decrypt(sealed)
+
+    assert sorted(opened) == sorted([*range(64), 0, 0])
+
+
+def test_model_larger_than_the_memory_is_refused_before_it_is_allocated(sealed, monkeypatch):
+    monkeypatch.setattr(memory, "available_bytes", lambda: sealed.manifest.plain_size_bytes - 1)
+
+    with pytest.raises(LoadError, match="out_of_memory"):
+        decryption.allocate(sealed.manifest)
 
 
 def test_keys_derived_for_the_files_are_overwritten(sealed, monkeypatch):

@@ -68,6 +68,32 @@ def test_content_can_be_moved_to_an_aligned_address():
     assert bytes(buffer.view) == content
 
 
+def resident_of(buffer: memory.PlainBuffer) -> int:
+    before = memory.resident_bytes()
+    buffer.view[:] = bytes(len(buffer.view))
+    return len(buffer.view) - (memory.resident_bytes() - before)
+
+
+def test_pages_are_fetched_beside_other_work():
+    buffers = [memory.PlainBuffer(40_000_000), memory.PlainBuffer(0)]
+
+    with memory.Prefault(buffers) as prefault:
+        prefault._thread.join()
+
+    assert resident_of(buffers[0]) > 35_000_000
+    assert bytes(buffers[0].view[:1000]) == bytes(1000)
+
+
+def test_fetching_stops_with_the_block():
+    asked = []
+    buffer = memory.PlainBuffer(100 << 20)
+
+    buffer.prefault(lambda: asked.append(1) or len(asked) == 3)
+
+    assert len(asked) == 3
+    assert resident_of(buffer) < 70 << 20
+
+
 def test_wiping_overwrites_what_others_still_look_at():
     buffer = memory.PlainBuffer(100)
     view = buffer.view

@@ -627,6 +627,8 @@ def test_a_worker_killed_in_any_step_is_carried_on_by_the_next(
             ModelVersion.objects.get(pk=version_id).state == "in_review"
         ):
             approve(version_id, platform_admin)
+        if set(states(version_id).values()) == {"succeeded"}:
+            break
 
     assert killed == [name]
     assert set(states(version_id).values()) == {"succeeded"}

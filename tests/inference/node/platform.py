@@ -173,7 +173,7 @@ class Platform:
                     }
                     for replica_id, one in self._assigned.items()
                     # The web takes a failure as final for the replica.
-                    if self.line(replica_id).get("state") != "failed"
+                    if "failed" not in self.states(replica_id)
                 ],
             }
 

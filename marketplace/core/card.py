@@ -91,6 +91,8 @@ def _to_html(body: str) -> str:
         tags=_TAGS,
         attributes=_ATTRIBUTES,
         url_schemes={"http", "https", "mailto"},
+        # Code may be wider than a phone: it scrolls, also by keyboard.
+        set_tag_attribute_values={"pre": {"tabindex": "0"}},
         link_rel="nofollow noopener noreferrer",
         clean_content_tags=_DROPPED_WITH_CONTENT,
     )

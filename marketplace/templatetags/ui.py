@@ -3,7 +3,8 @@
 Blocks with content: `{% card "Title" %}…{% endcard %}`, `{% datatable "Label" %}<thead>…
 {% enddatatable %}`, `{% emptystate "Title" icon="key" %}…{% endemptystate %}`,
 `{% notice "warn" %}…{% endnotice %}`. Single tags: `badge`, `stat`, `field`, `copy`, `icon`,
-`panel`, `pagination`, `ago`, `crumb`, `navlink`. Filters: `money`, `size`.
+`panel`, `pagination`, `ago`, `crumb`, `navlink`. Filters: `money`, `size`,
+`duration`.
 
 None of them asks the database; what they show is handed to them.
 """
@@ -182,6 +183,16 @@ def navlink(context: template.Context, url: str, text: str, *, exact: bool = Fal
 def money(amount_nanos: int | None) -> str:
     """Nano-dollars as dollars; a dash where there is no amount."""
     return "—" if amount_nanos is None else format_nanos(amount_nanos)
+
+
+@register.filter
+def duration(seconds: int) -> str:
+    """A waiting time, rounded up to what a person would say."""
+    for unit_s, unit in ((3_600, "hour"), (60, "minute")):
+        if seconds >= unit_s:
+            count = -(-seconds // unit_s)
+            return f"{count} {unit}{'' if count == 1 else 's'}"
+    return f"{seconds} second{'' if seconds == 1 else 's'}"
 
 
 @register.filter

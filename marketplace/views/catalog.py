@@ -87,7 +87,7 @@ def _public_versions(found: AIModel) -> list[ModelVersion]:
 
 
 def _card(found: AIModel) -> Card:
-    key = f"card:2:{hashlib.sha256(found.card.encode()).hexdigest()}"
+    key = f"card:3:{hashlib.sha256(found.card.encode()).hexdigest()}"
     try:
         card: Card | None = cache.get(key)
         if card is None:

@@ -17,6 +17,7 @@ from marketplace.models import Account, APIKey, AuditEvent, Membership, User
 from marketplace.services import account as accounts
 from marketplace.services import throttle
 from tests.factories import PASSWORD, AccountFactory, MembershipFactory, UserFactory
+from tests.marketplace.test_catalog import in_threads
 
 NEW = {"email": "New@Example.com", "slug": "newcomer", "password": PASSWORD}
 
@@ -153,6 +154,21 @@ def test_the_sixth_try_is_refused_even_with_the_right_password(client, owner):
     assert response["Retry-After"] == "900"
     assert "Too many failed tries" in response.content.decode()
     assert not is_signed_in(client)
+
+
+def test_without_the_count_the_sixth_try_would_succeed(client, owner, monkeypatch):
+    monkeypatch.setattr(throttle, "count_login", lambda **_: None)
+    for _ in range(5):
+        sign_in(client, owner.email, "wrong")
+
+    assert sign_in(client, owner.email).status_code == 302
+
+
+@pytest.mark.django_db(transaction=True)
+def test_many_tries_at_once_are_counted_one_by_one(owner):
+    answers = in_threads(20, lambda: sign_in(Client(), owner.email, "wrong").status_code)
+
+    assert sorted(answers) == [422] * 5 + [429] * 15
 
 
 def test_the_limit_counts_for_one_person_from_one_address(client, owner, outsider):

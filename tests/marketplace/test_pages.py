@@ -9,7 +9,17 @@ from django.test import Client
 from django.urls import URLPattern, get_resolver, reverse
 
 from marketplace.core import limits
-from marketplace.models import AIModel, APIKey, AuditEvent, Channel, Membership, ModelVersion
+from marketplace.models import (
+    Account,
+    AIModel,
+    APIKey,
+    AuditEvent,
+    Channel,
+    Membership,
+    ModelVersion,
+)
+from marketplace.selectors import access
+from marketplace.selectors import key as key_selectors
 from tests.factories import (
     PASSWORD,
     AIModelFactory,
@@ -119,6 +129,21 @@ def test_outsiders_find_nothing(outsider_client, shop, url, method, right):
 
     assert ask(outsider_client, url, method, shop).status_code == 404
     assert state() == before
+
+
+def test_without_the_access_rules_outsiders_would_find_everything(
+    outsider_client, shop, monkeypatch
+):
+    # The control: the tests above fail as soon as the one place that keeps tenants apart does.
+    monkeypatch.setattr(access, "list_accounts", lambda actor: Account.objects.all())
+    monkeypatch.setattr(access, "has_right", lambda actor, account, right: True)
+    monkeypatch.setattr(key_selectors, "list_accounts", lambda actor: Account.objects.all())
+
+    found = [ask(outsider_client, url, method, shop).status_code for url, method, _ in OWNED]
+
+    # 403 where the service itself asks for an owner once more.
+    assert 404 not in found[:3]
+    assert found.count(404) == 0
 
 
 @pytest.mark.parametrize(("url", "method", "right"), OWNED)

@@ -37,22 +37,6 @@ from strongroom.sealing import wrap
 from strongroom.sealing.canonical import encode_base64
 from strongroom.sealing.manifest import Manifest
 
-# Set before any library is imported: no network, no caches of compiled plaintext, no
-# threads that wait for work by spinning.
-_ENVIRONMENT = {
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_OFFLINE": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "DO_NOT_TRACK": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "TORCH_COMPILE_DISABLE": "1",
-    "TORCHDYNAMO_DISABLE": "1",
-    "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
-    "CUDA_CACHE_DISABLE": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "KMP_BLOCKTIME": "0",
-    "OMP_WAIT_POLICY": "PASSIVE",
-}
 PURPOSES = ("scan", "serve")
 # The first token runs over the whole prompt, the second over one: two kinds of call.
 _WARM_UP_STEPS = 2
@@ -303,8 +287,6 @@ def _make_runtime(name: str, threads: int) -> Runtime:
 
 
 def _import_libraries(runtime: Runtime) -> Any:
-    sys.dont_write_bytecode = True
-    os.environ.update(_ENVIRONMENT)
     runtime.import_libraries()
     import triton_python_backend_utils
 

@@ -16,10 +16,12 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the model; Triton marks it ready when this returns."""
-        # Nothing of ours is written beside the sources, which may be read-only.
-        sys.dont_write_bytecode = True
         root = json.loads(args["model_config"])["parameters"]["root"]["string_value"]
         sys.path[:0] = [root, f"{root}/sdk"]
+        from inference.serving import environment
+
+        # The loader's own imports are the first that read it.
+        environment.prepare()
         from inference.serving.loader import Loader
 
         self._loader = Loader()

@@ -225,8 +225,9 @@ class StubSocket:
     ) -> tuple[LoadSession, Mapping[str, Any]]:
         """Find out who speaks; raises PeerRefusedError, with the refusal sent."""
         try:
-            pid = self._check_peer(connection)
+            # Read first: to hang up on somebody who speaks would eat the refusal.
             hello = _read_hello(talk)
+            pid = self._check_peer(connection)
             session = self._claim(hello, pid, connection)
         except PeerRefusedError as error:
             with suppress(OSError):

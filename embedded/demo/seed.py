@@ -102,10 +102,12 @@ def _make_accounts(platform: Platform, state: SeedState) -> None:
 def _push(platform: Platform, state: SeedState, model: DemoModel) -> None:
     # Plain weights: never inside the home, gone as soon as they are sealed.
     with tempfile.TemporaryDirectory(prefix="strongroom-demo-") as name:
+        folder = Path(name) / "model"
+        folder.mkdir()
         print(f"building {model.name}", flush=True)
-        found = platform.build(model.module, Path(name))
+        found = platform.build(model.module, folder)
         print(f"pushing {model.name}", flush=True)
-        version = json.loads(platform.strongroom("push", name, "--json", "--fresh"))
+        version = json.loads(platform.strongroom("push", str(folder), "--json", "--fresh"))
     state.models[model.name] = {
         **found,
         "version_id": version["id"],

@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -73,7 +74,9 @@ class Peer:
     def _converse(self, connection: socket.socket, lines: BinaryIO) -> None:
         hello = self._read(lines)
         self.pid = hello["pid"]
-        self._send_artifact(connection)
+        # The stub may have refused the artifact already; then its reason is still read.
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self._send_artifact(connection)
         if "ready_for_key" in self._read(lines):
             self.before_lease(self)
             answer = {"refused": self.refuse_with} if self.refuse_with else self._lease(hello)
@@ -91,6 +94,13 @@ class Peer:
 
     def _send_artifact(self, connection: socket.socket) -> None:
         handles = [self.open_part(place) for place in self.sealed.parts]
+        try:
+            self._send_handles(connection, handles)
+        finally:
+            for handle in handles:
+                os.close(handle)
+
+    def _send_handles(self, connection: socket.socket, handles: list[int]) -> None:
         message = {"artifact": self.manifest_text, "fds": len(handles)}
         data = json.dumps(message).encode() + b"\n"
         first, rest = handles[:FDS_PER_MESSAGE], handles[FDS_PER_MESSAGE:]
@@ -98,8 +108,6 @@ class Peer:
         for begin in range(0, len(rest), FDS_PER_MESSAGE):
             chunk = rest[begin : begin + FDS_PER_MESSAGE]
             self._send_with(connection, json.dumps({"fds": len(chunk)}).encode() + b"\n", chunk)
-        for handle in handles:
-            os.close(handle)
 
     def _send_with(self, connection: socket.socket, data: bytes, handles: list[int]) -> None:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", handles))]

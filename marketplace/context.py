@@ -53,13 +53,20 @@ def current_account(request: HttpRequest) -> Account | None:
 def requested_account(request: HttpRequest, right: str = "read") -> Account:
     """The account that `?account=` names, else the current one; the right is checked.
 
+    A page that names an account makes it the current one, so that menu and links agree with
+    it. Panels do not: one that polls must not switch the page in another tab.
+
     Raises:
         NotFoundError: Not the person's account, or none at all.
         ForbiddenError: The person lacks the right on it.
     """
     current = current_account(request)
     slug = request.GET.get("account") or (current.slug if current else "")
-    return access_account(actor_of(request), slug, right)
+    account = access_account(actor_of(request), slug, right)
+    is_page = not request.htmx  # type: ignore[attr-defined]
+    if is_page and current is not None and account.pk != current.pk:
+        request.session[SESSION_KEY] = account.slug
+    return account
 
 
 def site(request: HttpRequest) -> dict[str, Any]:

@@ -344,10 +344,14 @@ def test_the_menu_switches_between_accounts(owner_client, owner, account, outsid
 
     assert owner_client.post("/account/switch", {"account": "second"}).url == "/home"
     assert b"<strong>second</strong>" in owner_client.get("/console").content
-    assert b"<strong>acme</strong>" in owner_client.get("/console?account=acme").content
+    owner_client.get("/console?account=acme", headers={"HX-Request": "true"})
+    assert b"<strong>second</strong>" in owner_client.get("/console").content
+    owner_client.get("/console?account=acme")
+    assert b"<strong>acme</strong>" in owner_client.get("/console").content
 
     assert owner_client.post("/account/switch", {"account": "elsewhere"}).status_code == 404
-    assert b"<strong>second</strong>" in owner_client.get("/console").content
+    assert owner_client.get("/console?account=elsewhere").status_code == 404
+    assert b"<strong>acme</strong>" in owner_client.get("/console").content
 
 
 def test_an_organisation_is_made_on_its_page(owner_client, account):

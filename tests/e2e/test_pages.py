@@ -1,0 +1,88 @@
+"""Every page as its people see it: no accessibility fault, no sideways scroll, no error."""
+
+from __future__ import annotations
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, expect
+
+from tests.e2e.conftest import SignIn
+from tests.stack import Stack
+
+PAGES = {
+    "": ["/", "/login", "/sign-up", "/password-reset", "/demo", "/demo/digits", "/nobody/nothing"],
+    "creator": [
+        "/dashboard",
+        "/dashboard/models",
+        "/dashboard/models/new",
+        "/dashboard/models/demo/digits",
+        "/dashboard/models/demo/digits/edit",
+        "/dashboard/earnings",
+        "/demo/smollm2",
+        "/accounts/demo/settings",
+        "/accounts/demo/members",
+        "/accounts/demo/activity",
+    ],
+    "consumer": [
+        "/console",
+        "/console/keys",
+        "/console/keys/new",
+        "/console/wallet",
+        "/console/usage",
+        "/demo/file-type",
+        "/profile",
+    ],
+}
+LOOKS = {
+    "light": {"color_scheme": "light"},
+    "dark": {"color_scheme": "dark"},
+    "phone": {"color_scheme": "light", "viewport": {"width": 360, "height": 740}},
+}
+RULES = {
+    "runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa"]},
+    "resultTypes": ["violations"],
+}
+
+
+@pytest.mark.parametrize("person", PAGES)
+@pytest.mark.parametrize("look", LOOKS)
+def test_pages(stack: Stack, sign_in: SignIn, new_page, person: str, look: str) -> None:
+    first = sign_in(person) if person else None
+    state = first.context.storage_state() if first else None
+    page = new_page(base_url=stack.demo["web_url"], storage_state=state, **LOOKS[look])
+
+    for path in PAGES[person]:
+        answer = page.goto(path)
+        assert answer.status == (404 if path.startswith("/nobody") else 200), path
+        # Panels fetch themselves; the page is complete when none is busy.
+        expect(page.locator(".panel[aria-busy=true]")).to_have_count(0, timeout=20_000)
+        assert find_faults(page) == [], f"{path} ({look})"
+        width = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+        assert width <= 0, f"{path} scrolls sideways by {width} px"
+
+
+def find_faults(page: Page) -> list[str]:
+    results = Axe().run(page, options=RULES)
+    return [
+        f"{violation['id']}: {node['html'][:120]}"
+        for violation in results.response["violations"]
+        for node in violation["nodes"]
+    ]
+
+
+def test_the_check_finds_a_fault(new_page, stack: Stack) -> None:
+    page = new_page(base_url=stack.demo["web_url"])
+    page.goto("/login")
+    page.evaluate("document.querySelectorAll('label').forEach(label => label.remove())")
+
+    assert any(fault.startswith("label:") for fault in find_faults(page))
+
+
+def test_the_main_menu_works_with_the_keyboard(new_page, stack: Stack) -> None:
+    page = new_page(base_url=stack.demo["web_url"])
+    page.goto("/")
+
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to content"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "content"

@@ -36,6 +36,8 @@ logger = logging.getLogger("node.loading")
 LOAD_TIMEOUT_S = 240.0
 # Requests that run may take this long to finish.
 UNLOAD_TIMEOUT_S = 60.0
+# A model without a process has nothing to finish: it leaves at once or never.
+DEAD_UNLOAD_TIMEOUT_S = 2.0
 # Between Triton's word and the end of the loader's conversation.
 _SESSION_END_S = 5.0
 # The loader found that the ciphertext is not what was sealed.
@@ -118,16 +120,26 @@ class ReplicaLoader:
                 raise ReplicaError("artifact_corrupt", detail) from error
             raise
 
-    def unload(self, name: str) -> None:
+    def unload(self, name: str, *, is_dead: bool = False) -> None:
         """Take a model out of Triton, and wait until it is gone.
+
+        Args:
+            name: In Triton.
+            is_dead: Its process has ended. Triton 2.51 keeps such a model for ever if
+                requests ended with it; it takes none any more, and the next load under its
+                name takes its place all the same.
 
         Raises:
             ReplicaError: It stays.
         """
+        timeout_s = DEAD_UNLOAD_TIMEOUT_S if is_dead else UNLOAD_TIMEOUT_S
         try:
-            self._triton.unload(name, timeout_s=UNLOAD_TIMEOUT_S)
+            self._triton.unload(name, timeout_s=timeout_s)
         except (ModelUnloadError, TritonDeadlineError) as error:
-            raise ReplicaError("deadline", f"The model does not leave: {error.detail}") from error
+            if not is_dead:
+                detail = f"The model does not leave: {error.detail}"
+                raise ReplicaError("deadline", detail) from error
+            event(logger, "replica.left_behind", model=name, reason=error.detail)
         except TritonUnavailableError:
             # A server that is gone holds nothing; one that hangs is restarted by others.
             event(logger, "replica.unload_without_triton", model=name)

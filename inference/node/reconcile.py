@@ -277,8 +277,9 @@ class Reconciler:
         self._start(self._run_unload, replica, outcome)
 
     def _run_unload(self, replica: Replica, outcome: Outcome) -> None:
+        is_dead = not processes.is_alive(replica.stub_pid)
         try:
-            self._loader.unload(replica.name)
+            self._loader.unload(replica.name, is_dead=is_dead)
         except (ReplicaError, MarketplaceError) as error:
             # It may still answer: stay in this stage's place and try again.
             event(logger, "replica.unload_failed", level=logging.WARNING, error=error)

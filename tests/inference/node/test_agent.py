@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import signal
 import socket
+import threading
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
@@ -14,6 +17,8 @@ import pytest
 
 from inference.triton import processes, repository
 from inference.triton.errors import ModelLoadError
+from inference.triton.tensors import Tensor
+from marketplace.core.errors import MarketplaceError
 from marketplace.core.ids import new_id
 from strongroom.sealing.manifest import TestVector
 from tests.inference.artifact.onnx_models import WEIGHTS
@@ -166,6 +171,41 @@ def test_a_killed_loader_is_replaced(platform, node, replica):
     assert node.server_pid() == server_pid
     assert node.stub_pid(replica) not in (0, stub_pid)
     assert np.allclose(node.infer(replica, ROW), ROW @ WEIGHTS, atol=1e-5)
+
+
+def test_a_loader_killed_under_requests_is_replaced(platform, node, sealed):
+    """Triton never lets go of a model that requests died with; it must not be waited for."""
+    replica_id = platform.assign(sealed)
+    platform.wait_state(replica_id, "ready")
+    server_pid, stub_pid = node.server_pid(), node.stub_pid(replica_id)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        stop, answered = threading.Event(), threading.Semaphore(0)
+        for _ in range(4):
+            pool.submit(infer_until, stop, node, replica_id, answered)
+        try:
+            for _ in range(40):
+                assert answered.acquire(timeout=10)
+
+            os.kill(stub_pid, signal.SIGKILL)
+
+            wait_for(lambda: platform.states(replica_id).count("ready") == 2)
+        finally:
+            stop.set()
+    assert node.server_pid() == server_pid
+    assert node.stub_pid(replica_id) not in (0, stub_pid)
+    assert np.allclose(node.infer(replica_id, ROW), ROW @ WEIGHTS, atol=1e-5)
+    # The new one leaves when it is told to, although the old one never did.
+    platform.unassign(replica_id)
+    wait_for(lambda: "unloaded" in platform.states(replica_id))
+
+
+def infer_until(stop, node, replica_id, answered):
+    name, tensor = f"r{UUID(replica_id).hex}", Tensor("x", "FP32", ROW.shape, ROW)
+    with node.control() as control:
+        while not stop.is_set():
+            with suppress(MarketplaceError):
+                control.infer(name, [tensor], ["y"], timeout_s=5)
+                answered.release()
 
 
 def test_a_refused_lease_fails_the_replica_with_its_code(platform, node, sealed, assign):

@@ -258,3 +258,13 @@ def test_a_model_that_stays_keeps_its_folder(parts):
 
     assert caught.value.reason_code == "deadline"
     assert (parts.folder / name).exists()
+
+
+def test_a_model_whose_process_ended_is_left_behind(parts):
+    name = model_name(DESIRED.id)
+    (parts.folder / name).mkdir()
+    parts.triton.unload_error = ModelUnloadError("It is UNLOADING.")
+
+    parts.loader.unload(name, is_dead=True)
+
+    assert not (parts.folder / name).exists()

@@ -43,7 +43,7 @@ class Loader:
         lease = Lease(str(new_id()), desired.id, time.monotonic() + 600, time.monotonic() + 200)
         return Loaded("manifest", lease, self.stub_pid, 12.0, {"threads": 1})
 
-    def unload(self, name):
+    def unload(self, name, *, is_dead=False):
         self.unloads.append(name)
         if self.unload_outcome is not None:
             raise self.unload_outcome

@@ -148,7 +148,7 @@ class Loader:
             threads = _count_threads()
             self._runtime = runtime = _make_runtime(artifact.manifest.runtime, threads)
             buffers = decryption.allocate(artifact.manifest)
-            with memory.Prefault(buffers):
+            with memory.Prefault(buffers, artifact.handles):
                 pb_utils = _import_libraries(runtime)
             clock.stop("import")
             confined = _confine(config, session)

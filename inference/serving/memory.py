@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 import resource
 import threading
 from collections.abc import Callable, Sequence
@@ -91,14 +92,20 @@ class PlainBuffer:
 
 
 class Prefault:
-    """Fetches the pages of buffers beside other work, for as long as the block runs.
+    """Readies memory and files beside other work, for as long as the block runs.
 
     Getting and clearing pages takes several times as long as decrypting into them, and
-    needs no key. What is not done at the end of the block is done on the first write.
+    reading the ciphertext from a disk longer still; neither needs a key. What is not done
+    at the end of the block is done on first use.
+
+    Args:
+        buffers: Whose pages are fetched.
+        handles: Files that will be read from beginning to end.
     """
 
-    def __init__(self, buffers: Sequence[PlainBuffer]) -> None:
+    def __init__(self, buffers: Sequence[PlainBuffer], handles: Sequence[int] = ()) -> None:
         self._buffers = buffers
+        self._handles = handles
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -111,6 +118,9 @@ class Prefault:
         self._thread.join()
 
     def _run(self) -> None:
+        for handle in self._handles:
+            # Starts reading and returns; the disk works while pages are cleared.
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_WILLNEED)
         for buffer in self._buffers:
             buffer.prefault(self._stop.is_set)
 

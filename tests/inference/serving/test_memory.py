@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import resource
 from pathlib import Path
 
@@ -82,6 +83,16 @@ def test_pages_are_fetched_beside_other_work():
 
     assert resident_of(buffers[0]) > 35_000_000
     assert bytes(buffers[0].view[:1000]) == bytes(1000)
+
+
+def test_files_are_read_ahead(monkeypatch):
+    asked = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda *arguments: asked.append(arguments))
+
+    with memory.Prefault([], [7, 8]) as prefault:
+        prefault._thread.join()
+
+    assert asked == [(7, 0, 0, os.POSIX_FADV_WILLNEED), (8, 0, 0, os.POSIX_FADV_WILLNEED)]
 
 
 def test_fetching_stops_with_the_block():

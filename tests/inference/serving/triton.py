@@ -19,6 +19,8 @@ from marketplace.core.ids import new_id
 from tests.inference.serving.peer import Peer
 from tests.inference.serving.sealed import SealedModel
 
+SETTLE_S = 0.3
+
 
 class LoadFailedError(Exception):
     """Triton could not load the model; the text is Triton's."""
@@ -28,6 +30,7 @@ class Triton:
     """Loads sealed models, with a peer that plays the node."""
 
     def __init__(self, work_dir: Path) -> None:
+        self._loaded_at = 0.0
         self.config = TritonConfig(work_dir, *_free_ports(3))
         self.server = TritonServer(self.config)
         self.server.start()
@@ -50,8 +53,11 @@ class Triton:
 
     def load(self, name: str) -> None:
         self._post(f"/v2/repository/models/{name}/load")
+        self._loaded_at = time.monotonic()
 
     def unload(self, name: str) -> None:
+        # Triton 2.51 crashes where a model leaves in the moment in which it has come.
+        time.sleep(max(0.0, self._loaded_at + SETTLE_S - time.monotonic()))
         self._post(f"/v2/repository/models/{name}/unload")
         deadline = time.monotonic() + 30
         while self.client.is_model_ready(name) or self.stub_of(name):

@@ -128,7 +128,11 @@ def test_unloaded_model_is_asked_elsewhere(shop, client, triton):
     assert response.status_code == 201
     check_books(shop, [response.json()["id"]])
     Replica.objects.filter(pk=shop.replica.pk).delete()
-    assert problem_of(predict(client)) == (503, "model_not_ready")
+
+    def check_not_ready():
+        assert problem_of(predict(client)) == (503, "model_not_ready")
+
+    eventually(check_not_ready)  # Once the news has reached the gateway.
 
 
 # --- The gateway ---

@@ -211,7 +211,8 @@ def test_model_that_may_not_be_seen_does_not_exist(shop, client, _hide):
     assert predict(client, x=[1]).status_code == 422  # The gateway knows the model now.
     _hide(shop)
 
-    response = eventually(lambda: check_not_found(predict(client)), timeout_s=1)
+    # With an input that cannot be sold: the news may take a moment to reach the gateway.
+    response = eventually(lambda: check_not_found(predict(client, x=[1])), timeout_s=5)
 
     unknown = client.post("/v1/models/maker/nothing/predictions", json={"input": {"x": X}})
     assert response.json()["detail"] == unknown.json()["detail"]

@@ -34,6 +34,8 @@ _SPARED_SHARE = 0.2
 _SPARED_BYTES_MIN = 256 * 1024 * 1024
 # Between two of these the thread can be stopped; one takes some milliseconds.
 _PREFAULT_STEP_BYTES = 16 * 1024 * 1024
+# The kernel starts reading this much at once, by default, and forgets about the rest.
+_READ_AHEAD_STEP_BYTES = 128 * 1024
 
 
 class PlainBuffer:
@@ -118,11 +120,17 @@ class Prefault:
         self._thread.join()
 
     def _run(self) -> None:
+        # The disk works on while pages are cleared.
         for handle in self._handles:
-            # Starts reading and returns; the disk works while pages are cleared.
-            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_WILLNEED)
+            self._read_ahead(handle)
         for buffer in self._buffers:
             buffer.prefault(self._stop.is_set)
+
+    def _read_ahead(self, handle: int) -> None:
+        for begin in range(0, os.fstat(handle).st_size, _READ_AHEAD_STEP_BYTES):
+            if self._stop.is_set():
+                return
+            os.posix_fadvise(handle, begin, _READ_AHEAD_STEP_BYTES, os.POSIX_FADV_WILLNEED)
 
 
 def wipe(secret: bytearray) -> None:

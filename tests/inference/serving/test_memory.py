@@ -85,14 +85,19 @@ def test_pages_are_fetched_beside_other_work():
     assert bytes(buffers[0].view[:1000]) == bytes(1000)
 
 
-def test_files_are_read_ahead(monkeypatch):
+def test_files_are_read_ahead_from_beginning_to_end(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(os, "posix_fadvise", lambda *arguments: asked.append(arguments))
+    path = tmp_path / "part"
+    path.write_bytes(bytes(300 * 1024))
 
-    with memory.Prefault([], [7, 8]) as prefault:
-        prefault._thread.join()
+    with path.open("rb") as file:
+        handle = file.fileno()
+        with memory.Prefault([], [handle]) as prefault:
+            prefault._thread.join()
 
-    assert asked == [(7, 0, 0, os.POSIX_FADV_WILLNEED), (8, 0, 0, os.POSIX_FADV_WILLNEED)]
+    step = 128 * 1024
+    assert asked == [(handle, begin, step, os.POSIX_FADV_WILLNEED) for begin in (0, step, 2 * step)]
 
 
 def test_fetching_stops_with_the_block():

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tritonclient.http as client
 
-from inference.triton import repository
+from inference.triton import processes, repository
 from inference.triton.server import SECRET_HEADER, TritonConfig, TritonServer
 from marketplace.core.ids import new_id
 from tests.inference.serving.peer import Peer
@@ -68,8 +68,7 @@ class Triton:
     def stub_of(self, name: str) -> int:
         """The pid of a model's stub, 0 if there is none."""
         for pid in self.server.list_stubs():
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-            if name.encode() in command:
+            if any(name in argument for argument in processes.read_command(pid)):
                 return pid
         return 0
 

@@ -7,6 +7,7 @@ Seeds what is missing, writes demo.json and makes a prediction through the publi
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +27,8 @@ def main() -> int:
     parser.add_argument("home", type=Path)
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
+    # As an exception, so that plain weights are removed and the builder is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     platform = Platform.find(Home(options.home))
     state = SeedState.load(platform.home)
     try:

@@ -5,8 +5,11 @@ Every step is skipped if the state says that it is done, so a cut costs one step
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,10 @@ def seed(platform: Platform, state: SeedState) -> None:
     Raises:
         DemoError: A step failed.
     """
+    if state.scratch:
+        shutil.rmtree(state.scratch, ignore_errors=True)
+        state.scratch = ""
+        state.save()
     _make_accounts(platform, state)
     for model in MODELS:
         if model.name not in state.models:
@@ -100,9 +107,8 @@ def _make_accounts(platform: Platform, state: SeedState) -> None:
 
 
 def _push(platform: Platform, state: SeedState, model: DemoModel) -> None:
-    # Plain weights: never inside the home, gone as soon as they are sealed.
-    with tempfile.TemporaryDirectory(prefix="strongroom-demo-") as name:
-        folder = Path(name) / "model"
+    with _scratch(state) as scratch:
+        folder = scratch / "model"
         folder.mkdir()
         print(f"building {model.name}", flush=True)
         found = platform.build(model.module, folder)
@@ -113,6 +119,20 @@ def _push(platform: Platform, state: SeedState, model: DemoModel) -> None:
         "version_id": version["id"],
         "version": version["version"],
     }
+    state.save()
+
+
+@contextlib.contextmanager
+def _scratch(state: SeedState) -> Iterator[Path]:
+    """A place for plain weights: never inside the home, gone as soon as they are sealed.
+
+    Its name is kept meanwhile, so that the next start removes what a kill left behind.
+    """
+    with tempfile.TemporaryDirectory(prefix="strongroom-demo-") as name:
+        state.scratch = name
+        state.save()
+        yield Path(name)
+    state.scratch = ""
     state.save()
 
 

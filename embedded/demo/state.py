@@ -19,6 +19,7 @@ class SeedState:
         accounts: What `manage.py seed_demo` answered: logins of creator, consumer, admin.
         models: By name: `example` and `facts` of the builder, `version_id`, `version`.
         consumer_token: The consumer's token of the management API.
+        scratch: Where plain weights lie right now; empty when they lie nowhere.
         api_key: The consumer's.
         topup_id: Of the consumer's first credit, once its page was opened.
         has_credit: Whether that credit has arrived.
@@ -28,6 +29,7 @@ class SeedState:
     accounts: dict[str, dict[str, str]] = field(default_factory=dict)
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
     consumer_token: str = ""
+    scratch: str = ""
     api_key: str = ""
     topup_id: str = ""
     has_credit: bool = False

@@ -224,8 +224,14 @@ def test_what_is_seeded_is_not_seeded_again(tmp_path, monkeypatch):
     monkeypatch.setattr(seed, "_approve", lambda *arguments: calls.append("approve"))
     monkeypatch.setattr(Platform, "strongroom", lambda self, *words, **more: calls.append(words[0]))
 
+    # A start that was killed while it sealed left plain weights behind.
+    left = tmp_path / "left"
+    (left / "model").mkdir(parents=True)
+    state.scratch = str(left)
+
     seed.seed(platform, state)
     assert calls == ["login"]
+    assert not left.exists()
 
     # A model that was pushed but not approved goes on from there.
     state.models["demo/smollm2"] = {}

@@ -31,11 +31,13 @@ class Stack:
         home: Its home.
         process: `bin/up`.
         output: What it printed so far is in this file.
+        foreign_memory: What others, killed, had left in shared memory before it was started.
     """
 
     home: Path
     process: subprocess.Popen[bytes]
     output: Path
+    foreign_memory: frozenset[Path] = frozenset()
 
     @cached_property
     def demo(self) -> dict[str, Any]:
@@ -82,12 +84,13 @@ def start(folder: Path) -> Stack:
     """Start the product in a fresh home; returns when its demo is ready."""
     home = folder / "home"
     output = folder / "output.txt"
+    foreign_memory = frozenset(list_shared_memory())
     command = [ROOT / "bin" / "up", "--home", home, "--web-port", "0", "--gateway-port", "0"]
     with output.open("wb") as file:
         process = subprocess.Popen(
             [*command, "--plain"], stdout=file, stderr=file, env=environment(), cwd=folder
         )
-    stack = Stack(home, process, output)
+    stack = Stack(home, process, output, foreign_memory)
     deadline = time.monotonic() + START_TIMEOUT_S
     while "Ctrl-C stops everything." not in stack.text():
         if process.poll() is not None or time.monotonic() > deadline:
@@ -111,7 +114,7 @@ def stop(stack: Stack) -> None:
     assert [port for port in listening if not ports.is_free(port)] == []
     assert [path for path in stack.home.rglob("*") if path.is_socket()] == []
     deadline = time.monotonic() + _SWEEP_TIMEOUT_S
-    while left := list_shared_memory():
+    while left := set(list_shared_memory()) - stack.foreign_memory:
         assert time.monotonic() < deadline, left
         time.sleep(0.2)
 

@@ -6,20 +6,17 @@ import json
 import os
 import re
 import secrets
-import subprocess
-import sys
 from pathlib import Path
 
-import httpx
 import numpy
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.e2e.conftest import SignIn
-from tests.stack import Stack, environment
+from tests.e2e.terminal import Creator, manage, predict
+from tests.stack import Stack
 
-ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = numpy.array([[1, 0], [0, 2], [1, 1]], numpy.float32)
 BIAS = numpy.array([0.5, -0.5], numpy.float32)
 X = [1.0, 2.0, 3.0]
@@ -43,46 +40,6 @@ def write_model(folder: Path) -> None:
     onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), folder / "model.onnx")
     vectors = [{"input": {"x": X}, "expected": {"y": Y}, "tolerance": 1e-6}]
     (folder.parent / "vectors.json").write_text(json.dumps(vectors))
-
-
-class Creator:
-    """A person at a terminal with the command line of the SDK."""
-
-    def __init__(self, stack: Stack, folder: Path) -> None:
-        self.folder = folder
-        self.environment = environment() | {"STRONGROOM_CONFIG_DIR": str(folder / "config")}
-        login = stack.demo["creator"]
-        self.environment["STRONGROOM_PASSWORD"] = login["password"]
-        self.run("login", "--url", stack.demo["web_url"], "--email", login["email"])
-
-    def run(self, *arguments: str) -> str:
-        program = Path(sys.executable).with_name("strongroom")
-        done = subprocess.run(
-            [str(program), *arguments],
-            env=self.environment,
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-
-def manage(stack: Stack, *arguments: str) -> str:
-    return subprocess.check_output(
-        [sys.executable, str(ROOT / "manage.py"), *arguments],
-        env={**environment(), "STRONGROOM_HOME": str(stack.home)},
-        text=True,
-    )
-
-
-def predict(stack: Stack, model: str, key: str, body: dict) -> httpx.Response:
-    url = f"{stack.demo['gateway_url']}/v1/models/{model}/predictions"
-    return httpx.post(
-        url, json={"input": body}, headers={"Authorization": f"Bearer {key}"}, timeout=90
-    )
 
 
 def read_stat(text: str, label: str) -> str:

@@ -1,0 +1,66 @@
+"""People at a terminal: a creator with the CLI, an operator with manage.py, a consumer."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+
+from tests.stack import Stack, environment
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Creator:
+    """A person at a terminal with the command line of the SDK.
+
+    Args:
+        stack: Whose demo creator it is.
+        folder: Where the person works; the client's own files lie in it, too.
+    """
+
+    def __init__(self, stack: Stack, folder: Path) -> None:
+        self.folder = folder
+        self.environment = environment() | {"STRONGROOM_CONFIG_DIR": str(folder / "config")}
+        login = stack.demo["creator"]
+        self.environment["STRONGROOM_PASSWORD"] = login["password"]
+        self.run("login", "--url", stack.demo["web_url"], "--email", login["email"])
+
+    def run(self, *arguments: str) -> str:
+        """What a command prints; it must succeed."""
+        program = Path(sys.executable).with_name("strongroom")
+        done = subprocess.run(
+            [str(program), *arguments],
+            env=self.environment,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+
+def manage(stack: Stack, *arguments: str) -> str:
+    """What a command of manage.py prints against the running product; it must succeed."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "manage.py"), *arguments],
+        env={**environment(), "STRONGROOM_HOME": str(stack.home)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def predict(stack: Stack, model: str, key: str, body: dict) -> httpx.Response:
+    """What the gateway answers a consumer."""
+    url = f"{stack.demo['gateway_url']}/v1/models/{model}/predictions"
+    return httpx.post(
+        url, json={"input": body}, headers={"Authorization": f"Bearer {key}"}, timeout=90
+    )

@@ -211,7 +211,11 @@ def _fakestripe(place: Place) -> dict[str, str]:
 
 
 def _demo(place: Place) -> dict[str, str]:
-    return {"STRONGROOM_HOME": str(place.home.path), "HF_HUB_OFFLINE": "1"}
+    return {
+        "STRONGROOM_HOME": str(place.home.path),
+        "HF_HUB_OFFLINE": "1",
+        "ORT_DISABLE_TELEMETRY": "1",
+    }
 
 
 _TABLE = {

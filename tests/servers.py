@@ -85,6 +85,8 @@ def environment(servers: Servers) -> dict[str, str]:
         "STRONGROOM_STRIPE_SECRET_KEY": "sk_test_" + secrets.token_hex(16),
         "STRONGROOM_STRIPE_WEBHOOK_SECRET": "whsec_" + secrets.token_hex(16),
         "STRONGROOM_STRIPE_API_BASE": "http://127.0.0.1:9",
+        # Tests that use onnxruntime themselves report to nobody.
+        "ORT_DISABLE_TELEMETRY": "1",
     }
 
 

@@ -321,6 +321,7 @@ def scrubbed_environment(config: TritonConfig, install: TritonInstall) -> dict[s
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        "ORT_DISABLE_TELEMETRY": "1",
         # Compiled kernels of a model are a copy of it.
         "CUDA_CACHE_DISABLE": "1",
         "PYTHONDONTWRITEBYTECODE": "1",

@@ -24,7 +24,11 @@ from strongroom.listing import Listing
 def build(module, folder):
     output = subprocess.run(
         [sys.executable, "-P", "-m", f"embedded.demo.{module}", str(folder)],
-        env={"PYTHONPATH": f"{ROOT}:{ROOT / 'sdk'}", "HF_HUB_OFFLINE": "1"},
+        env={
+            "PYTHONPATH": f"{ROOT}:{ROOT / 'sdk'}",
+            "HF_HUB_OFFLINE": "1",
+            "ORT_DISABLE_TELEMETRY": "1",
+        },
         capture_output=True,
         text=True,
         check=True,

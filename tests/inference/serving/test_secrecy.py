@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,6 +88,16 @@ def test_the_search_would_find_them(triton, served, parts, canary):
 
     assert find_canary(canary, *places(triton, parts)) == [planted]
     planted.unlink()
+
+
+def test_no_library_keeps_notes_about_the_model(triton, served, tmp_path):
+    home = triton.config.work_dir / "empty"
+    assert list(home.rglob("*")) == []
+
+    # Left to itself, onnxruntime begins a queue of reports as soon as it is imported.
+    code = "import sys; sys.path[:0] = sys.argv[1:]; import onnxruntime"
+    subprocess.run([sys.executable, "-c", code, *sys.path], env={"HOME": str(tmp_path)}, check=True)
+    assert [one.name for one in tmp_path.rglob("*.db")] == ["onnxruntime.db"]
 
 
 def test_process_is_confined_as_the_kernel_sees_it(served):

@@ -101,6 +101,7 @@ def test_it_knows_no_secret_of_ours(monkeypatch, tmp_path):
         names = {one.split(b"=")[0] for one in environment(server.pid)}
         assert not any(name.startswith((b"STRONGROOM", b"DJANGO", b"PG")) for name in names)
         assert b"HF_HUB_OFFLINE=1" in environment(server.pid)
+        assert b"ORT_DISABLE_TELEMETRY=1" in environment(server.pid)
         limits = Path(f"/proc/{server.pid}/limits").read_text().splitlines()
         core = next(line.split()[4:6] for line in limits if "core file" in line)
         assert core == ["0", "0"]

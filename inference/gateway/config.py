@@ -41,6 +41,13 @@ CACHE_ENTRIES_MAX = 50_000
 # A node that has not been heard of for so long is left out of routing.
 NODE_SILENT_S = 30
 
+# Calls at a replica for each place in its largest batch: one batch runs, the next one forms.
+SLOTS_PER_BATCH_PLACE = 2
+# Calls that wait for one replica; beyond it a caller waits less elsewhere.
+WAITING_MAX = 512
+# A call that was given up at its deadline holds its slot until Triton answers, or so long.
+ABANDONED_S = 300.0
+
 # Connections for holds and reads; settles have one of their own.
 POOL_SIZE_MAX = 8
 POOL_WAIT_S = 5.0

@@ -161,18 +161,22 @@ class Predictor:
     async def _call(
         self, prediction: Prediction, tensors: Sequence[Tensor], replica: Replica
     ) -> Outputs:
-        began_s = time.monotonic()
-        if began_s >= prediction.deadline_s:
+        if time.monotonic() >= prediction.deadline_s:
             raise DeadlineError
+        await replica.slots.enter(prediction.deadline_s)
+        began_s = time.monotonic()
         prediction.started_at = utc_now()
-        with replica.in_flight():
+        try:
             outputs = await self.pool.infer(
                 replica.base_url,
                 replica.triton_name,
                 tensors,
                 [one.name for one in prediction.offer.interface.wire_outputs],
                 deadline_s=prediction.deadline_s,
+                keep_slot=replica.slots.keep,
             )
+        finally:
+            replica.slots.leave()
         prediction.predict_time_s = time.monotonic() - began_s
         return outputs
 

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from inference.gateway.config import NODE_SILENT_S, ROUTES_TTL_S
+from inference.gateway.config import NODE_SILENT_S, ROUTES_TTL_S, SLOTS_PER_BATCH_PLACE
 from inference.gateway.database import Database, DatabaseUnavailableError, Row
 from inference.gateway.errors import NOT_READY_RETRY_S, ModelNotReadyError
+from inference.gateway.slots import Slots
 from inference.triton.repository import model_name
 
 # A replica that just failed us is asked last for so long.
 _PENALTY_S = 2.0
 
 _LIST_READY = """
-    SELECT r.id, r.version_id, n.triton_http_url
+    SELECT r.id, r.version_id, n.triton_http_url,
+        (v.interface->'batch'->>'max_size')::integer AS batch_size_max
     FROM inference_replica r JOIN inference_node n ON n.id = r.node_id
+        JOIN marketplace_modelversion v ON v.id = r.version_id
     WHERE r.state = 'ready' AND r.wanted AND r.purpose = 'serve'
         AND n.revoked_at IS NULL AND n.triton_ready
         AND n.last_seen_at > now() - make_interval(secs => %s)
@@ -38,21 +40,14 @@ class Replica:
     id: UUID
     version_id: UUID
     base_url: str
-    calls_in_flight: int = 0
+    batch_size_max: int = 1
     penalty_until_s: float = 0.0
     triton_name: str = field(init=False)
+    slots: Slots = field(init=False)
 
     def __post_init__(self) -> None:
         self.triton_name = model_name(self.id)
-
-    @contextmanager
-    def in_flight(self) -> Iterator[None]:
-        """Count a call while it runs."""
-        self.calls_in_flight += 1
-        try:
-            yield
-        finally:
-            self.calls_in_flight -= 1
+        self.slots = Slots(SLOTS_PER_BATCH_PLACE * self.batch_size_max)
 
     def penalise(self) -> None:
         """Ask the others first for a moment."""
@@ -94,7 +89,7 @@ class Routes:
         now_s = time.monotonic()
         return min(
             candidates,
-            key=lambda one: (one is besides, one.penalty_until_s > now_s, one.calls_in_flight),
+            key=lambda one: (one is besides, one.penalty_until_s > now_s, one.slots.load),
         )
 
     def list_base_urls(self) -> set[str]:
@@ -149,6 +144,8 @@ class Routes:
         for row in rows:
             replica = known.get(row["id"])
             if replica is None or replica.base_url != row["triton_http_url"]:
-                replica = Replica(row["id"], row["version_id"], row["triton_http_url"])
+                replica = Replica(
+                    row["id"], row["version_id"], row["triton_http_url"], row["batch_size_max"]
+                )
             picture.setdefault(row["version_id"], []).append(replica)
         return picture

@@ -1,8 +1,8 @@
 """Calls to tritonserver: HTTP/1.1 over kept connections, tensors as plain octets.
 
-One connection carries one call at a time. HTTP cannot cancel a call, so one that runs out
-of time is left behind by closing its connection. Every failure is told apart: of the
-server's side (another replica may do better) or of the request's.
+One connection carries one call at a time. HTTP cannot cancel a call: one that runs out of
+time is abandoned, and counts as running until its answer has come. Every failure is told
+apart: of the server's side (another replica may do better) or of the request's.
 
 Source: Open Inference Protocol; Triton, binary tensor data extension; server v2.51.
 """
@@ -13,13 +13,14 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 import numpy as np
 import orjson
 
+from inference.gateway.config import ABANDONED_S
 from inference.triton.errors import (
     ModelExecutionError,
     ModelNotReadyError,
@@ -45,6 +46,9 @@ _ANSWER_BYTES_MAX = 512 * 1024 * 1024
 _RETRY_S = 1
 _LOGGED_CHARS = 300
 
+# Called when a call is abandoned; returns what is called when it is over.
+KeepSlot = Callable[[], Callable[[], None]]
+
 
 class Connection(asyncio.Protocol):
     """One connection; `exchange` sends a request and waits for its answer."""
@@ -60,6 +64,9 @@ class Connection(asyncio.Protocol):
         self._status = 0
         self._json_bytes = -1
         self._keeps_alive = True
+        # Set while the answer to an abandoned call is awaited.
+        self._on_end: Callable[[], None] | None = None
+        self._end_timer: asyncio.TimerHandle | None = None
 
     @property
     def is_reusable(self) -> bool:
@@ -78,8 +85,15 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """Fail the call that waits; asyncio calls it."""
         self._fail("the connection to the model server broke")
+        if self._end_timer is not None:
+            self._end_timer.cancel()
+        if self._on_end is not None:
+            self._on_end()
+            self._on_end = None
 
-    async def exchange(self, head: bytes, parts: Sequence[bytes]) -> tuple[int, int, bytes]:
+    async def exchange(
+        self, head: bytes, parts: Sequence[bytes], keep_slot: KeepSlot
+    ) -> tuple[int, int, bytes]:
         """Send a request and return status, length of the JSON part (-1: all) and body.
 
         Raises:
@@ -92,10 +106,18 @@ class Connection(asyncio.Protocol):
         try:
             return await self._waiter
         except asyncio.CancelledError:
-            self.close()
+            self._abandon(keep_slot)
             raise
         finally:
             self._waiter = None
+
+    def _abandon(self, keep_slot: KeepSlot) -> None:
+        """Nobody waits for the answer any more, but Triton works on it."""
+        self._keeps_alive = False
+        if self.transport is None or self.transport.is_closing():
+            return
+        self._on_end = keep_slot()
+        self._end_timer = asyncio.get_running_loop().call_later(ABANDONED_S, self.close)
 
     def close(self) -> None:
         """Give the connection up."""
@@ -105,7 +127,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Collect the answer; asyncio calls it."""
-        if self._waiter is None:
+        if self._waiter is None and self._on_end is None:
             # Nothing was asked: an answer now would belong to nobody.
             self.close()
             return
@@ -150,7 +172,7 @@ class Connection(asyncio.Protocol):
     def _finish(self) -> None:
         data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         answer = (self._status, self._json_bytes, data[self._head_end : self._total_bytes])
-        if self._size_bytes > self._total_bytes:
+        if self._size_bytes > self._total_bytes or self._on_end is not None:
             self.close()
         self._parts, self._size_bytes = [], 0
         self._head_end, self._total_bytes, self._json_bytes = -1, 0, -1
@@ -177,6 +199,7 @@ class TritonPool:
         outputs: Sequence[str],
         *,
         deadline_s: float,
+        keep_slot: KeepSlot,
     ) -> dict[str, np.ndarray]:
         """Run a model once.
 
@@ -186,26 +209,28 @@ class TritonPool:
             tensors: All inputs.
             outputs: Names of the outputs wanted.
             deadline_s: On the clock of `time.monotonic`.
+            keep_slot: Called if time is up while the server works on the call; returns what
+                is called when it has finished.
 
         Raises:
-            TritonUnavailableError, ModelNotReadyError, QueueFullError: The server's side
-                failed; the same call may do elsewhere.
+            TritonUnavailableError, ModelNotReadyError: The server's side failed; the same
+                call may do elsewhere.
             TritonDeadlineError: Time is up.
             TensorError: The server refused the tensors.
             ModelExecutionError: The model failed on them.
             OutputError: The answer is not what was asked for.
         """
-        document, payload = _encode_request(tensors, outputs, deadline_s)
+        document, payload = _encode_request(tensors, outputs)
         head = _render_head(base_url, model, document, payload)
         try:
             async with asyncio.timeout(deadline_s - time.monotonic()):
-                answer = await self._exchange(base_url, head, [document, *payload])
+                answer = await self._exchange(base_url, head, [document, *payload], keep_slot)
         except TimeoutError:
             raise TritonDeadlineError from None
         return _read_answer(model, *answer)
 
     async def _exchange(
-        self, base_url: str, head: bytes, parts: Sequence[bytes]
+        self, base_url: str, head: bytes, parts: Sequence[bytes], keep_slot: KeepSlot
     ) -> tuple[int, int, bytes]:
         idle = self._idle.setdefault(base_url, deque())
         while idle:
@@ -213,17 +238,22 @@ class TritonPool:
             if not connection.is_reusable:
                 continue
             try:
-                return await self._use(connection, idle, head, parts)
+                return await self._use(connection, idle, head, parts, keep_slot)
             except TritonUnavailableError:
                 # The server may have closed it while it was idle. A new connection tells
                 # whether the server itself is gone.
                 break
-        return await self._use(await _connect(base_url), idle, head, parts)
+        return await self._use(await _connect(base_url), idle, head, parts, keep_slot)
 
     async def _use(
-        self, connection: Connection, idle: deque[Connection], head: bytes, parts: Sequence[bytes]
+        self,
+        connection: Connection,
+        idle: deque[Connection],
+        head: bytes,
+        parts: Sequence[bytes],
+        keep_slot: KeepSlot,
     ) -> tuple[int, int, bytes]:
-        answer = await connection.exchange(head, parts)
+        answer = await connection.exchange(head, parts, keep_slot)
         if connection.is_reusable and len(idle) < _IDLE_MAX:
             idle.append(connection)
         else:
@@ -256,9 +286,7 @@ async def _connect(base_url: str) -> Connection:
     return connection
 
 
-def _encode_request(
-    tensors: Sequence[Tensor], outputs: Sequence[str], deadline_s: float
-) -> tuple[bytes, list[bytes]]:
+def _encode_request(tensors: Sequence[Tensor], outputs: Sequence[str]) -> tuple[bytes, list[bytes]]:
     payload = [one.to_bytes() for one in tensors]
     document = {
         "inputs": [
@@ -271,8 +299,6 @@ def _encode_request(
             for one, data in zip(tensors, payload, strict=True)
         ],
         "outputs": [{"name": name, "parameters": {"binary_data": True}} for name in outputs],
-        # What still waits in Triton's queue when we have given up must not run for nobody.
-        "parameters": {"timeout": max(1, int((deadline_s - time.monotonic()) * 1e6))},
     }
     return orjson.dumps(document), payload
 
@@ -310,11 +336,7 @@ def _make_error(model: str, status: int, body: bytes) -> MarketplaceError:
     logger.warning("model %s: triton answered %d: %s", model, status, text[:_LOGGED_CHARS])
     if status == 404 or "is not ready" in text:
         return ModelNotReadyError("The model is not loaded there any more.", retry_after_s=_RETRY_S)
-    if text == "Request timeout expired":
-        return TritonDeadlineError("The request waited in the model's queue for too long.")
-    if "Exceeds maximum queue size" in text or status == 503:
-        return QueueFullError(retry_after_s=_RETRY_S)
-    if text.startswith("Stub process"):
+    if status == 503 or text.startswith("Stub process"):
         # The process that runs the model is gone; the node starts it anew.
         return TritonUnavailableError("The model's process ended.", retry_after_s=_RETRY_S)
     if 400 <= status < 500:

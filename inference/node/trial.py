@@ -22,7 +22,6 @@ from inference.node.replica import WorkOrder
 from inference.triton import processes, tensors
 from inference.triton.errors import (
     ModelNotReadyError,
-    QueueFullError,
     TensorError,
     TritonUnavailableError,
 )
@@ -51,7 +50,7 @@ _FREE_LENGTH = 1
 _TEXT = "The quick brown fox jumps over the lazy dog."
 
 # Not the model's doing: the work stays open and is tried again.
-INFRASTRUCTURE_ERRORS = (TritonUnavailableError, ModelNotReadyError, QueueFullError)
+INFRASTRUCTURE_ERRORS = (TritonUnavailableError, ModelNotReadyError)
 
 
 class Infer(Protocol):
@@ -82,7 +81,7 @@ def run(
     """Do a piece of work.
 
     Raises:
-        TritonUnavailableError, ModelNotReadyError, QueueFullError: Try again later.
+        TritonUnavailableError, ModelNotReadyError: Try again later.
         CancelledError: `cancelled` was set.
     """
     trial = _Trial(order, infer, cancelled)

@@ -166,7 +166,6 @@ REMEDIES: Mapping[str, str] = {
     "unload_failed": _AGAIN,
     "repository_conflict": _AGAIN,
     "model_not_ready": _AGAIN,
-    "queue_full": _AGAIN,
     "invalid_tensor": _INTERFACE,
     "keybroker_unavailable": _AGAIN,
     "object_store_unavailable": _AGAIN,

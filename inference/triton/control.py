@@ -25,7 +25,6 @@ from inference.triton.errors import (
     ModelLoadError,
     ModelNotReadyError,
     ModelUnloadError,
-    QueueFullError,
     TensorError,
     TritonDeadlineError,
     TritonUnavailableError,
@@ -47,7 +46,6 @@ _RECONNECT_OPTIONS = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
 ]
-_QUEUE_TEXTS = ("Exceeds maximum queue size", "Request timeout expired")
 _PREFIX = re.compile(
     r"^(?:\[request id: [^]]*\] )?"
     r"(?:load failed for model '[^']*': )?"
@@ -173,7 +171,6 @@ class TritonControl:
 
         Raises:
             ModelNotReadyError: It is not loaded.
-            QueueFullError: Too many requests wait for it.
             TensorError: A tensor does not fit the model's configuration.
             ModelExecutionError: The model failed.
             TritonDeadlineError: It took longer than `timeout_s`.
@@ -210,8 +207,6 @@ def _translate(error: InferenceServerException) -> MarketplaceError:
     if status == "NOT_FOUND":
         return ModelNotReadyError()
     if status == "UNAVAILABLE":
-        if any(text in message for text in _QUEUE_TEXTS):
-            return QueueFullError()
         if "is not ready" in message:
             return ModelNotReadyError()
         return TritonUnavailableError(clean_reason(message))

@@ -34,7 +34,7 @@ class ModelNotReadyError(UnavailableError):
 
 
 class QueueFullError(UnavailableError):
-    """The model's queue is full, or the request waited in it for too long."""
+    """Too many calls wait for a replica already."""
 
     code = "queue_full"
     title = "Too many requests are waiting for this model."

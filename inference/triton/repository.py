@@ -24,12 +24,6 @@ from strongroom.interface import Input, Interface, Output
 MODEL_NAME = re.compile(r"r[0-9a-f]{32}")
 MODEL_VERSION = "1"
 
-# Requests that wait beyond this are refused at once, so that the gateway can tell its
-# callers to come back instead of letting them run into their deadlines.
-QUEUE_SIZE_MAX = 512
-# Longer than any deadline the gateway gives a call: its own clock decides before this.
-QUEUE_TIMEOUT_S = 60
-
 _ROOT = Path(__file__).resolve().parents[2]
 _STUB_SOURCE = _ROOT / "inference/serving/model_stub.py"
 
@@ -126,16 +120,7 @@ def render_config(name: str, interface: Interface, parameters: Parameters) -> st
         f"max_batch_size: {interface.batch.max_size}",
         *_tensor_lines("input", interface.inputs),
         *_tensor_lines("output", interface.wire_outputs),
-        "dynamic_batching {",
-        # A call that finds the model idle runs at once; batches form while it is busy.
-        "  max_queue_delay_microseconds: 0",
-        "  default_queue_policy {",
-        "    timeout_action: REJECT",
-        f"    default_timeout_microseconds: {QUEUE_TIMEOUT_S * 1_000_000}",
-        "    allow_timeout_override: true",
-        f"    max_queue_size: {QUEUE_SIZE_MAX}",
-        "  }",
-        "}",
+        *_batching_lines(interface.batch.max_size),
         "instance_group [ { kind: KIND_CPU count: 1 } ]",
     ]
     for key, value in parameters.as_texts().items():
@@ -143,6 +128,17 @@ def render_config(name: str, interface: Interface, parameters: Parameters) -> st
             f"parameters {{ key: {_quote(key)} value {{ string_value: {_quote(value)} }} }}"
         )
     return "\n".join(lines) + "\n"
+
+
+def _batching_lines(size_max: int) -> list[str]:
+    """Merging of calls, without a queue policy: with one, Triton's batcher misses wake-ups.
+
+    A call that finds the model idle runs at once; batches form while it is busy. The gateway
+    sends no more calls than that takes, and keeps the queue; see docs/adr/0004.
+    """
+    if size_max == 1:
+        return []
+    return ["dynamic_batching { max_queue_delay_microseconds: 0 }"]
 
 
 def _tensor_lines(member: str, tensors: Iterable[Input | Output]) -> list[str]:

@@ -16,6 +16,7 @@ from inference.gateway.config import GatewayConfig
 from inference.gateway.errors import BadJSONError
 from inference.gateway.http import parse_json
 from inference.gateway.route import Routes
+from inference.gateway.slots import Slots
 from inference.gateway.triton_pool import TritonPool
 from inference.triton.errors import (
     ModelExecutionError,
@@ -108,7 +109,12 @@ class FakeDatabase:
 
 
 def replica_row(version_id):
-    return {"id": new_id(), "version_id": version_id, "triton_http_url": "http://127.0.0.1:1"}
+    return {
+        "id": new_id(),
+        "version_id": version_id,
+        "triton_http_url": "http://127.0.0.1:1",
+        "batch_size_max": 4,
+    }
 
 
 def test_choice_waits_for_a_look_that_began_after_the_notice():
@@ -142,18 +148,87 @@ def test_least_busy_replica_is_chosen_and_failed_ones_last():
         routes = Routes(database)
         routes.on_listening()
         first = await routes.pick(version_id)
-        with first.in_flight():
-            second = await routes.pick(version_id)
-            with second.in_flight():
-                third = await routes.pick(version_id)
-                third.penalise()
-                assert len({first.id, second.id, third.id}) == 3
-                assert await routes.pick(version_id) is first
-                assert await routes.pick(version_id, besides=first) is second
+        await first.slots.enter(soon())
+        second = await routes.pick(version_id)
+        await second.slots.enter(soon())
+        third = await routes.pick(version_id)
+        third.penalise()
+        assert len({first.id, second.id, third.id}) == 3
+        assert await routes.pick(version_id) is first
+        assert await routes.pick(version_id, besides=first) is second
+        second.slots.leave()
         routes.on_change("inference_node", "id")
         # A new picture keeps the counts of the replicas that are still in it.
-        with first.in_flight():
-            assert await routes.pick(version_id) is second
+        assert await routes.pick(version_id) is second
+
+    asyncio.run(run())
+
+
+# --- Slots of a replica ---
+
+
+def soon(seconds: float = 5.0) -> float:
+    return time.monotonic() + seconds
+
+
+def test_slots_go_to_who_has_waited_longest():
+    async def run():
+        slots = Slots(2, waiting_max=3)
+        entered = []
+
+        async def call(name):
+            await slots.enter(soon())
+            entered.append(name)
+
+        await call("a")
+        await call("b")
+        late = [asyncio.create_task(call(name)) for name in "cde"]
+        await asyncio.sleep(0)
+        assert (entered, slots.taken, slots.load) == (["a", "b"], 2, 5)
+        # One past the limit is refused at once, and takes nobody's place.
+        with pytest.raises(QueueFullError):
+            await slots.enter(soon())
+        late[0].cancel()
+        await asyncio.sleep(0)
+        slots.leave()
+        await asyncio.sleep(0)
+        assert (entered, slots.taken, slots.load) == (["a", "b", "d"], 2, 3)
+        slots.leave()
+        await asyncio.gather(*late, return_exceptions=True)
+        assert entered == ["a", "b", "d", "e"]
+        slots.leave()
+        slots.leave()
+        assert slots.load == 0
+
+    asyncio.run(run())
+
+
+def test_who_waits_past_the_deadline_leaves_the_line():
+    async def run():
+        slots = Slots(1)
+        await slots.enter(soon())
+        with pytest.raises(TritonDeadlineError):
+            await slots.enter(soon(0.01))
+        assert slots.load == 1
+        slots.leave()
+        await slots.enter(soon())
+        assert slots.load == 1
+
+    asyncio.run(run())
+
+
+def test_a_slot_that_comes_to_who_has_just_gone_is_passed_on():
+    async def run():
+        slots = Slots(1)
+        await slots.enter(soon())
+        gone = asyncio.create_task(slots.enter(soon()))
+        waits = asyncio.create_task(slots.enter(soon()))
+        await asyncio.sleep(0)
+        slots.leave()
+        gone.cancel()
+        await waits
+        assert gone.cancelled()
+        assert slots.load == 1
 
     asyncio.run(run())
 
@@ -193,8 +268,13 @@ def test_closing_brackets_in_texts_hide_no_depth():
 # --- Triton's wire ---
 
 
-def answer_with(*answers: bytes, delay_s: float = 0.0, cut: bool = False):
-    """Run one call against a server that gives these answers, one a connection."""
+def answer_with(
+    *answers: bytes, delay_s: float = 0.0, cut: bool = False, keep_slot=None, after=None
+):
+    """Run one call against a server that gives these answers, one a connection.
+
+    Awaits `after`, while all is still there, if the call runs into its deadline of 0.5 s.
+    """
 
     async def run(calls: int = 1):
         seen, handlers = [], []
@@ -222,8 +302,11 @@ def answer_with(*answers: bytes, delay_s: float = 0.0, cut: bool = False):
         try:
             for _ in range(calls):
                 outputs = await pool.infer(
-                    url, "r0", [tensor], ["y"], deadline_s=time.monotonic() + 0.5
+                    url, "r0", [tensor], ["y"], deadline_s=soon(0.5), keep_slot=keep_slot
                 )
+        except TritonDeadlineError:
+            await after()
+            raise
         finally:
             pool.close()
             server.close()
@@ -279,8 +362,7 @@ def test_connection_that_was_closed_while_idle_is_replaced():
     [
         (http(404, b'{"error":"Request for unknown model"}'), ModelNotReadyError),
         (http(400, b'{"error":"model r0 is not ready"}'), ModelNotReadyError),
-        (http(503, b'{"error":"Exceeds maximum queue size"}'), QueueFullError),
-        (http(503, b'{"error":"Request timeout expired"}'), TritonDeadlineError),
+        (http(503, b'{"error":"Server is exiting"}'), TritonUnavailableError),
         (http(500, b'{"error":"Stub process r0 is not healthy."}'), TritonUnavailableError),
         (http(500, b'{"error":"anything"}'), ModelExecutionError),
         (http(500, b"no json"), ModelExecutionError),
@@ -301,9 +383,24 @@ def test_every_failure_is_told_apart(_answer, _error):
         asyncio.run(answer_with(_answer, cut=True)())
 
 
-def test_call_ends_at_its_deadline():
-    with pytest.raises(TritonDeadlineError):
-        asyncio.run(answer_with(GOOD, delay_s=2)())
+@pytest.mark.parametrize("_answer", [GOOD, GOOD[:-1], b""])
+def test_call_ends_at_its_deadline_and_counts_until_triton_has_done_it(_answer):
+    slots = Slots(1)
+
+    async def watch():
+        # As whoever called does; the call itself goes on over there.
+        slots.leave()
+        assert slots.load == 1
+        await asyncio.sleep(0.7)
+        assert slots.load == 0
+
+    async def run():
+        await slots.enter(soon())
+        call = answer_with(_answer, delay_s=1, cut=True, keep_slot=slots.keep, after=watch)
+        with pytest.raises(TritonDeadlineError):
+            await call()
+
+    asyncio.run(run())
 
 
 # --- The process ---

@@ -55,11 +55,11 @@ def test_the_config_is_complete():
     ]
     # A label is no tensor of the model.
     assert [(one.name, list(one.dims)) for one in config.output] == [("scores", [2])]
-    policy = config.dynamic_batching.default_queue_policy
-    assert policy.max_queue_size == repository.QUEUE_SIZE_MAX > 0
-    assert policy.timeout_action == policy.REJECT
-    assert policy.default_timeout_microseconds == 60_000_000
+    assert config.HasField("dynamic_batching")
     assert config.dynamic_batching.max_queue_delay_microseconds == 0
+    # With any limit of its own on the queue, Triton's batcher misses wake-ups.
+    assert not config.dynamic_batching.HasField("default_queue_policy")
+    assert not config.dynamic_batching.priority_queue_policy
     (group,) = config.instance_group
     assert (group.kind, group.count) == (group.KIND_CPU, 1)
     assert {key: one.string_value for key, one in config.parameters.items()} == {

@@ -40,7 +40,7 @@ _TIDY_S = 30.0
 # Of every answer: they belong to one caller, and no cache between may keep them.
 _COMMON = [("cache-control", "private, no-store"), ("vary", "Authorization")]
 # An error that a repeat of the same call cannot mend, for client libraries that ask.
-_NO_RETRY = frozenset({"idempotency_mismatch", "booking_unknown", "model_failed"})
+_NO_RETRY = frozenset({"idempotency_mismatch", "booking_unknown", "model_failed", "output_invalid"})
 
 
 class Gateway:

@@ -176,9 +176,17 @@ class Catalog:
         assert row is not None
         return int(row["runs"])
 
-    async def list_versions(self, model_id: UUID, *, limit: int) -> list[Row]:
-        """The approved versions of a model, newest first."""
-        return await self.database.fetch_all(_LIST_VERSIONS, [model_id, limit])
+    async def list_versions(self, model_id: UUID, *, limit: int) -> list[tuple[Row, Interface]]:
+        """The approved versions of a model with their interfaces, newest first."""
+        rows = await self.database.fetch_all(_LIST_VERSIONS, [model_id, limit])
+        versions = []
+        for row in rows:
+            try:
+                versions.append((row, Interface.parse(row["interface"])))
+            except InterfaceError as error:
+                # One that cannot be run is not offered; the others are.
+                logger.error("version %s has no readable interface: %s", row["number"], error)
+        return versions
 
     def on_change(self, table: str, row_id: str) -> None:
         """Forget every offer: one row can stand behind many references."""

@@ -16,6 +16,7 @@ BODY_BYTES_MAX = 10 * 1024 * 1024
 # No tensor has more than 8 axes; the rest is room for the envelope around it.
 JSON_DEPTH_MAX = 32
 TENSORS_MAX = 32
+QUERY_FIELDS_MAX = 32
 IDEMPOTENCY_KEY_LENGTH_MAX = 255
 # A name longer than any that can exist is not looked up.
 REFERENCE_LENGTH_MAX = 200
@@ -51,8 +52,14 @@ ABANDONED_S = 300.0
 # Connections for holds and reads; settles have one of their own.
 POOL_SIZE_MAX = 8
 POOL_WAIT_S = 5.0
+# Postgres ends a statement after `STATEMENT_TIMEOUT_S`; if it does not even answer that, its
+# machine is gone and so is the connection.
+STATEMENT_TIMEOUT_S = 10
+STATEMENT_LIMIT_S = 12.0
 # Items of one settle: enough to share a commit, small enough to lock wallets briefly.
 SETTLE_BATCH_MAX = 256
+# What is kept of a keyed prediction for its retry; a larger output is booked and not kept.
+STORED_OUTPUT_BYTES_MAX = 4 * 1024 * 1024
 # Failures that wait to be recorded; more are counted in the log only, holds expire anyway.
 FAILURES_WAITING_MAX = 10_000
 

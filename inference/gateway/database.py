@@ -7,15 +7,21 @@ then books nothing. What books, waits; see `inference.gateway.meter`.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import psycopg
 from psycopg.rows import dict_row
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool import AsyncConnectionPool
 
-from inference.gateway.config import POOL_SIZE_MAX, POOL_WAIT_S
+from inference.gateway.config import (
+    POOL_SIZE_MAX,
+    POOL_WAIT_S,
+    STATEMENT_LIMIT_S,
+    STATEMENT_TIMEOUT_S,
+)
 from marketplace.core.errors import UnavailableError
 
 logger = logging.getLogger(__name__)
@@ -28,10 +34,12 @@ _KEEPALIVE: dict[str, Any] = {
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
+    # Keepalives are silent while sent octets are not acknowledged.
+    "tcp_user_timeout": 15_000,
 }
 
 # A lock that is held for longer is somebody's mistake; the caller can try again.
-_STATEMENT_TIMEOUT = "-c statement_timeout=10000"
+_STATEMENT_TIMEOUT = f"-c statement_timeout={STATEMENT_TIMEOUT_S * 1000}"
 
 
 class DatabaseUnavailableError(UnavailableError):
@@ -84,7 +92,7 @@ class Database:
         except DatabaseUnavailableError:
             # After a restart of Postgres every idle connection is dead. Drop them together
             # instead of letting one request after the other find out.
-            await self._pool.check()
+            await self._pool.drain()
             return await self._run(query, parameters)
 
     async def fetch_one(self, query: str, parameters: Parameters = ()) -> Row | None:
@@ -103,12 +111,17 @@ class Database:
 
     async def _run(self, query: str, parameters: Parameters) -> list[Row]:
         try:
-            async with self._pool.connection() as connection:
+            async with self._pool.connection() as connection, asyncio.timeout(STATEMENT_LIMIT_S):
                 cursor = await connection.execute(query, parameters, prepare=True)
                 return await cursor.fetchall() if cursor.description else []
-        except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout) as error:
+        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             logger.warning("database: %s", type(error).__name__)
             raise DatabaseUnavailableError from error
+        except TimeoutError:
+            # A peer that does not even refuse: the other connections lead to it, too.
+            logger.warning("database: no answer for %g s", STATEMENT_LIMIT_S)
+            await self._pool.drain()
+            raise DatabaseUnavailableError from None
 
 
 async def connect(url: str, *, durable: bool) -> psycopg.AsyncConnection[Row]:

@@ -70,6 +70,14 @@ class ClaimLostError(ConflictError):
     title = "A retry with the same idempotency key has taken over. This run was not charged."
 
 
+class OutputRemovedError(MarketplaceError):
+    """The retry of a keyed request whose output is not kept: it was too large, or too long ago."""
+
+    code = "output_removed"
+    http_status = 410
+    title = "This request was answered and charged before; its output is not kept any more."
+
+
 class RequestTimeoutError(BadRequestError):
     """The body came too slowly; a connection that trickles must not hold its place."""
 

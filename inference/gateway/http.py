@@ -18,17 +18,23 @@ from uuid import UUID
 import numpy as np
 import orjson
 
-from inference.gateway.config import JSON_DEPTH_MAX, LINGER_BYTES_MAX, LINGER_S
+from inference.gateway.config import (
+    JSON_DEPTH_MAX,
+    LINGER_BYTES_MAX,
+    LINGER_S,
+    QUERY_FIELDS_MAX,
+)
 from inference.gateway.errors import BadJSONError, RequestTimeoutError
 from marketplace.core.clock import utc_now
-from marketplace.core.errors import PayloadTooLargeError
+from marketplace.core.errors import BadRequestError, PayloadTooLargeError
 from marketplace.core.ids import new_id, to_public
 
 JSON = "application/json"
 # A client that gives up does so after a while; the server underneath tells within moments.
 _SLOW_S = 0.25
 _GONE_WAIT_S = 0.002
-_TEXTS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# Possessive: a text without an end is passed once, and not tried again from every quote in it.
+_TEXTS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _NO_BRACKETS = bytes(octet for octet in range(256) if octet not in b"[]{}")
 
 
@@ -85,8 +91,20 @@ class Request:
 
     @property
     def query(self) -> dict[str, str]:
-        """The query string; of a repeated name the last value counts."""
-        return dict(parse_qsl(self.query_string, keep_blank_values=True, max_num_fields=32))
+        """The query string; of a repeated name the last value counts.
+
+        Raises:
+            BadRequestError: It has too many fields.
+        """
+        try:
+            fields = parse_qsl(
+                self.query_string, keep_blank_values=True, max_num_fields=QUERY_FIELDS_MAX
+            )
+        except ValueError:
+            raise BadRequestError(
+                f"A query string has at most {QUERY_FIELDS_MAX} fields."
+            ) from None
+        return dict(fields)
 
     async def read_body(self) -> bytes:
         """The body, if it is not too large. What is too large is not read.

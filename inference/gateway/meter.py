@@ -24,7 +24,12 @@ from uuid import UUID
 import orjson
 import psycopg
 
-from inference.gateway.config import FAILURES_WAITING_MAX, SETTLE_BATCH_MAX
+from inference.gateway.config import (
+    FAILURES_WAITING_MAX,
+    SETTLE_BATCH_MAX,
+    STATEMENT_LIMIT_S,
+    STORED_OUTPUT_BYTES_MAX,
+)
 from inference.gateway.database import DatabaseUnavailableError, Row, connect
 from inference.gateway.errors import BookingUnknownError, ClaimLostError
 from inference.gateway.prediction import Prediction
@@ -36,6 +41,8 @@ logger = logging.getLogger(__name__)
 _BOOKED = frozenset({"settled", "repeated"})
 _RECONNECT_S = (0.0, 0.05, 0.2, 0.5)
 _LOST = (psycopg.OperationalError, psycopg.InterfaceError, OSError)
+# Classes of SQLSTATE after which the same statement may do: connection, shutdown, conflict.
+_PASSING = ("08", "57P", "40")
 
 _COLUMNS = """
     prediction_id uuid, account_id uuid, api_key_id uuid, version_id uuid, source text,
@@ -107,6 +114,7 @@ class _Item:
     is_keyed: bool
     booked: asyncio.Future[str | None]
     was_sent: bool = False
+    is_repeated: bool = False
 
 
 class Meter:
@@ -193,21 +201,28 @@ class Meter:
         while items := [one for one in items if not one.booked.done()]:
             try:
                 outcomes = await self._send_settle(items)
-            except _LOST as error:
-                await self._recover(error, attempt)
-                attempt += 1
-            except psycopg.Error as error:
-                await self._settle_alone(items, error)
+            except (psycopg.Error, OSError) as error:
+                if _is_passing(error):
+                    await self._recover(error, attempt)
+                    attempt += 1
+                else:
+                    await self._settle_alone(items, error)
             else:
                 for one in items:
                     if not one.booked.done():
                         one.booked.set_result(outcomes.get(one.prediction_id))
 
-    async def _settle_alone(self, items: Sequence[_Item], error: psycopg.Error) -> None:
+    async def _settle_alone(self, items: Sequence[_Item], error: psycopg.Error | OSError) -> None:
         """Postgres refused the batch: find the item it refuses, and book the others."""
         if len(items) > 1:
             for one in items:
                 await self._settle([one])
+            return
+        if isinstance(error, psycopg.errors.UniqueViolation) and not items[0].is_repeated:
+            # A free prediction has no hold that would have made this wait for an earlier,
+            # cut statement of ours. That one has booked it, as the repeat will tell.
+            items[0].is_repeated = True
+            await self._settle(items)
             return
         logger.error("prediction %s cannot be booked: %r", items[0].prediction_id, error)
         if not items[0].booked.done():
@@ -215,6 +230,10 @@ class Meter:
 
     async def _send_settle(self, items: Sequence[_Item]) -> dict[UUID, str]:
         connection = await self._connect()
+        # Who has been told meanwhile that nothing was booked must not be booked now.
+        items = [one for one in items if not one.booked.done()]
+        if not items:
+            return {}
         is_keyed = any(one.is_keyed for one in items)
         for one in items:
             one.was_sent = True
@@ -225,11 +244,12 @@ class Meter:
     async def _record(self, entries: Sequence[bytes]) -> None:
         try:
             await _execute(await self._connect(), _FAIL, entries)
-        except _LOST as error:
-            # Those who wait for a booking go first; then these are tried again.
-            self._failures.extendleft(reversed(entries))
-            await self._recover(error, len(_RECONNECT_S))
-        except psycopg.Error as error:
+        except (psycopg.Error, OSError) as error:
+            if _is_passing(error):
+                # Those who wait for a booking go first; then these are tried again.
+                self._failures.extendleft(reversed(entries))
+                await self._recover(error, len(_RECONNECT_S))
+                return
             if len(entries) > 1:
                 for one in entries:
                     await self._record([one])
@@ -253,17 +273,27 @@ class Meter:
         await asyncio.sleep(_RECONNECT_S[min(attempt, len(_RECONNECT_S) - 1)])
 
 
+def _is_passing(error: psycopg.Error | OSError) -> bool:
+    """Whether the statement itself is not to blame: it may be sent again as it is."""
+    if not isinstance(error, _LOST):
+        return False
+    state = getattr(error, "sqlstate", None)
+    return state is None or state.startswith(_PASSING)
+
+
 async def _execute(
     connection: psycopg.AsyncConnection[Row], query: LiteralString, entries: Sequence[bytes]
 ) -> list[Row]:
     document = (b"[" + b",".join(entries) + b"]").decode()
-    cursor = await connection.execute(query, {"entries": document}, prepare=True)
-    return await cursor.fetchall()
+    # Postgres ends a statement that runs too long; this ends one that it never got.
+    async with asyncio.timeout(STATEMENT_LIMIT_S):
+        cursor = await connection.execute(query, {"entries": document}, prepare=True)
+        return await cursor.fetchall()
 
 
 def _make_entry(prediction: Prediction) -> dict[str, Any]:
     caller, offer, claim = prediction.caller, prediction.offer, prediction.claim
-    entry = {
+    entry: dict[str, Any] = {
         "prediction_id": prediction.id,
         "account_id": caller.account_id,
         "api_key_id": caller.key_id,
@@ -280,5 +310,10 @@ def _make_entry(prediction: Prediction) -> dict[str, Any]:
         "predict_time_us": round(prediction.predict_time_s * 1e6),
     }
     if claim is not None:
-        entry |= {"idempotency_key": claim.key, "output": prediction.output}
+        output = orjson.dumps(prediction.output)
+        is_kept = len(output) <= STORED_OUTPUT_BYTES_MAX
+        entry |= {
+            "idempotency_key": claim.key,
+            "output": orjson.Fragment(output if is_kept else b"null"),
+        }
     return entry

@@ -102,6 +102,7 @@ class Predictor:
             is_gone: Whether nobody waits for the answer any more.
 
         Raises:
+            BookingUnknownError: It may have been charged.
             MarketplaceError: Nothing was charged.
         """
         # Before any money moves: most often nothing is wrong but a missing replica.

@@ -99,8 +99,11 @@ class Connection(asyncio.Protocol):
         Raises:
             TritonUnavailableError: The connection broke, or the answer is no HTTP.
         """
-        assert self.transport is not None
         assert self._waiter is None
+        if self.transport is None or self.transport.is_closing():
+            raise TritonUnavailableError(
+                "The model server closed the connection.", retry_after_s=_RETRY_S
+            )
         self._waiter = asyncio.get_running_loop().create_future()
         self.transport.writelines([head, *parts])
         try:
@@ -127,8 +130,8 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Collect the answer; asyncio calls it."""
-        if self._waiter is None and self._on_end is None:
-            # Nothing was asked: an answer now would belong to nobody.
+        if self._on_end is None and (self._waiter is None or self._waiter.done()):
+            # Nothing was asked, or it is answered: this would belong to nobody.
             self.close()
             return
         self._parts.append(data)
@@ -238,15 +241,16 @@ class TritonPool:
             if not connection.is_reusable:
                 continue
             try:
-                return await self._use(connection, idle, head, parts, keep_slot)
+                return await self._use(base_url, connection, idle, head, parts, keep_slot)
             except TritonUnavailableError:
                 # The server may have closed it while it was idle. A new connection tells
                 # whether the server itself is gone.
                 break
-        return await self._use(await _connect(base_url), idle, head, parts, keep_slot)
+        return await self._use(base_url, await _connect(base_url), idle, head, parts, keep_slot)
 
     async def _use(
         self,
+        base_url: str,
         connection: Connection,
         idle: deque[Connection],
         head: bytes,
@@ -254,7 +258,9 @@ class TritonPool:
         keep_slot: KeepSlot,
     ) -> tuple[int, int, bytes]:
         answer = await connection.exchange(head, parts, keep_slot)
-        if connection.is_reusable and len(idle) < _IDLE_MAX:
+        # The server may have been given up meanwhile, and its connections with it.
+        is_known = self._idle.get(base_url) is idle
+        if is_known and connection.is_reusable and len(idle) < _IDLE_MAX:
             idle.append(connection)
         else:
             connection.close()

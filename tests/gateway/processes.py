@@ -124,7 +124,8 @@ class Wire:
     """A way to Postgres that can be cut, as a restart or a lost network cuts it.
 
     `lose_next_booking` lets the next booking reach Postgres and cuts that connection before
-    its answer; with `cut_on_loss` the whole way goes with it.
+    its answer; with `cut_on_loss` the whole way goes with it. `hush` loses whatever is sent on
+    the connections of that moment and closes none, as the loss of a machine does.
     """
 
     def __init__(self, target_port: int) -> None:
@@ -134,6 +135,7 @@ class Wire:
         self.cut_on_loss = False
         self.is_cut = False
         self.lost_count = 0
+        self._silent: set[socket.socket] = set()
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._lock = threading.Lock()
         self._listener = self._listen()
@@ -146,6 +148,10 @@ class Wire:
             pairs, self._pairs = self._pairs, []
         for pair in pairs:
             _shut(*pair)
+
+    def hush(self) -> None:
+        with self._lock:
+            self._silent.update(client for client, _ in self._pairs)
 
     def mend(self) -> None:
         self.is_cut = False
@@ -178,6 +184,8 @@ class Wire:
 
     def _to_server(self, client, server, meter, lost) -> None:
         while data := _receive(client):
+            if client in self._silent:
+                continue
             if b"billing_settle" in data:
                 meter.set()
             elif meter.is_set() and self.lose_next_booking and b"prediction_id" in data:
@@ -188,6 +196,8 @@ class Wire:
 
     def _to_client(self, client, server, meter, lost) -> None:
         while data := _receive(server):
+            if client in self._silent:
+                continue
             if lost.is_set():
                 self.lost_count += 1
                 if self.cut_on_loss:

@@ -187,6 +187,23 @@ def test_retry_needs_neither_replica_nor_credit(shop, client):
     assert predict(client, headers=KEY).json()["id"] == first
 
 
+def test_an_output_that_is_not_kept_is_not_answered_as_if_it_were(shop, client):
+    body = {"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": X}]}
+    path = "/v2/models/maker/echo/infer"
+    assert client.post(path, json=body, headers=KEY).status_code == 200
+    predict(client, headers={"Idempotency-Key": "order-2"})
+    Prediction.objects.update(output=None)
+
+    tensors = client.post(path, json=body, headers=KEY)
+    native = predict(client, headers={"Idempotency-Key": "order-2"})
+
+    assert tensors.status_code == 410
+    assert "not kept" in tensors.json()["error"]
+    assert native.status_code == 200
+    assert (native.json()["output"], native.json()["data_removed"]) == (None, True)
+    assert Prediction.objects.count() == 2
+
+
 @pytest.mark.parametrize("_length", [255, 256])
 def test_length_of_a_key_is_limited(shop, client, _length):
     response = predict(client, headers={"Idempotency-Key": "k" * _length})

@@ -162,6 +162,8 @@ def test_number_that_is_none_is_named(shop, client, _literal):
         {"outputs": ["y"]},
         {"outputs": "y"},
         {"id": 5},
+        {"id": "a\x00"},
+        {"id": "i" * 257},
         {"parameters": []},
         {"more": 1},
     ],

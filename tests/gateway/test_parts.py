@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 import numpy as np
 import pytest
 
+from inference.gateway import triton_pool
 from inference.gateway.cache import Cache
 from inference.gateway.config import GatewayConfig
 from inference.gateway.errors import BadJSONError
@@ -265,6 +267,22 @@ def test_closing_brackets_in_texts_hide_no_depth():
         parse_json(b'["' + b"]" * 100 + b'",' + b"[" * 40 + b"]" * 40 + b"]")
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "_rest", [b'"' + b'\\"' * 2_000_000, b'"' + b"\\" * 4_000_001, b'""' * 2_000_000 + b'"']
+)
+def test_a_text_without_an_end_costs_no_more_than_its_length(_rest):
+    # Tried anew from each quote, these would take hours.
+    with pytest.raises(BadJSONError):
+        parse_json(b"[" * 32 + b"{" + _rest)
+
+
+def test_many_brackets_around_a_long_text_are_fine():
+    body = b"[" + b"[]," * 40 + b'"' + b'a\\"[' * 1_000_000 + b'"]'
+
+    assert len(parse_json(body)[-1]) == 3_000_000
+
+
 # --- Triton's wire ---
 
 
@@ -332,6 +350,19 @@ def tensors(body: bytes, *, size_bytes: int = 8) -> bytes:
     return http(200, document + body, f"Inference-Header-Content-Length: {len(document)}")
 
 
+class FakeTransport:
+    is_closed = False
+
+    def writelines(self, parts):
+        pass
+
+    def is_closing(self):
+        return self.is_closed
+
+    def abort(self):
+        self.is_closed = True
+
+
 GOOD = tensors(np.array([3, 4], np.float32).tobytes())
 
 
@@ -349,6 +380,54 @@ def test_connection_is_used_again():
     _, seen = asyncio.run(answer_with(GOOD, GOOD, GOOD)(calls=3))
 
     assert len(seen) == 3
+
+
+def test_server_that_closes_at_once_is_told_apart_from_a_slow_one():
+    async def run():
+        async def slam(reader, writer):
+            writer.close()
+
+        server = await asyncio.start_server(slam, "127.0.0.1", 0)
+        connection = await triton_pool._connect(
+            f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        )
+        await asyncio.sleep(0.1)
+        with pytest.raises(TritonUnavailableError):
+            await connection.exchange(b"", [], list)
+        server.close()
+
+    asyncio.run(run())
+
+
+def test_what_nobody_asked_for_is_not_the_next_answer():
+    async def run():
+        connection, transport = triton_pool.Connection(), FakeTransport()
+        connection.connection_made(transport)
+        call = asyncio.create_task(connection.exchange(b"", [], list))
+        await asyncio.sleep(0)
+        connection.data_received(GOOD)
+        connection.data_received(GOOD)
+        assert (await call)[0] == 200
+        assert not connection.is_reusable
+        assert transport.is_closing()
+
+    asyncio.run(run())
+
+
+def test_connections_of_a_server_that_is_given_up_are_closed():
+    async def run():
+        pool, transport = TritonPool(), FakeTransport()
+        connection = triton_pool.Connection()
+        connection.connection_made(transport)
+        idle = pool._idle.setdefault("http://gone", collections.deque())
+        call = asyncio.create_task(pool._use("http://gone", connection, idle, b"", [], list))
+        await asyncio.sleep(0)
+        pool.keep_only(set())
+        connection.data_received(GOOD)
+        await call
+        assert transport.is_closing()
+
+    asyncio.run(run())
 
 
 def test_connection_that_was_closed_while_idle_is_replaced():

@@ -71,7 +71,14 @@ def test_list_keeps_to_times(shop, client):
 
 
 @pytest.mark.parametrize(
-    "_query", [{"cursor": "x"}, {"cursor": "n"}, {"cursor": "n" + "9" * 26}, {"created_after": "x"}]
+    "_query",
+    [
+        {"cursor": "x"},
+        {"cursor": "n"},
+        {"cursor": "n" + "9" * 26},
+        {"created_after": "x"},
+        {f"q{number}": "1" for number in range(33)},
+    ],
 )
 def test_wrong_query_is_refused(shop, client, _query):
     assert problem_of(client.get("/v1/predictions", params=_query)) == (400, "bad_request")
@@ -127,6 +134,9 @@ def test_model_is_described(shop, client):
 def test_versions_are_listed_newest_first(shop, client):
     ModelVersionFactory(model=shop.model, number=2, interface=INTERFACE, manifest_sha256="cd" * 32)
     ModelVersionFactory(model=shop.model, number=3, state="in_review")
+
+    # One that cannot be read is left out, and does not hide the others.
+    ModelVersionFactory(model=shop.model, number=4, interface={}, manifest_sha256="ef" * 32)
 
     results = client.get("/v1/models/maker/echo/versions").json()["results"]
 

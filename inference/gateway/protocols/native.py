@@ -35,7 +35,6 @@ from marketplace.core.errors import (
 from marketplace.core.ids import from_public, to_public
 from marketplace.core.problem import CONTENT_TYPE, problem
 from strongroom.errors import Fault, InputError
-from strongroom.interface import Interface
 
 if TYPE_CHECKING:
     from inference.gateway.app import Gateway
@@ -262,9 +261,9 @@ class NativeProtocol:
             schema.render_version(
                 one["manifest_sha256"] or str(one["number"]),
                 one["created_at"],
-                Interface.parse(one["interface"]),
+                interface,
             )
-            for one in versions
+            for one, interface in versions
         ]
         return json_answer({"next": None, "previous": None, "results": results})
 

@@ -20,6 +20,7 @@ import numpy as np
 from inference.gateway.auth import PREDICT, READ, Caller
 from inference.gateway.catalog import Offer, parse_reference
 from inference.gateway.config import TENSORS_MAX
+from inference.gateway.errors import OutputRemovedError
 from inference.gateway.http import Answer, Request, json_answer, parse_json
 from inference.gateway.idempotency import Claim, read_key
 from inference.triton import tensors
@@ -116,6 +117,8 @@ class OIPProtocol:
             if earlier is not None:
                 request.prediction_id = earlier
                 row = await self.gateway.native.find_row(caller, earlier)
+                if row["output"] is None:
+                    raise OutputRemovedError
                 return json_answer(
                     row["output"],
                     headers=[("idempotent-replayed", "true")],
@@ -260,8 +263,9 @@ def _read_document(document: Any) -> dict[str, Any]:
     if len(given) > TENSORS_MAX:
         raise _invalid("/inputs", f"At most {TENSORS_MAX} tensors are allowed.")
     name = document.get("id")
-    if name is not None and (type(name) is not str or len(name) > _ID_LENGTH_MAX):
-        raise _invalid("/id", f"Must be a text of at most {_ID_LENGTH_MAX} characters.")
+    is_name = type(name) is str and len(name) <= _ID_LENGTH_MAX and "\x00" not in name
+    if name is not None and not is_name:
+        raise _invalid("/id", f"Must be a text of at most {_ID_LENGTH_MAX} characters, none NUL.")
     return document
 
 

@@ -56,12 +56,10 @@ BEGIN
             SELECT 1
             FROM (SELECT (e->>'account')::uuid AS account, (e->>'amount')::bigint AS amount
                   FROM jsonb_array_elements(p_entries) e) wanted
-            FULL JOIN billing_transferentry posted
-                ON posted.transfer_id = v_earlier.id
-                AND posted.ledger_account_id = wanted.account
-                AND posted.amount_nanos = wanted.amount
-            WHERE (posted.transfer_id = v_earlier.id OR posted.id IS NULL)
-                AND (posted.id IS NULL OR wanted.account IS NULL)
+            FULL JOIN (SELECT t.ledger_account_id AS account, t.amount_nanos AS amount
+                       FROM billing_transferentry t WHERE t.transfer_id = v_earlier.id) posted
+                USING (account, amount)
+            WHERE wanted.account IS NULL OR posted.account IS NULL
         ) THEN
             RAISE EXCEPTION 'transfer_conflict' USING ERRCODE = 'SR409';
         END IF;
@@ -122,12 +120,18 @@ BEGIN
     IF EXISTS (
         SELECT 1
         FROM jsonb_to_recordset(p_items) AS i(
-            price_id uuid, mode text, units bigint, gross_nanos bigint)
+            version_id uuid, creator_id uuid, price_id uuid, mode text, units bigint,
+            gross_nanos bigint)
         LEFT JOIN billing_price p ON p.id = i.price_id
-        WHERE p.id IS NULL OR i.units IS NULL OR i.units <= 0 OR i.gross_nanos IS DISTINCT FROM
-            CASE WHEN i.mode = 'test' THEN 0 ELSE i.units * p.nanos_per_prediction END
+        LEFT JOIN marketplace_aimodel m ON m.id = p.model_id
+        LEFT JOIN marketplace_modelversion v ON v.id = i.version_id
+        WHERE p.id IS NULL OR i.units IS NULL OR i.units <= 0
+            OR i.gross_nanos IS DISTINCT FROM
+                CASE WHEN i.mode = 'test' THEN 0 ELSE i.units * p.nanos_per_prediction END
+            OR v.model_id IS DISTINCT FROM p.model_id
+            OR m.account_id IS DISTINCT FROM i.creator_id
     ) THEN
-        RAISE EXCEPTION 'the amount of a usage event is its units times its price'
+        RAISE EXCEPTION 'a usage event costs its units times the price of its own model'
             USING ERRCODE = 'SR422';
     END IF;
     PERFORM billing_account(creator_id, 'creator_payable') FROM (

@@ -118,6 +118,8 @@ def test_settle_releases_what_the_hold_reserved_beyond_the_price(shop: Shop, fun
         ("no units", {"gross_nanos": 0, "units": 0}),
         ("a test event that costs", {"mode": "test"}),
         ("an unknown price", {"price_id": str(new_id())}),
+        ("somebody else's earnings", {"creator_id": str(new_id())}),
+        ("an unknown version", {"version_id": str(new_id())}),
     ],
 )
 def test_settle_refuses_amounts_that_do_not_fit(

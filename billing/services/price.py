@@ -33,8 +33,8 @@ def set_price(actor: Actor, model: AIModel, *, nanos_per_prediction: int) -> Pri
             ]
         )
     with transaction.atomic():
-        # One price change of a model at a time.
-        AIModel.objects.select_for_update().get(pk=model.pk)
+        # One price change of a model at a time; rows that refer to the model do not wait.
+        AIModel.objects.select_for_update(no_key=True).get(pk=model.pk)
         current = find_price(model)
         if current is not None and current.nanos_per_prediction == nanos_per_prediction:
             return current

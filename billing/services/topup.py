@@ -60,7 +60,8 @@ def start_topup(actor: Actor, account: Account, *, amount_cents: int) -> Topup:
             ]
         )
     with transaction.atomic():
-        Account.objects.select_for_update().get(pk=account.pk)
+        # No stronger lock: the gateway's bookings refer to this row and must not wait for it.
+        Account.objects.select_for_update(no_key=True).get(pk=account.pk)
         open_topups = Topup.objects.filter(
             account=account,
             state=Topup.State.OPEN,

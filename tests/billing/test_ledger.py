@@ -10,9 +10,12 @@ from django.db import DatabaseError, IntegrityError, connection, connections, tr
 from billing.errors import TransferConflictError
 from billing.models import Hold, LedgerAccount, Transfer, TransferEntry, UsageEvent, UsageShare
 from billing.selectors.ledger import check_invariants
-from billing.services import ledger
+from billing.services import ledger, topup
+from billing.services.price import set_price
 from marketplace.core.errors import InsufficientCreditError, NotFoundError
 from marketplace.core.ids import new_id
+from marketplace.selectors.access import Actor
+from marketplace.services import audit
 from tests.billing.conftest import PRICE_NANOS, Shop, balances, hold, query, settle
 
 pytestmark = pytest.mark.django_db
@@ -379,3 +382,38 @@ def test_check_then_act_would_overdraw_and_the_constraint_stops_it(shop: Shop, f
         thread.join()
 
     assert refused == ["floor"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_topup_and_a_price_that_begin_do_not_stop_bookings(
+    shop: Shop, fund: Fund, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both lock a row that bookings refer to; the gateway's connection must not wait for it."""
+    fund(5 * PRICE_NANOS)
+    outcomes: list[str] = []
+
+    def book() -> None:
+        try:
+            query("SELECT set_config('lock_timeout', '2s', false)")
+            outcomes.extend(settle(shop.item(hold(shop))))
+            # As a new version, an upload or a grant of the model does.
+            query("SELECT 1 FROM marketplace_aimodel WHERE id = %s FOR KEY SHARE", shop.model.pk)
+        except DatabaseError as error:
+            outcomes.append(str(error))
+        finally:
+            connections.close_all()
+
+    def book_elsewhere(*_args: object, **_kwargs: object) -> None:
+        assert connection.in_atomic_block
+        thread = threading.Thread(target=book)
+        thread.start()
+        thread.join()
+
+    monkeypatch.setattr(audit, "record", book_elsewhere)
+    # Stops after the row that starts it: Stripe is not asked.
+    monkeypatch.setattr(topup, "_ensure_customer", lambda _account: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        topup.start_topup(Actor(), shop.consumer, amount_cents=2_500)
+    set_price(Actor(), shop.model, nanos_per_prediction=7)
+
+    assert outcomes == ["settled", "settled"]

@@ -41,6 +41,8 @@ class Topup(models.Model):
     note = models.TextField(blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
     credited_at = models.DateTimeField(null=True, blank=True)
+    # When the poll looked last; it takes the longest waiting first.
+    checked_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         constraints = [

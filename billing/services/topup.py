@@ -16,14 +16,16 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import F
+from django.db.models.functions import Now
 from django.utils import timezone
 
-from billing.errors import StripeRefusedError
+from billing.errors import StripeRefusedError, StripeUnavailableError
 from billing.models import LedgerAccount, StripeCall, StripeCustomer, Topup, Transfer
 from billing.services import ledger
 from billing.services.stripe_client import get_stripe
 from billing.stripe.client import CheckoutSession
-from marketplace.core.errors import ConflictError, InvalidInputError
+from marketplace.core.errors import ConflictError, InvalidInputError, MarketplaceError
 from marketplace.core.ids import new_id
 from marketplace.core.money import NANOS_PER_CENT
 from marketplace.models import Account
@@ -42,6 +44,8 @@ CURRENCY = "usd"
 OPEN_AGE_MAX = timedelta(hours=25)
 POLL_AGE_MIN = timedelta(minutes=1)
 POLL_BATCH_SIZE = 50
+# Of a payment whose page is complete: the bank refused, and nobody can try again.
+FAILED_PAYMENT_STATES = frozenset({"canceled", "requires_payment_method"})
 
 
 def start_topup(actor: Actor, account: Account, *, amount_cents: int) -> Topup:
@@ -112,6 +116,7 @@ def settle_topup(topup_id: UUID) -> Topup:
     if topup.state != Topup.State.OPEN or topup.checkout_session_id is None:
         return topup
     session = get_stripe().retrieve_checkout_session(topup.checkout_session_id)
+    refusal = _find_refusal(session)
     with transaction.atomic():
         topup = Topup.objects.select_for_update().get(pk=topup_id)
         if topup.state != Topup.State.OPEN:
@@ -121,6 +126,9 @@ def settle_topup(topup_id: UUID) -> Topup:
         elif session.status == "expired":
             topup.state = Topup.State.EXPIRED
             topup.save(update_fields=["state"])
+        elif refusal:
+            topup.state, topup.note = Topup.State.EXPIRED, f"The payment failed ({refusal})."
+            topup.save(update_fields=["state", "note"])
     return topup
 
 
@@ -128,12 +136,36 @@ def poll_topups() -> int:
     """Settle what no webhook told of; returns how many top-ups were looked at."""
     waiting = Topup.objects.filter(
         state=Topup.State.OPEN, created_at__lt=timezone.now() - POLL_AGE_MIN
-    ).order_by("created_at")[:POLL_BATCH_SIZE]
+    ).order_by(F("checked_at").asc(nulls_first=True), "created_at")[:POLL_BATCH_SIZE]
+    looked_at = 0
     for topup in waiting:
-        if topup.checkout_session_id is None:
-            _find_lost_page(topup)
-        settle_topup(topup.pk)
-    return len(waiting)
+        # Before the look, so that a row that always fails goes to the end of the queue too.
+        Topup.objects.filter(pk=topup.pk).update(checked_at=Now())
+        looked_at += 1
+        try:
+            if topup.checkout_session_id is None:
+                _find_lost_page(topup)
+            settle_topup(topup.pk)
+        except StripeUnavailableError:
+            logger.warning("Stripe does not answer; the poll goes on next time")
+            break
+        except MarketplaceError as error:
+            # Stripe does not know a page after a change of keys, for example.
+            logger.warning("top-up %s cannot be settled: %s", topup.pk, error.detail)
+    return looked_at
+
+
+def _find_refusal(session: CheckoutSession) -> str:
+    """How a payment that was still on its way at the end of the page failed; else empty.
+
+    Stripe leaves such a page complete and unpaid for ever; only the payment knows.
+    """
+    if (session.status, session.payment_status) != ("complete", "unpaid"):
+        return ""
+    if session.payment_intent_id is None:
+        return ""
+    status = get_stripe().retrieve_payment_intent(session.payment_intent_id).status
+    return status if status in FAILED_PAYMENT_STATES else ""
 
 
 def _find_lost_page(topup: Topup) -> None:

@@ -12,7 +12,13 @@ from django.utils import timezone
 
 from billing.models import StripeCall, StripeCustomer, StripeEvent, Topup, Transfer
 from billing.services import stripe_client, stripe_event, topup
-from billing.services.topup import AMOUNT_CENTS_MAX, AMOUNT_CENTS_MIN, OPEN_TOPUPS_MAX
+from billing.services.topup import (
+    AMOUNT_CENTS_MAX,
+    AMOUNT_CENTS_MIN,
+    OPEN_TOPUPS_MAX,
+    POLL_BATCH_SIZE,
+)
+from marketplace.core.ids import new_id
 from marketplace.core.money import NANOS_PER_CENT
 from marketplace.models import Account, User
 from marketplace.selectors.access import Actor
@@ -216,6 +222,83 @@ def test_the_poll_finds_a_page_whose_making_was_not_answered(
     row.refresh_from_db()
     assert row.state == Topup.State.CREDITED
     assert balances()["wallet"] == (2_500 * NANOS_PER_CENT, 0)
+
+
+def age_all() -> None:
+    Topup.objects.update(created_at=timezone.now() - timedelta(minutes=5))
+
+
+def start_lost(actor: Actor, account: Account) -> Topup:
+    """A row whose page Stripe does not know: the key was changed, or test data wiped."""
+    return Topup.objects.create(
+        account=account,
+        created_by=actor.user,
+        amount_cents=2_500,
+        checkout_session_id=f"cs_test_{new_id()}",
+    )
+
+
+def test_the_poll_passes_a_page_that_stripe_does_not_know(
+    fake, actor: Actor, account: Account
+) -> None:
+    lost, paid = start_lost(actor, account), start(actor, account)
+    pay(paid)
+    age_all()
+    Topup.objects.filter(pk=lost.pk).update(created_at=timezone.now() - timedelta(hours=1))
+
+    assert topup.poll_topups() == 2
+
+    lost.refresh_from_db()
+    paid.refresh_from_db()
+    assert (lost.state, paid.state) == (Topup.State.OPEN, Topup.State.CREDITED)
+
+
+def test_stuck_rows_do_not_hide_a_newer_one_from_the_poll(
+    fake, actor: Actor, account: Account
+) -> None:
+    paid = start(actor, account)
+    pay(paid)
+    for _ in range(POLL_BATCH_SIZE):
+        start_lost(actor, account)
+    Topup.objects.update(created_at=timezone.now() - timedelta(hours=1))
+    Topup.objects.filter(pk=paid.pk).update(created_at=timezone.now() - timedelta(minutes=5))
+
+    assert topup.poll_topups() == POLL_BATCH_SIZE
+    paid.refresh_from_db()
+    assert paid.state == Topup.State.OPEN
+    topup.poll_topups()
+
+    paid.refresh_from_db()
+    assert paid.state == Topup.State.CREDITED
+
+
+def test_the_poll_stops_while_stripe_does_not_answer(fake, actor: Actor, account: Account) -> None:
+    start(actor, account)
+    start(actor, account)
+    age_all()
+    fake.kill()
+
+    assert topup.poll_topups() == 1
+    fake.start()
+
+    assert topup.poll_topups() == 2
+
+
+@pytest.mark.parametrize(
+    ("succeeds", "state", "transfers"),
+    [(True, Topup.State.CREDITED, 1), (False, Topup.State.EXPIRED, 0)],
+)
+def test_a_delayed_payment_ends_the_row_either_way(
+    fake, actor: Actor, account: Account, succeeds: bool, state: str, transfers: int
+) -> None:
+    row = start(actor, account)
+    fake.order(f"checkout/{row.checkout_session_id}/pay", delayed=True)
+    assert topup.settle_topup(row.pk).state == Topup.State.OPEN
+
+    fake.order(f"checkout/{row.checkout_session_id}/settle", succeeds=succeeds)
+
+    assert topup.settle_topup(row.pk).state == state
+    assert Transfer.objects.count() == transfers
 
 
 def deliver(receiver: Receiver, count: int = 1) -> list:

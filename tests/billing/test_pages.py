@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import Callable
+from unittest.mock import Mock
 
 import pytest
 from django.test import Client
@@ -10,6 +13,7 @@ from django.test import Client
 from billing.models import Price, Topup
 from billing.selectors.price import find_price
 from billing.services.price import NANOS_PER_PREDICTION_MAX
+from billing.views import wallet
 from marketplace.core.money import NANOS_PER_DOLLAR
 from marketplace.models import Account, AuditEvent, User
 from tests.billing.conftest import Shop, hold, settle
@@ -89,6 +93,24 @@ def test_a_viewer_sees_the_wallet_and_cannot_top_up(
     assert b"Buy credit" not in page.content
     assert answer.status_code == 403
     assert not Topup.objects.exists()
+
+
+def test_credit_goes_to_the_account_whose_page_was_filled_in(
+    shop: Shop, owner: User, consumer_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if another tab has made another account the current one since."""
+    MembershipFactory(account=shop.creator, user=owner, role="owner")
+    monkeypatch.setattr(wallet, "start_topup", started := Mock())
+    started.return_value.checkout_url = "https://checkout.example.com"
+    page = consumer_client.get("/console/wallet?account=consumer").content.decode()
+    consumer_client.get("/console/wallet?account=creator")
+    action = re.search(r'<form method="post" action="(/console/wallet[^"]*)"', page)
+    assert action is not None
+
+    answer = consumer_client.post(html.unescape(action[1]), {"amount_dollars": "25"})
+
+    assert answer.status_code == 302
+    assert started.call_args.args[1] == shop.consumer
 
 
 @pytest.mark.parametrize("amount", ["4.99", "10000.01", "abc", "", "-5", "NaN", "5.001"])

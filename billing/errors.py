@@ -14,13 +14,13 @@ class StripeUnavailableError(MarketplaceError):
     code = "stripe_unavailable"
     http_status = 503
     retryable = True
-    title = "The payment service does not answer right now. Nothing was paid."
+    title = "The payment service does not answer right now."
 
 
 class StripeRefusedError(MarketplaceError):
     code = "stripe_refused"
     http_status = 502
-    title = "The payment service refused the request. Nothing was paid."
+    title = "The payment service refused the request."
 
 
 class WebhookRefusedError(BadRequestError):

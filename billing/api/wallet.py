@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
@@ -10,6 +11,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from billing.errors import StripeUnavailableError
 from billing.models import LedgerAccount, Topup, UsageEvent
 from billing.selectors.ledger import find_ledger_account
 from billing.selectors.topup import access_topup
@@ -86,9 +88,12 @@ class TopupView(APIView):
     """`GET /api/topups/{id}`."""
 
     def get(self, request: Request, topup_id: UUID) -> Response:
-        """The top-up; an open one is looked up at Stripe first."""
+        """The top-up; an open one is looked up at Stripe first, and is open while it is silent."""
         topup = access_topup(actor_of(request), topup_id)
-        return Response(topup_json(settle_topup(topup.pk)))
+        # Perhaps it was paid, perhaps not: the poll will know.
+        with suppress(StripeUnavailableError):
+            topup = settle_topup(topup.pk)
+        return Response(topup_json(topup))
 
 
 def usage_json(event: UsageEvent) -> dict[str, Any]:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TypeVar
 from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F
+from django.db.models import F, QuerySet
 from django.db.models.functions import Now
 from django.utils import timezone
 
@@ -51,10 +52,13 @@ FAILED_PAYMENT_STATES = frozenset({"canceled", "requires_payment_method"})
 def start_topup(actor: Actor, account: Account, *, amount_cents: int) -> Topup:
     """Open a Checkout page for this amount; `checkout_url` says where.
 
+    An account with as many open pages as it may have loses the oldest unpaid one.
+
     Raises:
         InvalidInputError: The amount is out of bounds.
-        ConflictError: Too many pages are open already.
+        ConflictError: Every page that may be open waits for its payment.
         StripeUnavailableError: Try again later; nothing was paid.
+        StripeRefusedError: Trying again is no use; nothing was paid.
     """
     if not AMOUNT_CENTS_MIN <= amount_cents <= AMOUNT_CENTS_MAX:
         low, high = AMOUNT_CENTS_MIN // 100, AMOUNT_CENTS_MAX // 100
@@ -63,46 +67,10 @@ def start_topup(actor: Actor, account: Account, *, amount_cents: int) -> Topup:
                 {"pointer": "/amount_cents", "detail": f"A top-up is ${low} to ${high:,}."},
             ]
         )
-    with transaction.atomic():
-        # No stronger lock: the gateway's bookings refer to this row and must not wait for it.
-        Account.objects.select_for_update(no_key=True).get(pk=account.pk)
-        open_topups = Topup.objects.filter(
-            account=account,
-            state=Topup.State.OPEN,
-            created_at__gt=timezone.now() - OPEN_AGE_MAX,
-        )
-        if open_topups.count() >= OPEN_TOPUPS_MAX:
-            raise ConflictError(f"{OPEN_TOPUPS_MAX} payment pages are open; finish one first.")
-        topup = Topup.objects.create(
-            account=account, created_by=actor.user, amount_cents=amount_cents
-        )
-        audit.record(
-            actor.label,
-            "topup.start",
-            topup,
-            account_id=account.pk,
-            payload={"amount_cents": amount_cents},
-        )
-    customer_id = _ensure_customer(account)
-    return_url = f"{settings.WEB_URL}/console/topups/{topup.pk}"
-    key = f"topup:{topup.pk}"
-    params = {"topup_id": str(topup.pk), "customer_id": customer_id, "amount_cents": amount_cents}
-    session = _call(
-        "checkout.sessions.create",
-        key,
-        params,
-        lambda: get_stripe().create_checkout_session(
-            topup_id=topup.pk,
-            customer_id=customer_id,
-            amount_cents=amount_cents,
-            success_url=f"{return_url}?session_id={{CHECKOUT_SESSION_ID}}",
-            cancel_url=return_url,
-            idempotency_key=key,
-        ),
-    )
-    topup.checkout_session_id = session.id
-    topup.checkout_url = session.url or ""
-    topup.save(update_fields=["checkout_session_id", "checkout_url"])
+    with _nothing_was_paid():
+        _make_room(account)
+        topup = _create_row(actor, account, amount_cents)
+        _open_page(topup, account)
     return topup
 
 
@@ -181,6 +149,97 @@ def _find_lost_page(topup: Topup) -> None:
     elif topup.created_at < timezone.now() - OPEN_AGE_MAX:
         topup.state = Topup.State.EXPIRED
         topup.save(update_fields=["state"])
+
+
+@contextmanager
+def _nothing_was_paid() -> Iterator[None]:
+    """Say so with Stripe's failures: true only before anybody was sent to a page."""
+    try:
+        yield
+    except (StripeUnavailableError, StripeRefusedError) as error:
+        raise type(error)(
+            f"{error.detail} Nothing was paid.", retry_after_s=error.retry_after_s, **error.params
+        ) from error
+
+
+def _open_pages(account: Account) -> QuerySet[Topup]:
+    """Pages that can be paid, oldest first. A row without one is no page: its call failed."""
+    return Topup.objects.filter(
+        account=account,
+        state=Topup.State.OPEN,
+        checkout_session_id__isnull=False,
+        created_at__gt=timezone.now() - OPEN_AGE_MAX,
+    ).order_by("created_at")
+
+
+def _make_room(account: Account) -> None:
+    """End the oldest page that nobody paid, if there are as many as there may be."""
+    pages = list(_open_pages(account))
+    if len(pages) < OPEN_TOPUPS_MAX:
+        return
+    for page in pages:
+        assert page.checkout_session_id is not None, "of _open_pages"
+        # Stripe refuses where somebody paid meanwhile, and what it knows is booked then.
+        with suppress(StripeRefusedError):
+            get_stripe().expire_checkout_session(
+                page.checkout_session_id, idempotency_key=f"expire:{page.pk}"
+            )
+        with suppress(StripeRefusedError):
+            if settle_topup(page.pk).state != Topup.State.OPEN:
+                return
+
+
+def _create_row(actor: Actor, account: Account, amount_cents: int) -> Topup:
+    with transaction.atomic():
+        # No stronger lock: the gateway's bookings refer to this row and must not wait for it.
+        Account.objects.select_for_update(no_key=True).get(pk=account.pk)
+        if _open_pages(account).count() >= OPEN_TOPUPS_MAX:
+            raise ConflictError(f"{OPEN_TOPUPS_MAX} payments are on their way; wait for one.")
+        topup = Topup.objects.create(
+            account=account, created_by=actor.user, amount_cents=amount_cents
+        )
+        audit.record(
+            actor.label,
+            "topup.start",
+            topup,
+            account_id=account.pk,
+            payload={"amount_cents": amount_cents},
+        )
+    return topup
+
+
+def _open_page(topup: Topup, account: Account) -> None:
+    """Make the page at Stripe; a row whose page was refused ends."""
+    try:
+        session = _create_session(topup, account)
+    except StripeRefusedError as error:
+        topup.state, topup.note = Topup.State.EXPIRED, error.detail
+        topup.save(update_fields=["state", "note"])
+        raise
+    topup.checkout_session_id = session.id
+    topup.checkout_url = session.url or ""
+    topup.save(update_fields=["checkout_session_id", "checkout_url"])
+
+
+def _create_session(topup: Topup, account: Account) -> CheckoutSession:
+    customer_id = _ensure_customer(account)
+    return_url = f"{settings.WEB_URL}/console/topups/{topup.pk}"
+    key = f"topup:{topup.pk}"
+    amount_cents = topup.amount_cents
+    params = {"topup_id": str(topup.pk), "customer_id": customer_id, "amount_cents": amount_cents}
+    return _call(
+        "checkout.sessions.create",
+        key,
+        params,
+        lambda: get_stripe().create_checkout_session(
+            topup_id=topup.pk,
+            customer_id=customer_id,
+            amount_cents=amount_cents,
+            success_url=f"{return_url}?session_id={{CHECKOUT_SESSION_ID}}",
+            cancel_url=return_url,
+            idempotency_key=key,
+        ),
+    )
 
 
 def _credit(topup: Topup, session: CheckoutSession) -> None:

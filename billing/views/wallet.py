@@ -11,6 +11,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_safe
 
+from billing.errors import StripeUnavailableError
 from billing.forms.topup import TopupForm
 from billing.models import LedgerAccount, Topup
 from billing.selectors.ledger import find_ledger_account, list_entries
@@ -61,12 +62,19 @@ def topup_return(request: HttpRequest, topup_id: UUID) -> HttpResponse:
     Never the only place where a payment is noticed: the webhook and a poll do it as well.
     """
     topup = access_topup(actor_of(request), topup_id)
-    topup = settle_topup(topup.pk)
+    account = topup.account
     has_paid = "session_id" in request.GET
+    is_known = True
+    try:
+        topup = settle_topup(topup.pk)
+    except StripeUnavailableError:
+        # Perhaps it was paid, perhaps not: the row is shown as waiting until Stripe answers.
+        is_known = False
     context = {
         "topup": topup,
-        "account": topup.account,
-        "is_waiting": has_paid and topup.state == Topup.State.OPEN,
+        "account": account,
+        "has_paid": has_paid,
+        "is_waiting": topup.state == Topup.State.OPEN and (has_paid or not is_known),
     }
     template = "billing/panels/topup.html" if request.htmx else "billing/topup.html"  # type: ignore[attr-defined]
     return render(request, template, context)

@@ -10,6 +10,7 @@ import requests
 from django.test import Client
 from django.utils import timezone
 
+from billing.errors import StripeRefusedError, StripeUnavailableError
 from billing.models import StripeCall, StripeCustomer, StripeEvent, Topup, Transfer
 from billing.services import stripe_client, stripe_event, topup
 from billing.services.topup import (
@@ -18,6 +19,7 @@ from billing.services.topup import (
     OPEN_TOPUPS_MAX,
     POLL_BATCH_SIZE,
 )
+from marketplace.core.errors import ConflictError
 from marketplace.core.ids import new_id
 from marketplace.core.money import NANOS_PER_CENT
 from marketplace.models import Account, User
@@ -157,16 +159,87 @@ def post_topup(secret: str, account: Account, amount_cents: int):
     )
 
 
-def test_too_many_open_pages_are_refused(fake, actor: Actor, account: Account) -> None:
-    from marketplace.core.errors import ConflictError
+def test_one_page_too_many_ends_the_oldest(fake, actor: Actor, account: Account) -> None:
+    rows = [start(actor, account) for _ in range(OPEN_TOPUPS_MAX + 1)]
 
+    states = [Topup.objects.get(pk=row.pk).state for row in rows]
+
+    assert states == [Topup.State.EXPIRED] + [Topup.State.OPEN] * OPEN_TOPUPS_MAX
+    assert page_states(fake) == ["expired"] + ["open"] * OPEN_TOPUPS_MAX
+
+
+def test_a_paid_page_is_credited_and_not_ended_to_make_room(
+    fake, actor: Actor, account: Account
+) -> None:
+    rows = [start(actor, account) for _ in range(OPEN_TOPUPS_MAX)]
+    pay(rows[0])
+
+    start(actor, account)
+
+    assert Topup.objects.get(pk=rows[0].pk).state == Topup.State.CREDITED
+    assert page_states(fake) == ["complete"] + ["open"] * OPEN_TOPUPS_MAX
+
+
+def test_payments_on_their_way_are_not_ended_to_make_room(
+    fake, actor: Actor, account: Account
+) -> None:
     for _ in range(OPEN_TOPUPS_MAX):
-        start(actor, account)
+        row = start(actor, account)
+        fake.order(f"checkout/{row.checkout_session_id}/pay", delayed=True)
 
     with pytest.raises(ConflictError):
         start(actor, account)
 
-    assert Topup.objects.count() == OPEN_TOPUPS_MAX
+    assert Topup.objects.filter(state=Topup.State.OPEN).count() == OPEN_TOPUPS_MAX
+
+
+def page_states(fake: FakeStripeProcess) -> list[str]:
+    pages = fake.state()["objects"]["checkout.session"]
+    return sorted((page["status"] for page in pages), key=["complete", "expired", "open"].index)
+
+
+def test_failed_tries_do_not_lock_the_account_out(
+    fake, actor: Actor, account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("billing.stripe.client.RETRIES_MAX", 0)  # They take their time.
+    fake.order("faults", kind="unavailable", path="/v1/checkout/sessions", times=1_000)
+    for _ in range(OPEN_TOPUPS_MAX + 1):
+        with pytest.raises(StripeUnavailableError, match="Nothing was paid"):
+            start(actor, account)
+    assert requests.delete(f"{fake.url}/_test/faults", timeout=10).ok
+
+    assert start(actor, account).checkout_url
+
+
+def test_a_row_whose_page_is_refused_ends(fake, actor: Actor, account: Account, settings) -> None:
+    settings.STRIPE_SECRET_KEY = "sk_test_changed"
+    stripe_client.get_stripe.cache_clear()
+
+    with pytest.raises(StripeRefusedError, match="Nothing was paid"):
+        start(actor, account)
+
+    assert Topup.objects.get().state == Topup.State.EXPIRED
+
+
+@pytest.mark.parametrize("query", ["?session_id=cs_test_1", ""])
+def test_a_payer_who_returns_while_stripe_is_silent_is_asked_to_wait(
+    fake, actor: Actor, account: Account, owner: User, owner_client: Client, query: str
+) -> None:
+    row = start(actor, account)
+    pay(row)
+    secret, _ = token(account, owner)
+    fake.kill()
+
+    page = owner_client.get(f"/console/topups/{row.pk}{query}")
+    answer = Client().get(f"/api/topups/{row.pk}", headers={"Authorization": f"Bearer {secret}"})
+    fake.start()
+
+    assert page.status_code == 200
+    assert b"Waiting for Stripe" in page.content
+    assert b"Nothing was" not in page.content
+    assert (answer.status_code, answer.json()["state"]) == (200, "open")
+    page = owner_client.get(f"/console/topups/{row.pk}{query}")
+    assert b"were added to the wallet" in page.content
 
 
 def test_others_see_no_topup_and_start_none(

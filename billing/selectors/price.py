@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from django.db.models import Q, QuerySet
-from django.utils import timezone
+from django.db.models.functions import Now
 
 from billing.models import Price
 from marketplace.models import AIModel
@@ -11,10 +11,10 @@ from marketplace.models import AIModel
 
 def find_price(model: AIModel) -> Price | None:
     """The price of a model that is valid now; None if it has none and cannot be sold."""
-    now = timezone.now()
+    # The database's clock, which set the times of the rows; that of this machine may differ.
     return (
-        Price.objects.filter(model=model, valid_from__lte=now)
-        .filter(Q(valid_until=None) | Q(valid_until__gt=now))
+        Price.objects.filter(model=model, valid_from__lte=Now())
+        .filter(Q(valid_until=None) | Q(valid_until__gt=Now()))
         .first()
     )
 

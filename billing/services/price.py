@@ -6,7 +6,6 @@ from django.conf import settings
 from django.db import connection, transaction
 
 from billing.models import Price
-from billing.selectors.price import find_price
 from marketplace.core.errors import InvalidInputError
 from marketplace.core.money import NANOS_PER_DOLLAR
 from marketplace.models import AIModel
@@ -35,7 +34,7 @@ def set_price(actor: Actor, model: AIModel, *, nanos_per_prediction: int) -> Pri
     with transaction.atomic():
         # One price change of a model at a time; rows that refer to the model do not wait.
         AIModel.objects.select_for_update(no_key=True).get(pk=model.pk)
-        current = find_price(model)
+        current = Price.objects.filter(model=model, valid_until=None).first()
         if current is not None and current.nanos_per_prediction == nanos_per_prediction:
             return current
         with connection.cursor() as cursor:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from unittest.mock import Mock
 
 import pytest
 from django.test import Client
+from django.utils import timezone
 
 from billing.models import Price, Topup
 from billing.selectors.price import find_price
@@ -143,6 +145,22 @@ def test_the_same_price_again_changes_nothing(shop: Shop, creator_client: Client
     creator_client.post("/panels/price/creator/echo", {"dollars_per_prediction": "0.000001001"})
 
     assert Price.objects.get() == shop.price
+
+
+def test_a_slow_clock_of_this_machine_harms_no_price(
+    shop: Shop, creator_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timezone, "now", lambda: datetime.now(UTC) - timedelta(seconds=5))
+
+    for dollars in (1, 2, 3):
+        answer = creator_client.post(
+            "/panels/price/creator/echo", {"dollars_per_prediction": f"{dollars}"}
+        )
+        assert answer.status_code == 200
+        assert find_price(shop.model).nanos_per_prediction == dollars * NANOS_PER_DOLLAR
+
+    assert Price.objects.filter(valid_until=None).count() == 1
+    assert Price.objects.count() == 4
 
 
 @pytest.mark.parametrize("price", ["", "x", "-1", "0.0000000001", "1000.01", "NaN", "1e99"])

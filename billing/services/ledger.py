@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, connection, transaction
 
 from billing.errors import TransferConflictError
 from billing.models import LedgerAccount, Transfer
 from marketplace.core.errors import InsufficientCreditError, MarketplaceError, NotFoundError
 
-# How many late holds one sweep releases; the next sweep takes the rest.
+# How many late holds one transaction releases: their wallets are locked until its end.
 EXPIRE_BATCH_SIZE = 500
 
 ERRORS_BY_SQLSTATE: dict[str, type[MarketplaceError]] = {
@@ -76,7 +76,16 @@ def post_transfer(
 
 
 def expire_holds() -> int:
-    """Release the holds whose time is over; returns how many."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT billing_expire_holds(%s)", [EXPIRE_BATCH_SIZE])
-        return int(cursor.fetchone()[0])
+    """Release the holds whose time is over; returns how many.
+
+    Batch by batch, each in its own transaction, so that bookings get their turn between.
+    """
+    released = 0
+    while True:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("SELECT billing_expire_holds(%s)", [EXPIRE_BATCH_SIZE])
+            count = int(cursor.fetchone()[0])
+        released += count
+        # A short batch is the last, or gateways settle the same holds right now.
+        if count < EXPIRE_BATCH_SIZE:
+            return released

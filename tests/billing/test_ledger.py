@@ -184,6 +184,22 @@ def test_late_holds_expire_and_cannot_be_settled_any_more(shop: Shop, fund: Fund
     assert balances()["wallet"] == (3_999, 0)
 
 
+def test_one_sweep_releases_all_late_holds(shop: Shop, fund: Fund) -> None:
+    count = 2 * ledger.EXPIRE_BATCH_SIZE + 1
+    fund(count)
+    query(
+        "SELECT billing_hold(gen_random_uuid(), %s, 1, 60) FROM generate_series(1, %s)",
+        shop.wallet_id,
+        count,
+    )
+    Hold.objects.update(expires_at="2020-01-01T00:00:00Z")
+    assert balances()["wallet"] == (count, count)
+
+    assert ledger.expire_holds() == count
+
+    assert balances()["wallet"] == (count, 0)
+
+
 def test_transfer_is_posted_once_per_key(shop: Shop) -> None:
     clearing_id = ledger.get_ledger_account_id(LedgerAccount.Kind.STRIPE_CLEARING)
     arguments = {

@@ -6,6 +6,7 @@ Beat's schedule stands here, so that one look shows all that happens by itself.
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from celery import Celery
 
@@ -17,14 +18,18 @@ app.set_default()
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks(["marketplace", "inference", "billing"])
 
-app.conf.beat_schedule = {
+_SCHEDULE: dict[str, dict[str, Any]] = {
     # Carries on with every version whose next step is due; also after a worker died.
     "advance-onboarding": {"task": "inference.sweep_onboarding", "schedule": 5.0},
     "expire-uploads": {"task": "inference.expire_uploads", "schedule": 300.0},
-    "forget-predictions": {"task": "inference.forget_predictions", "schedule": 600.0},
+    "forget-predictions": {"task": "inference.forget_predictions", "schedule": 120.0},
     "lost-nodes": {"task": "inference.sweep_nodes", "schedule": 10.0},
     "expire-holds": {"task": "billing.expire_holds", "schedule": 15.0},
     "apply-stripe-events": {"task": "billing.sweep_stripe_events", "schedule": 15.0},
     "poll-topups": {"task": "billing.poll_topups", "schedule": 60.0},
     "check-ledger": {"task": "billing.check_ledger", "schedule": 3600.0},
+}
+# What waited longer than until its next turn, while no worker was there, is not done twice.
+app.conf.beat_schedule = {
+    name: entry | {"options": {"expires": entry["schedule"]}} for name, entry in _SCHEDULE.items()
 }

@@ -15,6 +15,7 @@ from django.utils.functional import SimpleLazyObject
 from marketplace.models import Account, Membership, User
 from marketplace.selectors.access import ANONYMOUS, Actor, access_account
 from marketplace.selectors.account import list_memberships as memberships_of
+from marketplace.selectors.account import own_first
 
 SESSION_KEY = "account"
 
@@ -36,10 +37,10 @@ def list_memberships(request: HttpRequest) -> list[Membership]:
 
 
 def current_membership(request: HttpRequest) -> Membership | None:
-    """The membership in the account that the person chose, else in the first it owns."""
+    """The membership in the account that the person chose, else in its own."""
     memberships = list_memberships(request)
     chosen = request.session.get(SESSION_KEY)
-    fallback = sorted(memberships, key=lambda one: one.role != Membership.Role.OWNER)[:1]
+    fallback = sorted(memberships, key=own_first)[:1]
     found = [one for one in memberships if one.account.slug == chosen] or fallback
     return found[0] if found else None
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 
-from marketplace.core.errors import MarketplaceError
+from marketplace.core.errors import BadRequestError, MarketplaceError
 from marketplace.core.ids import new_id, to_public
 from marketplace.core.problem import CONTENT_TYPE, problem, problem_headers
 
@@ -36,6 +36,11 @@ class ProblemMiddleware:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
+        # PostgreSQL stores no NUL character, and nothing that it stores is named with one.
+        if "\x00" in request.path_info or "%00" in request.META.get("QUERY_STRING", ""):
+            refused = self.process_exception(request, BadRequestError("An address holds no NUL."))
+            assert refused is not None
+            return refused
         return self.get_response(request)
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:

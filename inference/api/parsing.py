@@ -1,40 +1,14 @@
-"""Read JSON bodies that have a limit."""
+"""The limits of the bodies that creators' clients and nodes send."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping
-from typing import IO, Any, ClassVar
-
-from rest_framework.exceptions import ParseError
-from rest_framework.parsers import JSONParser
-
-from marketplace.core.errors import InvalidInputError, PayloadTooLargeError
+from marketplace.api.parsing import BoundedJSONParser
 
 
-class BoundedJSONParser(JSONParser):
-    """JSON of at most `body_bytes_max`, an object at the top; the framework's own has no limit."""
+class UploadParser(BoundedJSONParser):
+    """What pushing sends. The largest is a manifest, a text inside a JSON text, and its wraps."""
 
-    # The largest body is a manifest, which is text inside a JSON text, and its wraps.
-    body_bytes_max: ClassVar[int] = 3 * 1024 * 1024
-
-    def parse(
-        self,
-        stream: IO[Any],
-        media_type: str | None = None,
-        parser_context: Mapping[str, Any] | None = None,
-    ) -> dict[str, Any]:
-        """The object in the body."""
-        body = stream.read(self.body_bytes_max + 1)
-        if len(body) > self.body_bytes_max:
-            raise PayloadTooLargeError(f"At most {self.body_bytes_max} bytes are allowed.")
-        try:
-            document = super().parse(io.BytesIO(body), media_type, parser_context)
-        except RecursionError:
-            raise ParseError("The JSON is nested too deep.") from None
-        if not isinstance(document, dict):
-            raise InvalidInputError("The body must be a JSON object.")
-        return document
+    body_bytes_max = 3 * 1024 * 1024
 
 
 class ReportParser(BoundedJSONParser):

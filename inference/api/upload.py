@@ -9,7 +9,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from inference.api.parsing import BoundedJSONParser
+from inference.api.parsing import UploadParser
 from inference.selectors import onboarding as onboardings
 from inference.selectors import upload as uploads
 from inference.selectors.version import describe_version
@@ -39,7 +39,7 @@ class CompleteSerializer(serializers.Serializer):
 
 
 class SigningKeysView(APIView):
-    parser_classes = (BoundedJSONParser,)
+    parser_classes = (UploadParser,)
 
     def post(self, request: Request) -> Response:
         """Make a creator's public key known; the same key again changes nothing."""
@@ -54,7 +54,7 @@ class SigningKeysView(APIView):
 
 
 class UploadsView(APIView):
-    parser_classes = (BoundedJSONParser,)
+    parser_classes = (UploadParser,)
 
     def post(self, request: Request, owner: str, name: str) -> Response:
         """Announce the files of a new version."""
@@ -104,7 +104,7 @@ class PartView(APIView):
 
 
 class CompleteView(APIView):
-    parser_classes = (BoundedJSONParser,)
+    parser_classes = (UploadParser,)
 
     def post(self, request: Request, upload_id: UUID) -> Response:
         """Hand in the signed manifest."""

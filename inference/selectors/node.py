@@ -13,8 +13,11 @@ from marketplace.core import keys
 from marketplace.core.clock import utc_now
 from marketplace.core.errors import NotFoundError
 
-# A node reports every 2 s; seven missed reports are no hiccup.
-LOST_AFTER = timedelta(seconds=15)
+# A node reports every 2 s; seven missed reports are no hiccup: it gets nothing new.
+QUIET_AFTER = timedelta(seconds=15)
+# Replicas are given up later than the site needs for a restart: it is the site that does not
+# hear the nodes then, and they serve all the same. Gateways find a dead one by themselves.
+LOST_AFTER = timedelta(seconds=60)
 # States in which a replica holds nothing on its node and will not by itself.
 ENDED_STATES = (Replica.State.FAILED, Replica.State.LOST, Replica.State.UNLOADED)
 
@@ -30,7 +33,7 @@ def list_live_nodes() -> QuerySet[Node]:
     """Nodes that report and whose Triton is ready, the least loaded first."""
     return (
         Node.objects.filter(
-            revoked_at=None, triton_ready=True, last_seen_at__gt=utc_now() - LOST_AFTER
+            revoked_at=None, triton_ready=True, last_seen_at__gt=utc_now() - QUIET_AFTER
         )
         .annotate(load=Count("replicas", filter=Q(replicas__wanted=True)))
         .order_by("load", "name")

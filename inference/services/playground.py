@@ -43,6 +43,8 @@ class Attempt:
     round_trip_s: float = 0.0
     problem_code: str = ""
     problem_detail: str = ""
+    # Set where a problem does not mean that nothing was charged.
+    may_be_charged: bool = False
     faults: list[dict[str, str]] = field(default_factory=list)
 
     @property
@@ -83,13 +85,30 @@ def try_model(*, model: AIModel, account: Account, user: User, values: dict[str,
     try:
         response = _client().post(url, json={"input": values}, headers=headers)
         if len(response.content) > ANSWER_BYTES_MAX:
-            raise GatewayUnavailableError("The output is too large to be shown; use the API.")
+            return _describe_large(response, time.perf_counter() - started_s)
         document = response.json()
     except (httpx.HTTPError, ValueError) as error:
         raise GatewayUnavailableError(retry_after_s=5) from error
     if not isinstance(document, dict):
         raise GatewayUnavailableError(retry_after_s=5)
     return _read(response.status_code, document, time.perf_counter() - started_s)
+
+
+def _describe_large(response: httpx.Response, round_trip_s: float) -> Attempt:
+    """An answer that is not read for its size: what its head tells."""
+    return Attempt(
+        prediction_id=response.headers.get("inference-id", ""),
+        cost_nanos=_read_number(_parse_count(response.headers.get("x-cost-nano-usd")), int),
+        round_trip_s=round_trip_s,
+        problem_code="output_too_large",
+        problem_detail="The output is too large to be shown here; use the API.",
+        may_be_charged=True,
+    )
+
+
+def _parse_count(text: str | None) -> int | None:
+    is_count = text is not None and text.isascii() and text.isdigit() and len(text) < 20
+    return int(text) if is_count and text is not None else None
 
 
 @cache
@@ -104,6 +123,7 @@ def _read(status: int, document: dict[str, Any], round_trip_s: float) -> Attempt
             round_trip_s=round_trip_s,
             problem_code=str(document.get("code") or f"http_{status}"),
             problem_detail=str(document.get("detail") or "The gateway refused the request."),
+            may_be_charged=document.get("code") == "booking_unknown",
             faults=[one for one in errors if isinstance(one, dict)]
             if isinstance(errors, list)
             else [],

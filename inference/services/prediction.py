@@ -6,7 +6,8 @@ What was booked stays for good; what went in and came out is kept only for reque
 
 from __future__ import annotations
 
-from datetime import timedelta
+import time
+from datetime import datetime, timedelta
 
 from django.db.models import Q
 from django.utils import timezone
@@ -17,11 +18,21 @@ from inference.models import APIRequest, Prediction
 RETENTION = timedelta(hours=24)
 # One sweep's share, so that no statement holds many rows for long.
 BATCH_SIZE = 5_000
+# A sweep that finds more leaves it to the next one.
+SWEEP_LIMIT_S = 60.0
 
 
 def forget_predictions() -> int:
     """Drop keys and contents older than `RETENTION`; returns how many rows were touched."""
     before = timezone.now() - RETENTION
+    end_s = time.monotonic() + SWEEP_LIMIT_S
+    count = 0
+    while (touched := _forget_batch(before)) and time.monotonic() < end_s:
+        count += touched
+    return count + touched
+
+
+def _forget_batch(before: datetime) -> int:
     requests = APIRequest.objects.filter(created_at__lt=before).order_by("created_at")
     deleted, _ = APIRequest.objects.filter(
         pk__in=list(requests.values_list("pk", flat=True)[:BATCH_SIZE])

@@ -13,9 +13,9 @@ from marketplace.address import address_of
 from marketplace.api.authentication import actor_of
 from marketplace.core import limits
 from marketplace.core.errors import ForbiddenError
-from marketplace.models import Account, APIKey, Membership
+from marketplace.models import Account, APIKey
 from marketplace.selectors.access import Actor, access_account, has_right
-from marketplace.selectors.account import list_memberships
+from marketplace.selectors.account import list_memberships, own_first
 from marketplace.services.account import log_in
 from marketplace.services.key import issue_key
 
@@ -58,11 +58,11 @@ class LoginView(APIView):
 
 
 def choose_account(actor: Actor, slug: str | None) -> Account:
-    """The named account, else one that the person owns, else one where it may make keys."""
+    """The named account, else the person's own, else one where it may make keys."""
     if slug is not None:
         return access_account(actor, slug, "keys")
     memberships = list(list_memberships(actor))
-    memberships.sort(key=lambda one: one.role != Membership.Role.OWNER)
+    memberships.sort(key=own_first)
     for membership in memberships:
         if has_right(actor, membership.account, "keys"):
             return membership.account

@@ -91,8 +91,10 @@ def has_right(actor: Actor, account: Account, right: str) -> bool:
     if actor.api_key is not None:
         if actor.api_key.account_id != account.pk:
             return False
+        # A consumer's key belongs to the account's services, whoever made it.
+        is_service = actor.api_key.mode != APIKey.Mode.TOKEN
         return right in actor.api_key.scopes and (
-            right == "predict" or _creator_has_right(actor.api_key, account, right)
+            is_service or _creator_has_right(actor.api_key, account, right)
         )
     if actor.user is None:
         return False

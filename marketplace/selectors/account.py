@@ -41,6 +41,17 @@ def list_memberships(actor: Actor) -> QuerySet[Membership]:
     )
 
 
+def own_first(membership: Membership) -> tuple[bool, bool, datetime]:
+    """Sorts a person's memberships: the own account, other owned ones, then the oldest.
+
+    Anybody can make anybody a member of a new organisation; none that came later may become
+    the account that somebody works in without choosing it.
+    """
+    is_owner = membership.role == Membership.Role.OWNER
+    is_person = membership.account.kind == Account.Kind.PERSON
+    return (not (is_owner and is_person), not is_owner, membership.created_at)
+
+
 def list_events(account: Account) -> QuerySet[AuditEvent]:
     """What happened in the account, the latest first."""
     return AuditEvent.objects.filter(account_id=account.pk).order_by("-seq")

@@ -38,7 +38,9 @@ def find_valid_key(text: str) -> APIKey | None:
 def list_keys(account: Account) -> QuerySet[APIKey]:
     """An account's keys, newest first; revoked ones stay in the list."""
     return (
-        APIKey.objects.filter(account=account).select_related("created_by").order_by("-created_at")
+        APIKey.objects.filter(account=account)
+        .select_related("account", "created_by")
+        .order_by("-created_at")
     )
 
 

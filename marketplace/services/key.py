@@ -65,6 +65,9 @@ def issue_key(
         detail = "Must lie in the future."
         raise InvalidInputError(errors=[{"pointer": "/expires_at", "detail": detail}])
     _require_no_more_than_own(actor, mode, chosen)
+    if actor.api_key is not None and mode == Mode.TOKEN and actor.api_key.expires_at is not None:
+        # Else a token that was stolen for a day could make one for ever.
+        expires_at = min(expires_at or actor.api_key.expires_at, actor.api_key.expires_at)
     secret = keys.generate(PREFIX_BY_MODE[mode])
     api_key = APIKey(
         account=account,

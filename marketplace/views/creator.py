@@ -19,6 +19,9 @@ from marketplace.selectors.access import access_account, access_model, has_right
 from marketplace.services import catalog as services
 from marketplace.views.paging import page_of
 
+# Of a version's number, as people type it.
+NUMBER_LENGTH_MAX = 9
+
 MODELS_SHOWN = 6
 # The channel that consumers follow stands first.
 CHANNELS_SHOWN = (Channel.Name.PROD, Channel.Name.STAGING, Channel.Name.DEV)
@@ -153,7 +156,7 @@ def publish(request: HttpRequest, owner: str, name: str) -> HttpResponse:
 def withdraw_choice(request: HttpRequest, owner: str, name: str) -> HttpResponse:
     """From the number that was chosen to the page that asks once more."""
     number = request.GET.get("version", "")
-    if not number.isdecimal():
+    if not number.isdecimal() or len(number) > NUMBER_LENGTH_MAX:
         raise NotFoundError("No such version.")
     return redirect("marketplace:withdraw", owner, name, int(number))
 

@@ -10,6 +10,7 @@ import pytest
 from django.utils import timezone
 
 from billing.models import Hold, LedgerAccount, Price
+from inference.gateway.config import NODE_SILENT_S
 from inference.models import Node, Prediction, Replica
 from marketplace.core import keys
 from marketplace.core.ids import new_id, to_public
@@ -294,7 +295,7 @@ def _unready_node(shop):
 
 def _silence_node(shop):
     # Silence sends no notice: the gateway looks by itself.
-    Node.objects.update(last_seen_at=timezone.now() - timedelta(seconds=31))
+    Node.objects.update(last_seen_at=timezone.now() - timedelta(seconds=NODE_SILENT_S + 1))
 
 
 @pytest.mark.parametrize(

@@ -249,6 +249,32 @@ def test_passwords_stay_out_of_logs(client, owner, caplog):
 # --- API ---
 
 
+@pytest.mark.parametrize(
+    ("_body", "status"),
+    [
+        (b'{"email": "' + b"a" * (256 * 1024 - 13) + b'"}', 422),
+        (b'{"email": "' + b"a" * (256 * 1024 - 12) + b'"}', 413),
+        (b"[" * 100_000, 400),
+        (b"[]", 422),
+    ],
+)
+def test_bodies_of_strangers_have_a_limit(api, db, _body, status):
+    response = api.post("/api/login", _body, content_type="application/json")
+
+    assert response.status_code == status
+
+
+def test_nobody_is_made_to_work_in_a_strangers_organisation(api, client, owner, account):
+    theirs = AccountFactory(slug="0-pay", kind=Account.Kind.ORGANISATION)
+    MembershipFactory(account=theirs, user=owner, role=Membership.Role.OWNER)
+    body = {"email": owner.email, "password": PASSWORD, "token_name": "laptop"}
+
+    assert api.post("/api/login", body, format="json").json()["account"] == "acme"
+    client.force_login(owner)
+    page = client.get("/console/wallet").content.decode()
+    assert 'action="/console/wallet?account=acme"' in page
+
+
 def test_login_over_the_api_gives_a_token_once(api, owner, account):
     body = {"email": "Owner@example.com", "password": PASSWORD, "token_name": "laptop"}
     response = api.post("/api/login", body, format="json")

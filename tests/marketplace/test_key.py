@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 
 import pytest
 import time_machine
@@ -111,6 +112,20 @@ def test_a_token_passes_on_no_right_that_it_lacks(owner, account):
     issue_key(actor=actor, account=account, name="x", mode="live")
 
 
+@pytest.mark.parametrize("_asked", [None, timedelta(days=400), timedelta(hours=1)])
+def test_a_token_makes_none_that_outlives_it(owner, account, _asked):
+    end = timezone.now() + timedelta(days=30)
+    parent = APIKeyFactory(account=account, created_by=owner, mode="token", expires_at=end)
+    actor = Actor(user=owner, api_key=parent)
+    asked = timezone.now() + _asked if _asked else None
+
+    token, _ = issue_key(actor=actor, account=account, name="x", mode="token", expires_at=asked)
+    key, _ = issue_key(actor=actor, account=account, name="x", mode="live")
+
+    assert token.expires_at == min(asked or end, end)
+    assert key.expires_at is None
+
+
 def test_the_secret_is_nowhere_in_the_database_nor_in_the_log(owner_client, account, caplog):
     caplog.set_level("DEBUG")
     page = owner_client.post("/console/keys/new", {"name": "canary", "mode": "live"})
@@ -206,6 +221,7 @@ def test_a_consumers_key_outlives_its_maker(api, owner, account):
     live = APIKeyFactory(account=account, created_by=None, mode="live")
 
     assert api.get("/api/me", **bearer(live)).json()["email"] is None
+    assert api.get("/api/usage?account=acme", **bearer(live)).status_code == 200
 
 
 # --- API ---

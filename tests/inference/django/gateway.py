@@ -28,6 +28,7 @@ class Gateway:
     document: Any = None
     # Sent instead of JSON, to play something that is no gateway.
     raw: bytes | None = None
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 def open_token(token: str, secret: str) -> dict[str, Any]:
@@ -62,6 +63,8 @@ def serve(secret: str) -> Iterator[Gateway]:
             raw = gateway.raw if gateway.raw is not None else json.dumps(gateway.document).encode()
             self.send_response(gateway.status)
             self.send_header("Content-Length", str(len(raw)))
+            for name, value in gateway.headers.items():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(raw)
 

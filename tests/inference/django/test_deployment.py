@@ -11,6 +11,7 @@ from django.db import connections
 from django.utils import timezone
 
 from inference.models import Deployment, Node, Replica
+from inference.selectors.node import LOST_AFTER
 from inference.services import deployment as service
 from inference.tasks import sweep_nodes
 from marketplace.models import AIModel, Channel, ModelVersion
@@ -19,7 +20,7 @@ from marketplace.services import catalog
 from tests.factories import ChannelFactory, ModelVersionFactory
 from tests.inference.django.scripted_node import ScriptedNode
 
-LATER = timedelta(seconds=16)
+LATER = LOST_AFTER + timedelta(seconds=1)
 
 
 def make_node(name: str) -> ScriptedNode:

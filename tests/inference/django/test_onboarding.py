@@ -21,6 +21,7 @@ from inference.models import (
     UploadPart,
     WrappedKey,
 )
+from inference.selectors.node import LOST_AFTER
 from inference.selectors.onboarding import list_due_versions
 from inference.services import (
     deployment,
@@ -485,7 +486,7 @@ def test_a_lost_node_hands_its_scan_to_another(version_id):
         onboarding.advance(version_id=version_id)
         first.look()
     assert states(version_id)["load"] != "pending"
-    now = timezone.now() + timedelta(seconds=16)
+    now = timezone.now() + LOST_AFTER + timedelta(seconds=1)
 
     with time_machine.travel(now, tick=True):
         second = make_node("node-2")

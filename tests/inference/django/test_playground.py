@@ -285,6 +285,26 @@ def test_a_prediction_that_failed_is_said_so(version, owner_client, gateway):
     assert "It broke." in post(owner_client).content.decode()
 
 
+def test_a_booking_that_is_not_known_is_not_called_free(version, owner_client, gateway):
+    gateway.status, gateway.document = 503, {"code": "booking_unknown", "detail": "It may be."}
+
+    text = post(owner_client).content.decode()
+
+    assert "Look in Predictions" in text
+    assert "Nothing was charged" not in text
+
+
+def test_an_output_too_large_for_a_page_is_said_with_its_cost(version, owner_client, gateway):
+    gateway.raw = b"x" * (playground.ANSWER_BYTES_MAX + 1)
+    gateway.headers = {"X-Cost-Nano-USD": "2000000", "Inference-Id": PREDICTION_ID}
+
+    text = post(owner_client).content.decode()
+
+    assert "too large" in text
+    assert "It cost $0.002" in text
+    assert "Nothing was charged" not in text
+
+
 def test_a_very_large_output_is_cut(version, owner_client, gateway):
     gateway.document = ENVELOPE | {"output": {"scores": [0.123456] * 100_000}}
 

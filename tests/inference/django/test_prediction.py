@@ -6,6 +6,7 @@ import pytest
 from django.utils import timezone
 
 from inference.models import APIRequest, Prediction
+from inference.services import prediction
 from inference.services.prediction import RETENTION, forget_predictions
 from marketplace.core.ids import new_id
 from tests.factories import ModelVersionFactory
@@ -48,3 +49,13 @@ def test_old_contents_and_keys_are_forgotten_and_the_booking_stays() -> None:
     assert (old.input, old.output, old.cost_nanos) == (None, None, 5)
     assert young.output == {"y": 2}
     assert APIRequest.objects.get().prediction_id == young.pk
+
+
+def test_one_sweep_takes_all_that_is_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prediction, "BATCH_SIZE", 2)
+    for _ in range(5):
+        make(RETENTION + timedelta(minutes=1))
+
+    assert forget_predictions() == 10
+    assert not APIRequest.objects.exists()
+    assert not Prediction.objects.filter(output__isnull=False).exists()

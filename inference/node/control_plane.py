@@ -57,16 +57,18 @@ class _Api:
 
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Answer:
         """One request and its decoded answer."""
+        octets = None if body is None else _encode(body, path)
+        headers = self.headers() | ({"Content-Type": "application/json"} if octets else {})
         try:
-            request = self._client.build_request(method, path, headers=self.headers(), json=body)
+            request = self._client.build_request(method, path, headers=headers, content=octets)
             answer = self._client.send(request, stream=True)
             try:
-                octets = _read_bounded(answer)
+                received = _read_bounded(answer)
             finally:
                 answer.close()
         except httpx.HTTPError as error:
             raise UnreachableError(f"{type(error).__name__} at {path}") from error
-        document = _decode(answer, octets)
+        document = _decode(answer, received)
         _raise_for_status(answer.status_code, document, path)
         return document
 
@@ -83,6 +85,21 @@ class _Api:
                 yield got.iter_raw(_CHUNK_BYTES)
         except httpx.HTTPError as error:
             raise UnreachableError(f"{type(error).__name__} at {path}") from error
+
+
+def _encode(body: Mapping[str, Any], path: str) -> bytes:
+    """A body as JSON. What a model's files or loader brought into it must not stop us.
+
+    Half of a surrogate pair becomes a question mark: no encoding has it.
+
+    Raises:
+        RefusedError: It holds a number that JSON has not.
+    """
+    try:
+        text = json.dumps(body, allow_nan=False, ensure_ascii=False)
+    except ValueError:
+        raise RefusedError(0, "report_invalid", f"no JSON can be made for {path}") from None
+    return text.encode(errors="replace")
 
 
 class ControlPlane(_Api):

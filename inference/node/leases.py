@@ -97,7 +97,10 @@ class LeaseKeeper:
         self._thread.join(timeout=15)
 
     def look(self) -> None:
-        """Renew what is due, once."""
+        """Give up what has ended, then renew what is due, once."""
+        # First: a broker that does not answer keeps each renewal waiting.
+        for lease in self._list_leases():
+            self._check_end(lease)
         for lease in self._list_leases():
             if lease.loss is None and time.monotonic() >= lease.renew_at:
                 self._renew(lease)
@@ -128,6 +131,9 @@ class LeaseKeeper:
             now = time.monotonic()
             lease.renew_at = min(now + RETRY_S, max(now, lease.expires_at))
             event(logger, "lease.renew_failed", level=logging.WARNING, error=error)
+        self._check_end(lease)
+
+    def _check_end(self, lease: Lease) -> None:
         if lease.loss is None and time.monotonic() >= lease.expires_at:
             detail = "The lease ran out before the key broker could be asked to renew it."
             self._lose(lease, ReplicaError("lease_expired", detail))

@@ -15,9 +15,12 @@ takes a reported failure as final for this replica, and makes another one.
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
@@ -283,6 +286,7 @@ class Reconciler:
         except (ReplicaError, MarketplaceError) as error:
             # It may still answer: stay in this stage's place and try again.
             event(logger, "replica.unload_failed", level=logging.WARNING, error=error)
+            self._kill_busy(replica)
             self._end(replica, lambda one: one.enter(Stage.READY, "unloading"))
             return
         with self._lock:
@@ -290,6 +294,14 @@ class Reconciler:
         if lease is not None and lease.loss is None:
             self._leases.release(lease)
         self._end(replica, lambda one: self._take_unload(one, outcome))
+
+    def _kill_busy(self, replica: Replica) -> None:
+        """End the process of a model that does not stop: its plaintext has to go all the same."""
+        # Its number may have gone to a stranger by now.
+        if replica.stub_pid and processes.is_descendant(replica.stub_pid, os.getpid()):
+            event(logger, "replica.kill", level=logging.WARNING, replica=replica.id)
+            with suppress(ProcessLookupError):
+                os.kill(replica.stub_pid, signal.SIGKILL)
 
     def _take_unload(self, replica: Replica, outcome: Outcome) -> None:
         replica.forget_load()

@@ -43,6 +43,8 @@ POINT_LIMIT_S = 20.0
 CALLS_FLOOR = 3
 BENCHMARK_LIMIT_S = 180.0
 _WARM_UP_CALLS = 2
+# The inputs of one call; the agent holds them several times over while it sends them.
+BATCH_BYTES_MAX = 64 * 1024 * 1024
 # Failures told of; the platform keeps a few kilobytes of a result.
 FAILURES_MAX = 10
 MISMATCHES_MAX = 5
@@ -127,7 +129,7 @@ class _Trial:
         ends_at = time.monotonic() + BENCHMARK_LIMIT_S
         points: list[dict[str, Any]] = []
         try:
-            for batch in _batch_sizes(self._interface.batch.max_size):
+            for batch in self._list_batches(rows):
                 points.append(self._measure(batch, rows))
                 if time.monotonic() > ends_at:
                     break
@@ -156,6 +158,13 @@ class _Trial:
             return [{"pointer": "", "detail": error.detail[:500]}]
         mismatches = compare(vector.expected, actual, tolerance=vector.tolerance)
         return [{"pointer": one.pointer, "detail": one.detail} for one in mismatches]
+
+    def _list_batches(self, rows: Sequence[Mapping[str, Any]]) -> list[int]:
+        """The batch sizes to measure; none whose inputs would take too much of our memory."""
+        row_bytes = sum(one.data.nbytes for one in self._encode(1, rows))
+        fitting = BATCH_BYTES_MAX // max(row_bytes, 1)
+        sizes = _batch_sizes(self._interface.batch.max_size)
+        return [one for one in sizes if one == 1 or one <= fitting]
 
     def _measure(self, batch: int, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         inputs = self._encode(batch, rows)

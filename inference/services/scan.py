@@ -47,6 +47,16 @@ INFRASTRUCTURE_CODES = frozenset(
         "not_assigned",
         "unavailable",
         "deadline",
+        # The node's or its operator's doing: another attempt, or another node, may do.
+        "out_of_memory",
+        "load_timeout",
+        "sandbox_unsupported",
+        "sandbox_incomplete",
+        "sandbox_refused",
+        "loader_not_allowed",
+        "evidence_insufficient",
+        "node_revoked",
+        "internal_error",
     }
 )
 

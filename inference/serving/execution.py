@@ -77,7 +77,7 @@ class Executor:
         try:
             get = self._pb.get_input_tensor_by_name
             arrays = [get(request, name).as_numpy() for name in self._input_names]
-        except Exception:  # noqa: BLE001 - one unreadable request must not end the others
+        except BaseException:  # noqa: BLE001 - one unreadable request must not end the others
             error = RequestError("input_invalid", "An input is missing.", is_input_fault=True)
             return _Call(request, [], self._refuse(error))
         return _Call(request, arrays)
@@ -87,7 +87,7 @@ class Executor:
         joined = [np.concatenate(column) for column in columns]
         try:
             outputs = self._runtime.run(joined, _all_cancelled(group))
-        except Exception:  # noqa: BLE001 - whatever it is, it may be one request's fault
+        except BaseException:  # noqa: BLE001 - whatever it is, it may be one request's fault
             for call in group:
                 self._run_alone(call)
             return
@@ -105,7 +105,7 @@ class Executor:
         except MemoryError:
             detail = "The input needs more memory than there is."
             call.response = self._refuse(RequestError("out_of_memory", detail))
-        except Exception as error:  # noqa: BLE001 - the text could quote an input
+        except BaseException as error:  # noqa: BLE001 - the text could quote an input
             detail = f"The model failed on this input ({type(error).__name__})."
             call.response = self._refuse(RequestError("model_failed", detail))
         else:

@@ -113,7 +113,8 @@ class Loader:
                     self.finalize()
                     session.report_failure(*_explain(error))
                     raise
-        except Exception as error:  # noqa: BLE001 - its text may quote what was decrypted
+        # A panic of the libraries' Rust is no Exception.
+        except BaseException as error:  # noqa: BLE001 - its text may quote what was decrypted
             reason_code, _ = _explain(error)
         else:
             return

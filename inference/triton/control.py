@@ -37,6 +37,8 @@ READY = "READY"
 UNAVAILABLE = "UNAVAILABLE"
 # Answers to questions about state; they never wait for a model.
 _QUICK_TIMEOUT_S = 5.0
+# Outputs as large as the largest tensors of an interface, and their head.
+ANSWER_BYTES_MAX = 512 * 1024 * 1024
 _POLL_S = 0.05
 _REASON_LENGTH_MAX = 500
 # A server that was restarted is found again at once, not after gRPC's back-off of minutes.
@@ -44,7 +46,9 @@ _RECONNECT_OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_receive_message_length", ANSWER_BYTES_MAX),
+    # It is on this machine: a proxy of the environment is for other ways.
+    ("grpc.enable_http_proxy", 0),
 ]
 _PREFIX = re.compile(
     r"^(?:\[request id: [^]]*\] )?"

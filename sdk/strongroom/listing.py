@@ -118,8 +118,12 @@ class Listing:
         """
         if not self.card:
             return ""
+        path = (folder / self.card).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            # The card is public; a listing from elsewhere must not publish what lies around.
+            raise ListingError("card", f"{self.card} lies outside the model's folder.")
         try:
-            text = (folder / self.card).read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError):
             raise ListingError("card", f"{self.card} cannot be read.") from None
         if len(text) > MAX_CARD_LENGTH:

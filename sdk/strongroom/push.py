@@ -219,6 +219,10 @@ class Push:
                 raise
             self._store.forget()
             return None, None
+        if remote.get("state") == "complete" and saved.sources != describe_sources(self._folder):
+            self._store.forget()
+            self._reporter.note("The files are others than in the last push: a new version.")
+            return None, None
         if remote.get("state") == "complete":
             # The cut fell between the platform's last answer and our taking note of it.
             self._store.forget()

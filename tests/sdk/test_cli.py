@@ -786,6 +786,33 @@ def test_a_push_that_was_complete_is_not_repeated(ready, folder):
     assert len(ready.versions) == 1
 
 
+def test_a_model_that_changed_after_a_complete_push_is_a_new_version(ready, folder):
+    ready.fault = lambda method, path: (
+        "cut_after"
+        if path.endswith("/complete")
+        else "cut"
+        if method == "GET" and "/uploads/" in path
+        else None
+    )
+    run("push", folder, code=1)
+    ready.fault = lambda method, path: None
+    os.utime(folder / "model.onnx", ns=(1, 1))
+
+    result = run("push", folder, "--json")
+
+    assert "others than in the last push" in result.stderr
+    assert json.loads(result.stdout)["version"] == 2
+    assert len(ready.versions) == 2
+
+
+def test_a_key_is_not_sent_in_clear_over_a_network(platform):
+    words = ("predict", "acme/toy", "--input", "x=1", "--key", "sk_live_x")
+
+    refused = run(*words, "--gateway", "http://gateway.example", code=1)
+
+    assert "not encrypted" in refused.stderr
+
+
 def test_a_file_that_changes_during_the_push_spoils_it(ready, folder):
     def fault(method, path):
         if path.endswith("files/2/parts/0"):

@@ -109,6 +109,13 @@ def test_the_card_is_read_and_limited(tmp_path):
     assert len(listing.read_card(tmp_path)) == MAX_CARD_LENGTH
     assert Listing.parse(GOOD).read_card(tmp_path) == ""
 
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "LINK.md").symlink_to(tmp_path / "CARD.md")
+    for outside in ("../CARD.md", str(tmp_path / "CARD.md"), "LINK.md"):
+        with pytest.raises(ListingError, match="outside"):
+            Listing.parse(GOOD | {"card": outside}).read_card(folder)
+
     for content in (b"x" * (MAX_CARD_LENGTH + 1), b"\xff"):
         (tmp_path / "CARD.md").write_bytes(content)
         with pytest.raises(ListingError, match="card"):

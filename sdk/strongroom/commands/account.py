@@ -6,6 +6,7 @@ import platform as machine
 from typing import Any
 
 import click
+from rich.markup import escape
 from rich.table import Table
 
 from strongroom.client import ApiError, Transport, WebClient, check_url, is_private_path
@@ -185,7 +186,7 @@ def list_keys(account: str | None, is_json: bool) -> None:
     table = Table("id", "name", "mode", "prefix", "created", "revoked", box=None)
     for one in found:
         names = ("id", "name", "mode", "prefix", "created_at", "revoked_at")
-        table.add_row(*(str(one.get(name) or "") for name in names))
+        table.add_row(*(escape(str(one.get(name) or "")) for name in names))
     answers.print(table)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -427,7 +428,7 @@ def versions(model: str, is_json: bool) -> None:
             str(one.get("state")),
             ", ".join(one.get("channels") or []),
             str(one.get("created_at") or ""),
-            str(reason or ""),
+            escape(str(reason or "")),
         )
     answers.print(table)
 

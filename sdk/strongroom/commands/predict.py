@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from strongroom.client import PREDICTION_TIMEOUT_S, Client
+from strongroom.client import PREDICTION_TIMEOUT_S, Client, is_private_path
 from strongroom.commands.context import answer_json, say
 from strongroom.config import ConfigError, ConfigFolder
 from strongroom.listing import format_price
@@ -35,6 +35,7 @@ from strongroom.listing import format_price
     show_default=True,
     help="Seconds to wait for the answer.",
 )
+@click.option("--allow-http", is_flag=True, help="Send the key without encryption.")
 @click.option("--raw", is_flag=True, help="Answer the whole envelope instead of the output.")
 def predict(
     model: str,
@@ -42,6 +43,7 @@ def predict(
     key: str | None,
     gateway: str | None,
     timeout_s: float,
+    allow_http: bool,
     raw: bool,
 ) -> None:
     """Run MODEL (owner/name, owner/name:3, owner/name@channel) and print its output in JSON.
@@ -56,6 +58,9 @@ def predict(
         gateway = ConfigFolder().load_profile().gateway_url
         if not gateway:
             raise ConfigError("gateway_unknown", "Name the gateway with --gateway.")
+    if not (is_private_path(gateway) or allow_http):
+        detail = f"{gateway} is not encrypted. Use https, or --allow-http if you must."
+        raise ConfigError("url_insecure", detail)
     values = _read_inputs(inputs)
     with Client(gateway, key) as client:
         prediction = client.predict(model, values, timeout_s=timeout_s)

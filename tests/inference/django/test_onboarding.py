@@ -470,6 +470,16 @@ def test_an_infrastructure_failure_is_tried_again_on_another_node(version_id):
     assert "Trying again." in step(version_id, "validate").log
 
 
+@pytest.mark.parametrize("_code", ["out_of_memory", "load_timeout", "loader_not_allowed"])
+def test_what_is_a_nodes_own_fault_fails_no_version(version_id, _code):
+    first, second = make_node("node-1"), make_node("node-2")
+    first.fail_at, first.fail_code = "starting", _code
+
+    run(version_id, first, second)
+
+    assert states(version_id)["benchmark"] == "succeeded"
+
+
 def test_three_infrastructure_failures_are_enough(version_id, node):
     node.fail_at, node.fail_code = "starting", "stub_died"
 

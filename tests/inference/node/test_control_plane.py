@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import threading
 
 import pytest
@@ -19,6 +20,9 @@ def identities(tmp_path):
 def control_plane(platform, identities):
     with ControlPlane(platform.web_url, identities) as control_plane:
         yield control_plane
+
+
+REPORT = {"replicas": []}
 
 
 def enrol(control_plane, token=JOIN_TOKEN):
@@ -54,6 +58,16 @@ def test_each_request_to_the_broker_has_a_nonce_of_its_own(platform, control_pla
     first, second = platform.lease_requests[-2:]
     assert first["nonce"] != second["nonce"]
     assert first["node_id"] == platform.node_id
+
+
+def test_what_a_model_brought_into_a_report_does_not_stop_it(platform, control_plane):
+    enrol(control_plane)
+    # JSON can write half of a surrogate pair; no encoding can send it.
+    control_plane.call("POST", "/report", REPORT | {"note": json.loads('"\\ud800"')})
+
+    assert platform.reports[-1]["note"] == "?"
+    with pytest.raises(RefusedError, match="report_invalid"):
+        control_plane.call("POST", "/report", REPORT | {"note": float("nan")})
 
 
 def test_a_server_that_is_away_is_unreachable(platform, control_plane, identities):

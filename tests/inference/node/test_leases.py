@@ -102,6 +102,23 @@ def test_an_outage_is_sat_out_until_the_end(keeper, broker, held, lost):
     assert lease.loss.reason_code == "lease_expired"
 
 
+def test_what_has_ended_is_given_up_before_a_silent_broker_is_asked(keeper, broker, held, lost):
+    due, ended = make_lease(), make_lease()
+    due.renew_at = 0.0
+    ended.expires_at = time.monotonic() - 0.001
+    held += [due, ended]
+    seen = []
+
+    def renew_lease(lease_id):
+        seen.append(list(lost))
+        raise UnreachableError("away")
+
+    broker.renew_lease = renew_lease
+    keeper.look()
+
+    assert seen == [[ended]]
+
+
 def test_a_nonce_that_ran_out_says_nothing_of_the_lease(keeper, broker, held, lost):
     lease = make_lease()
     lease.renew_at = 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -216,6 +217,22 @@ def test_an_unload_that_fails_is_tried_again(reconciler, loader):
 
     settle(reconciler, one, "unloaded")
     assert len(loader.unloads) >= 2
+
+
+def test_a_model_that_does_not_stop_is_killed(reconciler, loader):
+    with subprocess.Popen(["/bin/sleep", "60"]) as busy:
+        loader.stub_pid = busy.pid
+        one = make_desired()
+        desire(reconciler, one)
+        settle(reconciler, one, "ready")
+        loader.unload_outcome = ReplicaError("deadline", "It stays.")
+
+        desire(reconciler)
+        reconciler.tick(is_triton_ready=True)
+
+        assert busy.wait(5) == -signal.SIGKILL
+    loader.unload_outcome = None
+    settle(reconciler, one, "unloaded")
 
 
 def test_a_lost_server_means_loading_again(reconciler, loader, released):

@@ -127,6 +127,19 @@ def test_the_benchmark_goes_up_to_the_largest_batch():
         assert point["p50_ms"] <= point["p95_ms"]
 
 
+def test_no_batch_is_measured_whose_inputs_fill_the_memory(monkeypatch):
+    # A row has two numbers of four octets.
+    monkeypatch.setattr(trial, "BATCH_BYTES_MAX", 4 * 8)
+    at_limit = run(order("benchmark", vector()), Model())
+    monkeypatch.setattr(trial, "BATCH_BYTES_MAX", 4 * 8 - 1)
+    past_it = run(order("benchmark", vector()), Model())
+    monkeypatch.setattr(trial, "BATCH_BYTES_MAX", 1)
+    tiny = run(order("benchmark", vector()), Model())
+
+    batches = [[one["batch"] for one in got.result["points"]] for got in (at_limit, past_it, tiny)]
+    assert batches == [[1, 2, 4], [1, 2], [1]]
+
+
 def test_rows_per_second_are_rows_over_time():
     class Slow(Model):
         def __call__(self, *args, **kwargs):

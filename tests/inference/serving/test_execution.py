@@ -124,6 +124,22 @@ def test_input_that_breaks_the_model_breaks_its_own_request():
     assert runtime.calls == [3, 1, 1, 1]
 
 
+class Panic(BaseException):
+    """What Rust's panics look like in Python."""
+
+
+def test_panic_of_a_library_breaks_its_own_request_only():
+    class Panicking(Doubling):
+        def run(self, arrays, is_cancelled):
+            if (arrays[0] < 0).any():
+                raise Panic("quotes the input")
+            return super().run(arrays, is_cancelled)
+
+    answers = execute(Panicking(), request([1]), request([-1]), request([3]))
+
+    assert answers == [[[2]], "model_failed: The model failed on this input (Panic).", [[6]]]
+
+
 def test_value_that_is_not_finite_is_an_error_of_its_own_request():
     runtime = Doubling()
     large = 3e38

@@ -165,7 +165,8 @@ def test_no_process_was_started_with_the_canary(
 ) -> None:
     assert not pushed.canary.is_in_stream(searching.read_starts(stack.pids))
     with subprocess.Popen(["/bin/sleep", "60"], env={"WEIGHTS": decoy.content.hex()}) as one:
-        assert decoy.is_in_stream(searching.read_starts([one.pid]))
+        # A process that has just begun shows its environment a moment later.
+        wait_for(lambda: decoy.is_in_stream(searching.read_starts([one.pid])), "it", within_s=10)
         one.kill()
 
 

@@ -30,7 +30,7 @@ from inference.triton.errors import (
     TritonDeadlineError,
     TritonUnavailableError,
 )
-from inference.triton.tensors import Tensor, unpack
+from inference.triton.tensors import ANSWER_BYTES_MAX, Tensor, unpack
 from marketplace.core.errors import MarketplaceError
 
 logger = logging.getLogger(__name__)
@@ -41,8 +41,6 @@ INFRASTRUCTURE_ERRORS = (TritonUnavailableError, ModelNotReadyError, QueueFullEr
 _IDLE_MAX = 256
 _CONNECT_TIMEOUT_S = 2.0
 _HEAD_BYTES_MAX = 16 * 1024
-# Outputs as large as the largest tensors of an interface, and their head.
-_ANSWER_BYTES_MAX = 512 * 1024 * 1024
 _RETRY_S = 1
 _LOGGED_CHARS = 300
 
@@ -165,7 +163,7 @@ class Connection(asyncio.Protocol):
                         self._keeps_alive = value.strip().lower() != b"close"
         except ValueError:
             length = -1
-        if not 0 <= length <= _ANSWER_BYTES_MAX or self._json_bytes > length:
+        if not 0 <= length <= ANSWER_BYTES_MAX or self._json_bytes > length:
             self._fail("the model server's answer is not understood")
             return False
         self._head_end = end + 4

@@ -16,11 +16,9 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
@@ -297,11 +295,8 @@ class Reconciler:
 
     def _kill_busy(self, replica: Replica) -> None:
         """End the process of a model that does not stop: its plaintext has to go all the same."""
-        # Its number may have gone to a stranger by now.
-        if replica.stub_pid and processes.is_descendant(replica.stub_pid, os.getpid()):
+        if processes.kill_descendant(replica.stub_pid, os.getpid()):
             event(logger, "replica.kill", level=logging.WARNING, replica=replica.id)
-            with suppress(ProcessLookupError):
-                os.kill(replica.stub_pid, signal.SIGKILL)
 
     def _take_unload(self, replica: Replica, outcome: Outcome) -> None:
         replica.forget_load()

@@ -15,7 +15,6 @@ import json
 import logging
 import os
 import re
-import signal
 import socket
 import struct
 import threading
@@ -173,11 +172,7 @@ class StubSocket:
     def abort(self, session: LoadSession) -> None:
         """End a load that runs: hang up, and kill the loader, which may be busy."""
         self.forget(session)
-        pid, server_pid = session.stub_pid, self._find_server_pid()
-        # Its number may have gone to a stranger by now.
-        if pid and server_pid and processes.is_descendant(pid, server_pid):
-            with suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
+        processes.kill_descendant(session.stub_pid, self._find_server_pid())
 
     def _accept(self, server: socket.socket) -> None:
         while True:

@@ -30,15 +30,13 @@ from inference.triton.errors import (
     TritonUnavailableError,
 )
 from inference.triton.server import GRPC_SECRET_HEADER
-from inference.triton.tensors import Tensor
+from inference.triton.tensors import ANSWER_BYTES_MAX, Tensor
 from marketplace.core.errors import MarketplaceError
 
 READY = "READY"
 UNAVAILABLE = "UNAVAILABLE"
 # Answers to questions about state; they never wait for a model.
 _QUICK_TIMEOUT_S = 5.0
-# Outputs as large as the largest tensors of an interface, and their head.
-ANSWER_BYTES_MAX = 512 * 1024 * 1024
 _POLL_S = 0.05
 _REASON_LENGTH_MAX = 500
 # A server that was restarted is found again at once, not after gRPC's back-off of minutes.

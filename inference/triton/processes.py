@@ -9,6 +9,7 @@ Source: proc(5); python_backend r24.10, pb_stub.cc (arguments of a stub).
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -54,6 +55,18 @@ def is_descendant(pid: int, ancestor_pid: int) -> bool:
         if current == ancestor_pid:
             return True
     return False
+
+
+def kill_descendant(pid: int, ancestor_pid: int | None) -> bool:
+    """Kill a process that `ancestor_pid` started; false if there is none.
+
+    The number alone may have gone to a stranger by now, who is left alone.
+    """
+    if not (pid and ancestor_pid and is_descendant(pid, ancestor_pid)):
+        return False
+    with suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signal.SIGKILL)
+    return True
 
 
 def read_command(pid: int) -> list[str]:

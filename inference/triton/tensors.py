@@ -37,6 +37,8 @@ NUMPY_TYPES: Mapping[str, Any] = {
     "FP64": np.float64,
     "BYTES": np.object_,
 }
+# Of a server's whole answer: outputs as large as the largest of an interface, and their head.
+ANSWER_BYTES_MAX = 512 * 1024 * 1024
 _LENGTH = struct.Struct("<I")
 
 

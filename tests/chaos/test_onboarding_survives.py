@@ -107,10 +107,7 @@ def push(stack: Stack, tmp_path: Path):
         vectors = [{"input": {"x": X}, "expected": {"y": y}, "tolerance": 1e-4}]
         (tmp_path / "vectors.json").write_text(json.dumps(vectors))
         creator = Creator(stack, tmp_path)
-        creator.run(
-            "init", name, "--name", name, "--title", "Linear", "--price", "0.001", "--task",
-            "regression", "--licence", "MIT", "--test-vectors-file", "vectors.json",
-        )  # fmt: skip
+        creator.init(name, title="Linear", price="0.001")
         return Version(stack, json.loads(creator.run("push", name, "--json"))["id"])
 
     return run

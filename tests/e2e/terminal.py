@@ -31,28 +31,25 @@ class Creator:
     def run(self, *arguments: str) -> str:
         """What a command prints; it must succeed."""
         program = Path(sys.executable).with_name("strongroom")
-        done = subprocess.run(
-            [str(program), *arguments],
-            env=self.environment,
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        return _run([str(program), *arguments], self.environment, self.folder)
+
+    def init(self, name: str, *, title: str, price: str) -> None:
+        """Write the listing of the model in the folder `name`, with `vectors.json` beside it."""
+        self.run(
+            "init", name, "--name", name, "--title", title, "--price", price,
+            "--task", "regression", "--licence", "MIT", "--test-vectors-file", "vectors.json",
+        )  # fmt: skip
 
 
 def manage(stack: Stack, *arguments: str) -> str:
     """What a command of manage.py prints against the running product; it must succeed."""
+    home = {"STRONGROOM_HOME": str(stack.home)}
+    return _run([sys.executable, str(ROOT / "manage.py"), *arguments], environment() | home)
+
+
+def _run(command: list[str], env: dict[str, str], folder: Path | None = None) -> str:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "manage.py"), *arguments],
-        env={**environment(), "STRONGROOM_HOME": str(stack.home)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
+        command, env=env, cwd=folder, capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

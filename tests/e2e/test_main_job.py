@@ -63,10 +63,7 @@ def test_push_approve_buy_and_predict(stack: Stack, sign_in: SignIn, tmp_path: P
     folder.mkdir()
     write_model(folder)
     creator = Creator(stack, tmp_path)
-    creator.run(
-        "init", name, "--name", name, "--title", "Tiny linear", "--price", PRICE,
-        "--task", "regression", "--licence", "MIT", "--test-vectors-file", "vectors.json",
-    )  # fmt: skip
+    creator.init(name, title="Tiny linear", price=PRICE)
     pushed = creator.run("push", name, "--wait")
     assert "in_review" in pushed
 

@@ -768,7 +768,8 @@ def test_a_lost_last_answer_is_asked_for_again(ready, folder):
     assert len([path for _, path in ready.requests if path.endswith("/complete")]) == 1
 
 
-def test_a_push_that_was_complete_is_not_repeated(ready, folder):
+def push_cut_at_the_end(ready, folder):
+    """The upload is complete, and the client has not heard of it."""
     ready.fault = lambda method, path: (
         "cut_after"
         if path.endswith("/complete")
@@ -778,6 +779,10 @@ def test_a_push_that_was_complete_is_not_repeated(ready, folder):
     )
     run("push", folder, code=1)
     ready.fault = lambda method, path: None
+
+
+def test_a_push_that_was_complete_is_not_repeated(ready, folder):
+    push_cut_at_the_end(ready, folder)
 
     result = run("push", folder, "--json")
 
@@ -787,15 +792,7 @@ def test_a_push_that_was_complete_is_not_repeated(ready, folder):
 
 
 def test_a_model_that_changed_after_a_complete_push_is_a_new_version(ready, folder):
-    ready.fault = lambda method, path: (
-        "cut_after"
-        if path.endswith("/complete")
-        else "cut"
-        if method == "GET" and "/uploads/" in path
-        else None
-    )
-    run("push", folder, code=1)
-    ready.fault = lambda method, path: None
+    push_cut_at_the_end(ready, folder)
     os.utime(folder / "model.onnx", ns=(1, 1))
 
     result = run("push", folder, "--json")

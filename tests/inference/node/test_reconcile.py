@@ -203,13 +203,19 @@ def test_a_lost_lease_takes_the_replica_down(reconciler, loader, released):
     assert released == []
 
 
-def test_an_unload_that_fails_is_tried_again(reconciler, loader):
+def unload_in_vain(reconciler, loader):
+    """A replica that was ready and is not wanted any more, but stays."""
     one = make_desired()
     desire(reconciler, one)
     settle(reconciler, one, "ready")
     loader.unload_outcome = ReplicaError("deadline", "It stays.")
     desire(reconciler)
     reconciler.tick(is_triton_ready=True)
+    return one
+
+
+def test_an_unload_that_fails_is_tried_again(reconciler, loader):
+    one = unload_in_vain(reconciler, loader)
     wait_for(lambda: len(loader.unloads) == 1)
     assert state_of(reconciler, one) == "unloading"
 
@@ -222,13 +228,7 @@ def test_an_unload_that_fails_is_tried_again(reconciler, loader):
 def test_a_model_that_does_not_stop_is_killed(reconciler, loader):
     with subprocess.Popen(["/bin/sleep", "60"]) as busy:
         loader.stub_pid = busy.pid
-        one = make_desired()
-        desire(reconciler, one)
-        settle(reconciler, one, "ready")
-        loader.unload_outcome = ReplicaError("deadline", "It stays.")
-
-        desire(reconciler)
-        reconciler.tick(is_triton_ready=True)
+        one = unload_in_vain(reconciler, loader)
 
         assert busy.wait(5) == -signal.SIGKILL
     loader.unload_outcome = None

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from inference.artifact.examples import make_rows
 from inference.artifact.vectors import compare
 from inference.node.errors import CancelledError
 from inference.node.replica import WorkOrder
@@ -29,8 +30,7 @@ from inference.triton.repository import model_name
 from inference.triton.tensors import Tensor
 from marketplace.core.errors import MarketplaceError
 from strongroom.errors import StrongroomError
-from strongroom.interface import Input, Interface
-from strongroom.sealing.manifest import Manifest, TestVector
+from strongroom.sealing.manifest import TestVector
 
 # A generation of the longest text on a slow core.
 CALL_TIMEOUT_S = 120.0
@@ -48,8 +48,6 @@ BATCH_BYTES_MAX = 64 * 1024 * 1024
 # Failures told of; the platform keeps a few kilobytes of a result.
 FAILURES_MAX = 10
 MISMATCHES_MAX = 5
-_FREE_LENGTH = 1
-_TEXT = "The quick brown fox jumps over the lazy dog."
 
 # Not the model's doing: the work stays open and is tried again.
 INFRASTRUCTURE_ERRORS = (TritonUnavailableError, ModelNotReadyError)
@@ -196,30 +194,6 @@ class _Trial:
         if self._cancelled.is_set():
             raise CancelledError
         return self._infer(self._name, inputs, self._outputs, timeout_s=CALL_TIMEOUT_S)
-
-
-def make_rows(manifest: Manifest, interface: Interface) -> list[dict[str, Any]]:
-    """Inputs to measure with: the test vectors', else one of examples and plain values."""
-    if manifest.test_vectors:
-        return [interface.check_input(dict(one.input)) for one in manifest.test_vectors]
-    return [{one.name: _find_value(one) for one in interface.inputs}]
-
-
-def _find_value(one: Input) -> Any:
-    for given in (one.example, one.default):
-        if given is not None:
-            return given
-    if one.kind == "text":
-        return _TEXT[: one.max_length]
-    if one.kind == "choice":
-        return one.choices[0]
-    low = -math.inf if one.minimum is None else one.minimum
-    high = math.inf if one.maximum is None else one.maximum
-    value: Any = False if one.datatype == "BOOL" else min(max(0, low), high)
-    if not one.shape:
-        return value
-    shape = [_FREE_LENGTH if length == -1 else length for length in one.shape]
-    return np.full(shape, value).tolist()
 
 
 def _batch_sizes(max_size: int) -> list[int]:

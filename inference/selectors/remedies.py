@@ -136,6 +136,10 @@ REMEDIES: Mapping[str, str] = {
         "The model gave another output than your test vector expects. Make the vectors with "
         "these weights, or allow a larger tolerance."
     ),
+    "canary_mismatch": (
+        "The model passed its tests and then answered the first test vector otherwise. Check that "
+        "it gives the same answer every time; if it does, ask support: a node may be faulty."
+    ),
     "benchmark_failed": (
         "The model failed while it was measured; the log quotes why. Give an example for each "
         "input that the model can take."

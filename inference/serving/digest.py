@@ -17,6 +17,12 @@ ROOT = Path(__file__).resolve().parents[2]
 _FOLDERS = ("inference/serving", "inference/artifact", "sdk/strongroom/sealing")
 _FILES = (
     "inference/__init__.py",
+    "inference/triton/__init__.py",
+    "inference/triton/errors.py",
+    "inference/triton/tensors.py",
+    "marketplace/__init__.py",
+    "marketplace/core/__init__.py",
+    "marketplace/core/errors.py",
     "sdk/strongroom/__init__.py",
     "sdk/strongroom/errors.py",
     "sdk/strongroom/interface.py",

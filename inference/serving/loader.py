@@ -1,14 +1,13 @@
 """Load a sealed model inside Triton's stub, and serve it.
 
 The order is the point. Harden; say hello; import; close the sandbox; only then ask for
-the key; decrypt; overwrite the key; check every byte; build; run once; report. A failure
-anywhere overwrites what was decrypted, tells the node a reason code, and makes Triton's
-load fail with that code and nothing else in its log.
+the key; decrypt; overwrite the key; check every byte; build; run once and compare the
+answer; report. A failure anywhere overwrites what was decrypted, tells the node a reason
+code, and makes Triton's load fail with that code and nothing else in its log.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import sys
@@ -16,7 +15,6 @@ import tempfile
 import time
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -26,11 +24,12 @@ from inference.artifact import formats
 from inference.artifact.errors import ArtifactError
 from inference.serving import decryption, digest, memory, sandbox
 from inference.serving.decryption import Decrypted
-from inference.serving.errors import CancelledError, LoadError, RequestError
-from inference.serving.examples import make_example
+from inference.serving.errors import LoadError, RequestError
 from inference.serving.execution import Executor
+from inference.serving.first_run import check_canary, warm_up
 from inference.serving.runtimes.base import Runtime
 from inference.serving.session import NodeSession, check_parts
+from marketplace.core.errors import MarketplaceError
 from strongroom.errors import StrongroomError
 from strongroom.interface import Interface
 from strongroom.sealing import wrap
@@ -38,8 +37,6 @@ from strongroom.sealing.canonical import encode_base64
 from strongroom.sealing.manifest import Manifest
 
 PURPOSES = ("scan", "serve")
-# The first token runs over the whole prompt, the second over one: two kinds of call.
-_WARM_UP_STEPS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +176,7 @@ class Loader:
         clock.stop("validate")
         self._build(session, runtime)
         clock.stop("build")
-        _warm_up(session, runtime, artifact)
+        _run_first(config, session, runtime, artifact)
         self._executor = Executor(runtime, artifact.interface, pb_utils)
         clock.stop("warm_up")
         session.send({"loaded": self._describe(clock, confined, threads)})
@@ -229,7 +226,7 @@ def _explain(error: BaseException) -> tuple[str, str]:
     """Reason code and detail; texts of libraries stay here, they may quote a file."""
     if isinstance(error, LoadError | ArtifactError | RequestError):
         return error.reason_code, error.detail
-    if isinstance(error, StrongroomError):
+    if isinstance(error, StrongroomError | MarketplaceError):
         return error.code, error.detail
     if isinstance(error, MemoryError):
         return "out_of_memory", "The model needs more memory than this node has."
@@ -313,18 +310,14 @@ def _enter_empty_folder() -> None:
     Path(folder).rmdir()
 
 
-def _warm_up(session: NodeSession, runtime: Runtime, artifact: _Artifact) -> None:
-    """Run once, so that the first request finds everything in place.
-
-    A generation is ended after its first steps, as a consumer would end it. An input that
-    we made up may be one that the model rightly refuses; the creator's own may not.
-    """
+def _run_first(
+    config: LoaderConfig, session: NodeSession, runtime: Runtime, artifact: _Artifact
+) -> None:
     session.report_progress("warming", 0.0)
-    example = make_example(artifact.manifest, artifact.interface)
-    accepted = CancelledError if artifact.manifest.test_vectors else RequestError
-    steps_left = itertools.count(_WARM_UP_STEPS, -1)
-    with suppress(accepted):
-        runtime.run(example, lambda: next(steps_left) <= 0)
+    # While a version is scanned, onboarding compares every vector, and tells what differs.
+    is_compared = config.purpose == "serve" and artifact.manifest.test_vectors
+    first_run = check_canary if is_compared else warm_up
+    first_run(runtime, artifact.manifest, artifact.interface)
 
 
 def _list_versions() -> dict[str, str]:

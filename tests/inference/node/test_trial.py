@@ -13,7 +13,6 @@ from inference.node.errors import CancelledError
 from inference.node.replica import Work, WorkOrder
 from inference.triton.errors import ModelExecutionError, TritonUnavailableError
 from marketplace.core.ids import new_id
-from strongroom.interface import Interface
 from strongroom.sealing.manifest import Manifest, TestVector
 
 INTERFACE = {
@@ -205,38 +204,6 @@ def test_a_benchmark_that_takes_too_long_stops_growing(monkeypatch):
     result = run(order("benchmark", vector()), Model())
 
     assert [one["batch"] for one in result.result["points"]] == [1]
-
-
-def test_inputs_are_made_up_where_nobody_gave_any():
-    described = {
-        **INTERFACE,
-        "inputs": [
-            {"name": "text", "kind": "text", "max_length": 5},
-            {"name": "mood", "kind": "choice", "choices": ["glad"]},
-            {"name": "heat", "kind": "number", "minimum": 3},
-            {"name": "cold", "kind": "number", "maximum": -3},
-            {"name": "count", "kind": "integer", "example": 7},
-            {"name": "loud", "kind": "boolean"},
-            {"name": "kept", "kind": "integer", "required": False, "default": 2},
-            {"name": "x", "kind": "tensor", "datatype": "INT32", "shape": [-1, 2]},
-        ],
-    }
-    one = order("benchmark", interface=described)
-    interface = Interface.parse(described)
-
-    (row,) = trial.make_rows(one.manifest, interface)
-
-    assert row == {
-        "text": "The q",
-        "mood": "glad",
-        "heat": 3,
-        "cold": -3,
-        "count": 7,
-        "loud": False,
-        "kept": 2,
-        "x": [[0, 0]],
-    }
-    assert interface.check_input(row)
 
 
 @pytest.mark.parametrize(

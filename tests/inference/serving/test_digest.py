@@ -16,14 +16,18 @@ _COVERED = [
     "sdk/strongroom/interface.py",
     "sdk/strongroom/errors.py",
     "sdk/strongroom/__init__.py",
+    "inference/triton/tensors.py",
+    "marketplace/core/errors.py",
 ]
 
 
 @pytest.fixture
 def copy(tmp_path):
-    (tmp_path / "inference").mkdir()
-    shutil.copy(ROOT / "inference/__init__.py", tmp_path / "inference")
-    for folder in ("inference/serving", "inference/artifact", "sdk/strongroom"):
+    for package in ("inference", "marketplace"):
+        (tmp_path / package).mkdir()
+        shutil.copy(ROOT / package / "__init__.py", tmp_path / package)
+    folders = ("inference/serving", "inference/artifact", "inference/triton", "sdk/strongroom")
+    for folder in (*folders, "marketplace/core"):
         shutil.copytree(
             ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__")
         )

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from onnx import helper
 
@@ -27,7 +28,7 @@ from tests.inference.artifact.test_safetensors import blob, entry
 from tests.inference.serving import builders
 from tests.inference.serving.peer import Peer
 from tests.inference.serving.sealed import SealedModel, seal
-from tests.inference.serving.triton import LoadFailedError
+from tests.inference.serving.triton import LoadFailedError, Triton
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -202,6 +203,87 @@ def test_model_that_fails_on_its_creators_example(triton, parts, refuse, load):
     # An input that nobody gave proves nothing.
     name, _ = load(sealed)
     assert triton.client.is_model_ready(name)
+
+
+# --- The answer ---
+
+_X = [float(one) for one in range(16)]
+
+
+def _onnx(parts: Path) -> tuple[SealedModel, dict[str, Any]]:
+    return seal_graph(parts, linear()), {"x": _X}
+
+
+def _generation(parts: Path) -> tuple[SealedModel, dict[str, Any]]:
+    prompt = {"prompt": "hello world the", "max_new_tokens": 12, "temperature": 0.0}
+    return seal_llama(parts), prompt
+
+
+def _answer(triton: Triton, name: str, inputs: dict[str, Any]) -> dict[str, Any]:
+    """What the loaded model answers, as a creator would write it down."""
+    if "x" in inputs:
+        [values] = triton.infer(name, x=np.array([inputs["x"]], np.float32))["y"].tolist()
+        return {"y": values}
+    answer = triton.infer(
+        name,
+        prompt=np.array([[inputs["prompt"].encode()]], object),
+        max_new_tokens=np.array([[inputs["max_new_tokens"]]]),
+        temperature=np.zeros((1, 1), np.float32),
+        seed=np.full((1, 1), -1),
+    )
+    return {"text": answer["text"][0, 0].decode(), "tokens_out": int(answer["tokens_out"][0, 0])}
+
+
+def _other(value: Any) -> Any:
+    """A wrong answer that only somebody who looks at all of it tells from the right one."""
+    if isinstance(value, str):
+        return value[:-1] + ("a" if value[-1] != "a" else "b")
+    return [*value[:-1], value[-1] + 0.01]
+
+
+@pytest.mark.parametrize("_make", [_onnx, _generation])
+def test_model_that_answers_otherwise_than_in_its_tests(triton, parts, refuse, load, _make):
+    sealed, inputs = _make(parts)
+    name, _ = load(sealed)
+    expected = _answer(triton, name, inputs)
+    output = next(iter(expected))
+
+    name, _ = load(sealed.with_manifest(test_vectors=(TestVector(inputs, expected),)))
+    assert triton.client.is_model_ready(name)
+
+    wrong = TestVector(inputs, expected | {output: _other(expected[output])})
+    reason_code, peer = refuse(sealed.with_manifest(test_vectors=(wrong,)))
+
+    assert reason_code == "canary_mismatch"
+    assert peer.find("failed")["detail"].startswith(f"Test vector 0, /{output}")
+    assert peer.find("loaded") is None
+
+
+def test_vectors_allow_what_their_creator_allows(triton, parts, refuse, load):
+    sealed, inputs = _onnx(parts)
+    name, _ = load(sealed)
+    near = _answer(triton, name, inputs)["y"]
+    near[0] += 0.01 * max(1.0, abs(near[0]))
+
+    def with_tolerance(tolerance: float) -> SealedModel:
+        vector = TestVector(inputs, {"y": near}, tolerance)
+        return sealed.with_manifest(test_vectors=(vector,))
+
+    load(with_tolerance(0.02))
+    assert refuse(with_tolerance(0.005))[0] == "canary_mismatch"
+
+
+def test_scan_leaves_the_comparison_to_the_tests(triton, parts):
+    sealed = seal_graph(parts, linear())
+    wrong = TestVector({"x": _X}, {"y": [1e6] * 4})
+
+    name, peer = triton.prepare(sealed.with_manifest(test_vectors=(wrong,)), purpose="scan")
+    with peer:
+        triton.load(name)
+
+    # Onboarding tries every vector next, and says which of them fail where.
+    assert peer.find("loaded") is not None
+    triton.unload(name)
 
 
 # --- Files ---

@@ -14,8 +14,6 @@ import time
 import click
 import onnx
 import pytest
-from click.testing import CliRunner
-from onnx import TensorProto, helper
 
 from strongroom import push as push_module
 from strongroom import upload_state
@@ -23,87 +21,13 @@ from strongroom.cli import main
 from strongroom.client import Transport
 from strongroom.commands import account as account_commands
 from strongroom.commands import model as model_commands
-from strongroom.config import ConfigFolder
 from strongroom.listing import Listing
 from strongroom.sealing import floe, signature, wrap
 from strongroom.sealing.wrap import WrappedKey
-from tests.sdk.platform_server import API_KEY, PASSWORD, TOKEN, Server
+from tests.sdk.command_line import CANARY, INIT_FLAGS, external_tensor, log_in, run
+from tests.sdk.platform_server import API_KEY, PASSWORD, TOKEN
 
-CANARY = b"canary-that-must-never-leave-this-machine-in-plain"
-INIT_FLAGS = [
-    "--owner=acme",
-    "--name=digits",
-    "--title=Digits",
-    "--task=image-classification",
-    "--licence=Apache-2.0",
-    "--price=0.0005",
-]
-
-
-@pytest.fixture
-def platform():
-    with Server() as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def config(tmp_path, monkeypatch):
-    for name in [name for name in os.environ if name.startswith("STRONGROOM_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("STRONGROOM_CONFIG_DIR", str(tmp_path / "config"))
-    # Back-off and polling are tested elsewhere.
-    monkeypatch.setattr("strongroom.client.BACKOFF_FIRST_S", 0.001)
-    monkeypatch.setattr(model_commands, "POLL_INTERVAL_S", 0.001)
-    return ConfigFolder()
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """An ONNX model with two files of external data, so that a push has three parts."""
-    folder = tmp_path / "digits"
-    folder.mkdir()
-    weights = [external_tensor(f"weights{i}.bin") for i in range(2)]
-    graph = helper.make_graph(
-        [helper.make_node("Identity", ["x"], ["scores"])],
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 3])],
-        weights,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-    onnx.save(model, folder / "model.onnx")
-    for i in range(2):
-        (folder / f"weights{i}.bin").write_bytes(CANARY * 1000 + bytes([i]))
-    (folder / "README.md").write_text("# Digits\n")
-    (folder / "labels.txt").write_text("a\nb\nc\n")
-    return folder
-
-
-def external_tensor(location):
-    tensor = TensorProto(name=location, data_type=TensorProto.UINT8, dims=[4])
-    tensor.data_location = TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value=location)
-    tensor.external_data.add(key="length", value="4")
-    return tensor
-
-
-def run(*args, code=0, **options):
-    result = CliRunner().invoke(main, [str(one) for one in args], **options)
-    assert result.exit_code == code, (result.output, result.exception)
-    assert TOKEN not in result.output
-    return result
-
-
-def log_in(platform):
-    return run("login", "--url", platform.url, "--email=ada@example.com", f"--password={PASSWORD}")
-
-
-@pytest.fixture
-def ready(platform, folder):
-    """Logged in, with a folder that can be pushed."""
-    log_in(platform)
-    run("init", folder, *INIT_FLAGS, "--labels-file", folder / "labels.txt")
-    return platform
+pytestmark = pytest.mark.usefixtures("config")
 
 
 # --- login ------------------------------------------------------------------------

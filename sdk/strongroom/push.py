@@ -363,14 +363,18 @@ class Push:
         hashes = SentPart(sealed.hexdigest(), source.hexdigest())
         self._store.add_part(file_index, part, hashes)
         body = _Body(segments, self._reporter)
-        self._api.put_part(
-            upload.upload_id,
-            file_index,
-            part,
-            content=body.start,
-            size_bytes=self._part_size(file_index, part),
-            sha256=hashes.sha256,
-        )
+        try:
+            self._api.put_part(
+                upload.upload_id,
+                file_index,
+                part,
+                content=body.start,
+                size_bytes=self._part_size(file_index, part),
+                sha256=hashes.sha256,
+            )
+        except BaseException:
+            body.take_back()
+            raise
         upload.sent[file_index, part] = hashes
 
     def _part_size(self, file_index: int, part: int) -> int:
@@ -455,13 +459,17 @@ class _Body:
         self._reported_bytes = 0
 
     def start(self) -> Iterator[bytes]:
-        if self._reported_bytes:
-            self._reporter.advance(-self._reported_bytes)
-            self._reported_bytes = 0
+        self.take_back()
         for segment in self._segments:
             yield bytes(segment)
             self._reported_bytes += len(segment)
             self._reporter.advance(len(segment))
+
+    def take_back(self) -> None:
+        """Report that the attempt failed: what left this machine did not arrive."""
+        if self._reported_bytes:
+            self._reporter.advance(-self._reported_bytes)
+            self._reported_bytes = 0
 
 
 def _count_parts(one: SourceFile) -> int:

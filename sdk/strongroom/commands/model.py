@@ -15,6 +15,7 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
+    TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
@@ -340,6 +341,7 @@ class _BarReporter(Reporter):
         self._bar = Progress(
             TextColumn("Uploading"),
             BarColumn(),
+            TaskProgressColumn(),
             DownloadColumn(binary_units=True),
             TransferSpeedColumn(),
             TimeRemainingColumn(),

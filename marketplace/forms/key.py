@@ -9,6 +9,7 @@ from django.utils import timezone
 
 from marketplace.core import limits
 from marketplace.models import APIKey
+from marketplace.services.key import SCOPES_BY_MODE
 
 LIFETIMES = {
     "": "Never",
@@ -24,6 +25,12 @@ _MODE_LABELS = [
 ]
 
 
+def _label_scope(scope: APIKey.Scope) -> str:
+    """What a scope allows, and the kinds of key that may have it."""
+    kinds = [mode.label.lower() for mode in APIKey.Mode if scope in SCOPES_BY_MODE[mode]]
+    return scope.label if len(kinds) == len(APIKey.Mode) else f"{scope.label} ({', '.join(kinds)})"
+
+
 class KeyForm(forms.Form):
     name = forms.CharField(
         label="Name",
@@ -32,6 +39,13 @@ class KeyForm(forms.Form):
     )
     mode = forms.ChoiceField(
         label="Kind", choices=_MODE_LABELS, initial=APIKey.Mode.LIVE, widget=forms.RadioSelect
+    )
+    scopes = forms.MultipleChoiceField(
+        label="May",
+        choices=[(scope.value, _label_scope(scope)) for scope in APIKey.Scope],
+        widget=forms.CheckboxSelectMultiple,
+        required=False,
+        help_text="Tick none for all that its kind may do.",
     )
     lifetime = forms.ChoiceField(label="Expires", choices=list(LIFETIMES.items()), required=False)
 

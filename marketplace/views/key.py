@@ -52,6 +52,7 @@ def new(request: HttpRequest) -> HttpResponse:
                 account=account,
                 name=form.cleaned_data["name"],
                 mode=form.cleaned_data["mode"],
+                scopes=form.cleaned_data["scopes"] or None,
                 expires_at=form.expires_at(),
             )
         except (InvalidInputError, ConflictError) as error:

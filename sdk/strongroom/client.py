@@ -13,7 +13,7 @@ import ipaddress
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -251,10 +251,26 @@ class WebClient:
         return list(answer["results"] if isinstance(answer, dict) else answer)
 
     def create_key(
-        self, account: str, name: str, mode: str, expires_at: str | None = None
+        self,
+        account: str,
+        name: str,
+        mode: str,
+        *,
+        scopes: Sequence[str] = (),
+        expires_at: str | None = None,
     ) -> dict[str, Any]:
-        """Make an API key; its secret is in this answer and never again."""
-        body = {"account": account, "name": name, "mode": mode}
+        """Make an API key; its secret is in this answer and never again.
+
+        Args:
+            account: For whom it will act.
+            name: What it is for.
+            mode: "live" or "test".
+            scopes: What it may do; all that its mode may if none is named.
+            expires_at: When it ends by itself, in ISO 8601.
+        """
+        body: dict[str, Any] = {"account": account, "name": name, "mode": mode}
+        if scopes:
+            body["scopes"] = list(scopes)
         if expires_at is not None:
             body["expires_at"] = expires_at
         return self.transport.call("POST", "/api/keys", json=body)

@@ -7,6 +7,7 @@ import pytest
 import time_machine
 from django.db import connection
 from django.utils import timezone
+from django.utils.html import strip_tags
 
 from marketplace.core import keys, limits
 from marketplace.core.errors import ForbiddenError, InvalidInputError
@@ -320,6 +321,57 @@ def test_a_key_is_shown_once_and_never_cached(owner_client, account):
     assert timezone.timedelta(days=29, hours=23) < left <= timezone.timedelta(days=30)
     listed = owner_client.get("/console/keys").content.decode()
     assert f"{stored.hint}…" in listed
+
+
+def test_the_form_makes_a_key_of_some_scopes(owner_client, account):
+    form = {"name": "reader", "mode": "live", "scopes": ["read"]}
+    made = owner_client.post("/console/keys/new", form).content.decode()
+    every = owner_client.post("/console/keys/new", {"name": "every", "mode": "live"})
+
+    assert "<dt>May</dt><dd>read</dd>" in made
+    assert "<dt>May</dt><dd>predict, read</dd>" in every.content.decode()
+    by_name = dict(APIKey.objects.values_list("name", "scopes"))
+    assert by_name == {"reader": ["read"], "every": ["predict", "read"]}
+
+
+def test_a_scope_that_the_kind_may_not_have_is_refused_at_its_field(owner_client, account):
+    form = {"name": "x", "mode": "live", "scopes": ["read", "push"]}
+    page = owner_client.post("/console/keys/new", form)
+
+    assert page.status_code == 422
+    assert "One or more of predict, read." in page.content.decode()
+    assert APIKey.objects.count() == 0
+
+
+def test_the_page_shows_what_a_key_may_do_its_last_use_and_its_end(owner_client, account, owner):
+    now = timezone.now()
+    APIKeyFactory(
+        account=account,
+        created_by=owner,
+        name="Nightly import",
+        scopes=["read"],
+        last_used_at=now - timezone.timedelta(hours=3),
+        expires_at=now + timezone.timedelta(days=5, hours=1),
+    )
+    APIKeyFactory(account=account, created_by=owner, name="Unused")
+
+    page = owner_client.get("/console/keys").content.decode()
+
+    unused, nightly = (cells_of(page, name) for name in ("Unused", "Nightly import"))
+    assert nightly[1:4] == ["read", "3 h ago", "in 5 d"]
+    assert unused[1:4] == ["predict, read", "never", "never"]
+    # The same before it is revoked, on a phone too.
+    api_key = APIKey.objects.get(name="Nightly import")
+    asked = owner_client.get(f"/console/keys/{api_key.pk}/revoke").content.decode()
+    facts = re.findall(r"<dd>(.*?)</dd>", asked, re.DOTALL)
+    assert [strip_tags(one) for one in facts][1::2] == ["read", "3 h ago"]
+    assert strip_tags(facts[4]) == "in 5 d"
+
+
+def cells_of(page: str, name: str) -> list[str]:
+    """The words in the cells of a key's row, behind its name."""
+    [row] = [one for one in page.split("<tr>") if name in one and "<td" in one]
+    return [strip_tags(one).strip() for one in re.findall(r"<td.*?>(.*?)</td>", row, re.DOTALL)]
 
 
 @pytest.mark.parametrize("form", [{"name": "", "mode": "live"}, {"name": "x", "mode": "root"}])

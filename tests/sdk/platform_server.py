@@ -18,6 +18,7 @@ from strongroom.sealing.wrap import WrappedKey
 TOKEN = "srt_test_token_that_must_not_leak"
 PASSWORD = "correct horse"
 API_KEY = "sk_live_test"
+NEW_KEY = "sk_live_newnewnewnewnewnewnewnewnewnewnewnewn"
 EXPIRES = "2026-11-22T03:42:00Z"
 STEPS = ("verify", "validate", "load", "test", "benchmark", "review", "publish")
 
@@ -216,6 +217,20 @@ class Platform:
             self.onboarding.pop(0)(version)
         return 200, version
 
+    def create_key(self, body):
+        key = {
+            "id": f"k{len(self.keys) + 1}",
+            "scopes": ["predict", "read"],
+            "expires_at": None,
+            **body,
+            "prefix": NEW_KEY[:12],
+            "revoked_at": None,
+            "last_used_at": None,
+            "created_at": "2026-11-21T03:42:17.000000Z",
+        }
+        self.keys.append(key)
+        return key
+
     def predict(self, model, body, key):
         self.predictions.append((model, body, key))
         if model == "acme/broken":
@@ -279,7 +294,7 @@ ROUTES = [
     (
         "POST",
         r"/api/keys",
-        lambda p, m, b, r: (201, p.keys.append(b) or b | {"id": "k1", "key": "sk_live_new"}),
+        lambda p, m, b, r: (201, p.create_key(b) | {"key": NEW_KEY}),
     ),
     ("DELETE", r"/api/keys/([^/]+)", lambda p, m, b, r: (204, p.keys.clear())),
     (

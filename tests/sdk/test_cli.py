@@ -799,19 +799,6 @@ def test_versions_and_publish(ready, folder):
     assert run("versions", "digits", code=1).stderr.startswith("error: model_invalid:")
 
 
-def test_keys(platform):
-    log_in(platform)
-
-    made = run("keys", "create", "--name=ci", "--mode=test")
-    listed = json.loads(run("keys", "list", "--json").stdout)
-
-    assert made.stdout == "sk_live_new\n"
-    assert listed == [{"account": "acme", "name": "ci", "mode": "test"}]
-    assert "ci" in run("keys", "list").stdout
-    run("keys", "revoke", "k1")
-    assert platform.keys == []
-
-
 def test_predict_reads_values_and_files(platform, tmp_path):
     log_in(platform)
     (tmp_path / "all.json").write_text('{"image": [[1, 2]], "text": "old"}')

@@ -12,7 +12,7 @@ from rich.table import Table
 from strongroom.client import ApiError, Transport, WebClient, check_url, is_private_path
 from strongroom.commands.context import (
     answer_json,
-    answers,
+    answer_table,
     as_json,
     choose_account,
     is_interactive,
@@ -165,7 +165,7 @@ def whoami(is_json: bool) -> None:
         ("signing key", value["signing_key_fingerprint"]),
     ):
         table.add_row(name, shown)
-    answers.print(table)
+    answer_table(table)
 
 
 @click.group()
@@ -177,17 +177,33 @@ def keys() -> None:
 @click.option("--account", help="Another account than the login's.")
 @as_json
 def list_keys(account: str | None, is_json: bool) -> None:
-    """List the API keys of an account. Secrets are never shown again."""
+    """List the API keys of an account: what each may do, its last use, when it ends.
+
+    Times are in UTC. Secrets are never shown again.
+    """
     _, profile, web = load_web()
     found = web.list_keys(choose_account(profile, account))
     if is_json:
         answer_json(found)
         return
-    table = Table("id", "name", "mode", "prefix", "created", "revoked", box=None)
+    columns = ("name", "mode", "prefix", "scopes", "created", "last used", "expires", "revoked")
+    table = Table("id", *columns, box=None)
     for one in found:
-        names = ("id", "name", "mode", "prefix", "created_at", "revoked_at")
-        table.add_row(*(escape(str(one.get(name) or "")) for name in names))
-    answers.print(table)
+        scopes = ", ".join(map(str, one.get("scopes") or []))
+        table.add_row(
+            *(escape(str(one.get(name) or "")) for name in ("id", "name", "mode", "prefix")),
+            escape(scopes),
+            _minute(one.get("created_at"), ""),
+            _minute(one.get("last_used_at"), "never"),
+            _minute(one.get("expires_at"), "never"),
+            _minute(one.get("revoked_at"), ""),
+        )
+    answer_table(table)
+
+
+def _minute(moment: Any, otherwise: str) -> str:
+    """A moment of the API, to the minute; a last use is not known any better."""
+    return escape(str(moment)[:16].replace("T", " ")) if moment else otherwise
 
 
 @keys.command("create")
@@ -200,14 +216,28 @@ def list_keys(account: str | None, is_json: bool) -> None:
     show_default=True,
     help="Test keys run your own models only, without charge.",
 )
+@click.option(
+    "--scope",
+    "scopes",
+    type=click.Choice(["predict", "read"]),
+    multiple=True,
+    help="What it may do; may be given twice. [default: all that its mode may]",
+)
 @click.option("--expires-at", help="When the key ends, such as 2027-01-31T00:00:00Z.")
 @as_json
 def create_key(
-    name: str, account: str | None, mode: str, expires_at: str | None, is_json: bool
+    name: str,
+    account: str | None,
+    mode: str,
+    scopes: tuple[str, ...],
+    expires_at: str | None,
+    is_json: bool,
 ) -> None:
     """Create an API key and show its secret, once."""
     _, profile, web = load_web()
-    made = web.create_key(choose_account(profile, account), name, mode, expires_at)
+    made = web.create_key(
+        choose_account(profile, account), name, mode, scopes=scopes, expires_at=expires_at
+    )
     if is_json:
         answer_json(made)
         return

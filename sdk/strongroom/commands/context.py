@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.table import Table
 
 from strongroom.client import ApiError, Transport, WebClient
 from strongroom.config import ConfigError, ConfigFolder, Profile
@@ -22,6 +23,8 @@ from strongroom.listing import ListingError
 # Answers go to stdout; what is said on the way goes to stderr.
 notes = Console(stderr=True, highlight=False)
 answers = Console(highlight=False)
+# Wider than any row; a table takes only what its cells need.
+_PIPE_WIDTH = 4096
 
 
 class StrongroomGroup(click.Group):
@@ -67,6 +70,12 @@ def is_interactive() -> bool:
 def say(text: str) -> None:
     """Tell the person something on the way; not part of the answer."""
     notes.print(text, markup=False)
+
+
+def answer_table(table: Table) -> None:
+    """Answer a person; in a pipe each row stays on one line, for programs such as grep."""
+    console = answers if answers.is_terminal else Console(highlight=False, width=_PIPE_WIDTH)
+    console.print(table)
 
 
 def answer_json(value: Any) -> None:

@@ -25,6 +25,7 @@ from rich.table import Table
 from strongroom.client import ApiError, WebClient
 from strongroom.commands.context import (
     answer_json,
+    answer_table,
     answers,
     as_json,
     is_interactive,
@@ -432,7 +433,7 @@ def versions(model: str, is_json: bool) -> None:
             str(one.get("created_at") or ""),
             escape(str(reason or "")),
         )
-    answers.print(table)
+    answer_table(table)
 
 
 @click.command()

@@ -186,8 +186,9 @@ class Child:
         return [text.removeprefix(ANNOUNCED) for text in fresh if text.startswith(ANNOUNCED)]
 
     def last_words(self, lines: int = 8) -> list[str]:
-        """The end of its log."""
-        return [line for line in self.read_log().splitlines() if line.strip()][-lines:]
+        """The end of its log, without what it has said already."""
+        read = self.read_log().splitlines()
+        return [line for line in read if line.strip() and not line.startswith(ANNOUNCED)][-lines:]
 
 
 def describe_exit(code: int) -> str:

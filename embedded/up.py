@@ -74,7 +74,8 @@ def _run(
         complete = supervisor.start_all()
     except StartFailedError as error:
         child = error.child
-        display.say(f"bin/up: {child.name} did not come up; the end of {child.log}:")
+        what = "failed" if child.process.is_task else "did not come up"
+        display.say(f"bin/up: {child.name} {what}; the end of {child.log}:")
         for text in child.last_words():
             display.say(f"    {text}")
         return 1

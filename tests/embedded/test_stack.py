@@ -80,6 +80,15 @@ def test_the_line_to_paste_works(stack):
     assert answer["output"]["digit"]["label"] == "4"
 
 
+def test_its_start_ends_with_a_prediction(stack):
+    lines = stack.text().splitlines()
+    said = [line for line in lines if "demo/digits: a held-out 4 is read as 4" in line]
+
+    assert len(said) == 1
+    [pasted] = [line for line in lines if line.startswith("curl ")]
+    assert lines.index(said[0]) < lines.index(pasted)
+
+
 def test_no_secret_stands_in_a_log(stack):
     demo = stack.demo
     secrets = [*json.loads((stack.home / "secrets.json").read_text()).values()]

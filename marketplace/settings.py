@@ -174,7 +174,7 @@ STORAGES = {
     }
     if OBJECT_BUCKET == "none"
     else {
-        "BACKEND": "storages.backends.s3.S3Storage",
+        "BACKEND": "inference.services.s3_storage.S3ArtifactStorage",
         "OPTIONS": {
             "bucket_name": OBJECT_BUCKET,
             "endpoint_url": env_text("STRONGROOM_OBJECT_ENDPOINT", "") or None,

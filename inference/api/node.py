@@ -13,7 +13,6 @@ from rest_framework.views import APIView
 
 from inference.api.node_authentication import IsNode, NodeAuthentication
 from inference.api.parsing import ReportParser
-from inference.errors import ObjectStoreUnavailableError
 from inference.models import Node
 from inference.selectors import node as nodes
 from inference.services import node as node_service
@@ -104,8 +103,6 @@ class PartView(NodeAPIView):
             file = object_store.open_part(row.storage_name)
         except FileNotFoundError:
             raise NotFoundError("The part is not in the store.") from None
-        except OSError as error:
-            raise ObjectStoreUnavailableError(retry_after_s=5) from error
         headers: dict[str, Any] = {
             "Content-Length": row.size_bytes,
             "X-Part-SHA256": row.sha256,

@@ -2,6 +2,9 @@
 
 A part is first written to a file beside the store and hashed on the way; only a part that
 is what it should be is handed to the store, which for a local folder is a rename.
+
+Whatever store is configured fails with OSError; an S3-compatible one does so by
+`inference.services.s3_storage`. Here that becomes one refusal with a stable code.
 """
 
 from __future__ import annotations
@@ -83,8 +86,7 @@ def receive(stream: Readable, *, size_bytes: int, sha256: str) -> Iterator[Spool
             file.flush()
             yield SpooledPart(file, size_bytes)
     except OSError as error:
-        logger.warning("a part could not be written: %s", error)
-        raise ObjectStoreUnavailableError(retry_after_s=RETRY_AFTER_S) from error
+        raise _unavailable("a part could not be written", error) from error
     finally:
         if path is not None:
             path.unlink(missing_ok=True)
@@ -124,19 +126,24 @@ def store_part(version_id: UUID, file_index: int, part: int, content: SpooledPar
     try:
         return artifact_storage().save(name, content)
     except OSError as error:
-        logger.warning("a part could not be stored: %s", error)
-        raise ObjectStoreUnavailableError(retry_after_s=RETRY_AFTER_S) from error
+        raise _unavailable("a part could not be stored", error) from error
 
 
 def open_part(storage_name: str) -> File:
-    """A stored part, opened for reading; FileNotFoundError if it is gone."""
-    return artifact_storage().open(storage_name, "rb")
+    """A stored part, opened for reading.
+
+    Raises:
+        FileNotFoundError: It is gone.
+        ObjectStoreUnavailableError: The store does not give it right now.
+    """
+    with _refusing_when_unavailable("a part could not be opened"):
+        return artifact_storage().open(storage_name, "rb")
 
 
 def hash_part(storage_name: str) -> tuple[str, int]:
-    """SHA-256 in hex and size of a stored part; FileNotFoundError if it is gone."""
+    """SHA-256 in hex and size of a stored part; raises what `open_part` raises."""
     digest, size_bytes = hashlib.sha256(), 0
-    with open_part(storage_name) as file:
+    with _refusing_when_unavailable("a part could not be read"), open_part(storage_name) as file:
         for chunk in file.chunks(CHUNK_BYTES):
             digest.update(chunk)
             size_bytes += len(chunk)
@@ -187,6 +194,22 @@ def delete_stale_spools(older_than_s: float, now_s: float) -> int:
                 Path(entry.path).unlink()
                 count += 1
     return count
+
+
+@contextlib.contextmanager
+def _refusing_when_unavailable(what: str) -> Iterator[None]:
+    """Raise ObjectStoreUnavailableError for all but a part that is not there."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _unavailable(what, error) from error
+
+
+def _unavailable(what: str, error: OSError) -> ObjectStoreUnavailableError:
+    logger.warning("%s: %s", what, error)
+    return ObjectStoreUnavailableError(retry_after_s=RETRY_AFTER_S)
 
 
 def _folder_of(version_id: UUID) -> str:

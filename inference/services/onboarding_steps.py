@@ -13,7 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from inference.errors import KeyBrokerUnavailableError, RefusedError
+from inference.errors import (
+    KeyBrokerUnavailableError,
+    ObjectStoreUnavailableError,
+    RefusedError,
+)
 from inference.models import Artifact, OnboardingStep, Replica, ReplicaWork, UploadPart
 from inference.selectors import artifact as artifacts
 from inference.selectors import deployment as deployments
@@ -89,10 +93,8 @@ def verify(step: OnboardingStep, version: ModelVersion) -> Progress:
         done = _verify_parts(manifest, parts, done)
     except RefusedError as error:
         return Progress.failed(error.code, error.detail)
-    except OSError:
-        return Progress.wait(
-            "The object store does not answer.", waiting_for="object_store_unavailable"
-        )
+    except ObjectStoreUnavailableError as error:
+        return Progress.wait("The object store does not answer.", waiting_for=error.code)
     if done < len(parts):
         line = f"{done} of {len(parts)} parts are what was signed."
         return Progress.again(line, detail={"parts_verified": done, "parts": len(parts)})

@@ -89,15 +89,15 @@ def shop(db: None) -> Shop:
 
 
 @pytest.fixture
-def fund(shop: Shop) -> Callable[[int], None]:
+def fund(shop: Shop) -> Callable[..., None]:
     """Put credit into the consumer's wallet, as a top-up does."""
 
-    def put(amount_nanos: int) -> None:
+    def put(amount_nanos: int, *, key: str = "") -> None:
         clearing_id = ledger.get_ledger_account_id(LedgerAccount.Kind.STRIPE_CLEARING)
         ledger.post_transfer(
             transfer_id=new_id(),
             kind=Transfer.Kind.TOP_UP,
-            idempotency_key=f"test:{new_id()}",
+            idempotency_key=key or f"test:{new_id()}",
             amounts_nanos={clearing_id: -amount_nanos, shop.wallet_id: amount_nanos},
         )
 

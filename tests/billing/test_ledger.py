@@ -8,19 +8,28 @@ from django.core.management import call_command
 from django.db import DatabaseError, IntegrityError, connection, connections, transaction
 
 from billing.errors import TransferConflictError
-from billing.models import Hold, LedgerAccount, Transfer, TransferEntry, UsageEvent, UsageShare
-from billing.selectors.ledger import check_invariants
+from billing.models import (
+    Hold,
+    LedgerAccount,
+    Topup,
+    Transfer,
+    TransferEntry,
+    UsageEvent,
+    UsageShare,
+)
+from billing.selectors.ledger import INVARIANTS, Finding, check_invariants
 from billing.services import ledger, topup
 from billing.services.price import set_price
 from marketplace.core.errors import InsufficientCreditError, NotFoundError
 from marketplace.core.ids import new_id
+from marketplace.core.money import NANOS_PER_CENT
 from marketplace.selectors.access import Actor
 from marketplace.services import audit
 from tests.billing.conftest import PRICE_NANOS, Shop, balances, hold, query, settle
 
 pytestmark = pytest.mark.django_db
 
-Fund = Callable[[int], None]
+Fund = Callable[..., None]
 
 
 def broken() -> set[str]:
@@ -29,14 +38,12 @@ def broken() -> set[str]:
 
 def check_invariants_now():
     # Inside the test's transaction the isolation level is fixed already.
-    from billing.selectors import ledger as selectors
-
     findings = []
     with connection.cursor() as cursor:
-        for invariant in selectors.INVARIANTS:
+        for invariant in INVARIANTS:
             cursor.execute(invariant.sql)
             rows = cursor.fetchall()
-            findings.append(selectors.Finding(invariant, len(rows), []))
+            findings.append(Finding(invariant, len(rows), []))
     return findings
 
 
@@ -289,7 +296,7 @@ HARMS = {
     "posted-equals-entries": "UPDATE billing_ledgeraccount SET posted_nanos = posted_nanos + 7"
     " WHERE kind = 'platform_revenue'",
     "held-equals-holds": "UPDATE billing_ledgeraccount SET held_nanos = 5 WHERE kind = 'wallet'",
-    "floors-hold": "UPDATE billing_ledgeraccount SET min_available_nanos = 4000000"
+    "floors-hold": "UPDATE billing_ledgeraccount SET min_available_nanos = posted_nanos + 1"
     " WHERE kind = 'wallet'",
     "one-usage-one-transfer": "UPDATE billing_usageevent SET gross_nanos = gross_nanos + 1",
     "one-transfer-one-usage": "UPDATE billing_usageevent SET transfer_id = NULL",
@@ -297,12 +304,36 @@ HARMS = {
     "shares-add-up": "UPDATE billing_usageshare SET amount_nanos = amount_nanos + 1",
     "usage-equals-answers": "DELETE FROM inference_prediction",
     "holds-are-young": "UPDATE billing_hold SET state = 'pending', expires_at = '2020-01-01'",
+    # Not booked, or booked with another amount.
+    "topups-are-booked": "UPDATE billing_transfer SET idempotency_key = 'x'"
+    " WHERE idempotency_key = 'topup:pi_test'",
+    "topups-are-booked (amount)": "UPDATE billing_topup SET amount_cents = amount_cents + 1",
 }
 
 
-@pytest.mark.parametrize("name", HARMS)
-def test_each_check_finds_its_harm(shop: Shop, fund: Fund, name: str) -> None:
+def test_each_check_has_a_harm() -> None:
+    assert {check_of(harm) for harm in HARMS} == {one.name for one in INVARIANTS}
+
+
+def check_of(harm: str) -> str:
+    return harm.partition(" ")[0]
+
+
+def buy_credit(shop: Shop, fund: Fund, amount_cents: int) -> None:
+    """A top-up as it stands once Stripe's payment is booked."""
+    Topup.objects.create(
+        account=shop.consumer,
+        amount_cents=amount_cents,
+        state=Topup.State.CREDITED,
+        payment_intent_id="pi_test",
+    )
+    fund(amount_cents * NANOS_PER_CENT, key="topup:pi_test")
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_each_check_finds_its_harm(shop: Shop, fund: Fund, harm: str) -> None:
     fund(5_000)
+    buy_credit(shop, fund, 25_00)
     prediction_id = hold(shop)
     record_answer(shop, prediction_id)
     settle(shop.item(prediction_id))
@@ -315,9 +346,9 @@ def test_each_check_finds_its_harm(shop: Shop, fund: Fund, name: str) -> None:
         )
         for table in ("transfer", "transferentry", "usageevent", "usageshare"):
             cursor.execute(f"ALTER TABLE billing_{table} DISABLE TRIGGER USER")
-        cursor.execute(HARMS[name])
+        cursor.execute(HARMS[harm])
 
-    assert name in broken()
+    assert check_of(harm) in broken()
 
 
 @pytest.mark.django_db(transaction=True)

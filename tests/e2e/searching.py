@@ -8,7 +8,7 @@ import mmap
 import os
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,8 @@ from embedded import postgres
 from tests.stack import Stack
 
 PIECE_BYTES = 16 << 20
+# So many numbers are a canary.
+COUNT = 16
 # Kernel views; processes and shared memory are searched by themselves.
 _NOT_DISK = ("/proc", "/sys", "/dev")
 
@@ -26,16 +28,21 @@ class Canary:
     """Bytes that exist nowhere else, and every spelling in which they could be written.
 
     Args:
-        content: Finite 32-bit floats.
+        spellings: The bytes to look for.
     """
 
-    def __init__(self, content: bytes) -> None:
-        self.content = content
+    def __init__(self, spellings: list[bytes]) -> None:
+        self.spellings = spellings
+        self._longest = max(map(len, spellings))
+
+    @classmethod
+    def of(cls, content: bytes) -> Canary:
+        """The canary of these bytes, which are finite 32-bit floats."""
         # Base64 of a longer text depends on where in a group of three the bytes begin; the
         # letters at both ends depend on the neighbours.
         base64s = [base64.b64encode(b"\0" * shift + content)[4:-4] for shift in range(3)]
         numbers = np.frombuffer(content, np.float32).tolist()
-        self.spellings = [
+        spellings = [
             content,
             content.hex().encode(),
             content.hex().upper().encode(),
@@ -44,13 +51,28 @@ class Canary:
             json.dumps(numbers)[1:-1].encode(),
             json.dumps(numbers, separators=(",", ":"))[1:-1].encode(),
         ]
-        self._longest = max(map(len, self.spellings))
+        return cls(spellings)
 
     @classmethod
     def make(cls) -> Canary:
         """64 bytes of chance, as sixteen numbers."""
         chance = np.random.default_rng(int.from_bytes(os.urandom(16), "big"))
-        return cls(chance.standard_normal(16).astype(np.float32).tobytes())
+        return cls.of(chance.standard_normal(COUNT).astype(np.float32).tobytes())
+
+    @classmethod
+    def any_of(cls, canaries: Iterable[Canary]) -> Canary:
+        """One that is found where one of these would be, in a single pass."""
+        return cls([spelling for canary in canaries for spelling in canary.spellings])
+
+    @property
+    def content(self) -> bytes:
+        """The bytes themselves."""
+        return self.spellings[0]
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """The bytes as the numbers that a model holds."""
+        return np.frombuffer(self.content, np.float32)
 
     def is_in(self, content: bytes | mmap.mmap) -> bool:
         """Whether some bytes hold it in any spelling."""

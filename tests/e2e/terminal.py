@@ -11,6 +11,7 @@ import httpx
 from tests.stack import Stack, environment
 
 ROOT = Path(__file__).resolve().parents[2]
+_PROGRAM = str(Path(sys.executable).with_name("strongroom"))
 
 
 class Creator:
@@ -19,25 +20,37 @@ class Creator:
     Args:
         stack: Whose demo creator it is.
         folder: Where the person works; the client's own files lie in it, too.
+        web_url: Where the site is reached, if not directly.
     """
 
-    def __init__(self, stack: Stack, folder: Path) -> None:
+    def __init__(self, stack: Stack, folder: Path, web_url: str = "") -> None:
         self.folder = folder
-        self.environment = environment() | {"STRONGROOM_CONFIG_DIR": str(folder / "config")}
+        self.config = folder / "config"
+        self.environment = environment() | {"STRONGROOM_CONFIG_DIR": str(self.config)}
         login = stack.demo["creator"]
         self.environment["STRONGROOM_PASSWORD"] = login["password"]
-        self.run("login", "--url", stack.demo["web_url"], "--email", login["email"])
+        url = web_url or stack.demo["web_url"]
+        self.run("login", "--url", url, "--email", login["email"])
 
     def run(self, *arguments: str) -> str:
         """What a command prints; it must succeed."""
-        program = Path(sys.executable).with_name("strongroom")
-        return _run([str(program), *arguments], self.environment, self.folder)
+        return _run([_PROGRAM, *arguments], self.environment, self.folder)
 
-    def init(self, name: str, *, title: str, price: str) -> None:
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start a command, whose output nobody reads."""
+        return subprocess.Popen(
+            [_PROGRAM, *arguments],
+            env=self.environment,
+            cwd=self.folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def init(self, name: str, *, title: str, price: str, task: str = "regression") -> None:
         """Write the listing of the model in the folder `name`, with `vectors.json` beside it."""
         self.run(
             "init", name, "--name", name, "--title", title, "--price", price,
-            "--task", "regression", "--licence", "MIT", "--test-vectors-file", "vectors.json",
+            "--task", task, "--licence", "MIT", "--test-vectors-file", "vectors.json",
         )  # fmt: skip
 
 

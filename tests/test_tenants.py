@@ -1,0 +1,482 @@
+"""Another's ids in every address: nothing is found, and nothing in the database changes.
+
+The tables name every address of the product, so that a new one without a line here fails.
+The pages of the marketplace have a table of their own, in tests/marketplace/test_pages.py.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from django.apps import apps
+from django.contrib import admin
+from django.core.cache import cache
+from django.core.files.base import ContentFile
+from django.core.files.storage import storages
+from django.test import Client
+from django.urls import URLPattern, URLResolver, get_resolver, resolve, reverse
+from django.utils import timezone
+
+from billing.models import Topup
+from billing.services.price import set_price
+from inference.models import (
+    Artifact,
+    Deployment,
+    Prediction,
+    Replica,
+    ReplicaWork,
+    SigningKey,
+    Upload,
+    UploadPart,
+)
+from inference.selectors import node as node_selectors
+from marketplace.core import ids
+from marketplace.core.ids import new_id
+from marketplace.models import Account, AIModel, ModelVersion, User
+from marketplace.selectors import access
+from marketplace.selectors.access import Actor
+from tests.factories import PASSWORD, AIModelFactory, APIKeyFactory, ModelVersionFactory
+from tests.inference.django.scripted_node import ScriptedNode
+
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+# Kept elsewhere: see above, and below for the console.
+OWN_TABLES = {"marketplace", "admin"}
+
+
+@dataclass(frozen=True)
+class Line:
+    """An address of the account `acme`, the call its owner makes of it, and who may call."""
+
+    name: str
+    url: str
+    method: str = "GET"
+    body: dict[str, Any] | None = None
+    by: str = "person"
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.name}"
+
+
+LINES = [
+    Line("billing:wallet", "/console/wallet?account=acme"),
+    Line("billing:wallet", "/console/wallet?account=acme", "POST", {"amount_dollars": "25"}),
+    Line("billing:usage", "/console/usage?account=acme"),
+    Line("billing:topup-return", "/console/topups/{topup}"),
+    Line("billing:earnings", "/dashboard/earnings?account=acme"),
+    Line("billing:wallet-panel", "/panels/wallet?account=acme"),
+    Line("billing:usage-panel", "/panels/usage?account=acme"),
+    Line("billing:earnings-panel", "/panels/earnings?account=acme"),
+    Line("billing:price-panel", "/panels/price/acme/digits"),
+    Line(
+        "billing:price-panel", "/panels/price/acme/digits", "POST", {"dollars_per_prediction": "1"}
+    ),
+    Line("inference:versions-panel", "/panels/versions/acme/digits"),
+    Line("inference:onboarding-panel", "/panels/onboarding?account=acme"),
+    Line("inference:version-panel", "/panels/onboarding/{version}"),
+    Line("inference:try-panel", "/panels/try/acme/digits"),
+    Line("inference:predictions-panel", "/panels/predictions?account=acme"),
+    Line("inference:prediction", "/predictions/{prediction}"),
+    Line(
+        "marketplace-api:login",
+        "/api/login",
+        "POST",
+        {"email": "{email}", "password": PASSWORD, "token_name": "cli", "account": "acme"},
+        by="password",
+    ),
+    Line("marketplace-api:model", "/api/models/acme/digits", by="token"),
+    Line(
+        "marketplace-api:model",
+        "/api/models/acme/digits",
+        "PUT",
+        {"title": "Taken", "visibility": "public"},
+        by="token",
+    ),
+    Line(
+        "marketplace-api:channel",
+        "/api/models/acme/digits/channels/prod",
+        "PUT",
+        {"version": 1},
+        by="token",
+    ),
+    Line("marketplace-api:keys", "/api/keys?account=acme", by="token"),
+    Line(
+        "marketplace-api:keys",
+        "/api/keys",
+        "POST",
+        {"account": "acme", "name": "x", "mode": "live"},
+        by="token",
+    ),
+    Line("marketplace-api:key", "/api/keys/{key}", "DELETE", by="token"),
+    Line(
+        "inference-api:signing-keys",
+        "/api/signing-keys",
+        "POST",
+        {"account": "acme", "public_key": "{public_key}"},
+        by="token",
+    ),
+    Line("inference-api:uploads", "/api/models/acme/digits/uploads", "POST", {}, by="token"),
+    Line("inference-api:versions", "/api/models/acme/digits/versions", by="token"),
+    Line("inference-api:version", "/api/versions/{version}", by="token"),
+    Line("inference-api:upload", "/api/uploads/{upload}", by="token"),
+    Line("inference-api:upload", "/api/uploads/{upload}", "DELETE", by="token"),
+    Line("inference-api:complete", "/api/uploads/{upload}/complete", "POST", {}, by="token"),
+    Line("inference-api:part", "/api/uploads/{upload}/files/0/parts/0", "PUT", {}, by="token"),
+    Line("inference-api:node-artifact", "/api/node/artifacts/{version}", by="node"),
+    Line("inference-api:node-part", "/api/node/artifacts/{version}/files/0/parts/0", by="node"),
+    Line(
+        "inference-api:node-work", "/api/node/work/{work}", "POST", {"state": "failed"}, by="node"
+    ),
+    Line("billing-api:price", "/api/models/acme/digits/price", by="token"),
+    Line(
+        "billing-api:price",
+        "/api/models/acme/digits/price",
+        "PUT",
+        {"nanos_per_prediction": 7},
+        by="token",
+    ),
+    Line("billing-api:wallet", "/api/wallet?account=acme", by="token"),
+    Line("billing-api:usage", "/api/usage?account=acme", by="token"),
+    Line(
+        "billing-api:topups",
+        "/api/topups",
+        "POST",
+        {"account": "acme", "amount_cents": 2_500},
+        by="token",
+    ),
+    Line("billing-api:topup", "/api/topups/{topup}", by="token"),
+]
+# Addresses that name nobody's rows, with the reason.
+NAMELESS = {
+    "billing:stripe-webhook": "signed by Stripe, and believed in nothing but that it happened",
+    "marketplace-api:models": "what the caller may see; a filter for an owner hides the same",
+    "marketplace-api:me": "the caller",
+    "inference-api:platform": "the platform",
+    "inference-api:node-enrol": "a new node, by a join token that is its own",
+    "inference-api:node-desired": "the calling node",
+    "inference-api:node-report": "the calling node; replicas of others are passed over",
+}
+# What everybody may do with a model once it is public; a try is paid by who tries.
+PUBLIC = {
+    ("billing:price-panel", "GET"),
+    ("inference:try-panel", "GET"),
+    ("inference:try-panel", "POST"),
+    ("marketplace-api:model", "GET"),
+    ("billing-api:price", "GET"),
+}
+# What a call leaves behind of its caller.
+VOLATILE = {"last_used_at", "last_seen_at", "heard_since", "last_login"}
+
+
+@dataclass
+class Tenant:
+    """Somebody with an account, in all the ways in which one may call."""
+
+    user: User
+    session: Client
+    token: str
+    node: ScriptedNode
+
+    def call(self, line: Line, url: str, method: str, *, by: str) -> int:
+        public_key = "A" * 42 + "A="
+        body = {
+            name: value.format(email=self.user.email, public_key=public_key)
+            if isinstance(value, str)
+            else value
+            for name, value in (line.body or {}).items()
+        }
+        if by in ("token", "node"):
+            bearer = self.token if by == "token" else self.node.token
+            return _send(Client(), method, url, body, Authorization=f"Bearer {bearer}")
+        if line.by == "person" and method == "POST":
+            return self.session.post(url, body).status_code
+        return _send(self.session if by == "person" else Client(), method, url, body)
+
+
+def _send(client: Client, method: str, url: str, body: Any, **headers: str) -> int:
+    raw = b"" if method == "GET" else json.dumps(body).encode()
+    return client.generic(
+        method, url, raw, content_type="application/json", headers=headers
+    ).status_code
+
+
+def make_tenant(user: User, node_name: str) -> Tenant:
+    session = Client()
+    session.force_login(user)
+    token = APIKeyFactory(account=user.accounts.get(), created_by=user, mode="token").text
+    node = ScriptedNode(node_name)
+    assert node.enrol().status_code == 201
+    return Tenant(user, session, token, node)
+
+
+@pytest.fixture(autouse=True)
+def _no_tries_counted() -> None:
+    cache.clear()
+
+
+@pytest.fixture
+def store(settings, tmp_path) -> None:
+    artifacts = {
+        "BACKEND": "django.core.files.storage.FileSystemStorage",
+        "OPTIONS": {"location": str(tmp_path)},
+    }
+    settings.STORAGES = settings.STORAGES | {"artifacts": artifacts}
+
+
+@pytest.fixture
+def acme(owner: User, account: Account) -> Tenant:
+    return make_tenant(owner, "node-of-acme")
+
+
+@pytest.fixture
+def other(outsider: User) -> Tenant:
+    return make_tenant(outsider, "node-of-elsewhere")
+
+
+@pytest.fixture
+def rows(acme: Tenant, account: Account, store: None) -> dict[str, str]:
+    """One of everything that an address can name, by its name in the tables."""
+    model = AIModelFactory(account=account, name="digits", visibility="private")
+    version = ModelVersionFactory(model=model)
+    set_price(Actor(user=acme.user), model, nanos_per_prediction=1_000)
+    made = {
+        "version": version.pk,
+        "key": APIKeyFactory(account=account, created_by=acme.user).pk,
+        "topup": Topup.objects.create(
+            account=account, amount_cents=2_500, state=Topup.State.EXPIRED
+        ).pk,
+        "prediction": ids.to_public(_run(account, version)),
+        "upload": _begin_upload(account, model).pk,
+        "work": _assign(acme.node, version).pk,
+    }
+    _store_artifact(account, version)
+    Deployment.objects.create(version=version)
+    return {name: str(value) for name, value in made.items()}
+
+
+def _run(account: Account, version: ModelVersion) -> UUID:
+    fields = {"id": new_id(), "account_id": account.pk, "created_at": timezone.now()}
+    return Prediction.objects.create(version=version, state="succeeded", **fields).pk
+
+
+def _upload_of(account: Account, version: ModelVersion, state: str) -> Upload:
+    key, _ = SigningKey.objects.get_or_create(account=account, public_key="AA==", fingerprint="f")
+    expires_at = timezone.now() + timedelta(hours=1)
+    files = [{"path": "m", "kind": "onnx", "plain_size_bytes": 9, "cipher_size_bytes": 9}]
+    fields = {"signing_key": key, "kem": {}, "files": files, "expires_at": expires_at}
+    return Upload.objects.create(account=account, version=version, state=state, **fields)
+
+
+def _begin_upload(account: Account, model: AIModel) -> Upload:
+    version = ModelVersionFactory(model=model, number=2, state="uploading")
+    return _upload_of(account, version, Upload.State.OPEN)
+
+
+def _store_artifact(account: Account, version: ModelVersion) -> None:
+    upload = _upload_of(account, version, Upload.State.COMPLETE)
+    name = storages["artifacts"].save(f"artifacts/{version.pk}/0", ContentFile(b"sealed"))
+    part = {"file_index": 0, "part": 0, "size_bytes": 6, "sha256": "00" * 32}
+    UploadPart.objects.create(upload=upload, storage_name=name, **part)
+    fields = {"manifest": "{}", "manifest_sha256": "", "signature": "", "size_bytes": 6}
+    Artifact.objects.create(
+        version=version, upload=upload, signing_key=upload.signing_key, **fields
+    )
+
+
+def _assign(node: ScriptedNode, version: ModelVersion) -> ReplicaWork:
+    replica = Replica.objects.create(version=version, node_id=node.node_id, purpose="serve")
+    return ReplicaWork.objects.create(replica=replica, kind="test")
+
+
+def snapshot() -> dict[str, list[Any]]:
+    """Every row of every table, without what a call leaves behind of its caller."""
+    found = {}
+    for model in apps.get_models():
+        if model._meta.label == "sessions.Session":
+            continue
+        names = [one.attname for one in model._meta.concrete_fields if one.name not in VOLATILE]
+        found[model._meta.label] = list(model._base_manager.order_by("pk").values_list(*names))
+    return found
+
+
+# --- The table ---
+
+
+def _addresses() -> Iterator[str]:
+    """The name of every address of the product, by its urlconf."""
+    for resolver in get_resolver().url_patterns:
+        assert isinstance(resolver, URLResolver)
+        if resolver.app_name in OWN_TABLES:
+            continue
+        for pattern in resolver.url_patterns:
+            assert isinstance(pattern, URLPattern)
+            yield f"{resolver.app_name}:{pattern.name}"
+
+
+def test_the_tables_name_every_address():
+    listed = {line.name for line in LINES}
+
+    assert listed | set(NAMELESS) == set(_addresses())
+    assert not listed & set(NAMELESS)
+    assert {name for name, _ in PUBLIC} <= listed
+
+
+def test_each_line_is_at_the_address_it_names(rows):
+    for line in LINES:
+        assert resolve(line.url.format(**rows).partition("?")[0]).view_name == line.name
+
+
+@pytest.mark.parametrize("line", LINES, ids=str)
+def test_its_owner_reaches_it(acme, rows, line):
+    status = acme.call(line, line.url.format(**rows), line.method, by=line.by)
+
+    # 422 and 503 come from behind the door: the body is not looked at before.
+    assert status in (200, 201, 202, 204, 302, 422, 503), status
+
+
+def foreign_calls(line: Line) -> list[str]:
+    """The ways in which a stranger may come to an address."""
+    return {
+        "person": ["person"],
+        "password": ["password"],
+        "token": ["token", "person"],
+        "node": ["node", "token", "person"],
+    }[line.by]
+
+
+@pytest.mark.parametrize("visibility", ["private", "public"])
+@pytest.mark.parametrize("line", LINES, ids=str)
+def test_strangers_find_nothing_and_change_nothing(acme, other, rows, line, visibility):
+    AIModel.objects.update(visibility=visibility)
+    url = line.url.format(**rows)
+    before = snapshot()
+
+    for by in foreign_calls(line):
+        for method in METHODS:
+            if visibility == "public" and (line.name, method) in PUBLIC:
+                continue
+            status = other.call(line, url, method, by=by)
+            # A person's session and token mean nothing to the node API.
+            refused = (401, 403, 404) if line.by == "node" else (403, 404)
+            # A body that fits another method says nothing of an account.
+            allowed = refused if method == line.method else (*refused, 405, 415, 422)
+            assert status in allowed, (by, method)
+
+    assert snapshot() == before
+
+
+@pytest.mark.parametrize(
+    "line", [line for line in LINES if line.by != "password" and line.by != "node"], ids=str
+)
+def test_without_the_access_rules_strangers_would_find_it(
+    acme, other, rows, line, everything_for_everybody
+):
+    everything_for_everybody()
+
+    status = other.call(line, line.url.format(**rows), line.method, by=line.by)
+
+    assert status not in (401, 403, 404)
+
+
+@pytest.fixture
+def everything_for_everybody(monkeypatch) -> Callable[[], None]:
+    """The control: take the rules away wherever they are known by name."""
+    rules = {
+        "list_accounts": lambda actor: Account.objects.all(),
+        "has_right": lambda actor, account, right: True,
+        "require_right": lambda actor, account, right: None,
+    }
+    kept = {name: getattr(access, name) for name in rules}
+
+    def take_away() -> None:
+        for module in [one for name, one in sys.modules.items() if _is_ours(name)]:
+            for name, rule in rules.items():
+                if getattr(module, name, None) is kept[name]:
+                    monkeypatch.setattr(module, name, rule)
+
+    return take_away
+
+
+def _is_ours(module: str) -> bool:
+    return module.partition(".")[0] in ("marketplace", "inference", "billing")
+
+
+def test_without_the_nodes_rule_another_node_would_find_it(other, rows, monkeypatch):
+    monkeypatch.setattr(
+        node_selectors, "_assigned_versions", lambda node: Replica.objects.values("version_id")
+    )
+
+    assert other.node.call("GET", f"artifacts/{rows['version']}").status_code == 200
+
+
+# --- The admin console ---
+
+# Anybody may ask to sign in or out; the first leads to the site's own page.
+OPEN_ADMIN = {"login", "logout"}
+
+
+def admin_addresses() -> Iterator[tuple[str, type | None]]:
+    """Every address of the console with a row of the table it is about."""
+    for registered in admin.site._registry:
+        row = registered._base_manager.first()
+        for pattern in admin.site.get_model_admin(registered).urls:
+            if pattern.name is not None:
+                needs_id = "object_id" in pattern.pattern.converters
+                arguments = [row.pk if row is not None else "1"] if needs_id else []
+                yield reverse(f"admin:{pattern.name}", args=arguments), registered
+    for pattern in admin.site.urls[0]:
+        name = getattr(pattern, "name", None)
+        if name is None or name in OPEN_ADMIN:
+            continue
+        arguments = {"view_on_site": ["1", "1"], "app_list": ["billing"]}.get(name, [])
+        yield reverse(f"admin:{name}", args=arguments), None
+
+
+def admin_body(registered: type | None) -> dict[str, str]:
+    """A form that confirms a deletion and runs the table's own action on its first row."""
+    body = {"post": "yes", "confirmed": "yes", "reason": "because"}
+    if registered is None:
+        return body
+    actions = list(admin.site.get_model_admin(registered).actions)
+    row = registered._base_manager.first()
+    body["action"] = actions[0] if actions else "delete_selected"
+    return body | ({"_selected_action": str(row.pk)} if row is not None else {})
+
+
+@pytest.mark.parametrize("who", ["outsider", "owner", "nobody"])
+def test_the_console_is_nobodys_but_the_platforms(request, rows, outsider, who):
+    client = Client()
+    if who != "nobody":
+        client.force_login(request.getfixturevalue(who))
+    ModelVersion.objects.filter(number=1).update(state="in_review")
+    before = snapshot()
+
+    for url, registered in admin_addresses():
+        for answer in (client.get(url), client.post(url, admin_body(registered))):
+            assert answer.status_code in (302, 403, 404), url
+            if answer.status_code == 302:
+                assert answer.url.startswith("/admin/login/?next="), url
+
+    assert snapshot() == before
+
+
+def test_the_platform_finds_the_console_and_its_actions_work(rows, admin_client):
+    """The control: the same calls, by one who may."""
+    ModelVersion.objects.filter(number=1).update(state="in_review")
+    before = snapshot()
+    addresses = dict(admin_addresses())
+
+    for url in [one for one in addresses if re.fullmatch(r"/admin/\w+/\w+/", one)]:
+        assert admin_client.get(url).status_code == 200, url
+        admin_client.post(url, admin_body(addresses[url]))
+
+    changed = {label for label, found in snapshot().items() if found != before[label]}
+    ours = {"marketplace.ModelVersion", "marketplace.Account", "inference.Node"}
+    assert ours | {"inference.Deployment"} <= changed

@@ -1,0 +1,158 @@
+"""The admin console: money is looked at, and not touched by hand, not even by a superuser."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.apps import apps
+from django.contrib import admin
+from django.db import models
+from django.test import Client, RequestFactory
+from django.utils import timezone
+
+from billing.models import StripeCall, StripeEvent, Topup
+from marketplace.admin.readonly import ReadOnlyMixin
+from marketplace.models import User
+from tests.billing.conftest import Shop, hold, settle
+
+pytestmark = pytest.mark.django_db
+
+CHECKOUT_URL = "https://checkout.example.com/who-holds-it-can-pay"
+
+# What is changed by hand in vain: a form that would be valid if there were one.
+FORMS: dict[str, dict[str, Any]] = {
+    "hold": {"amount_nanos": 1, "posted_nanos": 1, "state": "void"},
+    "ledgeraccount": {"posted_nanos": 10**12, "held_nanos": 0, "min_available_nanos": -(10**12)},
+    "price": {"nanos_per_prediction": 0, "creator_share_bps": 10_000},
+    "stripecall": {"state": "ok", "response_id": "x"},
+    "stripeevent": {"state": "applied", "attempts": 0},
+    "topup": {"amount_cents": 1_000_000, "state": "credited"},
+    "transfer": {"kind": "top_up", "reference": "x", "idempotency_key": "x"},
+    "usageevent": {"units": 0, "gross_nanos": 0, "mode": "test"},
+}
+# Seen on the page of the row that they belong to; and one that is nobody's page.
+INLINES = {"transferentry", "usageshare"}
+UNSEEN = {"stripecustomer"}
+
+
+@pytest.fixture
+def rows(shop: Shop, fund) -> None:
+    """At least one row of everything."""
+    fund(5_000)
+    settle(shop.item(hold(shop)))
+    Topup.objects.create(account=shop.consumer, amount_cents=500, checkout_url=CHECKOUT_URL)
+    StripeEvent.objects.create(id="evt_1", type="x", payload={}, created_at=timezone.now())
+    StripeCall.objects.create(idempotency_key="k", endpoint="customers", params_sha256="0")
+
+
+def table(name: str) -> type[models.Model]:
+    return apps.get_model("billing", name)
+
+
+def state() -> dict[str, list[tuple]]:
+    """Every row of every table of billing."""
+    found = apps.get_app_config("billing").get_models()
+    return {one._meta.label: list(one._base_manager.order_by("pk").values_list()) for one in found}
+
+
+def touch(client: Client, name: str) -> dict[str, int]:
+    """Try by hand to add, change and delete, one row and many; the answers' statuses."""
+    base, row = f"/admin/billing/{name}", table(name)._base_manager.first()
+    selected = {"_selected_action": str(row.pk), "post": "yes"}
+    bodies = {
+        f"{base}/add/": FORMS[name],
+        f"{base}/{row.pk}/change/": FORMS[name],
+        f"{base}/{row.pk}/delete/": {"post": "yes"},
+        f"{base}/": {"action": "delete_selected", **selected},
+    }
+    return {
+        url.removeprefix(base).strip("/").rpartition("/")[2]: client.post(url, body).status_code
+        for url, body in bodies.items()
+    }
+
+
+def test_the_tables_above_name_every_model_of_billing() -> None:
+    registered = {
+        one._meta.model_name for one in admin.site._registry if one._meta.app_label == "billing"
+    }
+    inlines = {
+        inline.model._meta.model_name
+        for name in registered
+        for inline in admin.site.get_model_admin(table(name)).inlines
+    }
+    known = {one._meta.model_name for one in apps.get_app_config("billing").get_models()}
+
+    assert registered == set(FORMS)
+    assert inlines == INLINES
+    assert known == registered | INLINES | UNSEEN
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_it_can_be_looked_at(rows: None, admin_client: Client, name: str) -> None:
+    row = table(name)._base_manager.first()
+    listed = admin_client.get(f"/admin/billing/{name}/")
+    page = admin_client.get(f"/admin/billing/{name}/{row.pk}/change/")
+
+    assert (listed.status_code, page.status_code) == (200, 200)
+    assert b'name="_save"' not in page.content
+    assert b'name="action"' not in listed.content
+    assert f"/admin/billing/{name}/add/".encode() not in listed.content
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_it_cannot_be_touched(rows: None, admin_client: Client, name: str) -> None:
+    before = state()
+
+    statuses = touch(admin_client, name)
+
+    # The list takes no action, and shows itself again.
+    assert {one: statuses[one] for one in ("add", "change", "delete")} == {
+        "add": 403,
+        "change": 403,
+        "delete": 403,
+    }
+    assert statuses[""] in (200, 302)
+    assert state() == before
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_nobody_has_the_right_to(platform_admin: User, name: str) -> None:
+    request = RequestFactory().get("/")
+    request.user = platform_admin
+    table_admin = admin.site.get_model_admin(table(name))
+    inlines = [inline(table(name), admin.site) for inline in table_admin.inlines]
+
+    assert platform_admin.is_superuser
+    assert table_admin.get_actions(request) == {}
+    for one in (table_admin, *inlines):
+        assert one.has_view_permission(request)
+        assert not one.has_add_permission(request, None)
+        assert not one.has_change_permission(request)
+        assert not one.has_delete_permission(request)
+
+
+def test_without_the_mixin_a_row_could_be_deleted(
+    rows: None, admin_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: the checks above see what a superuser may do otherwise."""
+    for right in ("has_add_permission", "has_change_permission", "has_delete_permission"):
+        monkeypatch.setattr(ReadOnlyMixin, right, lambda *args: True)
+    before = state()
+
+    statuses = touch(admin_client, "stripeevent")
+
+    assert 403 not in statuses.values()
+    assert state()["billing.StripeEvent"] != before["billing.StripeEvent"]
+    assert b'name="action"' in admin_client.get("/admin/billing/topup/").content
+
+
+def test_no_page_shows_where_a_topup_is_paid(rows: None, admin_client: Client) -> None:
+    row = Topup.objects.get()
+
+    pages = [f"/admin/billing/topup/{row.pk}/change/", "/admin/billing/topup/?q=consumer"]
+
+    for page in pages:
+        answer = admin_client.get(page)
+        assert b"500" in answer.content or b"$5.00" in answer.content
+        assert CHECKOUT_URL.encode() not in answer.content

@@ -39,9 +39,6 @@ KEY_TTL_S = 30.0
 OFFER_TTL_S = 30.0
 ROUTES_TTL_S = 5.0
 CACHE_ENTRIES_MAX = 50_000
-# A node that has not been heard of for so long is left out of routing, should nobody have
-# taken its replicas back by then. One that is dead is found by the calls that fail there.
-NODE_SILENT_S = 90
 
 # Calls at a replica for each place in its largest batch: one batch runs, the next one forms.
 SLOTS_PER_BATCH_PLACE = 2

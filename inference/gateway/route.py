@@ -1,7 +1,7 @@
 """Where a prediction runs: the ready replicas of its version, the least busy one first.
 
 All ready replicas are few, so they are read at once and kept as one picture, which is drawn
-anew when Postgres tells of a change, and every few seconds to notice silent nodes.
+anew when Postgres tells of a change, and every few seconds should a notice be missed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from inference.gateway.config import NODE_SILENT_S, ROUTES_TTL_S, SLOTS_PER_BATCH_PLACE
+from inference.gateway.config import ROUTES_TTL_S, SLOTS_PER_BATCH_PLACE
 from inference.gateway.database import Database, DatabaseUnavailableError, Row
 from inference.gateway.errors import NOT_READY_RETRY_S, ModelNotReadyError
 from inference.gateway.slots import Slots
@@ -28,7 +28,6 @@ _LIST_READY = """
         JOIN marketplace_modelversion v ON v.id = r.version_id
     WHERE r.state = 'ready' AND r.wanted AND r.purpose = 'serve'
         AND n.revoked_at IS NULL AND n.triton_ready
-        AND n.last_seen_at > now() - make_interval(secs => %s)
     ORDER BY r.id
 """
 
@@ -97,7 +96,7 @@ class Routes:
         return {one.base_url for many in self._replicas.values() for one in many}
 
     async def run(self) -> None:
-        """Draw the picture anew every few seconds: a silent node sends no notice."""
+        """Draw the picture anew every few seconds."""
         while True:
             await asyncio.sleep(ROUTES_TTL_S)
             with suppress(DatabaseUnavailableError):
@@ -131,7 +130,7 @@ class Routes:
     async def _draw(self) -> None:
         told = self._told
         try:
-            rows = await self.database.fetch_all(_LIST_READY, [NODE_SILENT_S])
+            rows = await self.database.fetch_all(_LIST_READY)
             self._replicas = self._merge(rows)
             self._drawn = told
         finally:

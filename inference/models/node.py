@@ -34,6 +34,8 @@ class Node(models.Model):
     info = models.JSONField(default=dict, blank=True)
     enrolled_at = models.DateTimeField(auto_now_add=True)
     last_seen_at = models.DateTimeField(null=True, blank=True)
+    # Since when its reports have come without a gap.
+    heard_since = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True)
 
     def __str__(self) -> str:

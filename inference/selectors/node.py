@@ -15,8 +15,7 @@ from marketplace.core.errors import NotFoundError
 
 # A node reports every 2 s; seven missed reports are no hiccup: it gets nothing new.
 QUIET_AFTER = timedelta(seconds=15)
-# Replicas are given up later than the site needs for a restart: it is the site that does not
-# hear the nodes then, and they serve all the same. Gateways find a dead one by themselves.
+# How long others must have been heard while one was not, before its replicas are given up.
 LOST_AFTER = timedelta(seconds=60)
 # States in which a replica holds nothing on its node and will not by itself.
 ENDED_STATES = (Replica.State.FAILED, Replica.State.LOST, Replica.State.UNLOADED)
@@ -40,11 +39,20 @@ def list_live_nodes() -> QuerySet[Node]:
     )
 
 
-def list_silent_nodes() -> QuerySet[Node]:
-    """Nodes that have stopped reporting, or were revoked."""
-    return Node.objects.filter(
-        Q(last_seen_at=None) | Q(last_seen_at__lte=utc_now() - LOST_AFTER) | ~Q(revoked_at=None)
+def list_lost_nodes() -> QuerySet[Node]:
+    """Nodes that are silent while others are heard, and those that were revoked.
+
+    When nobody is heard, it is the site that was away, and the nodes serve all the same.
+    One that is truly dead then is found by the gateways' calls.
+    """
+    now = utc_now()
+    heard_all_along = Node.objects.filter(
+        revoked_at=None, last_seen_at__gt=now - QUIET_AFTER, heard_since__lte=now - LOST_AFTER
     )
+    lost = ~Q(revoked_at=None)
+    if heard_all_along.exists():
+        lost |= Q(last_seen_at=None) | Q(last_seen_at__lte=now - LOST_AFTER)
+    return Node.objects.filter(lost)
 
 
 def list_wanted_replicas(node: Node) -> QuerySet[Replica]:

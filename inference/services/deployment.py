@@ -129,7 +129,7 @@ def reconcile() -> None:
     The marketplace moves channels and withdraws versions without knowing of deployments, so
     this looks at what is the case instead of being told.
     """
-    for node in nodes.list_silent_nodes():
+    for node in nodes.list_lost_nodes():
         mark_lost(node)
     for deployment in deployments.list_unservable_deployments():
         stop_deployment(deployment_id=deployment.pk)

@@ -13,6 +13,7 @@ from django.db.models import Q
 
 from inference.errors import JoinTokenInvalidError, RefusedError
 from inference.models import Node, NodeJoinToken, OnboardingStep, Replica, ReplicaWork
+from inference.selectors.node import QUIET_AFTER
 from inference.services import deployment, onboarding
 from inference.services.untrusted import clean_code, clean_fraction, clean_object, clean_text
 from marketplace.core import keys
@@ -105,7 +106,7 @@ def enrol_node(*, join_token: str, enrolment: Enrolment) -> tuple[Node, str]:
         node.info = clean_object(enrolment.info)
         node.triton_ready = False
         node.revoked_at = None
-        node.last_seen_at = utc_now()
+        node.last_seen_at = node.heard_since = utc_now()
         node.save()
         token.used_at = utc_now()
         token.save(update_fields=["used_at"])
@@ -187,7 +188,10 @@ _SETTLED = Q(state=State.FAILED) | Q(wanted=False, state__in=(State.UNLOADED, St
 def _read_node(node: Node, triton: Any, info: Any) -> dict[str, Any]:
     if not isinstance(triton, dict):
         raise InvalidInputError("An object was expected.", errors=[_fault("/triton")])
-    changes: dict[str, Any] = {"last_seen_at": utc_now()}
+    now = utc_now()
+    changes: dict[str, Any] = {"last_seen_at": now}
+    if node.last_seen_at is None or node.last_seen_at < now - QUIET_AFTER:
+        changes["heard_since"] = now
     is_ready = triton.get("ready") is True
     if is_ready != node.triton_ready:
         changes["triton_ready"] = is_ready

@@ -6,7 +6,6 @@ import concurrent.futures
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -176,7 +175,7 @@ def make_node(name: str, url: str) -> Node:
         triton_http_url=url,
         triton_grpc_url="",
         triton_ready=True,
-        last_seen_at=timezone.now() + timedelta(hours=1),
+        last_seen_at=timezone.now(),
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 from django.utils import timezone
 
 from billing.models import LedgerAccount, Price, UsageEvent
-from inference.models import Prediction
+from inference.models import Node, Prediction, Replica
 from marketplace.core.ids import from_public
 from marketplace.models import APIKey, Channel
 from tests.factories import APIKeyFactory, ModelVersionFactory
@@ -185,6 +185,23 @@ def test_price_of_the_future_is_charged_from_then_on(shop, client):
 
 def check_cost(response, cost_nanos):
     assert response.headers["x-cost-nano-usd"] == str(cost_nanos)
+
+
+def test_predictions_go_on_while_the_site_is_away(shop, client):
+    # Nobody hears the nodes then. The gateway reads its picture anew: once without, once with.
+    Node.objects.update(last_seen_at=timezone.now() - timedelta(hours=1))
+    Replica.objects.update(wanted=False)
+    eventually(lambda: check_status(503, predict(client)))
+    Replica.objects.update(wanted=True)
+
+    answer = eventually(lambda: check_status(201, predict(client)))
+
+    check_books(shop, [answer.json()["id"]])
+
+
+def check_status(status, response):
+    assert response.status_code == status, response.text
+    return response
 
 
 def test_free_model_needs_no_wallet(shop):

@@ -11,9 +11,12 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any
 
+import time_machine
 from django.test import Client
+from django.utils import timezone
 
 from inference.services import node as service
 from strongroom.sealing import signature
@@ -35,6 +38,16 @@ BENCHMARK = {
 }
 # The way of a replica, one state for each look.
 WAY = ("fetching", "starting", "decrypting", "validating", "loading", "warming", "ready")
+
+
+def hear(*nodes: ScriptedNode, until: datetime) -> None:
+    """Let nodes report from now on, as often as they do, up to a moment."""
+    moment = timezone.now()
+    while moment <= until:
+        with time_machine.travel(moment, tick=False):
+            for node in nodes:
+                assert node.report().status_code == 200
+        moment += timedelta(seconds=10)
 
 
 @dataclass

@@ -11,14 +11,14 @@ from django.db import connections
 from django.utils import timezone
 
 from inference.models import Deployment, Node, Replica
-from inference.selectors.node import LOST_AFTER
+from inference.selectors.node import LOST_AFTER, list_lost_nodes
 from inference.services import deployment as service
 from inference.tasks import sweep_nodes
 from marketplace.models import AIModel, Channel, ModelVersion
 from marketplace.selectors.access import Actor
 from marketplace.services import catalog
 from tests.factories import ChannelFactory, ModelVersionFactory
-from tests.inference.django.scripted_node import ScriptedNode
+from tests.inference.django.scripted_node import ScriptedNode, hear
 
 LATER = LOST_AFTER + timedelta(seconds=1)
 
@@ -130,8 +130,9 @@ def test_a_lost_nodes_replica_moves_to_another(version):
     load(first)
     assert placed() == [("node-1", "ready", True)]
 
-    with time_machine.travel(timezone.now() + LATER, tick=False):
-        make_node("node-2")
+    later = timezone.now() + LATER
+    hear(make_node("node-2"), until=later)
+    with time_machine.travel(later, tick=False):
         sweep_nodes()
         sweep_nodes()
 
@@ -141,13 +142,16 @@ def test_a_lost_nodes_replica_moves_to_another(version):
         assert first.call("GET", "desired").json()["replicas"] == []
 
 
-def test_without_another_node_a_lost_one_keeps_its_replica_for_its_return(version):
+def test_without_another_place_a_lost_node_keeps_its_replica_for_its_return(version):
     node = make_node("node-1")
     service.ensure_deployment(version=version)
     load(node)
     replica = Replica.objects.get()
+    later = timezone.now() + LATER
+    hear(make_node("node-2"), until=later)
+    Node.objects.filter(name="node-2").update(triton_ready=False)
 
-    with time_machine.travel(timezone.now() + LATER, tick=False):
+    with time_machine.travel(later, tick=False):
         sweep_nodes()
         assert placed() == [("node-1", "lost", True)]
         load(node)
@@ -157,15 +161,44 @@ def test_without_another_node_a_lost_one_keeps_its_replica_for_its_return(versio
     assert Replica.objects.get().pk == replica.pk
 
 
-def test_a_node_is_not_lost_before_its_time(version):
-    node = make_node("node-1")
+@pytest.mark.parametrize(("silent_s", "state"), [(59, "ready"), (61, "lost")])
+def test_a_node_is_lost_when_others_were_heard_for_a_minute(version, silent_s, state):
+    node, other = make_node("node-1"), make_node("node-2")
     service.ensure_deployment(version=version)
     load(node)
+    hear(other, until=timezone.now() + timedelta(seconds=silent_s))
 
-    with time_machine.travel(timezone.now() + timedelta(seconds=14), tick=False):
+    with time_machine.travel(timezone.now() + timedelta(seconds=silent_s), tick=False):
+        nodes = Node.objects.filter(pk__in=list_lost_nodes()).values_list("name", flat=True)
+        assert list(nodes) == (["node-1"] if state == "lost" else [])
+        for one in list_lost_nodes():
+            service.mark_lost(one)
+
+    assert placed() == [("node-1", state, True)]
+
+
+def test_no_node_is_lost_because_the_site_was_away(version):
+    first, second = make_node("node-1"), make_node("node-2")
+    service.ensure_deployment(version=version, replica_count=2)
+    load(first)
+    load(second)
+    serving = [("node-1", "ready", True), ("node-2", "ready", True)]
+
+    # Nobody is heard for an hour; the worker sweeps all the while.
+    back = timezone.now() + timedelta(hours=1)
+    with time_machine.travel(back, tick=False):
         sweep_nodes()
+        assert placed() == serving
+        # The site is back, and the nodes come one after the other.
+        load(second)
+        sweep_nodes()
+        assert placed() == serving
 
-    assert placed() == [("node-1", "ready", True)]
+    with time_machine.travel(back, tick=False):
+        hear(second, until=back + LATER)
+    with time_machine.travel(back + LATER, tick=False):
+        sweep_nodes()
+        assert ("node-1", "lost", True) in placed()
 
 
 def test_what_a_lost_node_was_to_unload_is_waited_for_no_longer(version):
@@ -173,8 +206,10 @@ def test_what_a_lost_node_was_to_unload_is_waited_for_no_longer(version):
     deployment = service.ensure_deployment(version=version)
     load(node)
     service.stop_deployment(deployment_id=deployment.pk)
+    later = timezone.now() + LATER
+    hear(make_node("node-2"), until=later)
 
-    with time_machine.travel(timezone.now() + LATER, tick=False):
+    with time_machine.travel(later, tick=False):
         sweep_nodes()
 
     assert placed() == [("node-1", "lost", False)]

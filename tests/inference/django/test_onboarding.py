@@ -37,7 +37,7 @@ from marketplace.selectors.access import Actor
 from marketplace.services import catalog, review
 from strongroom.sealing.manifest import TestVector
 from tests.inference.django.creator import Creator
-from tests.inference.django.scripted_node import BENCHMARK, LOAD, VALIDATION, ScriptedNode
+from tests.inference.django.scripted_node import BENCHMARK, LOAD, VALIDATION, ScriptedNode, hear
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -498,8 +498,9 @@ def test_a_lost_node_hands_its_scan_to_another(version_id):
     assert states(version_id)["load"] != "pending"
     now = timezone.now() + LOST_AFTER + timedelta(seconds=1)
 
+    second = make_node("node-2")
+    hear(second, until=now)
     with time_machine.travel(now, tick=True):
-        second = make_node("node-2")
         deployment.reconcile()
         run(version_id, second)
 

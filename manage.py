@@ -11,8 +11,12 @@ from pathlib import Path
 def main() -> None:
     root = Path(__file__).resolve().parent
     sys.path[:0] = [str(root), str(root / "sdk")]
-    from marketplace.core.home import load_environment
+    from marketplace.core.home import load_environment, take_option
 
+    try:
+        sys.argv = take_option(sys.argv)
+    except ValueError as error:
+        sys.exit(f"manage.py: {error}")
     load_environment()
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "marketplace.settings")
     from django.core.management import execute_from_command_line

@@ -27,13 +27,26 @@ GATEWAY_PORT = 8001
 _PASSED_TO_ALL = ("HOME", "LANG", "TMPDIR", "STRONGROOM_LOG_LEVEL")
 _STRIPE = ("STRONGROOM_STRIPE_SECRET_KEY", "STRONGROOM_STRIPE_WEBHOOK_SECRET")
 _PROXY = ("HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy")  # To reach the real Stripe.
+_SITE = (
+    "STRONGROOM_EMAIL_",
+    "STRONGROOM_OBJECT_",
+    "STRONGROOM_CREATOR_SHARE_BPS",
+    "STRONGROOM_ACCOUNT_STORAGE_BYTES_MAX",
+    "STRONGROOM_VERSION_BYTES_MAX",
+    "AWS_",
+)
 # By process: prefixes of further variables that may be set for it.
 _PASSED: Mapping[str, tuple[str, ...]] = {
-    "web": ("STRONGROOM_EMAIL_", "STRONGROOM_OBJECT_", "STRONGROOM_CREATOR_SHARE_BPS", "AWS_"),
-    "worker": ("STRONGROOM_EMAIL_", "STRONGROOM_OBJECT_", "STRONGROOM_CREATOR_SHARE_BPS", "AWS_"),
+    "web": (*_SITE, "STRONGROOM_TRUSTED_PROXY_COUNT"),
+    "worker": _SITE,
     "gateway": ("STRONGROOM_GATEWAY_",),
     "keybroker": ("STRONGROOM_KEYBROKER_",),
-    "node": ("STRONGROOM_NODE_", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"),
+    "node": (
+        "STRONGROOM_NODE_",
+        "STRONGROOM_SANDBOX",
+        "CUDA_VISIBLE_DEVICES",
+        "NVIDIA_VISIBLE_DEVICES",
+    ),
 }
 
 
@@ -169,7 +182,6 @@ def _manage(place: Place) -> dict[str, str]:
 def _gateway(place: Place) -> dict[str, str]:
     return {
         "STRONGROOM_GATEWAY_DATABASE_URL": place.database_url(postgres.GATEWAY),
-        "STRONGROOM_REDIS_URL": place.redis_url,
         "STRONGROOM_WEB_URL": place.web_url,
         "STRONGROOM_GATEWAY_URL": place.gateway_url,
         "STRONGROOM_PLAYGROUND_SECRET": place.secrets["playground_secret"],

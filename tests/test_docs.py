@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import pkgutil
 import re
@@ -47,10 +48,42 @@ def subclasses(base: type[MarketplaceError]) -> Iterator[type[MarketplaceError]]
 
 def test_every_error_code_is_documented() -> None:
     text = (ROOT / "docs/api.md").read_text()
-    errors = text[text.index("## Errors") : text.index("### Reasons of onboarding")]
+    errors = text[text.index("## Errors") : text.index("### What is refused in")]
 
     documented = set(re.findall(r"^\| `([a-z_0-9]+)` \|", errors, re.MULTILINE))
-    assert documented == list_error_codes()
+    assert documented == list_error_codes() | {MarketplaceError.code}
+
+
+def list_refusal_codes() -> set[str]:
+    """Codes that are an instance's own: those of `RefusedError`, and of the SDK's sealing."""
+    folders = ("inference/services", "inference/views", "inference/api", "sdk/strongroom/sealing")
+    calls = [
+        call
+        for folder in folders
+        for path in (ROOT / folder).rglob("*.py")
+        if path.name != "canonical.py"  # Its codes get a prefix.
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
+    ]
+    places = {"RefusedError": 0, "_fail": 0, "_one_of": 2, "ManifestError": 0}
+    places |= {"WrapError": 0, "HeaderError": 0}
+    found = set()
+    for call in calls:
+        place = places.get(call.func.id, len(call.args))
+        if place < len(call.args) and isinstance(call.args[place], ast.Constant):
+            found.add(str(call.args[place].value))
+    return found
+
+
+def test_every_refusal_of_an_upload_is_documented() -> None:
+    text = (ROOT / "docs/api.md").read_text()
+    begin, end = text.index("### What is refused in"), text.index("### Reasons of onboarding")
+    own = set(re.findall(r"^\| `([a-z_0-9]+)` \|", text[begin:end], re.MULTILINE))
+    codes = list_refusal_codes()
+
+    assert {"part_checksum_missing", "no_files", "kind_unknown", "key_wrap_invalid"} <= codes
+    assert own - codes == set()
+    assert codes - own - set(REMEDIES) - list_error_codes() == set()
 
 
 def test_every_reason_code_is_documented() -> None:

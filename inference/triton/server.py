@@ -44,6 +44,13 @@ _LOAD_THREADS = 4
 # Idle threads cost little, but two cores gain nothing from Triton's default of eight.
 _HTTP_THREADS_MAX = 8
 _STUB_TIMEOUT_S = 60
+# Which GPUs there are, and the sandbox that a developer chose for a kernel without Landlock.
+_INHERITED = (
+    "CUDA_VISIBLE_DEVICES",
+    "NVIDIA_VISIBLE_DEVICES",
+    "STRONGROOM_ENV",
+    "STRONGROOM_SANDBOX",
+)
 _LAUNCHER = Path(__file__).with_name("launcher.py")
 _KILL_WAIT_S = 10.0
 # It is on this machine: a proxy of the environment is for other ways.
@@ -307,12 +314,8 @@ def stub_environment(wheel: Path) -> dict[str, str]:
 
 
 def scrubbed_environment(config: TritonConfig, install: TritonInstall) -> dict[str, str]:
-    """All that tritonserver and its stubs may know: nothing is inherited but GPU choice."""
-    kept = {
-        name: os.environ[name]
-        for name in ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
-        if name in os.environ
-    }
+    """All that tritonserver and its stubs may know; of ours only `_INHERITED`."""
+    kept = {name: os.environ[name] for name in _INHERITED if name in os.environ}
     temporary = config.work_dir / "tmp"
     temporary.mkdir(exist_ok=True, mode=0o700)
     return kept | {

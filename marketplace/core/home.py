@@ -12,12 +12,34 @@ import os
 from pathlib import Path
 
 ENV_FILE = "env.json"
+OPTION = "--home"
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def find_home() -> Path:
     """`STRONGROOM_HOME`, else `var/` beside manage.py."""
     return Path(os.environ.get("STRONGROOM_HOME") or ROOT / "var").resolve()
+
+
+def take_option(arguments: list[str]) -> list[str]:
+    """Read `--home DIR` or `--home=DIR` anywhere on a command line, and take it out.
+
+    It counts as `STRONGROOM_HOME` does, and wins over it.
+
+    Raises:
+        ValueError: The option stands there without a folder.
+    """
+    rest: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if word != OPTION and not word.startswith(f"{OPTION}="):
+            rest.append(word)
+            continue
+        folder = next(words, "") if word == OPTION else word.partition("=")[2]
+        if not folder:
+            raise ValueError(f"{OPTION} needs a folder")
+        os.environ["STRONGROOM_HOME"] = folder
+    return rest
 
 
 def load_environment() -> bool:

@@ -47,7 +47,7 @@ def test_the_node_has_no_way_into_the_database(place):
         ("strongroom_app", {"web", "worker", "beat"}),
         ("strongroom_gateway", {"gateway"}),
         ("strongroom_keybroker", {"keybroker"}),
-        ("redis", {"web", "worker", "beat", "gateway"}),
+        ("redis", {"web", "worker", "beat"}),
         ("keybroker_token", {"web", "worker", "keybroker"}),
         ("playground_secret", {"web", "gateway"}),
         ("stripe_secret_key", {"web", "worker", "fakestripe"}),
@@ -85,6 +85,9 @@ def test_a_persons_variables_reach_the_part_they_are_meant_for(place):
         "STRONGROOM_NODE_CACHE_BYTES": "1",
         "STRONGROOM_KEYBROKER_EVIDENCE": "none-dev",
         "STRONGROOM_EMAIL_HOST": "mail",
+        "STRONGROOM_TRUSTED_PROXY_COUNT": "1",
+        "STRONGROOM_VERSION_BYTES_MAX": "5",
+        "STRONGROOM_SANDBOX": "seccomp-only",
         "STRONGROOM_LOG_LEVEL": "DEBUG",
         "UNRELATED": "leak",
     }
@@ -94,6 +97,9 @@ def test_a_persons_variables_reach_the_part_they_are_meant_for(place):
     assert holders(chosen, "NODE_CACHE_BYTES") == {"node"}
     assert holders(chosen, "KEYBROKER_EVIDENCE") == {"keybroker"}
     assert holders(chosen, "EMAIL_HOST") == {"web", "worker"}
+    assert holders(chosen, "TRUSTED_PROXY_COUNT") == {"web"}
+    assert holders(chosen, "VERSION_BYTES_MAX") == {"web", "worker"}
+    assert holders(chosen, "SANDBOX") == {"node"}
     assert holders(chosen, "LOG_LEVEL") == set(PROCESSES)
     assert holders(chosen, "leak") == set()
     assert holders(chosen, "/opt/evil") == set()

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -127,16 +128,39 @@ def test_a_second_start_on_this_home_is_refused(stack):
     assert outcome.stderr == f"bin/up: {expected}\n"
 
 
-def test_manage_py_works_against_the_running_home(stack):
+@pytest.mark.parametrize("way", ["variable", "option"])
+def test_manage_py_works_against_the_running_home(stack, way):
+    variable = {"STRONGROOM_HOME": str(stack.home)} if way == "variable" else {}
+    option = ["--home", stack.home] if way == "option" else []
     outcome = subprocess.run(
-        [ROOT / ".venv" / "bin" / "python", ROOT / "manage.py", "ledger_check"],
-        env={**persons_environment(), "STRONGROOM_HOME": str(stack.home)},
+        [ROOT / ".venv" / "bin" / "python", ROOT / "manage.py", "ledger_check", *option],
+        env={**persons_environment(), **variable},
         capture_output=True,
         text=True,
         check=False,
     )
 
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+
+
+def test_the_mail_for_a_new_password_stands_in_the_webs_log(stack):
+    demo = stack.demo
+    email = demo["consumer"]["email"]
+    with httpx.Client(base_url=demo["web_url"], follow_redirects=True) as visitor:
+        visitor.get("/password-reset")
+        body = {"email": email, "csrfmiddlewaretoken": visitor.cookies["csrftoken"]}
+        assert visitor.post("/password-reset", data=body).status_code == 200
+
+        log = stack.home / "logs" / "web.log"
+        deadline = time.monotonic() + 10
+        while not (links := re.findall(rf"{demo['web_url']}/password-reset/\S+", log.read_text())):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        page = visitor.get(links[-1])
+
+    assert f"To: {email}" in log.read_text()
+    assert page.status_code == 200
+    assert "Set the password" in page.text
 
 
 @pytest.mark.parametrize(

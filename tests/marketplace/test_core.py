@@ -177,6 +177,31 @@ def test_the_home_fills_what_is_not_set(tmp_path, monkeypatch):
     monkeypatch.delenv("HOME_B")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["--home", "/srv/one", "check"], ["check", "--home=/srv/one"], ["--home=/srv/one", "check"]],
+)
+def test_a_home_may_be_named_anywhere_on_the_command_line(words, monkeypatch):
+    monkeypatch.setenv("STRONGROOM_HOME", "/srv/other")
+
+    assert home.take_option(["manage.py", *words]) == ["manage.py", "check"]
+    assert str(home.find_home()) == "/srv/one"
+
+
+def test_other_options_are_left_alone(monkeypatch):
+    monkeypatch.setenv("STRONGROOM_HOME", "/srv/other")
+    words = ["manage.py", "check", "--deploy", "--homepage", "x"]
+
+    assert home.take_option(words) == words
+    assert str(home.find_home()) == "/srv/other"
+
+
+@pytest.mark.parametrize("word", ["--home", "--home="])
+def test_a_home_without_a_folder_is_refused(word):
+    with pytest.raises(ValueError, match="--home needs a folder"):
+        home.take_option(["manage.py", "check", word])
+
+
 def test_without_a_setting_the_home_lies_beside_manage_py(monkeypatch):
     monkeypatch.delenv("STRONGROOM_HOME")
 

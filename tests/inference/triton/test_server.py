@@ -92,14 +92,21 @@ def test_it_listens_on_loopback_only(server):
     assert listening == {("127.0.0.1", port) for port in ports}
 
 
+_OURS = (b"STRONGROOM", b"DJANGO", b"PG")
+
+
 def test_it_knows_no_secret_of_ours(monkeypatch, tmp_path):
     monkeypatch.setenv("STRONGROOM_SECRET_KEY", "topsecret")
+    chosen = {"STRONGROOM_ENV": "development", "STRONGROOM_SANDBOX": "seccomp-only"}
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
     server = TritonServer(make_config(tmp_path / "triton"))
     server.start()
     try:
         server.wait_ready()
-        names = {one.split(b"=")[0] for one in environment(server.pid)}
-        assert not any(name.startswith((b"STRONGROOM", b"DJANGO", b"PG")) for name in names)
+        known = [one for one in environment(server.pid) if one.startswith(_OURS)]
+        # What decides about the sandbox reaches the process that enters it, and no more.
+        assert sorted(known) == [f"{name}={chosen[name]}".encode() for name in sorted(chosen)]
         assert b"HF_HUB_OFFLINE=1" in environment(server.pid)
         assert b"ORT_DISABLE_TELEMETRY=1" in environment(server.pid)
         limits = Path(f"/proc/{server.pid}/limits").read_text().splitlines()

@@ -41,7 +41,7 @@ BODY_BYTES_MAX = 256 * 1024
 POOL_SIZE_MAX = 4
 POOL_TIMEOUT_S = 5.0
 
-LEASE_PATH = re.compile(r"^/v1/leases/([0-9a-f-]{36})/(renew|release)$")
+LEASE_PATH = re.compile(r"/v1/leases/([0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12})/(renew|release)")
 Answer = dict[str, Any]
 Handler = Callable[[AsyncConnection, dict[str, Any]], Awaitable[Answer]]
 
@@ -127,7 +127,7 @@ class KeyBroker:
         return await self._in_transaction(handler, body)
 
     def _find_handler(self, path: str) -> Handler | None:
-        if match := LEASE_PATH.match(path):
+        if match := LEASE_PATH.fullmatch(path):
             action = {"renew": leases.renew, "release": leases.release}[match[2]]
             lease_id = UUID(match[1])
             return lambda connection, body: action(connection, lease_id, body)

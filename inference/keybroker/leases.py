@@ -65,32 +65,46 @@ async def grant(
     try:
         ephemeral_key = await _check(connection, config, request)
         dek = await keys.open_dek(connection, request.artifact_id)
+        # Of a refusal that comes this late, nothing but the log's row may stay.
+        async with connection.transaction():
+            given = await _give(connection, request, lease_id, dek, ephemeral_key)
     except MarketplaceError as error:
         await request.log(connection, outcome="refused", reason_code=error.code, lease_id=None)
         raise
-    expires_at = await queries.insert_lease(
-        connection,
-        lease_id=lease_id,
-        node_id=request.node_id,
-        replica_id=request.replica_id,
-        artifact_id=request.artifact_id,
-        purpose=request.purpose,
-        ttl_s=LEASE_TTL_S,
-    )
-    info = wrap.lease_info(
-        lease_id=str(lease_id),
-        node_id=str(request.node_id),
-        replica_id=str(request.replica_id),
-        artifact_id=str(request.artifact_id),
-        expires_at=expires_at.astimezone(UTC).isoformat(),
-    )
+    await request.log(connection, outcome="released", reason_code="", lease_id=lease_id)
+    return given
+
+
+async def _give(
+    connection: AsyncConnection,
+    request: _Request,
+    lease_id: UUID,
+    dek: bytearray,
+    ephemeral_key: bytes,
+) -> dict[str, Any]:
+    """Write the lease and seal the key to the serving process; the plain key is overwritten."""
     try:
+        expires_at = await queries.insert_lease(
+            connection,
+            lease_id=lease_id,
+            node_id=request.node_id,
+            replica_id=request.replica_id,
+            artifact_id=request.artifact_id,
+            purpose=request.purpose,
+            ttl_s=LEASE_TTL_S,
+        )
+        info = wrap.lease_info(
+            lease_id=str(lease_id),
+            node_id=str(request.node_id),
+            replica_id=str(request.replica_id),
+            artifact_id=str(request.artifact_id),
+            expires_at=expires_at.astimezone(UTC).isoformat(),
+        )
         sealed = wrap.seal(dek, ephemeral_key, info)
     except StrongroomError as error:
-        raise InvalidInputError(error.detail) from None
+        raise InvalidInputError(f"ephemeral_public_key: {error.detail}") from None
     finally:
         dek[:] = bytes(len(dek))
-    await request.log(connection, outcome="released", reason_code="", lease_id=lease_id)
     return {
         "lease_id": str(lease_id),
         "expires_at": info["expires_at"],
@@ -137,12 +151,17 @@ async def renew(
 async def release(
     connection: AsyncConnection, lease_id: UUID, body: dict[str, Any]
 ) -> dict[str, str]:
-    """End a lease that the node does not need any more."""
+    """End a lease that the node does not need any more; repeating it changes nothing.
+
+    Raises:
+        LeaseLostError: There is none of this id, or it is another node's.
+    """
     node_id = read_identifier(body, "node_id")
     await _check_signature(connection, node_id, body)
     lease = await queries.find_lease(connection, lease_id)
-    if lease is not None and lease.node_id == node_id:
-        await queries.end_lease(connection, lease_id)
+    if lease is None or lease.node_id != node_id:
+        raise LeaseLostError
+    await queries.end_lease(connection, lease_id)
     return {}
 
 

@@ -22,7 +22,7 @@ CHECKOUT_URL = "https://checkout.example.com/who-holds-it-can-pay"
 
 # What is changed by hand in vain: a form that would be valid if there were one.
 FORMS: dict[str, dict[str, Any]] = {
-    "hold": {"amount_nanos": 1, "posted_nanos": 1, "state": "void"},
+    "hold": {"amount_nanos": 1, "posted_nanos": 1, "state": "voided"},
     "ledgeraccount": {"posted_nanos": 10**12, "held_nanos": 0, "min_available_nanos": -(10**12)},
     "price": {"nanos_per_prediction": 0, "creator_share_bps": 10_000},
     "stripecall": {"state": "ok", "response_id": "x"},

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -27,6 +28,12 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 def refusals() -> list[str]:
     return list(KeyRelease.objects.filter(outcome="refused").values_list("reason_code", flat=True))
+
+
+def assert_nothing_released() -> None:
+    assert not Lease.objects.exists()
+    assert not KeyRelease.objects.exclude(outcome="refused").exists()
+    assert not KeyRelease.objects.exclude(lease_id=None).exists()
 
 
 def test_an_assigned_node_gets_the_key_sealed_to_the_serving_process(
@@ -78,8 +85,7 @@ def test_a_wrong_request_is_refused_and_logged(
     answer = broker.post("/v1/leases", node.request(broker, replica, **changes), token=None)
 
     assert (answer.status_code, answer.json()["code"]) == (status, code)
-    assert not Lease.objects.exists()
-    assert not KeyRelease.objects.filter(outcome="released").exists()
+    assert_nothing_released()
     if code != "validation":
         assert refusals() == [code]
 
@@ -129,7 +135,8 @@ def test_another_enrolled_node_gets_nothing(
 
     answer = broker.post("/v1/leases", other.request(broker, replica), token=None)
 
-    assert answer.json()["code"] == "not_assigned"
+    assert (answer.status_code, answer.json()["code"]) == (403, "not_assigned")
+    assert_nothing_released()
 
 
 def test_a_revoked_node_gets_nothing(broker: Broker, node: EnrolledNode, replica: Replica) -> None:
@@ -191,6 +198,22 @@ def test_another_versions_wrap_does_not_open(
         assert (answer.status_code, answer.json()["code"]) == (422, "key_wrap_invalid")
         check = broker.post("/v1/upload-keys/check", {"artifact_id": str(sealed.version.pk)})
         assert (check.status_code, check.json()["code"]) == (422, "key_wrap_invalid")
+    # Written is that it was refused, and nothing else; a check asks for no key.
+    assert_nothing_released()
+    assert refusals() == ["key_wrap_invalid", "key_wrap_invalid"]
+
+
+def test_a_key_that_cannot_be_sealed_is_refused_without_a_lease(
+    broker: Broker, node: EnrolledNode, replica: Replica
+) -> None:
+    # A point of small order: well-formed, and only found when the key is sealed to it.
+    request = node.request(broker, replica, ephemeral_public_key=encode_base64(bytes(32)))
+
+    answer = broker.post("/v1/leases", request, token=None)
+
+    assert (answer.status_code, answer.json()["code"]) == (422, "validation")
+    assert_nothing_released()
+    assert refusals() == ["validation"]
 
 
 def test_check_proves_that_the_key_fits_the_files(broker: Broker, sealed: SealedVersion) -> None:
@@ -274,6 +297,39 @@ def test_release_ends_the_lease(broker: Broker, node: EnrolledNode, replica: Rep
     assert Lease.objects.get().ended_at is not None
 
 
+@pytest.mark.parametrize("action", ["renew", "release"])
+def test_another_node_neither_renews_nor_releases_a_lease(
+    broker: Broker, node: EnrolledNode, replica: Replica, action: str
+) -> None:
+    lease = broker.post("/v1/leases", node.request(broker, replica), token=None).json()
+    before = list(Lease.objects.values()), list(KeyRelease.objects.values())
+    other = enrol("node-2")
+    path = f"/v1/leases/{lease['lease_id']}/{action}"
+
+    def call(signer: EnrolledNode, named: EnrolledNode) -> tuple[int, str]:
+        body = {"node_id": str(named.row.pk), "nonce": named.nonce(broker)}
+        answer = broker.post(path, signer.sign(body), token=None)
+        return answer.status_code, answer.json().get("code")
+
+    assert call(other, other) == (403, "lease_lost")
+    # Nor in the name of the node that has it.
+    assert call(other, node) == (401, "signature_invalid")
+    assert (list(Lease.objects.values()), list(KeyRelease.objects.values())) == before
+    assert call(node, node) == (200, None)
+
+
+@pytest.mark.parametrize("action", ["renew", "release"])
+@pytest.mark.parametrize(
+    ("lease_id", "status"), [(str(UUID(int=0)), 403), ("-" * 36, 404), ("0" * 36, 404)]
+)
+def test_a_lease_that_never_was_is_lost(
+    broker: Broker, node: EnrolledNode, action: str, lease_id: str, status: int
+) -> None:
+    body = node.sign({"node_id": str(node.row.pk), "nonce": node.nonce(broker)})
+
+    assert broker.post(f"/v1/leases/{lease_id}/{action}", body, token=None).status_code == status
+
+
 def test_a_destroyed_key_is_gone(
     broker: Broker, node: EnrolledNode, sealed: SealedVersion, replica: Replica
 ) -> None:
@@ -282,6 +338,7 @@ def test_a_destroyed_key_is_gone(
     answer = broker.post("/v1/leases", node.request(broker, replica), token=None)
 
     assert (answer.status_code, answer.json()["code"]) == (410, "shredded")
+    assert_nothing_released()
 
 
 @pytest.mark.parametrize(

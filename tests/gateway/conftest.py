@@ -218,6 +218,13 @@ def check_nothing_booked(shop: Shop) -> None:
     check_books(shop, [])
 
 
+def check_untouched(shop: Shop) -> None:
+    """Not even a hold was taken."""
+    check_nothing_booked(shop)
+    assert Hold.objects.count() == 0
+    assert Prediction.objects.count() == 0
+
+
 def check_holds(shop: Shop) -> None:
     """Nothing is held; voids leave a moment after the answer."""
     assert Hold.objects.filter(state=Hold.State.PENDING).count() == 0

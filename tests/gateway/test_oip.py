@@ -11,15 +11,21 @@ import tritonclient.http as triton_http
 from tritonclient.http.auth import BasicAuth
 from tritonclient.utils import InferenceServerException
 
-from billing.models import LedgerAccount, UsageEvent
+from billing.models import Hold, LedgerAccount, UsageEvent
 from inference.models import Prediction
 from marketplace.core.ids import from_public
 from tests.factories import AIModelFactory, APIKeyFactory, ChannelFactory, ModelVersionFactory
-from tests.gateway.conftest import PRICE_NANOS, check_ledger, check_nothing_booked
+from tests.gateway.conftest import (
+    PRICE_NANOS,
+    check_ledger,
+    check_nothing_booked,
+    check_untouched,
+)
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 PATH = "/v2/models/maker/echo/infer"
+MIB = 1024 * 1024
 
 
 def tensor(name="x", shape=(1, 4), datatype="FP32", data=(1, 2, 3, 4), **members):
@@ -193,13 +199,29 @@ def test_other_refusals_have_the_same_form(shop, client, _headers, _status):
     check_nothing_booked(shop)
 
 
-def test_empty_wallet_and_large_body_have_the_same_form(shop):
-    client = shop.client(APIKeyFactory().text)
+def test_empty_wallet_has_the_same_form(shop):
+    response = infer(shop.client(APIKeyFactory().text), tensor())
 
-    assert infer(client, tensor()).status_code == 402
-    large = client.post(PATH, content=b" " * 100_000_000)
-    assert large.status_code == 413
-    assert error_of(large)
+    assert response.status_code == 402
+    assert error_of(response)
+    check_untouched(shop)
+
+
+@pytest.mark.parametrize("_is_chunked", [False, True])
+def test_100_mb_body_is_refused_and_holds_nothing(shop, client, _is_chunked):
+    body = json.dumps({"inputs": [tensor()]}).encode()
+    large = body + b" " * (100_000_000 - len(body))
+    # Without a length it is only noticed on the way.
+    chunks = (large[start : start + MIB] for start in range(0, len(large), MIB))
+
+    response = client.post(PATH, content=chunks if _is_chunked else large)
+
+    assert response.status_code == 413
+    assert error_of(response)
+    check_untouched(shop)
+    # The size alone stood in its way: the same caller gets the same body answered.
+    assert client.post(PATH, content=body + b" " * 1000).status_code == 200
+    assert Hold.objects.count() == 1
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from tests.gateway.conftest import (
     X,
     check_books,
     check_nothing_booked,
+    check_untouched,
     predict,
     problem_of,
 )
@@ -35,13 +36,6 @@ from tests.gateway.processes import eventually
 pytestmark = pytest.mark.django_db(transaction=True)
 
 PATH = "/v1/models/maker/echo/predictions"
-
-
-def check_untouched(shop):
-    """Not even a hold was taken."""
-    check_nothing_booked(shop)
-    assert Hold.objects.count() == 0
-    assert Prediction.objects.count() == 0
 
 
 # --- Keys ---

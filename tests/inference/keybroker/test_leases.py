@@ -7,7 +7,6 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from django.db import connection
 
 from inference.models import KeyRelease, Lease, LeaseChallenge, Node, Replica, WrappedKey
 from marketplace.core.ids import new_id
@@ -356,25 +355,6 @@ def test_unreadable_bodies(broker: Broker, _case: str, content: bytes, status: i
 
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/problem+json"
-
-
-def test_the_web_cannot_unwrap(broker: Broker, sealed: SealedVersion) -> None:
-    """Neither role of the web's reads the broker's secrets, nor does its environment."""
-    for table in ("inference_uploadkey", "inference_leasechallenge"):
-        for role in ("strongroom_app", "strongroom_gateway"):
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT has_table_privilege(%s, %s, 'SELECT')", [role, table])
-                assert cursor.fetchone() == (False,)
-    # The same question of the role that must be able to, so that the test can fail.
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT has_table_privilege('strongroom_keybroker', 'inference_uploadkey', 'SELECT')"
-        )
-        assert cursor.fetchone() == (True,)
-    from django.conf import settings
-
-    names = [name for name in dir(settings) if "KMS" in name or "KEK" in name]
-    assert names == []
 
 
 def test_the_broker_cannot_touch_money_or_accounts(

@@ -33,6 +33,8 @@ DEATHS = (
 )
 # A consumer must not even notice that these are away.
 UNNOTICED = frozenset({"redis", "keybroker", "fakestripe", "web", "beat", "worker"})
+# Through these a booking and its answer pass.
+ANSWERS_PASS = frozenset({"gateway", "gateway worker", "postgres"})
 BACK_WITHIN_S = 120.0
 
 T = TypeVar("T")

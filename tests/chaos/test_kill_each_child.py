@@ -21,7 +21,7 @@ import pytest
 from tests.chaos import children, clients, journal
 from tests.chaos.books import Books
 from tests.chaos.checker import Verdict, check
-from tests.chaos.children import DEATHS, UNNOTICED, wait_for
+from tests.chaos.children import ANSWERS_PASS, DEATHS, UNNOTICED, wait_for
 from tests.chaos.clients import Client, Sample
 from tests.e2e.terminal import manage
 from tests.stack import Stack
@@ -165,6 +165,10 @@ def test_nothing_is_lost_or_charged_twice_whoever_dies(
     with capsys.disabled():
         print("\n" + "\n".join([*lines, describe(verdict)]))
     assert verdict.faults == []
+    # A death between booking and answer takes at most the one request of each client, and only
+    # of those that cannot ask again with their key.
+    takers = [parts for parts in DEATHS if not ANSWERS_PASS.isdisjoint(parts)]
+    assert verdict.undelivered <= UNKEYED * len(takers)
     assert consumer.books.list_failed_charges(crowd.key_ids) == []
     # More than a few of each kind: else the comparison would say little.
     assert verdict.answered > ROUND * len(DEATHS)

@@ -15,6 +15,7 @@ from onnx import helper
 
 from marketplace.core.ids import new_id
 from strongroom.sealing.manifest import TestVector
+from tests.inference.artifact.hostile_files import samples
 from tests.inference.artifact.onnx_models import (
     LINEAR_INTERFACE,
     custom_op,
@@ -187,6 +188,17 @@ def test_hostile_graph(parts, refuse, _case):
 
     assert found == reason_code
     assert peer.find("loaded") is None
+
+
+@pytest.mark.parametrize("_name", ["torch_zip", "torchscript", "pt2", "zip", "script"])
+def test_file_of_another_format(tmp_path, parts, refuse, _name):
+    content, reason_code = samples(tmp_path)[_name]
+
+    found, peer = refuse(seal_graph(parts, content))
+
+    assert found == reason_code
+    assert peer.find("loaded") is None
+    assert not (tmp_path / "RAN").exists()
 
 
 def test_model_that_fails_on_its_creators_example(triton, parts, refuse, load):

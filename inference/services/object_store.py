@@ -150,16 +150,18 @@ def hash_part(storage_name: str) -> tuple[str, int]:
     return digest.hexdigest(), size_bytes
 
 
-def delete_part(storage_name: str) -> None:
-    """Delete a part; one that is gone already is fine, one that stays is logged."""
+def delete_part(storage_name: str) -> bool:
+    """Delete a part; one that is gone already is fine, one that stays is logged and False."""
     try:
         artifact_storage().delete(storage_name)
     except OSError as error:
         logger.warning("part %s could not be deleted: %s", storage_name, error)
+        return False
+    return True
 
 
-def delete_other_parts(version_id: UUID, keep: set[str]) -> int:
-    """Delete what lies in a version's folder and is not in `keep`; returns how many.
+def delete_other_parts(version_id: UUID, keep: set[str]) -> bool:
+    """Delete what lies in a version's folder and is not in `keep`; false if something stays.
 
     Finds by the folder, not by rows: a process that died between storing and recording a
     part has left an object that no row names.
@@ -169,17 +171,17 @@ def delete_other_parts(version_id: UUID, keep: set[str]) -> int:
     try:
         _, names = storage.listdir(folder)
     except FileNotFoundError:
-        return 0
+        return True
     except OSError as error:
         logger.warning("the folder of %s could not be listed: %s", version_id, error)
-        return 0
+        return False
     doomed = [name for name in (f"{folder}/{one}" for one in names) if name not in keep]
-    for name in doomed:
-        delete_part(name)
+    # The first that stays ends it: in an outage each of them would wait for its time-out.
+    are_gone = all(delete_part(name) for name in doomed)
     if not keep and isinstance(storage, FileSystemStorage):
         with contextlib.suppress(OSError):  # Not empty: someone stores a last part just now.
             Path(storage.path(folder)).rmdir()
-    return len(doomed)
+    return are_gone
 
 
 def delete_stale_spools(older_than_s: float, now_s: float) -> int:

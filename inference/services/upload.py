@@ -14,7 +14,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 
 from inference.errors import (
     LengthRequiredError,
@@ -269,17 +269,24 @@ def expire_uploads(*, now: datetime | None = None) -> int:
             if upload.state == Upload.State.OPEN and upload.expires_at <= now:
                 _close(upload, Upload.State.EXPIRED, "upload_expired")
                 count += 1
-    unusable = Upload.objects.filter(
+    _free_what_is_over(now)
+    object_store.delete_stale_spools(STALE_SPOOL_S, now.timestamp())
+    return count
+
+
+def _free_what_is_over(now: datetime) -> None:
+    """Delete what nobody can use: of versions that will never serve, and what an outage kept."""
+    ended = Q(state__in=(Upload.State.ABORTED, Upload.State.EXPIRED))
+    unusable = Q(
         state=Upload.State.COMPLETE,
         version__state__in=UNUSABLE_STATES,
         version__created_at__lt=now - UNUSABLE_RETENTION,
-        parts__isnull=False,
-    ).distinct()
-    for upload_id in _first_ids(unusable):
-        with transaction.atomic():
-            _delete_parts(_lock(upload_id))
-    object_store.delete_stale_spools(STALE_SPOOL_S, now.timestamp())
-    return count
+    )
+    over = Upload.objects.filter(ended | unusable, parts__isnull=False).distinct()
+    for upload_id in _first_ids(over):
+        if not _free(Upload.objects.get(pk=upload_id)):
+            # The store is out; a later sweep goes on.
+            break
 
 
 def _first_ids(queryset: QuerySet[Upload]) -> Iterator[UUID]:
@@ -297,13 +304,13 @@ def _lock(upload_id: UUID) -> Upload:
 def _close(upload: Upload, state: Upload.State, reason_code: str) -> None:
     upload.state = state
     upload.save(update_fields=["state"])
-    _delete_parts(upload)
+    transaction.on_commit(lambda: _free(upload), robust=True)
     catalog.fail(version=upload.version, reason=reason_code)
 
 
-def _delete_parts(upload: Upload) -> None:
-    upload.parts.all().delete()
-    version_id = upload.version_id
-    transaction.on_commit(
-        lambda: object_store.delete_other_parts(version_id, keep=set()), robust=True
-    )
+def _free(upload: Upload) -> bool:
+    """Delete the objects, then their rows: while the rows stand, the sweep tries again."""
+    are_gone = object_store.delete_other_parts(upload.version_id, keep=set())
+    if are_gone:
+        upload.parts.all().delete()
+    return are_gone

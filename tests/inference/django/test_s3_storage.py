@@ -13,6 +13,7 @@ from storages.backends.s3 import S3Storage
 from inference.errors import ObjectStoreUnavailableError
 from inference.models import Artifact, OnboardingStep, Replica, Upload, UploadPart
 from inference.services import object_store, onboarding, s3_storage
+from inference.services import upload as upload_service
 from marketplace import settings as product_settings
 from marketplace.models import ModelVersion
 from tests.inference.django import bucket as bucket_server
@@ -62,6 +63,18 @@ def break_store(store, settings, monkeypatch):
         use(settings, monkeypatch, store.url)
 
     return play
+
+
+@pytest.fixture
+def mend_store(store, settings, monkeypatch):
+    """End the outage; the bucket holds what it held."""
+    url = store.url
+
+    def mend() -> None:
+        store.broken_status, store.hangs_up = None, False
+        use(settings, monkeypatch, url)
+
+    return mend
 
 
 @pytest.fixture
@@ -151,10 +164,7 @@ def test_an_object_that_is_gone_is_not_found_and_no_outage(version, node, store)
 
 
 @pytest.mark.parametrize("outage", OUTAGES)
-def test_onboarding_waits_for_the_store_and_goes_on(
-    version, store, break_store, outage, settings, monkeypatch
-):
-    url = store.url
+def test_onboarding_waits_for_the_store_and_goes_on(version, break_store, mend_store, outage):
     break_store(outage)
     for _ in range(2):
         onboarding.advance(version_id=version.pk)
@@ -165,8 +175,7 @@ def test_onboarding_waits_for_the_store_and_goes_on(
     assert waiting.log.count("The object store does not answer.") == 1
     assert ModelVersion.objects.get().state == ModelVersion.State.ONBOARDING
 
-    store.broken_status, store.hangs_up = None, False
-    use(settings, monkeypatch, url)
+    mend_store()
     onboarding.advance(version_id=version.pk)
     assert step(version).state == "succeeded"
 
@@ -191,13 +200,34 @@ def test_an_aborted_upload_takes_its_parts_out_of_the_bucket(creator, upload, se
 
 
 @pytest.mark.parametrize("outage", OUTAGES)
-def test_an_upload_can_be_aborted_in_an_outage(creator, upload, sealed, break_store, outage):
+def test_an_upload_that_ends_in_an_outage_is_freed_by_a_later_sweep(
+    creator, upload, sealed, store, break_store, outage, mend_store
+):
     creator.put_parts(sealed)
     break_store(outage)
 
     assert creator.client.delete(f"/api/uploads/{upload['upload_id']}").status_code == 204
+    upload_service.expire_uploads()
 
     assert Upload.objects.get().state == Upload.State.ABORTED
+    assert (len(store.objects), UploadPart.objects.count()) == (2, 2)
+
+    mend_store()
+    upload_service.expire_uploads()
+    assert (len(store.objects), UploadPart.objects.count()) == (0, 0)
+
+
+def test_a_sweep_in_an_outage_asks_the_store_once(creator, model, store):
+    for _ in range(3):
+        begun = creator.begin("acme/digits", FILES).json()
+        creator.put_parts(creator.seal(begun, FILES, model="acme/digits"))
+    Upload.objects.update(state=Upload.State.ABORTED)
+    store.broken_status = 503
+    store.calls.clear()
+
+    upload_service.expire_uploads()
+
+    assert len(store.calls) == 1
 
 
 def test_a_part_that_is_read_stays_out_of_memory(version, store):

@@ -165,8 +165,10 @@ def _distance(delta: timedelta) -> str:
         if seconds < limit_s:
             if unit == "s":
                 return "just now" if delta.total_seconds() <= 0 else "in a minute"
-            count = int(seconds // unit_s)
-            return f"{count} {unit} ago" if delta.total_seconds() <= 0 else f"in {count} {unit}"
+            if delta.total_seconds() <= 0:
+                return f"{int(seconds // unit_s)} {unit} ago"
+            # What ends in a week still does so when the page is there.
+            return f"in {round(seconds / unit_s)} {unit}"
     return ""
 
 

@@ -57,7 +57,7 @@ def test_a_key_on_the_page(stack: Stack, sign_in: SignIn) -> None:
 
     # What it may do, its last use and its end are there; the key is not.
     row = page.locator("tr", has_text=name)
-    assert row.locator("td").all_inner_texts()[:4] == ["Live key", "read", "never", "in 6 d"]
+    assert row.locator("td").all_inner_texts()[:4] == ["Live key", "read", "never", "in 7 d"]
     assert key not in page.content()
     # It may not do more than was ticked.
     refused = predict(stack, MODEL, key, example_of(stack))

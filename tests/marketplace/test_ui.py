@@ -22,6 +22,7 @@ def render(source: str, **context: object) -> str:
         (timedelta(minutes=-5, seconds=-1), "5 min ago"),
         (timedelta(hours=-3, seconds=-1), "3 h ago"),
         (timedelta(hours=3, seconds=1), "in 3 h"),
+        (timedelta(days=7), "in 7 d"),
         (timedelta(days=-2, seconds=-1), "2 d ago"),
     ],
 )

@@ -1,0 +1,97 @@
+"""`bin/test` before any test runs: a browser is found, installed, or asked for."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from embedded.environment import ROOT
+
+# All that the script needs of a machine, and no browser.
+TOOLS = ("bash", "basename", "cat", "dirname", "env", "flock", "readlink", "sha256sum", "uname")
+LINTED = 77
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Path:
+    """A checkout that is installed, on a machine without a browser."""
+    shutil.copytree(ROOT / "bin", tmp_path / "checkout/bin")
+    (tmp_path / "checkout/sdk").mkdir()
+    for name in ("requirements.txt", "requirements-dev.txt", "requirements-data.txt"):
+        shutil.copyfile(ROOT / name, tmp_path / "checkout" / name)
+    shutil.copyfile(ROOT / "sdk/pyproject.toml", tmp_path / "checkout/sdk/pyproject.toml")
+    (tmp_path / "tools").mkdir()
+    for name in TOOLS:
+        (tmp_path / "tools" / name).symlink_to(str(shutil.which(name)))
+    (tmp_path / "checkout/.venv/bin").mkdir(parents=True)
+    make(tmp_path / "checkout/.venv/bin/python", "exit 0")
+    # The first thing that is run when everything is there; the script ends with its code.
+    make(tmp_path / "checkout/.venv/bin/ruff", f"exit {LINTED}")
+    return tmp_path
+
+
+def said(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """What it printed about anything but Python's packages."""
+    return [line for line in done.stdout.splitlines() if ".venv" not in line]
+
+
+def make(path: Path, script: str) -> None:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+def run(machine: Path, *, uid: int) -> subprocess.CompletedProcess[str]:
+    make(machine / "tools/id", f"echo {uid}")
+    return subprocess.run(
+        [machine / "tools/bash", machine / "checkout/bin/test"],
+        env={"PATH": str(machine / "tools"), "HOME": str(machine)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("name", ["chromium", "chromium-browser", "google-chrome"])
+def test_a_browser_that_is_there_is_taken(machine, name):
+    make(machine / "tools" / name, "exit 0")
+
+    done = run(machine, uid=1000)
+
+    assert (done.returncode, said(done)) == (LINTED, ["== ruff"])
+
+
+def test_root_gets_one_from_apt(machine):
+    make(machine / "tools/apt-get", f'echo "$*" >> {machine}/calls')
+
+    done = run(machine, uid=0)
+
+    assert (done.returncode, said(done)) == (LINTED, ["Installing Chromium ...", "== ruff"])
+    assert (machine / "calls").read_text().splitlines() == [
+        "update -qq",
+        "install -y -qq --no-install-recommends chromium",
+    ]
+
+
+def test_anybody_else_is_told_how(machine):
+    make(machine / "tools/apt-get", f"touch {machine}/calls")
+
+    done = run(machine, uid=1000)
+
+    assert (done.returncode, said(done)) == (2, [])
+    assert done.stderr == (
+        "bin/test: the browser tests need Chromium: sudo apt-get install chromium\n"
+    )
+    assert not (machine / "calls").exists()
+
+
+def test_an_install_that_fails_is_said(machine):
+    make(machine / "tools/apt-get", "exit 100")
+
+    done = run(machine, uid=0)
+
+    assert done.returncode == 2
+    assert done.stderr == "bin/test: Chromium could not be installed with apt-get\n"

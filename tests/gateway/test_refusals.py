@@ -36,6 +36,7 @@ from tests.gateway.processes import eventually
 pytestmark = pytest.mark.django_db(transaction=True)
 
 PATH = "/v1/models/maker/echo/predictions"
+TENSOR = {"name": "x", "shape": [1, len(X)], "datatype": "FP32", "data": X}
 
 
 # --- Keys ---
@@ -569,6 +570,32 @@ def test_private_models_of_others_do_not_exist(shop, client, _path):
     eventually(check_hidden, timeout_s=1)
     owner = shop.client(APIKeyFactory(account=shop.creator).text)
     assert owner.get(_path).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("_path", "_body"),
+    [
+        ("/v1/models/maker/echo/predictions", {"input": {"x": X}}),
+        ("/v1/predictions", {"version": "maker/echo", "input": {"x": X}}),
+        ("/v1/predictions", {"version": "maker/echo:1", "input": {"x": X}}),
+        ("/v2/models/maker/echo/infer", {"inputs": [TENSOR]}),
+        ("/v2/models/maker/echo/versions/1/infer", {"inputs": [TENSOR]}),
+    ],
+)
+def test_private_models_of_others_are_not_run(shop, client, _path, _body):
+    _make_private(shop)
+    # The news may take a moment to reach the gateway.
+    eventually(lambda: check_status(client.get("/v1/models/maker/echo"), 404), timeout_s=1)
+
+    check_status(client.post(_path, json=_body), 404)
+
+    check_untouched(shop)
+    owner = APIKeyFactory(account=shop.creator, mode="test")
+    check_status(shop.client(owner.text).post(_path, json=_body), 200, 201)
+
+
+def check_status(response, *statuses):
+    assert response.status_code in statuses, response.text
 
 
 def test_model_whose_price_ended_is_not_for_sale(shop, client):

@@ -198,8 +198,8 @@ def test_init_takes_the_owner_of_the_login_and_the_name_of_the_folder(platform, 
 def test_init_asks_where_somebody_can_answer(folder, monkeypatch):
     monkeypatch.setattr(model_commands, "is_interactive", lambda: True)
 
-    # Owner, name (default), title, task, licence, price (first one bad), summary, industry.
-    run("init", folder, input="acme\n\nDigits\nocr\nMIT\nfree\n0.01\n\n\n")
+    # Owner, name (default), title, task, licence, price (first one bad); then what may be empty.
+    run("init", folder, input="acme\n\nDigits\nocr\nMIT\nfree\n0.01\n\n\n\n")
 
     listing = Listing.load(folder)
     assert (listing.model, listing.task, listing.price_nanos) == ("acme/digits", "ocr", 10_000_000)

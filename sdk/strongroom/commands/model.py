@@ -49,6 +49,7 @@ from strongroom.listing import (
 from strongroom.push import DEFAULT_THREADS, MAX_THREADS, Push, Reporter
 from strongroom.sealing import signature
 from strongroom.sealing.canonical import decode_base64, encode_base64
+from strongroom.sealing.manifest import TestVector
 
 POLL_INTERVAL_S = 1.0
 WAIT_TIMEOUT_S = 1800.0
@@ -123,13 +124,15 @@ def init(folder: Path, **options: Any) -> None:
         visibility=options["visibility"],
         publish=PUBLISH_CHANNELS[0] if options["publish"] == "prod" else "",
         card=card,
-        test_vectors=_read_vectors(options["test_vectors_file"], interface),
+        test_vectors=_ask_vectors(options["test_vectors_file"], interface),
     )
     path.write_text(listing.to_toml(), encoding="utf-8")
     if options["is_json"]:
         answer_json({"path": str(path), "model": listing.model, "interface": interface.to_json()})
         return
     _say_what_was_found(found)
+    if not listing.test_vectors:
+        say("No test vectors: nobody will notice if the model answers wrongly once it is served.")
     say(f"Wrote {path}. Look it over, then run `strongroom push {folder}`.")
 
 
@@ -230,9 +233,35 @@ def _read_labels(path: Path | None) -> list[str]:
     return labels
 
 
-def _read_vectors(path: Path | None, interface: Interface) -> Any:
-    if path is None:
+def _ask_vectors(path: Path | None, interface: Interface) -> tuple[TestVector, ...]:
+    """The test vectors of the flag's file, or of one that a person names; they may have none."""
+    if path is not None:
+        return _read_vectors(path, interface)
+    if not is_interactive():
         return ()
+    vectors: tuple[TestVector, ...] = click.prompt(
+        "File of test vectors (JSON)",
+        default="",
+        show_default=False,
+        value_proc=lambda text: _read_named_vectors(text.strip(), interface),
+        err=True,
+    )
+    return vectors
+
+
+def _read_named_vectors(name: str, interface: Interface) -> tuple[TestVector, ...]:
+    """What a faulty answer raises makes the question be asked again."""
+    if not name:
+        return ()
+    try:
+        return _read_vectors(Path(name).expanduser(), interface)
+    except (OSError, RuntimeError) as error:
+        raise click.UsageError(f"{name}: {error}") from None
+    except ListingError as error:
+        raise click.UsageError(error.detail) from None
+
+
+def _read_vectors(path: Path, interface: Interface) -> tuple[TestVector, ...]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:

@@ -67,7 +67,7 @@ def test_they_are_refused_and_nothing_of_them_stays(stack: Stack, tmp_path: Path
     vectors = [{"input": {"x": [1.0] * WEIGHTS.shape[0]}, "expected": {"y": y}}]
     (tmp_path / "vectors.json").write_text(json.dumps(vectors))
     (tmp_path / "hostile").mkdir()
-    serving = len(stack.demo["models"])
+    serving = len(list_stubs(stack))
     expected, versions = {}, {}
     for kind in NAMES:
         name = f"hostile-{secrets.token_hex(3)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shutil
 import subprocess
@@ -115,7 +116,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def pip(arguments: list[str]) -> None:
     command = [sys.executable, "-I", "-m", "pip", "--disable-pip-version-check", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    # With --python pip runs once more, and would find the checkout's SDK installed already.
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        command, env=env, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -40,8 +40,10 @@ OFFER_TTL_S = 30.0
 ROUTES_TTL_S = 5.0
 CACHE_ENTRIES_MAX = 50_000
 
-# Calls at a replica for each place in its largest batch: one batch runs, the next one forms.
-SLOTS_PER_BATCH_PLACE = 2
+# Calls at a replica whose version takes rows of several requests: one runs, the next is there.
+COALESCED_CALLS_MAX = 2
+# The same for each place in the largest batch, where every request goes alone.
+CALLS_PER_BATCH_PLACE = 2
 # Calls that wait for one replica; beyond it a caller waits less elsewhere.
 WAITING_MAX = 512
 # A call that was given up at its deadline holds its slot until Triton answers, or so long.
@@ -56,6 +58,9 @@ STATEMENT_TIMEOUT_S = 10
 STATEMENT_LIMIT_S = 12.0
 # Items of one settle: enough to share a commit, small enough to lock wallets briefly.
 SETTLE_BATCH_MAX = 256
+# The same for holds, and how many such statements may run at once.
+HOLD_BATCH_MAX = 256
+HOLD_STATEMENTS_MAX = 2
 # What is kept of a keyed prediction for its retry; a larger output is booked and not kept.
 STORED_OUTPUT_BYTES_MAX = 4 * 1024 * 1024
 # Failures that wait to be recorded; more are counted in the log only, holds expire anyway.

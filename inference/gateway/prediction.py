@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -10,6 +11,7 @@ from uuid import UUID
 from inference.gateway.auth import Caller
 from inference.gateway.catalog import Offer
 from inference.gateway.idempotency import Claim
+from marketplace.core.clock import utc_now
 
 
 @dataclass(slots=True)
@@ -31,12 +33,22 @@ class Prediction:
     started_at: datetime | None = None
     completed_at: datetime | None = None
     predict_time_s: float = 0.0
+    _started_s: float = 0.0
     # True from the moment that money may be reserved for it.
     is_admitted: bool = False
     gross_nanos: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.gross_nanos = 0 if self.caller.is_test else self.rows * self.offer.price_nanos
+
+    def start(self) -> None:
+        """It leaves for a replica; if it goes to another one, or goes again, that counts."""
+        self.started_at = utc_now()
+        self._started_s = time.monotonic()
+
+    def end(self) -> None:
+        """Its outputs are here."""
+        self.predict_time_s = time.monotonic() - self._started_s
 
     @property
     def mode(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -164,22 +164,18 @@ class Predictor:
     ) -> Outputs:
         if time.monotonic() >= prediction.deadline_s:
             raise DeadlineError
-        await replica.slots.enter(prediction.deadline_s)
-        began_s = time.monotonic()
-        prediction.started_at = utc_now()
-        try:
-            outputs = await self.pool.infer(
-                replica.base_url,
-                replica.triton_name,
-                tensors,
-                [one.name for one in prediction.offer.interface.wire_outputs],
-                deadline_s=prediction.deadline_s,
-                keep_slot=replica.slots.keep,
+        outputs = [one.name for one in prediction.offer.interface.wire_outputs]
+
+        async def send(together: Sequence[Tensor], /, **how: Any) -> Outputs:
+            return await self.pool.infer(
+                replica.base_url, replica.triton_name, together, outputs, **how
             )
-        finally:
-            replica.slots.leave()
-        prediction.predict_time_s = time.monotonic() - began_s
-        return outputs
+
+        found = await replica.calls.infer(
+            send, tensors, deadline_s=prediction.deadline_s, on_start=prediction.start
+        )
+        prediction.end()
+        return found
 
 
 def refuse_nul(output: object) -> None:

@@ -12,10 +12,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from inference.gateway.config import ROUTES_TTL_S, SLOTS_PER_BATCH_PLACE
+from inference.gateway.coalesce import Coalescer
+from inference.gateway.config import CALLS_PER_BATCH_PLACE, COALESCED_CALLS_MAX, ROUTES_TTL_S
 from inference.gateway.database import Database, DatabaseUnavailableError, Row
 from inference.gateway.errors import NOT_READY_RETRY_S, ModelNotReadyError
-from inference.gateway.slots import Slots
 from inference.triton.repository import model_name
 
 # A replica that just failed us is asked last for so long.
@@ -23,7 +23,8 @@ _PENALTY_S = 2.0
 
 _LIST_READY = """
     SELECT r.id, r.version_id, n.triton_http_url,
-        (v.interface->'batch'->>'max_size')::integer AS batch_size_max
+        (v.interface->'batch'->>'max_size')::integer AS batch_size_max,
+        coalesce((v.interface->'batch'->>'coalesce')::boolean, true) AS coalesces
     FROM inference_replica r JOIN inference_node n ON n.id = r.node_id
         JOIN marketplace_modelversion v ON v.id = r.version_id
     WHERE r.state = 'ready' AND r.wanted AND r.purpose = 'serve'
@@ -40,13 +41,18 @@ class Replica:
     version_id: UUID
     base_url: str
     batch_size_max: int = 1
+    coalesces: bool = True
     penalty_until_s: float = 0.0
     triton_name: str = field(init=False)
-    slots: Slots = field(init=False)
+    calls: Coalescer = field(init=False)
 
     def __post_init__(self) -> None:
         self.triton_name = model_name(self.id)
-        self.slots = Slots(SLOTS_PER_BATCH_PLACE * self.batch_size_max)
+        if self.coalesces and self.batch_size_max > 1:
+            self.calls = Coalescer(self.batch_size_max, calls_max=COALESCED_CALLS_MAX)
+        else:
+            places = CALLS_PER_BATCH_PLACE * self.batch_size_max
+            self.calls = Coalescer(1, calls_max=places)
 
     def penalise(self) -> None:
         """Ask the others first for a moment."""
@@ -88,7 +94,7 @@ class Routes:
         now_s = time.monotonic()
         return min(
             candidates,
-            key=lambda one: (one is besides, one.penalty_until_s > now_s, one.slots.load),
+            key=lambda one: (one is besides, one.penalty_until_s > now_s, one.calls.load),
         )
 
     def list_base_urls(self) -> set[str]:
@@ -144,7 +150,11 @@ class Routes:
             replica = known.get(row["id"])
             if replica is None or replica.base_url != row["triton_http_url"]:
                 replica = Replica(
-                    row["id"], row["version_id"], row["triton_http_url"], row["batch_size_max"]
+                    row["id"],
+                    row["version_id"],
+                    row["triton_http_url"],
+                    row["batch_size_max"],
+                    row["coalesces"],
                 )
             picture.setdefault(row["version_id"], []).append(replica)
         return picture

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inference.triton.errors import RepositoryError
-from strongroom.interface import Input, Interface, Output
+from strongroom.interface import Batch, Input, Interface, Output
 
 MODEL_NAME = re.compile(r"r[0-9a-f]{32}")
 MODEL_VERSION = "1"
@@ -120,7 +120,7 @@ def render_config(name: str, interface: Interface, parameters: Parameters) -> st
         f"max_batch_size: {interface.batch.max_size}",
         *_tensor_lines("input", interface.inputs),
         *_tensor_lines("output", interface.wire_outputs),
-        *_batching_lines(interface.batch.max_size),
+        *_batching_lines(interface.batch),
         "instance_group [ { kind: KIND_CPU count: 1 } ]",
     ]
     for key, value in parameters.as_texts().items():
@@ -130,13 +130,13 @@ def render_config(name: str, interface: Interface, parameters: Parameters) -> st
     return "\n".join(lines) + "\n"
 
 
-def _batching_lines(size_max: int) -> list[str]:
+def _batching_lines(batch: Batch) -> list[str]:
     """Merging of calls, without a queue policy: with one, Triton's batcher misses wake-ups.
 
     A call that finds the model idle runs at once; batches form while it is busy. The gateway
     sends no more calls than that takes, and keeps the queue; see docs/adr/0004.
     """
-    if size_max == 1:
+    if batch.max_size == 1 or not batch.coalesce:
         return []
     return ["dynamic_batching { max_queue_delay_microseconds: 0 }"]
 

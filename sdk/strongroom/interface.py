@@ -193,14 +193,19 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """How many rows one call may hold, and whether the graph itself has that axis."""
+    """How many rows one call may hold, and whether the graph itself has that axis.
+
+    `coalesce` says whether rows of different requests may be in one call.
+    """
 
     max_size: int = 1
     leading_axis: bool = True
+    coalesce: bool = True
 
     def to_json(self) -> dict[str, Any]:
-        """Both members, always."""
-        return {"max_size": self.max_size, "leading_axis": self.leading_axis}
+        """The first two members, always; the third where it is not as usual."""
+        usual = {"max_size": self.max_size, "leading_axis": self.leading_axis}
+        return usual if self.coalesce else {**usual, "coalesce": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -712,12 +717,12 @@ def _parse_batch(members: _Members) -> Batch:
     if "batch" not in members.value:
         return Batch()
     batch = _Members(members.value["batch"], members.at("batch"))
-    batch.refuse_unknown(frozenset({"max_size", "leading_axis"}))
+    batch.refuse_unknown(frozenset({"max_size", "leading_axis", "coalesce"}))
     max_size = batch.integer("max_size", 1, 1, MAX_BATCH_SIZE)
     leading_axis = batch.boolean("leading_axis", True)
     if not leading_axis and max_size != 1:
         batch.fail("max_size", "out_of_range", "Must be 1 where the graph has no batch axis.")
-    return Batch(max_size, leading_axis)
+    return Batch(max_size, leading_axis, batch.boolean("coalesce", True))
 
 
 def _refuse_repeated(described: Sequence[Input | Output], member: str) -> None:

@@ -58,6 +58,18 @@ def hold(shop: Shop, amount_nanos: int = PRICE_NANOS, *, ttl_s: int = 60) -> UUI
     return prediction_id
 
 
+def hold_many(*items: tuple[UUID, int], ttl_s: int = 60) -> list[str]:
+    """Holds of (account, nanos), all at once; the outcomes in their order."""
+    asked = [
+        {"prediction_id": str(new_id()), "account_id": str(account), "amount_nanos": nanos}
+        for account, nanos in items
+    ]
+    rows = query("SELECT * FROM billing_hold_many(%s, %s)", json.dumps(asked), ttl_s)
+    outcomes = dict(rows)
+    assert len(outcomes) == len(rows) == len(items)
+    return [outcomes[UUID(item["prediction_id"])] for item in asked]
+
+
 def settle(*items: dict) -> list[str]:
     rows = query("SELECT * FROM billing_settle(%s)", json.dumps(items))
     outcomes = dict(rows)

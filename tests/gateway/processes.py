@@ -111,6 +111,14 @@ class ToyTriton:
         except urllib.error.HTTPError as error:
             raise AssertionError(json.loads(error.read())["error"]) from None
 
+    def count_calls(self, replica_id: UUID) -> int:
+        """How many requests Triton itself has answered for a replica."""
+        url = f"{self.config.http_url}/v2/models/{repository.model_name(replica_id)}/stats"
+        request = urllib.request.Request(url, headers={SECRET_HEADER: self.config.secret})
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            [found] = json.load(answer)["model_stats"]
+        return found["inference_stats"]["success"]["count"]
+
     def kill(self) -> None:
         if self.server.is_running():
             self.server.process.kill()

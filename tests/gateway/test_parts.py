@@ -8,6 +8,7 @@ import contextlib
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -18,13 +19,11 @@ from inference.gateway.config import GatewayConfig
 from inference.gateway.errors import BadJSONError
 from inference.gateway.http import parse_json
 from inference.gateway.route import Routes
-from inference.gateway.slots import Slots
 from inference.gateway.triton_pool import TritonPool
 from inference.triton.errors import (
     ModelExecutionError,
     ModelNotReadyError,
     OutputError,
-    QueueFullError,
     TensorError,
     TritonDeadlineError,
     TritonUnavailableError,
@@ -116,6 +115,7 @@ def replica_row(version_id):
         "version_id": version_id,
         "triton_http_url": "http://127.0.0.1:1",
         "batch_size_max": 4,
+        "coalesces": True,
     }
 
 
@@ -150,89 +150,43 @@ def test_least_busy_replica_is_chosen_and_failed_ones_last():
         routes = Routes(database)
         routes.on_listening()
         first = await routes.pick(version_id)
-        await first.slots.enter(soon())
+        one = asyncio.Event()
+        await be_busy(first, until=one)
         second = await routes.pick(version_id)
-        await second.slots.enter(soon())
+        other = asyncio.Event()
+        task = await be_busy(second, until=other)
         third = await routes.pick(version_id)
         third.penalise()
         assert len({first.id, second.id, third.id}) == 3
         assert await routes.pick(version_id) is first
         assert await routes.pick(version_id, besides=first) is second
-        second.slots.leave()
+        other.set()
+        await task
         routes.on_change("inference_node", "id")
         # A new picture keeps the counts of the replicas that are still in it.
         assert await routes.pick(version_id) is second
+        one.set()
 
     asyncio.run(run())
-
-
-# --- Slots of a replica ---
 
 
 def soon(seconds: float = 5.0) -> float:
     return time.monotonic() + seconds
 
 
-def test_slots_go_to_who_has_waited_longest():
-    async def run():
-        slots = Slots(2, waiting_max=3)
-        entered = []
+async def be_busy(replica, *, until: asyncio.Event):
+    """Let a request run there."""
 
-        async def call(name):
-            await slots.enter(soon())
-            entered.append(name)
+    async def send(tensors, *, deadline_s, keep_slot):
+        await until.wait()
+        return {}
 
-        await call("a")
-        await call("b")
-        late = [asyncio.create_task(call(name)) for name in "cde"]
-        await asyncio.sleep(0)
-        assert (entered, slots.taken, slots.load) == (["a", "b"], 2, 5)
-        # One past the limit is refused at once, and takes nobody's place.
-        with pytest.raises(QueueFullError):
-            await slots.enter(soon())
-        late[0].cancel()
-        await asyncio.sleep(0)
-        slots.leave()
-        await asyncio.sleep(0)
-        assert (entered, slots.taken, slots.load) == (["a", "b", "d"], 2, 3)
-        slots.leave()
-        await asyncio.gather(*late, return_exceptions=True)
-        assert entered == ["a", "b", "d", "e"]
-        slots.leave()
-        slots.leave()
-        assert slots.load == 0
-
-    asyncio.run(run())
-
-
-def test_who_waits_past_the_deadline_leaves_the_line():
-    async def run():
-        slots = Slots(1)
-        await slots.enter(soon())
-        with pytest.raises(TritonDeadlineError):
-            await slots.enter(soon(0.01))
-        assert slots.load == 1
-        slots.leave()
-        await slots.enter(soon())
-        assert slots.load == 1
-
-    asyncio.run(run())
-
-
-def test_a_slot_that_comes_to_who_has_just_gone_is_passed_on():
-    async def run():
-        slots = Slots(1)
-        await slots.enter(soon())
-        gone = asyncio.create_task(slots.enter(soon()))
-        waits = asyncio.create_task(slots.enter(soon()))
-        await asyncio.sleep(0)
-        slots.leave()
-        gone.cancel()
-        await waits
-        assert gone.cancelled()
-        assert slots.load == 1
-
-    asyncio.run(run())
+    x = Tensor("x", "FP32", (1, 1), np.zeros((1, 1), np.float32))
+    deadline_s = time.monotonic() + 60
+    infer = replica.calls.infer(send, [x], deadline_s=deadline_s, on_start=lambda: None)
+    task = asyncio.create_task(infer)
+    await asyncio.sleep(0)
+    return task
 
 
 # --- JSON ---
@@ -464,18 +418,20 @@ def test_every_failure_is_told_apart(_answer, _error):
 
 @pytest.mark.parametrize("_answer", [GOOD, GOOD[:-1], b""])
 def test_call_ends_at_its_deadline_and_counts_until_triton_has_done_it(_answer):
-    slots = Slots(1)
+    kept: list[bool] = []
+
+    def keep() -> Callable[[], None]:
+        kept.append(True)
+        return kept.clear
 
     async def watch():
-        # As whoever called does; the call itself goes on over there.
-        slots.leave()
-        assert slots.load == 1
+        # The call itself goes on over there.
+        assert kept == [True]
         await asyncio.sleep(0.7)
-        assert slots.load == 0
+        assert kept == []
 
     async def run():
-        await slots.enter(soon())
-        call = answer_with(_answer, delay_s=1, cut=True, keep_slot=slots.keep, after=watch)
+        call = answer_with(_answer, delay_s=1, cut=True, keep_slot=keep, after=watch)
         with pytest.raises(TritonDeadlineError):
             await call()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import re
 from datetime import datetime, timedelta
 
@@ -248,6 +249,32 @@ def test_concurrent_predictions_are_all_booked(shop, client):
 
     assert [one.status_code for one in responses] == [201] * 24
     check_books(shop, [one.json()["id"] for one in responses])
+
+
+def test_concurrent_predictions_share_calls_and_get_their_own_answers(shop, client, triton):
+    shop.fund(100 * PRICE_NANOS)
+    before = triton.count_calls(shop.replica.pk)
+    inputs = [[float(number), 0.0, 0.0, 0.0] for number in range(24)]
+
+    with concurrent.futures.ThreadPoolExecutor(24) as pool:
+        answers = list(pool.map(lambda x: predict(client, x=x, wait_s=0.05), inputs))
+
+    assert [one.json()["output"]["y"][0] for one in answers] == [2 * x[0] for x in inputs]
+    # In batches of four at the most, while two calls run: some go alone, most together.
+    assert 24 / 4 <= triton.count_calls(shop.replica.pk) - before < 18
+    check_books(shop, [one.json()["id"] for one in answers])
+
+
+def test_a_neighbour_that_breaks_the_model_fails_alone(shop, client):
+    shop.fund(100 * PRICE_NANOS)
+
+    with concurrent.futures.ThreadPoolExecutor(12) as pool:
+        modes = ["ok", "ok", "fail", "nan"] * 3
+        answers = list(pool.map(lambda mode: predict(client, mode=mode, wait_s=0.05), modes))
+
+    codes = [one.status_code for one in answers]
+    assert codes == [201, 201, 500, 500] * 3
+    check_books(shop, [one.json()["id"] for one in answers if one.status_code == 201])
 
 
 def test_credit_for_k_of_n_serves_exactly_k(shop, client):

@@ -16,20 +16,20 @@ class TritonPythonModel:
     def run(self, request):
         x = _read(request, "x")
         note = _read(request, "note")
-        mode = _read(request, "mode")[0, 0].decode()
-        time.sleep(float(_read(request, "wait_s")[0, 0]))
-        if mode == "fail":
+        modes = [one.decode() for one in _read(request, "mode")[:, 0]]
+        time.sleep(float(_read(request, "wait_s").max()))
+        # As a real model: one row that it cannot take spoils the call.
+        if "fail" in modes:
             raise RuntimeError("the model fails, at /secret/path")
-        if mode == "die":
+        if "die" in modes:
             os._exit(1)
         y = x * 2
-        if mode == "nan":
-            y = y * np.float32("nan")
+        y[[mode == "nan" for mode in modes]] = np.nan
         scores = np.zeros((len(x), LABELS), dtype=np.float32)
         scores[:, 1] = 0.75
         secret = x[:, :1] + 7
         outputs = [("y", y), ("scores", scores), ("secret", secret), ("echo", note)]
-        if mode == "short":
+        if "short" in modes:
             outputs.pop()
         return pb_utils.InferenceResponse([pb_utils.Tensor(*one) for one in outputs])
 

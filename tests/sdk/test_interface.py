@@ -227,6 +227,7 @@ def test_visible_and_wire_outputs():
         ),
         ("batch of none", ["batch", "max_size"], 0, "/batch/max_size", "out_of_range"),
         ("batch too large", ["batch", "max_size"], 1025, "/batch/max_size", "out_of_range"),
+        ("coalesce of what", ["batch", "coalesce"], "yes", "/batch/coalesce", "type_mismatch"),
         ("batch true", ["batch", "max_size"], True, "/batch/max_size", "type_mismatch"),
         ("no batch axis", ["batch", "leading_axis"], False, "/batch/max_size", "out_of_range"),
     ],

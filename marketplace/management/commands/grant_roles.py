@@ -26,6 +26,7 @@ MONEY_FUNCTIONS = (
     "billing_account(uuid, text)",
     "billing_transfer(uuid, text, text, text, jsonb, uuid)",
     "billing_hold(uuid, uuid, bigint, integer)",
+    "billing_hold_many(jsonb, integer)",
     "billing_settle(jsonb)",
     "billing_void(uuid[], text)",
     "billing_expire_holds(integer)",

@@ -70,6 +70,16 @@ def test_the_config_is_complete():
     }
 
 
+@pytest.mark.parametrize("batch", [{"max_size": 1}, {"max_size": 16, "coalesce": False}])
+def test_requests_that_may_not_meet_are_not_batched(batch):
+    interface = Interface.parse({**INTERFACE.to_json(), "batch": batch})
+
+    config = parse(render_config(NAME, interface, Parameters(REPLICA, Path("/run/a.sock"), "scan")))
+
+    assert config.max_batch_size == batch["max_size"]
+    assert not config.HasField("dynamic_batching")
+
+
 def test_nothing_in_a_value_can_leave_its_quotes():
     hostile = Path('/run/"\n} backend: "x\\é')
 

@@ -1,0 +1,232 @@
+"""Requests that wait for the same replica go to it in one call.
+
+There is no timer: while calls run at the replica, what comes meanwhile gathers, and leaves
+together when one of them ends. A lone request waits for nobody. A call that the model fails
+on is repeated request by request, so that nobody pays for, or fails by, a neighbour's input.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from inference.gateway.config import WAITING_MAX
+from inference.gateway.triton_pool import INFRASTRUCTURE_ERRORS
+from inference.triton.errors import OutputError, QueueFullError, TritonDeadlineError
+from inference.triton.tensors import Tensor
+from marketplace.core.errors import MarketplaceError
+
+Outputs = Mapping[str, np.ndarray]
+KeepSlot = Callable[[], Callable[[], None]]
+
+_RETRY_S = 1
+
+
+class Send(Protocol):
+    """One call of the replica."""
+
+    async def __call__(
+        self, tensors: Sequence[Tensor], /, *, deadline_s: float, keep_slot: KeepSlot
+    ) -> Outputs: ...
+
+
+@dataclass(slots=True, eq=False)
+class _Item:
+    """A request that waits for its outputs."""
+
+    tensors: Sequence[Tensor]
+    send: Send
+    deadline_s: float
+    on_start: Callable[[], None]
+    outputs: asyncio.Future[Outputs]
+    is_waiting: bool = True
+    rows: int = field(init=False)
+    fit: tuple[tuple[int, ...], ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rows = self.tensors[0].shape[0]
+        # Requests of the same fit can be joined along the first axis.
+        self.fit = tuple(one.shape[1:] for one in self.tensors)
+
+
+class Coalescer:
+    """The calls of one replica.
+
+    Args:
+        rows_max: Of one call of several requests. 1: each goes alone.
+        calls_max: Calls that may be at the replica.
+        waiting_max: Requests that may wait.
+    """
+
+    def __init__(
+        self,
+        rows_max: int,
+        *,
+        calls_max: int,
+        waiting_max: int = WAITING_MAX,
+    ) -> None:
+        self.rows_max = rows_max
+        self.calls_max = calls_max
+        self.waiting_max = waiting_max
+        self.running = 0
+        self._requests_running = 0
+        self._waiting: deque[_Item] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_woken = False
+
+    @property
+    def load(self) -> int:
+        """Requests that run or wait."""
+        return self._requests_running + len(self._waiting)
+
+    async def infer(
+        self,
+        send: Send,
+        tensors: Sequence[Tensor],
+        *,
+        deadline_s: float,
+        on_start: Callable[[], None],
+    ) -> Outputs:
+        """The outputs of one request.
+
+        Args:
+            send: Makes a call with the tensors of one or more requests.
+            tensors: All inputs, rows first.
+            deadline_s: On the clock of `time.monotonic`.
+            on_start: Called when the request leaves for the replica.
+
+        Raises:
+            QueueFullError: Too many wait already.
+            TritonDeadlineError: Time is up.
+            MarketplaceError: What `send` raised for this request.
+        """
+        if len(self._waiting) >= self.waiting_max:
+            raise QueueFullError(retry_after_s=_RETRY_S)
+        loop = asyncio.get_running_loop()
+        item = _Item(tensors, send, deadline_s, on_start, loop.create_future())
+        self._waiting.append(item)
+        self._wake(loop)
+        try:
+            async with asyncio.timeout(deadline_s - time.monotonic()):
+                return await item.outputs
+        except TimeoutError:
+            raise TritonDeadlineError from None
+        finally:
+            item.outputs.cancel()
+            if item.is_waiting:
+                self._waiting.remove(item)
+
+    def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Look for work soon: what else came at this moment joins."""
+        if not self._is_woken:
+            self._is_woken = True
+            loop.call_soon(self._start)
+
+    def _start(self) -> None:
+        self._is_woken = False
+        while self.running < self.calls_max and (batch := self._take()):
+            self.running += 1
+            self._requests_running += len(batch)
+            task = asyncio.ensure_future(self._run(batch))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _take(self) -> list[_Item]:
+        """The oldest request, and those that fit to it, as far as a call takes them."""
+        batch: list[_Item] = []
+        others: list[_Item] = []
+        rows = 0
+        while self._waiting:
+            item = self._waiting.popleft()
+            if batch and (item.fit != batch[0].fit or rows + item.rows > self.rows_max):
+                others.append(item)
+                continue
+            item.is_waiting = False
+            batch.append(item)
+            rows += item.rows
+            if rows >= self.rows_max:
+                break
+        self._waiting.extendleft(reversed(others))
+        return batch
+
+    async def _run(self, batch: list[_Item]) -> None:
+        try:
+            await self._answer(batch)
+        finally:
+            self._requests_running -= len(batch)
+            self._leave()
+
+    def _leave(self) -> None:
+        self.running -= 1
+        self._wake(asyncio.get_running_loop())
+
+    def _keep(self) -> Callable[[], None]:
+        """Count a call that nobody waits for any more, until it has ended."""
+        self.running += 1
+        return self._leave
+
+    async def _answer(self, batch: list[_Item]) -> None:
+        for one in batch:
+            one.on_start()
+        try:
+            outputs = await self._send(batch)
+        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear
+            if len(batch) == 1 or isinstance(error, INFRASTRUCTURE_ERRORS):
+                _fail(batch, error)
+                return
+        else:
+            _deliver(batch, outputs)
+            return
+        for one in batch:
+            if not one.outputs.done():
+                await self._answer([one])
+
+    async def _send(self, batch: list[_Item]) -> Outputs:
+        deadline_s = max(one.deadline_s for one in batch)
+        tensors = batch[0].tensors if len(batch) == 1 else _join(batch)
+        outputs = await batch[0].send(tensors, deadline_s=deadline_s, keep_slot=self._keep)
+        rows = sum(one.rows for one in batch)
+        if len(batch) > 1 and any(len(array) != rows for array in outputs.values()):
+            raise OutputError
+        return outputs
+
+
+def _join(batch: Sequence[_Item]) -> list[Tensor]:
+    rows = sum(one.rows for one in batch)
+    joined = []
+    for column in zip(*(one.tensors for one in batch), strict=True):
+        first = column[0]
+        data = np.concatenate([one.data for one in column])
+        joined.append(Tensor(first.name, first.datatype, (rows, *first.shape[1:]), data))
+    return joined
+
+
+def _deliver(batch: Sequence[_Item], outputs: Outputs) -> None:
+    begin = 0
+    for one in batch:
+        end = begin + one.rows
+        if not one.outputs.done():
+            is_alone = len(batch) == 1
+            part = outputs if is_alone else {k: array[begin:end] for k, array in outputs.items()}
+            one.outputs.set_result(part)
+        begin = end
+
+
+def _fail(batch: Sequence[_Item], error: Exception) -> None:
+    for one in batch:
+        if not one.outputs.done():
+            # Each its own: a traceback grows with every place that an exception passes.
+            own = error if len(batch) == 1 else _copy(error)
+            one.outputs.set_exception(own)
+
+
+def _copy(error: Exception) -> Exception:
+    if isinstance(error, MarketplaceError):
+        return type(error)(error.detail, retry_after_s=error.retry_after_s)
+    return MarketplaceError()

@@ -157,10 +157,17 @@ class Request:
                     if size_bytes > LINGER_BYTES_MAX:
                         return
 
-    def fingerprint(self, body: bytes) -> bytes:
-        """SHA-256 over all that makes two requests the same one."""
-        head = f"{self.method} {self.path}?{self.query_string}\n".encode()
-        return hashlib.sha256(head + body).digest()
+    def fingerprint(self, body: bytes, *, mark: str = "") -> bytes:
+        """SHA-256 over all that makes two requests the same one.
+
+        Args:
+            body: The whole body.
+            mark: What else decides how the body is read.
+        """
+        head = f"{self.method} {self.path}?{self.query_string}\n{mark}".encode()
+        digest = hashlib.sha256(head)
+        digest.update(body)
+        return digest.digest()
 
 
 @dataclass(slots=True)

@@ -35,6 +35,10 @@ T = TypeVar("T")
 Outputs = Mapping[str, np.ndarray]
 
 
+def _as_it_is(output: Any) -> Any:
+    return output
+
+
 class Predictor:
     """Runs predictions."""
 
@@ -92,6 +96,7 @@ class Predictor:
         decode: Callable[[Outputs], T],
         *,
         is_gone: Callable[[], Awaitable[bool]],
+        to_stored: Callable[[T], Any] = _as_it_is,
     ) -> T:
         """Run it and book it; what is returned may be sent.
 
@@ -100,6 +105,7 @@ class Predictor:
             tensors: The inputs, checked.
             decode: Makes the answer's output of the model's tensors.
             is_gone: Whether nobody waits for the answer any more.
+            to_stored: Makes the JSON of an output that is kept for a retry.
 
         Raises:
             BookingUnknownError: It may have been charged.
@@ -115,8 +121,9 @@ class Predictor:
             prediction.completed_at = utc_now()
             if prediction.claim is not None:
                 # A keyed client may come back for it.
-                refuse_nul(output)
-                prediction.output = output
+                stored = to_stored(output)
+                refuse_nul(stored)
+                prediction.output = stored
             elif await is_gone():
                 raise ClientGoneError
             await self.meter.settle(prediction)

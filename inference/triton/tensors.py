@@ -91,6 +91,25 @@ def decode(
         OutputError: A tensor is missing or has another type or shape than was promised,
             or holds what JSON cannot carry: NaN, infinity, text that is no UTF-8.
     """
+    arrays = check_outputs(interface, outputs)
+    shown = interface.outputs if include_hidden else interface.visible_outputs
+    columns = [
+        _decode_label(one, arrays[one.source])
+        if one.kind == "label"
+        else _decode_column(one, arrays[one.name])
+        for one in shown
+    ]
+    names = [one.name for one in shown]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def check_outputs(interface: Interface, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What the model promised to answer, by name; the texts are not looked at yet.
+
+    Raises:
+        OutputError: A tensor is missing or has another type or shape than was promised,
+            or holds NaN or infinity.
+    """
     arrays: dict[str, np.ndarray] = {}
     count = -1
     for one in interface.wire_outputs:
@@ -102,15 +121,30 @@ def decode(
             raise OutputError("the outputs have different numbers of rows")
         count = len(array)
         arrays[one.name] = array
-    shown = interface.outputs if include_hidden else interface.visible_outputs
-    columns = [
-        _decode_label(one, arrays[one.source])
-        if one.kind == "label"
-        else _decode_column(one, arrays[one.name])
-        for one in shown
-    ]
-    names = [one.name for one in shown]
-    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+    return arrays
+
+
+def list_elements(one: Output, array: np.ndarray) -> list[Any]:
+    """All elements of a checked output in row-major order, as JSON values.
+
+    Raises:
+        OutputError: A text is no UTF-8.
+    """
+    if one.datatype == "BYTES":
+        return [_decode_text(one, item) for item in array.ravel()]
+    return _to_json(array.reshape(-1))
+
+
+def pack_output(one: Output, array: np.ndarray) -> bytes:
+    """All elements of a checked output as octets; what JSON could not carry is refused here too.
+
+    Raises:
+        OutputError: A text is no UTF-8.
+    """
+    if one.datatype == "BYTES":
+        for item in array.ravel():
+            _decode_text(one, item)
+    return pack(one.datatype, array)
 
 
 def pack(datatype: str, array: np.ndarray) -> bytes:

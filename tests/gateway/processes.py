@@ -94,12 +94,14 @@ class ToyTriton:
         for replica_id in replica_ids:
             self.load(interface, replica_id)
 
-    def load(self, interface: Interface, replica_id: UUID) -> None:
+    def load(
+        self, interface: Interface, replica_id: UUID, *, model_source: Path = TOY_MODEL
+    ) -> None:
         name = repository.write_model(
             self.config.repository_dir,
             interface,
             repository.Parameters(replica_id, self.config.work_dir / "none.sock"),
-            model_source=TOY_MODEL,
+            model_source=model_source,
         )
         request = urllib.request.Request(
             f"{self.config.http_url}/v2/repository/models/{name}/load",

@@ -1,0 +1,100 @@
+"""The shop of the gateway's tests, with a model that answers what it was given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import tritonclient.http as triton_http
+from django.utils import timezone
+
+from billing.models import Price
+from inference.models import Replica
+from marketplace.core.ids import new_id
+from strongroom.interface import Interface
+from tests.factories import AIModelFactory, ChannelFactory, ModelVersionFactory
+from tests.gateway.conftest import (  # noqa: F401 - fixtures, for the tests of this folder.
+    PRICE_NANOS,
+    Shop,
+    gateway,
+    interface,
+    shop,
+    triton,
+)
+
+_KINDS = [
+    {"name": "wave", "kind": "tensor", "datatype": "FP32", "shape": [-1]},
+    {"name": "exact", "kind": "tensor", "datatype": "FP64", "shape": [2]},
+    {"name": "flags", "kind": "tensor", "datatype": "BOOL", "shape": [3]},
+    {"name": "pixels", "kind": "tensor", "datatype": "UINT8", "shape": [2, 2]},
+    {"name": "offsets", "kind": "tensor", "datatype": "INT16", "shape": [2]},
+    {"name": "large", "kind": "tensor", "datatype": "UINT64", "shape": [1]},
+    {"name": "count", "kind": "integer"},
+    {"name": "loud", "kind": "boolean"},
+    {"name": "text", "kind": "text"},
+]
+_DEFAULTS = {
+    "wave": [0],
+    "exact": [0, 0],
+    "flags": [False] * 3,
+    "pixels": [[0, 0], [0, 0]],
+    "offsets": [0, 0],
+    "large": [0],
+    "count": 0,
+    "loud": False,
+    "text": "",
+}
+_LIMITS = {"wave": {"minimum": -1000, "maximum": 1000}, "text": {"max_length": 20}}
+MIRROR = {
+    "inputs": [
+        one | {"default": _DEFAULTS[one["name"]]} | _LIMITS.get(one["name"], {}) for one in _KINDS
+    ],
+    "outputs": [one | {"name": f"same_{one['name']}"} for one in _KINDS],
+    "batch": {"max_size": 4},
+}
+_MIRROR_ID = new_id()
+
+
+@pytest.fixture(scope="session")
+def mirror_replica(triton) -> Replica:  # noqa: F811
+    """Loaded once; its row is made for each test."""
+    source = Path(__file__).with_name("mirror_model.py")
+    triton.load(Interface.parse(MIRROR), _MIRROR_ID, model_source=source)
+    return Replica(pk=_MIRROR_ID)
+
+
+@pytest.fixture
+def mirror(shop: Shop, mirror_replica: Replica) -> str:  # noqa: F811
+    """The name of a published model; each output is the input of that name."""
+    model = AIModelFactory(account=shop.creator, name="mirror")
+    version = ModelVersionFactory(model=model, number=1, interface=MIRROR)
+    ChannelFactory(version=version)
+    Price.objects.create(
+        model=model,
+        nanos_per_prediction=PRICE_NANOS,
+        creator_share_bps=8_000,
+        valid_from=timezone.now(),
+    )
+    Replica.objects.create(
+        pk=mirror_replica.pk,
+        version=version,
+        node=shop.node,
+        purpose=Replica.Purpose.SERVE,
+        state=Replica.State.READY,
+    )
+    return "maker/mirror"
+
+
+@pytest.fixture
+def bearer(shop: Shop) -> dict[str, str]:  # noqa: F811
+    """The one header that a client has to add."""
+    return {"Authorization": f"Bearer {shop.key.text}"}
+
+
+@pytest.fixture
+def triton_client(shop: Shop) -> Iterator[triton_http.InferenceServerClient]:  # noqa: F811
+    client = triton_http.InferenceServerClient(urlsplit(shop.url).netloc, concurrency=4)
+    yield client
+    client.close()

@@ -1,0 +1,1 @@
+"""Measurements against the floor, run by hand; see docs/benchmarks.md."""

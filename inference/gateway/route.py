@@ -23,7 +23,7 @@ _PENALTY_S = 2.0
 
 _LIST_READY = """
     SELECT r.id, r.version_id, n.triton_http_url,
-        (v.interface->'batch'->>'max_size')::integer AS batch_size_max,
+        coalesce((v.interface->'batch'->>'max_size')::integer, 1) AS batch_size_max,
         coalesce((v.interface->'batch'->>'coalesce')::boolean, true) AS coalesces
     FROM inference_replica r JOIN inference_node n ON n.id = r.node_id
         JOIN marketplace_modelversion v ON v.id = r.version_id

@@ -188,6 +188,17 @@ def check_cost(response, cost_nanos):
     assert response.headers["x-cost-nano-usd"] == str(cost_nanos)
 
 
+def test_version_that_names_no_batch_takes_one_row_and_stops_nobody(shop, client):
+    # The gateway reads its picture of all replicas anew: once without, once with.
+    Replica.objects.update(wanted=False)
+    eventually(lambda: check_status(503, predict(client)))
+    shop.version.interface = {name: INTERFACE[name] for name in ("inputs", "outputs")}
+    shop.version.save()
+    Replica.objects.update(wanted=True)
+
+    eventually(lambda: check_status(201, predict(client)))
+
+
 def test_predictions_go_on_while_the_site_is_away(shop, client):
     # Nobody hears the nodes then. The gateway reads its picture anew: once without, once with.
     Node.objects.update(last_seen_at=timezone.now() - timedelta(hours=1))

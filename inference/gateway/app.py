@@ -26,6 +26,7 @@ from inference.gateway.meter import Meter
 from inference.gateway.predictor import Predictor
 from inference.gateway.protocols.native import NativeProtocol
 from inference.gateway.protocols.oip import OIPProtocol
+from inference.gateway.protocols.openai import OpenAIProtocol
 from inference.gateway.route import Routes
 from inference.gateway.triton_pool import TritonPool
 from marketplace.core.env import env_text
@@ -68,6 +69,7 @@ class Gateway:
         )
         self.native = NativeProtocol(self)
         self.oip = OIPProtocol(self)
+        self.openai = OpenAIProtocol(self)
         self.requests_open = 0
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -129,12 +131,12 @@ class Gateway:
 
     async def _answer(self, request: Request) -> Answer:
         """The answer, an error included, in the words of the protocol that was called."""
-        family = self.oip if request.segments[0] == "v2" else self.native
+        family = self._choose_family(request.segments[0])
         try:
             if self.requests_open > REQUESTS_OPEN_MAX:
                 raise CapacityError(retry_after_s=1)
             match request.segments:
-                case ["v1" | "v2", *_]:
+                case ["v1" | "v2" | "openai", *_]:
                     return await family.answer(request)
                 case ["health"] if request.method == "GET":
                     return self._answer_health()
@@ -153,6 +155,14 @@ class Gateway:
                 *(failure.http_status, failure.code),
             )
         return answer
+
+    def _choose_family(self, segment: str) -> NativeProtocol | OIPProtocol | OpenAIProtocol:
+        match segment:
+            case "v2":
+                return self.oip
+            case "openai":
+                return self.openai
+        return self.native
 
     def _answer_health(self) -> Answer:
         is_ready = self.is_ready()

@@ -34,7 +34,7 @@ _OWNER, _MODEL = re.compile(_SLUG), re.compile(_NAME)
 
 _FIND = """
     SELECT v.id AS version_id, v.number, v.manifest_sha256, v.runtime, v.interface, v.created_at,
-        m.id AS model_id, m.name, m.visibility, a.slug AS owner, a.id AS owner_id,
+        m.id AS model_id, m.name, m.task, m.visibility, a.slug AS owner, a.id AS owner_id,
         p.id AS price_id, p.nanos_per_prediction,
         extract(epoch FROM least(p.valid_until, (
             SELECT min(f.valid_from) FROM billing_price f
@@ -67,6 +67,16 @@ _LIST_VERSIONS = """
     SELECT v.number, v.manifest_sha256, v.interface, v.created_at
     FROM marketplace_modelversion v WHERE v.model_id = %s AND v.state = 'approved'
     ORDER BY v.number DESC LIMIT %s
+"""
+_LIST_MODELS = """
+    SELECT m.name, m.task, a.slug AS owner, v.created_at
+    FROM marketplace_aimodel m
+    JOIN marketplace_account a ON a.id = m.account_id
+    JOIN marketplace_channel c ON c.model_id = m.id AND c.name = %(channel)s
+    JOIN marketplace_modelversion v ON v.id = c.version_id
+    WHERE v.state = 'approved' AND m.suspended_at IS NULL AND a.suspended_at IS NULL
+        AND (m.visibility = 'public' OR m.account_id = %(account_id)s)
+    ORDER BY a.slug, m.name LIMIT %(limit)s
 """
 # A page shows "many" the same; counting millions of rows would cost each visitor.
 _RUN_COUNT_MAX = 10_000
@@ -101,6 +111,7 @@ class Offer:
     owner: str
     owner_id: UUID
     name: str
+    task: str
     is_private: bool
     price_id: UUID | None
     price_nanos: int
@@ -169,6 +180,15 @@ class Catalog:
         if row is None or (row["visibility"] == "private" and row["owner_id"] != caller.account_id):
             raise NotFoundError
         return row
+
+    async def list_models(self, caller: Caller, *, limit: int) -> list[Row]:
+        """The models that the caller finds by their bare names, in the order of these."""
+        parameters = {
+            "account_id": caller.account_id,
+            "channel": DEFAULT_CHANNEL,
+            "limit": limit,
+        }
+        return await self.database.fetch_all(_LIST_MODELS, parameters)
 
     async def count_runs(self, model_id: UUID) -> int:
         """How often the model was run, as far as it is counted."""
@@ -253,6 +273,7 @@ def _make_offer(row: Row) -> Offer:
         owner=row["owner"],
         owner_id=row["owner_id"],
         name=row["name"],
+        task=row["task"],
         is_private=row["visibility"] == "private",
         price_id=row["price_id"],
         price_nanos=row["nanos_per_prediction"] or 0,

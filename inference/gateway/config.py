@@ -16,6 +16,10 @@ BODY_BYTES_MAX = 10 * 1024 * 1024
 # No tensor has more than 8 axes; the rest is room for the envelope around it.
 JSON_DEPTH_MAX = 32
 TENSORS_MAX = 32
+# One request's texts to embed. They run in batches, one after the other, within one deadline.
+EMBEDDING_TEXTS_MAX = 256
+# The list of models has no pages below /openai/v1; clients load it into a menu.
+MODELS_LISTED_MAX = 1000
 QUERY_FIELDS_MAX = 32
 IDEMPOTENCY_KEY_LENGTH_MAX = 255
 # A name longer than any that can exist is not looked up.

@@ -26,7 +26,9 @@ __all__ = [
     "IdempotencyMismatchError",
     "KeyModeForbiddenError",
     "ModelNotReadyError",
+    "ParameterError",
     "RequestTimeoutError",
+    "UnsupportedParameterError",
 ]
 
 
@@ -44,6 +46,23 @@ class KeyModeForbiddenError(ForbiddenError):
 
 class BadJSONError(BadRequestError):
     title = "The body is not JSON."
+
+
+class ParameterError(BadRequestError):
+    """A parameter below /openai/v1, where clients expect 400 and its name."""
+
+    code = "invalid_parameter"
+    title = "A parameter of the request is not valid."
+
+    def __init__(self, param: str, detail: str) -> None:
+        super().__init__(detail, param=param)
+
+
+class UnsupportedParameterError(ParameterError):
+    """Silence would be mistaken for a promise."""
+
+    code = "unsupported_parameter"
+    title = "A parameter of the request cannot be honoured."
 
 
 class CapacityError(UnavailableError):

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -182,7 +182,7 @@ class Answer:
 
 
 def json_answer(
-    document: Mapping[str, Any],
+    document: Mapping[str, Any] | Sequence[Any],
     *,
     status: int = 200,
     headers: list[tuple[str, str]] | None = None,

@@ -42,13 +42,13 @@ class Prediction:
         self.gross_nanos = 0 if self.caller.is_test else self.rows * self.offer.price_nanos
 
     def start(self) -> None:
-        """It leaves for a replica; if it goes to another one, or goes again, that counts."""
-        self.started_at = utc_now()
+        """It, or its next batch, leaves for a replica."""
+        self.started_at = self.started_at or utc_now()
         self._started_s = time.monotonic()
 
     def end(self) -> None:
-        """Its outputs are here."""
-        self.predict_time_s = time.monotonic() - self._started_s
+        """The outputs of that are here."""
+        self.predict_time_s += time.monotonic() - self._started_s
 
     @property
     def mode(self) -> str:

@@ -98,11 +98,32 @@ class Predictor:
         is_gone: Callable[[], Awaitable[bool]],
         to_stored: Callable[[T], Any] = _as_it_is,
     ) -> T:
+        """Run it in one call and book it; see `run_batches`."""
+        return await self.run_batches(
+            prediction,
+            [tensors],
+            lambda batches: decode(batches[0]),
+            is_gone=is_gone,
+            to_stored=to_stored,
+        )
+
+    async def run_batches(
+        self,
+        prediction: Prediction,
+        batches: Sequence[Sequence[Tensor]],
+        decode: Callable[[list[Outputs]], T],
+        *,
+        is_gone: Callable[[], Awaitable[bool]],
+        to_stored: Callable[[T], Any] = _as_it_is,
+    ) -> T:
         """Run it and book it; what is returned may be sent.
+
+        All batches belong to one prediction: they are booked together once the last has been
+        answered, and should one fail, none is charged.
 
         Args:
             prediction: From `begin`.
-            tensors: The inputs, checked.
+            batches: The inputs, checked, of one call each; called one after the other.
             decode: Makes the answer's output of the model's tensors.
             is_gone: Whether nobody waits for the answer any more.
             to_stored: Makes the JSON of an output that is kept for a retry.
@@ -117,7 +138,9 @@ class Predictor:
             if prediction.claim is not None:
                 await self.idempotency.take(prediction.claim)
             await self._hold(prediction)
-            output = decode(await self._infer(prediction, tensors, replica))
+            # One after the other: a large request takes its turns among the others.
+            outputs = [await self._infer(prediction, one, replica) for one in batches]
+            output = decode(outputs)
             prediction.completed_at = utc_now()
             if prediction.claim is not None:
                 # A keyed client may come back for it.

@@ -1,4 +1,4 @@
-"""The shop of the gateway's tests, with a model that answers what it was given."""
+"""Client libraries of others, against the gateway of its own tests: its shop, its models."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import openai
 import pytest
 import tritonclient.http as triton_http
 from django.utils import timezone
@@ -20,6 +21,7 @@ from tests.gateway.conftest import (  # noqa: F401 - fixtures, for the tests of 
     Shop,
     gateway,
     interface,
+    language,
     shop,
     triton,
 )
@@ -98,3 +100,14 @@ def triton_client(shop: Shop) -> Iterator[triton_http.InferenceServerClient]:  #
     client = triton_http.InferenceServerClient(urlsplit(shop.url).netloc, concurrency=4)
     yield client
     client.close()
+
+
+@pytest.fixture
+def openai_client(language: Shop) -> Iterator[openai.OpenAI]:  # noqa: F811
+    with open_client(language, language.key.text) as client:
+        yield client
+
+
+def open_client(shop: Shop, key: str) -> openai.OpenAI:  # noqa: F811
+    """As its readme says; the address and the key are all that is ours."""
+    return openai.OpenAI(base_url=f"{shop.url}/openai/v1", api_key=key)

@@ -27,7 +27,7 @@ from tests.factories import (
     ChannelFactory,
     ModelVersionFactory,
 )
-from tests.gateway.processes import GatewayProcess, ToyTriton, eventually
+from tests.gateway.processes import TOY_LANGUAGE, GatewayProcess, ToyTriton, eventually
 
 PRICE_NANOS = 1_001  # Odd, so that shares do not divide evenly.
 CREATOR_NANOS = 800  # 80 % of it, rounded down.
@@ -52,7 +52,30 @@ INTERFACE = {
     ],
     "batch": {"max_size": 4},
 }
+VECTORS = {
+    "inputs": [{"name": "text", "kind": "text", "max_length": 100}],
+    "outputs": [
+        {"name": "embedding", "kind": "tensor", "datatype": "FP32", "shape": [3]},
+        {"name": "tokens_in", "kind": "integer"},
+    ],
+    "batch": {"max_size": 2},
+}
+WRITER = {
+    "inputs": [
+        {"name": "prompt", "kind": "text", "max_length": 100},
+        {"name": "system_prompt", "kind": "text", "default": "", "max_length": 100},
+        {"name": "max_new_tokens", "kind": "integer", "minimum": 1, "maximum": 16, "default": 8},
+        {"name": "temperature", "kind": "number", "minimum": 0, "maximum": 2, "default": 0},
+        {"name": "seed", "kind": "integer", "default": -1},
+    ],
+    "outputs": [
+        {"name": "text", "kind": "text"},
+        {"name": "tokens_in", "kind": "integer"},
+        {"name": "tokens_out", "kind": "integer"},
+    ],
+}
 REPLICA_IDS = [new_id(), new_id()]
+LANGUAGE_REPLICA_IDS = {"vectors": new_id(), "writer": new_id()}
 X = [1, 2.5, 3, 4]
 
 
@@ -92,7 +115,7 @@ class Shop:
     def add_replica(self, replica_id: UUID, **fields: Any) -> Replica:
         return Replica.objects.create(
             id=replica_id,
-            version=self.version,
+            version=fields.pop("version", self.version),
             node=fields.pop("node", self.node),
             purpose=Replica.Purpose.SERVE,
             state=Replica.State.READY,
@@ -108,6 +131,8 @@ def interface() -> Interface:
 @pytest.fixture(scope="session")
 def triton(tmp_path_factory, interface) -> Iterator[ToyTriton]:
     server = ToyTriton(tmp_path_factory.mktemp("triton"), interface, REPLICA_IDS)
+    for name, described in (("vectors", VECTORS), ("writer", WRITER)):
+        server.load(Interface.parse(described), LANGUAGE_REPLICA_IDS[name], TOY_LANGUAGE)
     yield server
     server.stop()
 
@@ -145,6 +170,26 @@ def shop(transactional_db, triton, gateway) -> Iterator[Shop]:
     yield made
     for client in made.clients:
         client.close()
+
+
+@pytest.fixture
+def language(shop: Shop) -> Shop:
+    """The shop with two more models: `maker/vectors` embeds and `maker/writer` writes."""
+    for name, task, described in (
+        ("vectors", "feature-extraction", VECTORS),
+        ("writer", "text-generation", WRITER),
+    ):
+        model = AIModelFactory(account=shop.creator, name=name, task=task)
+        version = ModelVersionFactory(model=model, interface=described)
+        ChannelFactory(version=version)
+        Price.objects.create(
+            model=model,
+            nanos_per_prediction=PRICE_NANOS,
+            creator_share_bps=8_000,
+            valid_from=timezone.now(),
+        )
+        shop.add_replica(LANGUAGE_REPLICA_IDS[name], version=version)
+    return shop
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from strongroom.interface import Interface
 ROOT = Path(__file__).resolve().parents[2]
 T = TypeVar("T")
 TOY_MODEL = Path(__file__).with_name("toy_model.py")
+TOY_LANGUAGE = Path(__file__).with_name("toy_language.py")
 
 
 class GatewayProcess:

@@ -131,6 +131,14 @@ def test_model_is_described(shop, client):
     assert "secret" not in schemas["Output"]["properties"]
 
 
+@pytest.mark.parametrize("_rest", ["", "/versions", "/versions/1"])
+def test_slash_of_a_name_may_be_escaped(shop, client, _rest):
+    raw = client.get(f"/v1/models/maker/echo{_rest}")
+
+    assert raw.status_code == 200
+    assert client.get(f"/v1/models/maker%2Fecho{_rest}").json() == raw.json()
+
+
 def test_versions_are_listed_newest_first(shop, client):
     ModelVersionFactory(model=shop.model, number=2, interface=INTERFACE, manifest_sha256="cd" * 32)
     ModelVersionFactory(model=shop.model, number=3, state="in_review")
@@ -159,7 +167,7 @@ def test_account_is_told_without_secrets(shop, client):
 def test_reading_needs_a_scope(shop):
     client = shop.client(APIKeyFactory(account=shop.consumer, scopes=["billing"]).text)
 
-    for path in ("/v1/account", "/v1/predictions", "/v1/models/maker/echo"):
+    for path in ("/v1/account", "/v1/hardware", "/v1/predictions", "/v1/models/maker/echo"):
         assert problem_of(client.get(path)) == (403, "forbidden")
 
 
@@ -174,6 +182,9 @@ def test_clients_library_of_replicate_works(shop, gateway):
     assert pinned["kind"] == {"label": "b", "score": 0.75}
     assert prediction.status == "succeeded"
     assert client.predictions.get(prediction.id).id == prediction.id
+    # It is over already, so there is nothing left to cancel.
+    assert client.predictions.cancel(prediction.id).status == "succeeded"
+    assert [(one.name, one.sku) for one in client.hardware.list()] == [("CPU", "cpu")]
     assert client.models.get("maker/echo").latest_version.id == "ab" * 32
     assert len(client.predictions.list().results) == 3
     client._client.close()

@@ -18,9 +18,9 @@ from inference.gateway.catalog import Offer, Reference, parse_reference
 from inference.gateway.config import PAGE_SIZE
 from inference.gateway.database import Row
 from inference.gateway.http import Answer, Request, json_answer, parse_json
-from inference.gateway.idempotency import Claim, read_key
 from inference.gateway.prediction import Prediction
 from inference.gateway.protocols import schema
+from inference.gateway.protocols.keyed import REPLAYED, read_keyed_body
 from inference.triton import tensors
 from inference.triton.errors import OutputError
 from marketplace.core.clock import to_wire
@@ -107,6 +107,8 @@ class NativeProtocol:
                 return await self._list_versions(caller, owner, name)
             case ["models", owner, name, "versions", version]:
                 return await self._show_version(caller, owner, name, version)
+            case ["hardware"]:
+                return self._list_hardware(caller)
             case ["account"]:
                 return await self._show_account(caller)
         raise NotFoundError
@@ -122,18 +124,10 @@ class NativeProtocol:
         self, request: Request, caller: Caller, reference: Reference | None
     ) -> Answer:
         request.prediction_id = request.id
-        caller.require(PREDICT)
-        key = read_key(request.headers)
-        body = await request.read_body()
-        claim = None
-        if key is not None:
-            claim = Claim(caller.account_id, key, request.fingerprint(body), request.id)
-            earlier = await self.gateway.idempotency.find(
-                claim.account_id, claim.key, claim.fingerprint
-            )
-            if earlier is not None:
-                return await self._replay(request, caller, earlier, parse_json(body))
-        document = _read_document(body)
+        keyed = await read_keyed_body(self.gateway, request, caller)
+        if keyed.earlier is not None:
+            return await self._replay(caller, keyed.earlier, parse_json(keyed.body))
+        document = _read_document(keyed.body)
         if reference is None:
             reference = _read_version(document)
         elif "version" in document:
@@ -145,7 +139,9 @@ class NativeProtocol:
         except InputError as error:
             raise _refuse_input(error.errors) from error
         predictor = self.gateway.predictor
-        prediction = predictor.begin(request, caller, offer, protocol=PROTOCOL, rows=1, claim=claim)
+        prediction = predictor.begin(
+            request, caller, offer, protocol=PROTOCOL, rows=1, claim=keyed.claim
+        )
 
         def decode(outputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
             rows = tensors.decode(interface, outputs)
@@ -159,17 +155,10 @@ class NativeProtocol:
         envelope = self._render_prediction(prediction, document["input"], output)
         return json_answer(envelope, status=201, cost_nanos=prediction.gross_nanos)
 
-    async def _replay(
-        self, request: Request, caller: Caller, prediction_id: UUID, document: Any
-    ) -> Answer:
-        request.prediction_id = prediction_id
+    async def _replay(self, caller: Caller, prediction_id: UUID, document: Any) -> Answer:
         row = await self.find_row(caller, prediction_id)
         envelope = self._render_row(row) | {"input": document.get("input")}
-        return json_answer(
-            envelope,
-            headers=[("idempotent-replayed", "true")],
-            cost_nanos=row["cost_nanos"],
-        )
+        return json_answer(envelope, headers=[REPLAYED], cost_nanos=row["cost_nanos"])
 
     async def _show(self, request: Request, caller: Caller, public_id: str) -> Answer:
         caller.require(PREDICT, READ)
@@ -272,6 +261,11 @@ class NativeProtocol:
         reference = parse_reference(f"{owner}/{name}:{version}")
         offer = await self.gateway.catalog.find(reference, caller)
         return json_answer(_render_offer(offer))
+
+    def _list_hardware(self, caller: Caller) -> Answer:
+        """Nobody chooses where a model runs; clients that ask get the one kind there is."""
+        caller.require(PREDICT, READ)
+        return json_answer([{"name": "CPU", "sku": "cpu"}])
 
     async def _show_account(self, caller: Caller) -> Answer:
         caller.require(PREDICT, READ)

@@ -18,9 +18,11 @@ import numpy as np
 from inference.gateway.auth import PREDICT, READ, Caller
 from inference.gateway.catalog import Offer, parse_reference
 from inference.gateway.compression import read_plain_body
+from inference.gateway.database import Row
 from inference.gateway.errors import OutputRemovedError
 from inference.gateway.http import Answer, Request, json_answer, parse_json
-from inference.gateway.idempotency import Claim, read_key
+from inference.gateway.idempotency import Claim
+from inference.gateway.protocols.keyed import REPLAYED, read_keyed_body
 from inference.gateway.protocols.oip_answer import InferAnswer, render_answer
 from inference.gateway.protocols.oip_request import (
     choose_outputs,
@@ -98,38 +100,14 @@ class OIPProtocol:
         )
 
     async def _infer(self, request: Request, caller: Caller, model: str) -> Answer:
-        caller.require(PREDICT)
-        key = read_key(request.headers)
-        body = await read_plain_body(request)
-        json_bytes = read_json_length(request.headers, len(body))
-        claim = None
-        if key is not None:
-            # Where the JSON ends is part of what was asked.
-            mark = "" if json_bytes is None else f"{json_bytes}\n"
-            fingerprint = request.fingerprint(body, mark=mark)
-            claim = Claim(caller.account_id, key, fingerprint, request.id)
-            earlier = await self._find_earlier(request, caller, claim)
-            if earlier is not None:
-                return earlier
-        document = read_document(parse_json(body[:json_bytes]))
-        octets = None if json_bytes is None else memoryview(body)[json_bytes:]
+        keyed = await read_keyed_body(self.gateway, request, caller, read=_read_body)
+        if keyed.earlier is not None:
+            return _replay(await self.gateway.native.find_row(caller, keyed.earlier))
+        json_bytes = read_json_length(request.headers, len(keyed.body))
+        document = read_document(parse_json(keyed.body[:json_bytes]))
+        octets = None if json_bytes is None else memoryview(keyed.body)[json_bytes:]
         offer = await self.gateway.catalog.find(parse_reference(model), caller)
-        return await self._predict(request, caller, offer, document, octets, claim)
-
-    async def _find_earlier(self, request: Request, caller: Caller, claim: Claim) -> Answer | None:
-        """The answer to the first request with this key, if it has been given."""
-        earlier = await self.gateway.idempotency.find(
-            claim.account_id, claim.key, claim.fingerprint
-        )
-        if earlier is None:
-            return None
-        request.prediction_id = earlier
-        row = await self.gateway.native.find_row(caller, earlier)
-        if row["output"] is None:
-            raise OutputRemovedError
-        return InferAnswer.from_stored(row["output"]).to_http(
-            headers=[("idempotent-replayed", "true")], cost_nanos=row["cost_nanos"]
-        )
+        return await self._predict(request, caller, offer, document, octets, keyed.claim)
 
     async def _predict(
         self,
@@ -180,3 +158,18 @@ def _render_metadata(offer: Offer) -> dict[str, Any]:
 
 def _render_tensor(one: Input | Output) -> dict[str, Any]:
     return {"name": one.name, "datatype": one.datatype, "shape": [-1, *one.wire_shape]}
+
+
+async def _read_body(request: Request) -> tuple[bytes, str]:
+    body = await read_plain_body(request)
+    json_bytes = read_json_length(request.headers, len(body))
+    # Where the JSON ends is part of what was asked.
+    return body, "" if json_bytes is None else f"{json_bytes}\n"
+
+
+def _replay(row: Row) -> Answer:
+    if row["output"] is None:
+        raise OutputRemovedError
+    return InferAnswer.from_stored(row["output"]).to_http(
+        headers=[REPLAYED], cost_nanos=row["cost_nanos"]
+    )

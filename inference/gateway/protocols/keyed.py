@@ -1,0 +1,78 @@
+"""The body of a request that predicts, and what was booked under its key before.
+
+The same for every protocol: a retry with the same `Idempotency-Key` must find the first
+prediction before anything of it is read, so that it is answered even where the model, its
+price or its interface have changed since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from inference.gateway.auth import PREDICT, Caller
+from inference.gateway.database import Row
+from inference.gateway.errors import OutputRemovedError
+from inference.gateway.http import Answer, Request, json_answer
+from inference.gateway.idempotency import Claim, read_key
+
+if TYPE_CHECKING:
+    from inference.gateway.app import Gateway
+
+REPLAYED = ("idempotent-replayed", "true")
+
+
+@dataclass(frozen=True, slots=True)
+class KeyedBody:
+    """A body; a claim where the request has a key; the prediction that the key has got."""
+
+    body: bytes
+    claim: Claim | None = None
+    earlier: UUID | None = None
+
+
+async def _read_as_it_is(request: Request) -> tuple[bytes, str]:
+    return await request.read_body(), ""
+
+
+async def read_keyed_body(
+    gateway: Gateway,
+    request: Request,
+    caller: Caller,
+    *,
+    read: Callable[[Request], Awaitable[tuple[bytes, str]]] = _read_as_it_is,
+) -> KeyedBody:
+    """Read a request that wants a prediction.
+
+    Args:
+        gateway: Whose bookings are asked.
+        request: Its body has not been read.
+        caller: Who asks.
+        read: The body, and what else than its octets decides how it is read.
+
+    Raises:
+        ForbiddenError: The key may not predict.
+        MarketplaceError: The body or the key cannot be taken, or its first run is on its way.
+    """
+    caller.require(PREDICT)
+    key = read_key(request.headers)
+    body, mark = await read(request)
+    if key is None:
+        return KeyedBody(body)
+    claim = Claim(caller.account_id, key, request.fingerprint(body, mark=mark), request.id)
+    earlier = await gateway.idempotency.find(claim.account_id, claim.key, claim.fingerprint)
+    request.prediction_id = earlier or request.id
+    return KeyedBody(body, claim, earlier)
+
+
+def replay(row: Row) -> Answer:
+    """The stored answer of a protocol that keeps it whole.
+
+    Raises:
+        OutputRemovedError: It was too large to be kept, or is too old.
+    """
+    if row["output"] is None:
+        raise OutputRemovedError
+    return json_answer(row["output"], headers=[REPLAYED], cost_nanos=row["cost_nanos"])

@@ -1,0 +1,91 @@
+"""OpenAI's own client library, with another address and another key."""
+
+from __future__ import annotations
+
+import openai
+import pytest
+
+from billing.models import UsageEvent
+from tests.clients.conftest import open_client
+from tests.factories import APIKeyFactory
+from tests.gateway.conftest import (
+    PRICE_NANOS,
+    check_books,
+    check_nothing_booked,
+    check_untouched,
+)
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+NEAR = 1e-6
+
+
+def embed(client, given="two words", **parameters):
+    return client.embeddings.create(model="maker/vectors", input=given, **parameters)
+
+
+def test_models_are_listed_and_found(openai_client):
+    listed = openai_client.models.list()
+    found = openai_client.models.retrieve("maker/vectors")
+
+    assert [one.id for one in listed] == ["maker/echo", "maker/vectors", "maker/writer"]
+    assert found == listed.data[1]
+    assert (found.owned_by, found.object) == ("maker", "model")
+    assert openai_client.models.retrieve("maker/vectors:1").id == "maker/vectors:1"
+
+
+@pytest.mark.parametrize("_format", ["float", "base64", None])
+def test_embeddings_of_every_format_are_the_same_and_booked_once(language, openai_client, _format):
+    # Without a format the library asks for base64 and decodes it itself.
+    chosen = {} if _format is None else {"encoding_format": _format}
+
+    raw = openai_client.with_raw_response.embeddings.create(
+        model="maker/vectors", input="two words", **chosen
+    )
+
+    answer = raw.parse()
+    check_books(language, [raw.headers["inference-id"]])
+    if _format != "base64":
+        assert answer.data[0].embedding == pytest.approx([9.0, 0.1, 1.0], rel=NEAR)
+    assert (answer.usage.prompt_tokens, answer.usage.total_tokens) == (2, 2)
+
+
+def test_every_text_of_a_list_is_charged(language, openai_client):
+    answer = embed(openai_client, ["a", "b b", "c c c"])
+
+    assert [one.embedding[0] for one in answer.data] == [1, 3, 5]
+    assert [one.index for one in answer.data] == [0, 1, 2]
+    assert UsageEvent.objects.get().gross_nanos == 3 * PRICE_NANOS
+
+
+def test_wrong_key_is_an_authentication_error(language):
+    client = open_client(language, "sk_live_nope")
+
+    with pytest.raises(openai.AuthenticationError) as caught:
+        embed(client)
+
+    assert caught.value.code == "unauthenticated"
+    check_untouched(language)
+
+
+def test_refusals_are_the_librarys_errors_and_cost_nothing(language, openai_client):
+    with pytest.raises(openai.NotFoundError) as missing:
+        openai_client.embeddings.create(model="maker/none", input="a")
+    with pytest.raises(openai.BadRequestError) as wrong:
+        embed(openai_client, dimensions=2)
+    with pytest.raises(openai.APIStatusError) as poor:
+        embed(open_client(language, APIKeyFactory().text))
+
+    assert (missing.value.code, missing.value.param) == ("not_found", "model")
+    assert (wrong.value.code, wrong.value.param) == ("invalid_parameter", "dimensions")
+    assert (poor.value.status_code, poor.value.code) == (402, "insufficient_credit")
+    assert poor.value.type == "insufficient_quota"
+    check_untouched(language)
+
+
+def test_failure_of_the_model_is_a_server_error_and_not_repeated(language, openai_client):
+    with pytest.raises(openai.InternalServerError) as caught:
+        embed(openai_client, "fail")
+
+    assert caught.value.code == "model_failed"
+    check_nothing_booked(language)

@@ -39,7 +39,7 @@ def test_embeddings_of_every_format_are_the_same_and_booked_once(language, opena
     # Without a format the library asks for base64 and decodes it itself.
     chosen = {} if _format is None else {"encoding_format": _format}
 
-    raw = openai_client.with_raw_response.embeddings.create(
+    raw = openai_client.embeddings.with_raw_response.create(
         model="maker/vectors", input="two words", **chosen
     )
 
@@ -89,3 +89,56 @@ def test_failure_of_the_model_is_a_server_error_and_not_repeated(language, opena
 
     assert caught.value.code == "model_failed"
     check_nothing_booked(language)
+
+
+def test_chat_is_answered_and_charged_once(language, openai_client):
+    raw = openai_client.chat.completions.with_raw_response.create(
+        model="maker/writer",
+        messages=[
+            {"role": "system", "content": "Be kind."},
+            {"role": "user", "content": "How are you?"},
+        ],
+        max_completion_tokens=5,
+        temperature=0.5,
+        seed=7,
+    )
+
+    check_books(language, [raw.headers["inference-id"]])
+    answer = raw.parse()
+    assert answer.choices[0].message.content == "Be kind. How are you?"
+    assert answer.choices[0].message.role == "assistant"
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.usage.total_tokens == 8
+    assert answer.id == f"chatcmpl-{raw.headers['inference-id']}"
+
+
+def test_completion_is_answered_and_charged_once(language, openai_client):
+    raw = openai_client.completions.with_raw_response.create(
+        model="maker/writer@prod", prompt="How are you?", max_tokens=3
+    )
+
+    check_books(language, [raw.headers["inference-id"]])
+    answer = raw.parse()
+    assert (answer.choices[0].text, answer.model) == ("How are you?", "maker/writer@prod")
+
+
+def test_stream_is_refused_as_not_there_yet(language, openai_client):
+    for create, given in (
+        (openai_client.chat.completions.create, {"messages": [{"role": "user", "content": "a"}]}),
+        (openai_client.completions.create, {"prompt": "a"}),
+    ):
+        with pytest.raises(openai.BadRequestError) as caught:
+            create(model="maker/writer", stream=True, **given)
+        assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "stream")
+    check_untouched(language)
+
+
+def test_replay_of_a_key_is_charged_once(language, openai_client):
+    ids = {
+        openai_client.completions.create(
+            model="maker/writer", prompt="a", extra_headers={"Idempotency-Key": "once"}
+        ).id
+        for _ in range(2)
+    }
+
+    check_books(language, [one.removeprefix("cmpl-") for one in ids])

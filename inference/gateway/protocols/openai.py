@@ -19,7 +19,7 @@ from inference.gateway.catalog import Offer, parse_reference
 from inference.gateway.config import MODELS_LISTED_MAX
 from inference.gateway.errors import ParameterError
 from inference.gateway.http import Answer, Request, json_answer, parse_json
-from inference.gateway.protocols import openai_embeddings
+from inference.gateway.protocols import openai_embeddings, openai_text
 from inference.gateway.protocols.keyed import read_keyed_body, replay
 from inference.gateway.protocols.openai_parameters import Head, Planner
 from inference.triton import tensors
@@ -32,7 +32,11 @@ if TYPE_CHECKING:
     from inference.gateway.app import Gateway
 
 PROTOCOL = "openai"
-_PLANNERS: Mapping[str, Planner] = {"embeddings": openai_embeddings.plan}
+_PLANNERS: Mapping[str, Planner] = {
+    "embeddings": openai_embeddings.plan,
+    "completions": openai_text.plan_completion,
+    "chat/completions": openai_text.plan_chat,
+}
 _TYPES = {
     401: "authentication_error",
     402: "insufficient_quota",

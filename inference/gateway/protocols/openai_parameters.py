@@ -34,6 +34,8 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
     "response_format": ({"type": "text"},),
     "stop": ([],),
+    "tools": ([],),
+    "tool_choice": ("none",),
 }
 _NAME_LENGTH_MAX = 64
 

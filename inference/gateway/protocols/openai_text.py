@@ -1,0 +1,225 @@
+"""`/openai/v1/completions` and `/openai/v1/chat/completions`: a text in, a text out.
+
+A model takes one prompt and, if its interface says so, a system prompt; it applies its chat
+template to these itself. What a conversation holds beyond that has no place in it, and is
+refused rather than pressed into the prompt.
+
+Source: OpenAI API, "Create completion" and "Create chat completion".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from inference.gateway.catalog import Offer
+from inference.gateway.errors import ParameterError, UnsupportedParameterError
+from inference.gateway.protocols.openai_parameters import (
+    Head,
+    Plan,
+    check_row,
+    count_tokens,
+    drop_idle,
+    find_only,
+    is_neutral,
+    require_task,
+    unsupported,
+)
+from strongroom.interface import Interface
+
+TASK = "text-generation"
+# The input that each parameter sets, where the interface has it.
+_SETTINGS: Mapping[str, str] = {
+    "max_tokens": "max_new_tokens",
+    "max_completion_tokens": "max_new_tokens",
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "seed": "seed",
+    "stop": "stop",
+}
+_SYSTEM = "system_prompt"
+_RESERVED = frozenset({*_SETTINGS.values(), _SYSTEM})
+_COMPLETION = frozenset({"model", "prompt", *_SETTINGS}) - {"max_completion_tokens"}
+_CHAT = frozenset({"model", "messages", *_SETTINGS})
+_MESSAGE_MEMBERS = frozenset({"role", "content"})
+# OpenAI's newer name for the same thing.
+_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_FINISH_REASON = "finish_reason"
+_LENGTH, _STOP = "length", "stop"
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What is asked of a model, and the parameter that said so."""
+
+    param: str
+    prompt: str
+    system: str | None = None
+
+
+def plan_completion(document: Mapping[str, Any], offer: Offer) -> Plan:
+    """One prompt, one text.
+
+    Raises:
+        ParameterError: What cannot be honoured, by name.
+    """
+    wanted = drop_idle(document, _COMPLETION)
+    require_task(offer, TASK)
+    prompt = wanted.get("prompt")
+    if isinstance(prompt, list) and len(prompt) == 1:
+        (prompt,) = prompt
+    if not isinstance(prompt, str):
+        raise ParameterError("prompt", "Must be one text; tokens and several texts are not taken.")
+    return _plan(offer, wanted, _Asked("prompt", prompt), is_chat=False)
+
+
+def plan_chat(document: Mapping[str, Any], offer: Offer) -> Plan:
+    """One question, after at most one system message, and one answer.
+
+    Raises:
+        ParameterError: What cannot be honoured, by name.
+    """
+    wanted = drop_idle(document, _CHAT)
+    require_task(offer, TASK)
+    if {"max_tokens", "max_completion_tokens"} <= wanted.keys():
+        raise ParameterError("max_tokens", "Give max_completion_tokens or max_tokens, not both.")
+    return _plan(offer, wanted, _read_messages(wanted.get("messages")), is_chat=True)
+
+
+def _plan(offer: Offer, wanted: Mapping[str, Any], asked: _Asked, *, is_chat: bool) -> Plan:
+    interface = offer.interface
+    prompts = [one for one in interface.inputs if one.kind == "text" and one.name not in _RESERVED]
+    prompt = find_only(prompts, offer)
+    texts = [
+        one
+        for one in interface.visible_outputs
+        if one.kind == "text" and one.name != _FINISH_REASON
+    ]
+    answer = find_only(texts, offer)
+    values: dict[str, Any] = {prompt: asked.prompt}
+    params = {prompt: asked.param, _SYSTEM: asked.param}
+    if asked.system is not None:
+        if not _has_input(interface, _SYSTEM):
+            detail = f"{offer.model} takes no system message."
+            raise UnsupportedParameterError(asked.param, detail)
+        values[_SYSTEM] = asked.system
+    for param, value in _list_settings(interface, wanted):
+        values[_SETTINGS[param]] = value
+        params[_SETTINGS[param]] = param
+    row = check_row(interface, values, params)
+
+    def render(decoded: Sequence[Mapping[str, Any]], head: Head) -> dict[str, Any]:
+        (given,) = decoded
+        finish_reason = _tell_finish_reason(given, row)
+        render_answer = _render_chat if is_chat else _render_completion
+        return render_answer(given[answer], finish_reason, head) | {"usage": _count_usage(decoded)}
+
+    return Plan([row], render)
+
+
+def _has_input(interface: Interface, name: str) -> bool:
+    return any(one.name == name for one in interface.inputs)
+
+
+def _list_settings(interface: Interface, wanted: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """What is set, by parameter; refuses what the model has no input for."""
+    settings = []
+    for param, name in _SETTINGS.items():
+        if param not in wanted:
+            continue
+        value = wanted[param]
+        if param == "stop" and isinstance(value, list) and len(value) == 1:
+            (value,) = value
+        if _has_input(interface, name):
+            settings.append((param, value))
+        elif not is_neutral(param, value):
+            raise unsupported(param)
+    return settings
+
+
+def _read_messages(value: Any) -> _Asked:
+    if not isinstance(value, list) or not value:
+        raise ParameterError("messages", "Must be a list of messages.")
+    read = [_read_message(one, f"messages[{index}]") for index, one in enumerate(value)]
+    match read:
+        case [("user", prompt)]:
+            return _Asked("messages", prompt)
+        case [("system", system), ("user", prompt)]:
+            return _Asked("messages", prompt, system)
+    detail = "One user message, after at most one system message, is what can be answered yet."
+    raise UnsupportedParameterError("messages", detail)
+
+
+def _read_message(value: Any, place: str) -> tuple[str, str]:
+    if not isinstance(value, dict):
+        raise ParameterError("messages", f"{place}: Must be an object.")
+    role = value.get("role")
+    if not isinstance(role, str) or role not in _ROLES:
+        raise ParameterError("messages", f"{place}: The role is system, user or assistant.")
+    for name, member in value.items():
+        if name not in _MESSAGE_MEMBERS and member is not None:
+            detail = f"{place}: {name[:64]!r} cannot be honoured here."
+            raise UnsupportedParameterError("messages", detail)
+    return _ROLES[role], _read_content(value.get("content"), place)
+
+
+def _read_content(value: Any, place: str) -> str:
+    """A text, or the texts of its parts, each on lines of its own."""
+    parts = value if isinstance(value, list) else [{"type": "text", "text": value}]
+    texts = [_read_part(one) for one in parts]
+    if not texts or None in texts:
+        raise ParameterError("messages", f"{place}: The content is a text, or parts of texts.")
+    return "\n".join(one for one in texts if one is not None)
+
+
+def _read_part(part: Any) -> str | None:
+    """The text of a part; None for anything else, as images."""
+    is_text = isinstance(part, dict) and part.keys() == {"type", "text"} and part["type"] == "text"
+    return part["text"] if is_text and isinstance(part["text"], str) else None
+
+
+def _tell_finish_reason(given: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    """The model's own word; without it an answer as long as was allowed was cut."""
+    if given.get(_FINISH_REASON) in (_LENGTH, _STOP):
+        return str(given[_FINISH_REASON])
+    count, limit = count_tokens([given], "tokens_out"), row.get("max_new_tokens")
+    return _LENGTH if count is not None and limit is not None and count >= limit else _STOP
+
+
+def _count_usage(decoded: Sequence[Mapping[str, Any]]) -> dict[str, int] | None:
+    """None where the model does not count both."""
+    tokens_in, tokens_out = (count_tokens(decoded, name) for name in ("tokens_in", "tokens_out"))
+    if tokens_in is None or tokens_out is None:
+        return None
+    return {
+        "prompt_tokens": tokens_in,
+        "completion_tokens": tokens_out,
+        "total_tokens": tokens_in + tokens_out,
+    }
+
+
+def _render_chat(text: str, finish_reason: str, head: Head) -> dict[str, Any]:
+    message = {"role": "assistant", "content": text, "refusal": None}
+    choice = {
+        "index": 0,
+        "message": message,
+        "logprobs": None,
+        "finish_reason": finish_reason,
+    }
+    return _render(f"chatcmpl-{head.public_id}", "chat.completion", head, choice)
+
+
+def _render_completion(text: str, finish_reason: str, head: Head) -> dict[str, Any]:
+    choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": finish_reason}
+    return _render(f"cmpl-{head.public_id}", "text_completion", head, choice)
+
+
+def _render(name: str, kind: str, head: Head, choice: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": kind,
+        "created": head.created_s,
+        "model": head.model,
+        "choices": [choice],
+    }

@@ -11,9 +11,20 @@ import pytest
 from django.utils import timezone
 
 from billing.models import LedgerAccount, UsageEvent
+from inference.gateway.protocols.openai import OpenAIProtocol
 from inference.models import Prediction
+from marketplace.core.errors import (
+    AuthenticationError,
+    ConflictError,
+    ForbiddenError,
+    InsufficientCreditError,
+    LimitExceededError,
+    MarketplaceError,
+    NotFoundError,
+    UnavailableError,
+)
 from marketplace.core.ids import from_public
-from marketplace.models import APIKey
+from marketplace.models import AIModel, APIKey, Channel, ModelVersion
 from tests.factories import (
     AccountFactory,
     AIModelFactory,
@@ -26,6 +37,7 @@ from tests.gateway.conftest import (
     PRICE_NANOS,
     VECTORS,
     check_books,
+    check_holds,
     check_ledger,
     check_nothing_booked,
     check_untouched,
@@ -117,15 +129,46 @@ def test_model_that_is_not_there_is_404(language, client, _reference):
     assert error_of(response) == (404, "not_found", "model")
 
 
-def test_private_model_of_another_is_not_there(language, client):
-    language.model.visibility = "private"
-    language.model.save()
+@pytest.mark.parametrize(
+    ("_name", "_route", "_members"),
+    [
+        ("vectors", "embeddings", {"input": "a"}),
+        ("writer", "completions", {"prompt": "a"}),
+        ("writer", "chat/completions", {"messages": [{"role": "user", "content": "a"}]}),
+    ],
+)
+def test_private_model_of_another_is_not_there(language, client, _name, _route, _members):
+    AIModel.objects.filter(name=_name).update(visibility="private")
+    body = {"model": f"maker/{_name}", **_members}
 
-    response = client.get("/openai/v1/models/maker/echo")
+    def check_hidden():
+        shown = client.get(f"/openai/v1/models/maker/{_name}")
+        assert error_of(shown) == (404, "not_found", "model")
 
+    # The news may take a moment to reach the gateway.
+    eventually(check_hidden, timeout_s=1)
+    response = client.post(f"/openai/v1/{_route}", json=body)
     assert error_of(response) == (404, "not_found", "model")
-    answer = embed(client, model="maker/echo")
-    assert error_of(answer) == (404, "not_found", "model")
+    check_untouched(language)
+    owner = language.client(APIKeyFactory(account=language.creator, mode="test").text)
+    assert owner.post(f"/openai/v1/{_route}", json=body).status_code == 200
+
+
+def test_list_at_its_limit_and_one_past_it(language, client):
+    # Three are there already.
+    add_models(language.creator, 997)
+    assert len(client.get("/openai/v1/models").json()["data"]) == 1000
+    add_models(language.creator, 1)
+    assert len(client.get("/openai/v1/models").json()["data"]) == 1000
+
+
+def add_models(account, count):
+    """Many at once; what a factory makes one by one."""
+    models = AIModelFactory.build_batch(count, account=account)
+    versions = [ModelVersionFactory.build(model=one) for one in models]
+    AIModel.objects.bulk_create(models)
+    ModelVersion.objects.bulk_create(versions)
+    Channel.objects.bulk_create([ChannelFactory.build(version=one) for one in versions])
 
 
 # --- Embeddings
@@ -180,6 +223,26 @@ def test_texts_of_which_the_last_fails_cost_nothing(language, client):
     assert "secret" not in response.text
     assert response.headers["x-should-retry"] == "false"
     check_nothing_booked(language)
+
+
+def test_batches_share_one_deadline(language, start_gateway):
+    gateway = start_gateway(STRONGROOM_GATEWAY_DEADLINE_S="1")
+    client = language.client(url=gateway.url)
+
+    # Each batch takes 0.6 s: one of them has the time, two have not.
+    assert embed(client, ["slow", "slow"]).status_code == 200
+    response = embed(client, ["slow", "slow", "slow"])
+
+    assert error_of(response) == (504, "deadline", None)
+    assert UsageEvent.objects.get().units == 2
+    eventually(lambda: check_holds(language))
+
+
+def test_time_is_the_sum_over_the_batches(language, client):
+    response = embed(client, ["slow", "slow", "slow"])
+
+    row = Prediction.objects.get(pk=from_public(response.headers["inference-id"]))
+    assert 1_200_000 <= row.predict_time_us < 5_000_000
 
 
 def test_credit_must_reach_for_all_texts(language, client):
@@ -393,3 +456,28 @@ def test_suspended_account_is_refused(language, client):
         assert error_of(embed(client))[:2] == (403, "account_suspended")
 
     eventually(check_refused)
+
+
+@pytest.mark.parametrize(
+    ("_error", "_kind"),
+    [
+        (AuthenticationError, "authentication_error"),
+        (InsufficientCreditError, "insufficient_quota"),
+        (ForbiddenError, "permission_error"),
+        (NotFoundError, "not_found_error"),
+        (ConflictError, "invalid_request_error"),
+        (LimitExceededError, "rate_limit_error"),
+        (MarketplaceError, "server_error"),
+        (UnavailableError, "server_error"),
+    ],
+)
+def test_every_status_has_its_type(_error, _kind):
+    answer = OpenAIProtocol.render_error(None, None, _error("Because."))
+
+    assert answer.status == _error.http_status
+    assert json.loads(answer.body)["error"] == {
+        "message": "Because.",
+        "type": _kind,
+        "param": None,
+        "code": _error.code,
+    }

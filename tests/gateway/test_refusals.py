@@ -557,6 +557,8 @@ def test_predictions_of_others_do_not_exist(shop, client):
         "/v2/models/maker/echo",
         "/v2/models/maker/echo/ready",
         "/v2/models/maker/echo/versions/1",
+        "/openai/v1/models/maker/echo",
+        "/openai/v1/models/maker%2Fecho:1",
     ],
 )
 def test_private_models_of_others_do_not_exist(shop, client, _path):

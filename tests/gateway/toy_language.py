@@ -1,5 +1,7 @@
 """A model for Triton's python backend that embeds or writes, as its interface says."""
 
+import time
+
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
@@ -17,6 +19,8 @@ def _embed(request):
     texts = _read(request, "text")
     if "fail" in texts:
         raise RuntimeError("the model fails, at /secret/path")
+    if "slow" in texts:
+        time.sleep(0.6)
     vectors = [[len(text), 0.1, len(texts)] for text in texts]
     yield "embedding", np.array(vectors, dtype=np.float32)
     yield "tokens_in", np.array([[len(text.split())] for text in texts])

@@ -132,7 +132,9 @@ def interface() -> Interface:
 def triton(tmp_path_factory, interface) -> Iterator[ToyTriton]:
     server = ToyTriton(tmp_path_factory.mktemp("triton"), interface, REPLICA_IDS)
     for name, described in (("vectors", VECTORS), ("writer", WRITER)):
-        server.load(Interface.parse(described), LANGUAGE_REPLICA_IDS[name], TOY_LANGUAGE)
+        server.load(
+            Interface.parse(described), LANGUAGE_REPLICA_IDS[name], model_source=TOY_LANGUAGE
+        )
     yield server
     server.stop()
 

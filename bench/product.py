@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from embedded import ports
 from tests import stack
-from tests.chaos.children import list_triton_names
+from tests.chaos.children import list_triton_names, wait_for
 from tests.e2e.terminal import Creator, manage
 from tests.stack import Stack
 
@@ -68,11 +68,10 @@ def sell(product: Stack, folder: Path, name: str, width: int) -> Sold:
     model = f"demo/{name}"
     url = f"{product.demo['gateway_url']}/v2/models/{model}/ready"
     key = product.demo["consumer"]["api_key"]
-    deadline = time.monotonic() + SERVED_WITHIN_S
-    while httpx.get(url, headers={"Authorization": f"Bearer {key}"}).status_code != 200:
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{model} is not served")
-        time.sleep(0.5)
+    headers = {"Authorization": f"Bearer {key}"}
+    wait_for(
+        lambda: httpx.get(url, headers=headers).status_code == 200, name, within_s=SERVED_WITHIN_S
+    )
     [triton_name] = list_triton_names(product, model)
     return Sold(model, triton_name, width)
 

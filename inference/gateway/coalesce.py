@@ -17,13 +17,12 @@ from typing import Protocol
 import numpy as np
 
 from inference.gateway.config import WAITING_MAX
-from inference.gateway.triton_pool import INFRASTRUCTURE_ERRORS
+from inference.gateway.errors import copy_for_another
+from inference.gateway.triton_pool import INFRASTRUCTURE_ERRORS, KeepSlot
 from inference.triton.errors import OutputError, QueueFullError, TritonDeadlineError
 from inference.triton.tensors import Tensor
-from marketplace.core.errors import MarketplaceError
 
 Outputs = Mapping[str, np.ndarray]
-KeepSlot = Callable[[], Callable[[], None]]
 
 _RETRY_S = 1
 
@@ -221,12 +220,5 @@ def _deliver(batch: Sequence[_Item], outputs: Outputs) -> None:
 def _fail(batch: Sequence[_Item], error: Exception) -> None:
     for one in batch:
         if not one.outputs.done():
-            # Each its own: a traceback grows with every place that an exception passes.
-            own = error if len(batch) == 1 else _copy(error)
+            own = error if len(batch) == 1 else copy_for_another(error)
             one.outputs.set_exception(own)
-
-
-def _copy(error: Exception) -> Exception:
-    if isinstance(error, MarketplaceError):
-        return type(error)(error.detail, retry_after_s=error.retry_after_s)
-    return MarketplaceError()

@@ -29,6 +29,7 @@ __all__ = [
     "ParameterError",
     "RequestTimeoutError",
     "UnsupportedParameterError",
+    "copy_for_another",
 ]
 
 
@@ -119,3 +120,17 @@ class BookingUnknownError(UnavailableError):
     code = "booking_unknown"
     retryable = False
     title = "The prediction ran, and it is not known yet whether it was booked."
+
+
+def copy_for_another(error: BaseException) -> MarketplaceError:
+    """The same failure for one more caller; what is no error of ours is an internal one.
+
+    Each gets an exception of its own: a traceback grows with every place that one passes.
+    """
+    if not isinstance(error, MarketplaceError):
+        return MarketplaceError()
+    # Not by its constructor, which is different for each class.
+    copied = type(error).__new__(type(error))
+    copied.args = error.args
+    vars(copied).update(vars(error))
+    return copied

@@ -18,6 +18,7 @@ import orjson
 
 from inference.gateway.config import HOLD_BATCH_MAX, HOLD_STATEMENTS_MAX
 from inference.gateway.database import Database
+from inference.gateway.errors import copy_for_another
 from marketplace.core.errors import InsufficientCreditError, MarketplaceError
 
 _HOLD = "SELECT prediction_id, outcome FROM billing_hold_many(%s::jsonb, %s)"
@@ -93,7 +94,7 @@ class Holds:
         except BaseException as error:
             for one in items:
                 if not one.outcome.done():
-                    one.outcome.set_exception(_for_one(error))
+                    one.outcome.set_exception(copy_for_another(error))
             if not isinstance(error, Exception):
                 raise
             return
@@ -101,8 +102,3 @@ class Holds:
         for one in items:
             if not one.outcome.done():
                 one.outcome.set_result(said.get(one.prediction_id))
-
-
-def _for_one(error: BaseException) -> BaseException:
-    """Each caller its own: a traceback grows with every place that an exception passes."""
-    return type(error)() if isinstance(error, MarketplaceError) else MarketplaceError()

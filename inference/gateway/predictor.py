@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
-
-import numpy as np
 
 from inference.gateway.auth import Caller
 from inference.gateway.catalog import Offer, require_price
+from inference.gateway.coalesce import Outputs
 from inference.gateway.config import GatewayConfig
 from inference.gateway.errors import ClientGoneError, KeyModeForbiddenError
 from inference.gateway.holds import Holds
@@ -32,7 +31,6 @@ from marketplace.core.errors import DeadlineError, InsufficientCreditError, Mark
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Outputs = Mapping[str, np.ndarray]
 
 
 def _as_it_is(output: Any) -> Any:

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import openai
 import pytest
 import tritonclient.http as triton_http
-from django.utils import timezone
 
-from billing.models import Price
-from inference.models import Replica
 from marketplace.core.ids import new_id
 from strongroom.interface import Interface
-from tests.factories import AIModelFactory, ChannelFactory, ModelVersionFactory
 from tests.gateway.conftest import (  # noqa: F401 - fixtures, for the tests of this folder.
     PRICE_NANOS,
     Shop,
@@ -60,32 +57,17 @@ _MIRROR_ID = new_id()
 
 
 @pytest.fixture(scope="session")
-def mirror_replica(triton) -> Replica:  # noqa: F811
+def mirror_replica(triton) -> UUID:  # noqa: F811
     """Loaded once; its row is made for each test."""
     source = Path(__file__).with_name("mirror_model.py")
     triton.load(Interface.parse(MIRROR), _MIRROR_ID, model_source=source)
-    return Replica(pk=_MIRROR_ID)
+    return _MIRROR_ID
 
 
 @pytest.fixture
-def mirror(shop: Shop, mirror_replica: Replica) -> str:  # noqa: F811
+def mirror(shop: Shop, mirror_replica: UUID) -> str:  # noqa: F811
     """The name of a published model; each output is the input of that name."""
-    model = AIModelFactory(account=shop.creator, name="mirror")
-    version = ModelVersionFactory(model=model, number=1, interface=MIRROR)
-    ChannelFactory(version=version)
-    Price.objects.create(
-        model=model,
-        nanos_per_prediction=PRICE_NANOS,
-        creator_share_bps=8_000,
-        valid_from=timezone.now(),
-    )
-    Replica.objects.create(
-        pk=mirror_replica.pk,
-        version=version,
-        node=shop.node,
-        purpose=Replica.Purpose.SERVE,
-        state=Replica.State.READY,
-    )
+    shop.sell("mirror", MIRROR, mirror_replica)
     return "maker/mirror"
 
 

@@ -2,23 +2,17 @@ import json
 
 import pytest
 
-from embedded import environment, home
+from embedded import environment
 from embedded.environment import Place
+from tests.embedded.places import make_place
 
 PROCESSES = ("web", "worker", "beat", "gateway", "keybroker", "node", "fakestripe", "demo")
 
 
 @pytest.fixture
 def place(tmp_path):
-    place_home = home.make(tmp_path / "home")
-    return Place(
-        home=place_home,
-        secrets=home.load_secrets(place_home),
-        ports={name: 20_000 + at for at, name in enumerate(home.PORT_NAMES)},
-        web_port=8000,
-        gateway_port=8001,
-        run_dir=place_home / "run",
-        person={"HOME": "/home/ada", "PATH": "/opt/evil", "LANG": "C.UTF-8"},
+    return make_place(
+        tmp_path, person={"HOME": "/home/ada", "PATH": "/opt/evil", "LANG": "C.UTF-8"}
     )
 
 

@@ -112,6 +112,14 @@ class Shop:
         )
         self.funded_nanos += amount_nanos
 
+    def sell(self, name: str, interface: dict[str, Any], replica_id: UUID, task: str = "") -> None:
+        """Put another model of the creator on sale, served by a replica that is loaded."""
+        model = AIModelFactory(account=self.creator, name=name, **({"task": task} if task else {}))
+        version = ModelVersionFactory(model=model, number=1, interface=interface)
+        ChannelFactory(version=version)
+        set_price(model)
+        self.add_replica(replica_id, version=version)
+
     def add_replica(self, replica_id: UUID, **fields: Any) -> Replica:
         return Replica.objects.create(
             id=replica_id,
@@ -155,12 +163,7 @@ def shop(transactional_db, triton, gateway) -> Iterator[Shop]:
         model=model, number=1, interface=INTERFACE, manifest_sha256="ab" * 32
     )
     ChannelFactory(version=version)
-    price = Price.objects.create(
-        model=model,
-        nanos_per_prediction=PRICE_NANOS,
-        creator_share_bps=8_000,
-        valid_from=timezone.now(),
-    )
+    price = set_price(model)
     node = make_node("node-1", triton.config.http_url)
     wallet_id = ledger.get_ledger_account_id(LedgerAccount.Kind.WALLET, holder_id=consumer.pk)
     key = APIKeyFactory(account=consumer)
@@ -181,16 +184,7 @@ def language(shop: Shop) -> Shop:
         ("vectors", "feature-extraction", VECTORS),
         ("writer", "text-generation", WRITER),
     ):
-        model = AIModelFactory(account=shop.creator, name=name, task=task)
-        version = ModelVersionFactory(model=model, interface=described)
-        ChannelFactory(version=version)
-        Price.objects.create(
-            model=model,
-            nanos_per_prediction=PRICE_NANOS,
-            creator_share_bps=8_000,
-            valid_from=timezone.now(),
-        )
-        shop.add_replica(LANGUAGE_REPLICA_IDS[name], version=version)
+        shop.sell(name, described, LANGUAGE_REPLICA_IDS[name], task)
     return shop
 
 
@@ -212,6 +206,15 @@ def start_gateway(shop, tmp_path, database_urls):
     yield start
     for process in started:
         process.stop()
+
+
+def set_price(model: AIModel) -> Price:
+    return Price.objects.create(
+        model=model,
+        nanos_per_prediction=PRICE_NANOS,
+        creator_share_bps=8_000,
+        valid_from=timezone.now(),
+    )
 
 
 def make_node(name: str, url: str) -> Node:

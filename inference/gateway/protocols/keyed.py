@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from inference.gateway.auth import PREDICT, Caller
@@ -67,12 +67,17 @@ async def read_keyed_body(
     return KeyedBody(body, claim, earlier)
 
 
-def replay(row: Row) -> Answer:
-    """The stored answer of a protocol that keeps it whole.
+def take_output(row: Row) -> Any:
+    """What was stored of the first answer.
 
     Raises:
         OutputRemovedError: It was too large to be kept, or is too old.
     """
     if row["output"] is None:
         raise OutputRemovedError
-    return json_answer(row["output"], headers=[REPLAYED], cost_nanos=row["cost_nanos"])
+    return row["output"]
+
+
+def replay(row: Row) -> Answer:
+    """The stored answer of a protocol that keeps it whole; raises what `take_output` does."""
+    return json_answer(take_output(row), headers=[REPLAYED], cost_nanos=row["cost_nanos"])

@@ -19,10 +19,9 @@ from inference.gateway.auth import PREDICT, READ, Caller
 from inference.gateway.catalog import Offer, parse_reference
 from inference.gateway.compression import read_plain_body
 from inference.gateway.database import Row
-from inference.gateway.errors import OutputRemovedError
 from inference.gateway.http import Answer, Request, json_answer, parse_json
 from inference.gateway.idempotency import Claim
-from inference.gateway.protocols.keyed import REPLAYED, read_keyed_body
+from inference.gateway.protocols.keyed import REPLAYED, read_keyed_body, take_output
 from inference.gateway.protocols.oip_answer import InferAnswer, render_answer
 from inference.gateway.protocols.oip_request import (
     choose_outputs,
@@ -168,8 +167,6 @@ async def _read_body(request: Request) -> tuple[bytes, str]:
 
 
 def _replay(row: Row) -> Answer:
-    if row["output"] is None:
-        raise OutputRemovedError
-    return InferAnswer.from_stored(row["output"]).to_http(
+    return InferAnswer.from_stored(take_output(row)).to_http(
         headers=[REPLAYED], cost_nanos=row["cost_nanos"]
     )

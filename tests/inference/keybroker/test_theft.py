@@ -18,9 +18,10 @@ import psycopg
 import pytest
 from django.conf import settings
 
-from embedded import environment, home
+from embedded import environment
 from embedded.environment import Place
 from strongroom.sealing.canonical import encode_base64
+from tests.embedded.places import make_place
 from tests.inference.keybroker.conftest import TOKEN, Broker, SealedVersion
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -35,16 +36,7 @@ Steal = Callable[..., dict[str, Any]]
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     """The environments that `bin/up` makes."""
-    place_home = home.make(tmp_path / "home")
-    return Place(
-        home=place_home,
-        secrets=home.load_secrets(place_home),
-        ports={name: 20_000 + at for at, name in enumerate(home.PORT_NAMES)},
-        web_port=8000,
-        gateway_port=8001,
-        run_dir=place_home / "run",
-        person={},
-    )
+    return make_place(tmp_path, person={})
 
 
 @pytest.fixture

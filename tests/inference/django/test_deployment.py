@@ -38,8 +38,8 @@ def load(node: ScriptedNode, state: str = "ready", **fields) -> None:
 
 
 def placed() -> list[tuple[str, str, bool]]:
-    rows = Replica.objects.order_by("pk").values_list("node__name", "state", "wanted")
-    return list(rows)
+    rows = Replica.objects.order_by("node__name", "pk")
+    return list(rows.values_list("node__name", "state", "wanted"))
 
 
 @pytest.fixture

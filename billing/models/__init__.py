@@ -1,5 +1,6 @@
 """Tables of billing, by noun."""
 
+from billing.models.budget import KeySpend
 from billing.models.ledger import Hold, LedgerAccount, Transfer, TransferEntry
 from billing.models.price import Price
 from billing.models.stripe_event import StripeCall, StripeEvent
@@ -8,6 +9,7 @@ from billing.models.usage import UsageEvent, UsageShare
 
 __all__ = [
     "Hold",
+    "KeySpend",
     "LedgerAccount",
     "Price",
     "StripeCall",

@@ -11,6 +11,7 @@ from django.db import models
 from django.db.models import TextChoices
 
 from marketplace.core.ids import new_id
+from marketplace.models.limits import Limited
 
 SLUG_PATTERN = r"^[a-z0-9](?:[a-z0-9-]{0,37}[a-z0-9])?$"
 slug_validator = RegexValidator(
@@ -49,7 +50,7 @@ class User(AbstractBaseUser, PermissionsMixin):
         return self.email
 
 
-class Account(models.Model):
+class Account(Limited):
     """A person or organisation that owns models, keys and a wallet.
 
     Its slug is the owner in `owner/name` and never changes: clients have it in their code.

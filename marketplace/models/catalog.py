@@ -7,6 +7,7 @@ from django.db import models
 
 from marketplace.core.ids import new_id
 from marketplace.models.account import Account, User
+from marketplace.models.limits import Limited
 
 MODEL_NAME_PATTERN = r"^[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?$"
 model_name_validator = RegexValidator(
@@ -14,7 +15,7 @@ model_name_validator = RegexValidator(
 )
 
 
-class AIModel(models.Model):
+class AIModel(Limited):
     """A model that an account offers, addressed as `owner/name`."""
 
     class Visibility(models.TextChoices):

@@ -7,9 +7,10 @@ from django.db import models
 
 from marketplace.core.ids import new_id
 from marketplace.models.account import Account, User
+from marketplace.models.limits import Limited
 
 
-class APIKey(models.Model):
+class APIKey(Limited):
     """A secret that acts for one account within its scopes."""
 
     class Mode(models.TextChoices):
@@ -37,6 +38,13 @@ class APIKey(models.Model):
     revoked_at = models.DateTimeField(null=True, blank=True)
     last_used_at = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
+    # The most that predictions with this key may cost, by day and month (UTC) and in all.
+    budget_day_nanos = models.BigIntegerField(null=True, blank=True)
+    budget_month_nanos = models.BigIntegerField(null=True, blank=True)
+    budget_total_nanos = models.BigIntegerField(null=True, blank=True)
+    # `owner/name` of the models, and the networks (CIDR) of the callers; empty: all.
+    allowed_models = ArrayField(models.CharField(max_length=103), default=list, blank=True)
+    allowed_networks = ArrayField(models.CharField(max_length=49), default=list, blank=True)
 
     class Meta:
         verbose_name = "API key"

@@ -23,7 +23,7 @@ import orjson
 
 from inference.gateway.cache import Cache
 from inference.gateway.config import KEY_TTL_S, PLAYGROUND_TTL_S
-from inference.gateway.database import Database, DatabaseUnavailableError
+from inference.gateway.database import Database, DatabaseUnavailableError, Row
 from inference.gateway.errors import AccountSuspendedError
 from marketplace.core import keys
 from marketplace.core.clock import utc_now
@@ -39,16 +39,22 @@ _CREDENTIAL_LENGTH_MAX = 1024
 _USED_INTERVAL_S = 60.0
 _FLUSH_S = 1.0
 
-_FIND_KEY = """
-    SELECT k.id, k.mode, k.scopes, k.expires_at, k.account_id,
-        a.slug, a.suspended_at IS NOT NULL AS is_suspended
+_SELECT_ACCOUNT = """
+    SELECT a.id AS account_id, a.slug, a.suspended_at IS NOT NULL AS is_suspended,
+        a.requests_per_minute AS account_requests_per_minute,
+        a.units_per_minute AS account_units_per_minute,
+        a.concurrency_max AS account_concurrency_max
+"""
+_OF_KEY = """
+    , k.id, k.mode, k.scopes, k.expires_at,
+        k.requests_per_minute, k.units_per_minute, k.concurrency_max,
+        num_nonnulls(k.budget_day_nanos, k.budget_month_nanos, k.budget_total_nanos) > 0
+            AS has_budget
     FROM marketplace_apikey k JOIN marketplace_account a ON a.id = k.account_id
     WHERE k.digest = %s AND k.revoked_at IS NULL
 """
-_FIND_ACCOUNT = """
-    SELECT a.id AS account_id, a.slug, a.suspended_at IS NOT NULL AS is_suspended
-    FROM marketplace_account a WHERE a.id = %s
-"""
+_FIND_KEY = _SELECT_ACCOUNT + _OF_KEY
+_FIND_ACCOUNT = _SELECT_ACCOUNT + " FROM marketplace_account a WHERE a.id = %s"
 _NOTE_USED = """
     UPDATE marketplace_apikey SET last_used_at = now()
     WHERE id = ANY(%s) AND (last_used_at IS NULL OR last_used_at < now() - interval '30 seconds')
@@ -67,6 +73,15 @@ class Caller:
     expires_at: datetime | None
     is_suspended: bool
     source: str = "api"
+    # Of the key, and of all keys of the account together; None where there is no such limit.
+    requests_per_minute: int | None = None
+    units_per_minute: int | None = None
+    concurrency_max: int | None = None
+    account_requests_per_minute: int | None = None
+    account_units_per_minute: int | None = None
+    account_concurrency_max: int | None = None
+    # Whether the key may cost only so much. A test key costs nothing, whatever is set.
+    has_budget: bool = False
 
     def require(self, *scopes: str) -> None:
         """Refuse a key that has none of the scopes.
@@ -159,14 +174,17 @@ class Authenticator:
         row = await self.database.fetch_one(_FIND_KEY, [digest])
         if row is None:
             raise AuthenticationError("The key is unknown or was revoked.")
+        is_test = row["mode"] == "test"
         caller = Caller(
-            account_id=row["account_id"],
-            slug=row["slug"],
             key_id=row["id"],
-            is_test=row["mode"] == "test",
+            is_test=is_test,
             scopes=frozenset(row["scopes"]),
             expires_at=row["expires_at"],
-            is_suspended=row["is_suspended"],
+            requests_per_minute=row["requests_per_minute"],
+            units_per_minute=row["units_per_minute"],
+            concurrency_max=row["concurrency_max"],
+            has_budget=row["has_budget"] and not is_test,
+            **_of_account(row),
         )
         self._callers.put(digest, caller, generation=generation)
         self._digests[str(caller.key_id)] = digest
@@ -184,14 +202,12 @@ class Authenticator:
         if row is None:
             raise AuthenticationError("The token's account does not exist.")
         caller = Caller(
-            account_id=row["account_id"],
-            slug=row["slug"],
             key_id=None,
             is_test=False,
             scopes=frozenset({PREDICT, READ}),
             expires_at=None,
-            is_suspended=row["is_suspended"],
             source="web",
+            **_of_account(row),
         )
         self._callers.put(account_id, caller, generation=generation)
         return caller
@@ -214,6 +230,17 @@ class Authenticator:
                 self._noted_s.clear()
             self._noted_s[key_id] = now_s
             self._used.add(key_id)
+
+
+def _of_account(row: Row) -> dict[str, Any]:
+    return {
+        "account_id": row["account_id"],
+        "slug": row["slug"],
+        "is_suspended": row["is_suspended"],
+        "account_requests_per_minute": row["account_requests_per_minute"],
+        "account_units_per_minute": row["account_units_per_minute"],
+        "account_concurrency_max": row["account_concurrency_max"],
+    }
 
 
 def _read_credential(authorization: str | None, *, allow_basic: bool) -> str:

@@ -5,7 +5,7 @@ from billing.models.ledger import Hold, LedgerAccount, Transfer, TransferEntry
 from billing.models.price import Price
 from billing.models.stripe_event import StripeCall, StripeEvent
 from billing.models.topup import StripeCustomer, Topup
-from billing.models.usage import UsageEvent, UsageShare
+from billing.models.usage import UsageEvent
 
 __all__ = [
     "Hold",
@@ -19,5 +19,4 @@ __all__ = [
     "Transfer",
     "TransferEntry",
     "UsageEvent",
-    "UsageShare",
 ]

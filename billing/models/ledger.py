@@ -109,7 +109,7 @@ class TransferEntry(models.Model):
 
 
 class Hold(models.Model):
-    """Money reserved for a running prediction, under the prediction's id."""
+    """A slice of a wallet, reserved for predictions that run; what was spent of it is posted."""
 
     class State(models.TextChoices):
         PENDING = "pending", "Pending"
@@ -119,6 +119,8 @@ class Hold(models.Model):
 
     id = models.UUIDField(primary_key=True, editable=False)
     ledger_account = models.ForeignKey(LedgerAccount, models.PROTECT, related_name="holds")
+    # Where it counts against the budgets of a key, too.
+    api_key_id = models.UUIDField(null=True)
     amount_nanos = models.BigIntegerField()
     posted_nanos = models.BigIntegerField(default=0)
     state = models.CharField(max_length=8, choices=State, default=State.PENDING)

@@ -1,12 +1,30 @@
-"""What was used: one event per charged prediction, and who gets which part of it."""
+"""What was used: one event per answered prediction, and who gets which part of it.
+
+Events are written by the thousand. Their references are checked by the function that writes
+them, and kept by triggers on the tables referred to, instead of by one foreign key check per
+row and column; see docs/adr/0006-usage-in-batches.md.
+"""
 
 from __future__ import annotations
 
 from django.db import models
-from django.db.models import Q
+from django.db.models import F, Q
 
-from billing.models.ledger import LedgerAccount, Transfer
+from billing.models.ledger import Transfer
 from billing.models.price import Price
+
+
+def _refer(
+    to: str | type[models.Model], related_name: str = "+", *, null: bool = False
+) -> models.ForeignKey:
+    return models.ForeignKey(
+        to,
+        models.PROTECT,
+        related_name=related_name,
+        null=null,
+        db_constraint=False,
+        db_index=False,
+    )
 
 
 class UsageEvent(models.Model):
@@ -20,53 +38,43 @@ class UsageEvent(models.Model):
         TEST = "test", "Test"
 
     prediction_id = models.UUIDField(primary_key=True, editable=False)
-    account = models.ForeignKey("marketplace.Account", models.PROTECT, related_name="usage_events")
+    account = _refer("marketplace.Account", related_name="usage_events")
     api_key_id = models.UUIDField(null=True)
-    version = models.ForeignKey("marketplace.ModelVersion", models.PROTECT, related_name="+")
-    creator = models.ForeignKey("marketplace.Account", models.PROTECT, related_name="+")
-    price = models.ForeignKey(Price, models.PROTECT, related_name="+")
+    version = _refer("marketplace.ModelVersion")
+    creator = _refer("marketplace.Account")
+    price = _refer(Price)
     mode = models.CharField(max_length=4, choices=Mode, default=Mode.LIVE)
     units = models.PositiveIntegerField()
     gross_nanos = models.BigIntegerField()
-    # None where nothing was charged: test keys and free models.
-    transfer = models.OneToOneField(Transfer, models.PROTECT, null=True, related_name="usage_event")
+    # The creator's part of the gross; the rest is the platform's.
+    creator_nanos = models.BigIntegerField(default=0)
+    # One transfer moves what several events of a consumer and a creator cost. None where
+    # nothing was charged: test keys and free models.
+    transfer = _refer(Transfer, null=True, related_name="usage_events")
     occurred_at = models.DateTimeField()
 
     class Meta:
         constraints = [
             models.CheckConstraint(condition=Q(gross_nanos__gte=0), name="billing_usage_gross"),
+            models.CheckConstraint(
+                condition=Q(creator_nanos__gte=0, creator_nanos__lte=F("gross_nanos")),
+                name="billing_usage_creator_part",
+            ),
+            models.CheckConstraint(
+                condition=Q(gross_nanos=0, transfer=None)
+                | Q(gross_nanos__gt=0, transfer__isnull=False),
+                name="billing_usage_transfer",
+            ),
         ]
         indexes = [
             models.Index(fields=["account", "-prediction_id"], name="billing_usage_account"),
             models.Index(fields=["creator", "-prediction_id"], name="billing_usage_creator"),
-            models.Index(fields=["version", "-prediction_id"], name="billing_usage_version"),
         ]
 
     def __str__(self) -> str:
         return str(self.prediction_id)
 
-
-class UsageShare(models.Model):
-    """One party's part of a usage event; the parts of an event add up to its gross."""
-
-    class Role(models.TextChoices):
-        CREATOR = "creator", "Creator"
-        PARENT = "parent", "Parent model's owner"
-        PLATFORM = "platform", "Platform"
-
-    id = models.BigAutoField(primary_key=True)
-    usage_event = models.ForeignKey(UsageEvent, models.PROTECT, related_name="shares")
-    role = models.CharField(max_length=8, choices=Role)
-    ledger_account = models.ForeignKey(LedgerAccount, models.PROTECT, related_name="+")
-    amount_nanos = models.BigIntegerField()
-
-    class Meta:
-        constraints = [
-            models.UniqueConstraint(
-                fields=["usage_event", "role", "ledger_account"], name="billing_share_once"
-            ),
-            models.CheckConstraint(condition=Q(amount_nanos__gte=0), name="billing_share_amount"),
-        ]
-
-    def __str__(self) -> str:
-        return f"{self.role} {self.amount_nanos}"
+    @property
+    def platform_nanos(self) -> int:
+        """The platform's part of the gross."""
+        return self.gross_nanos - self.creator_nanos

@@ -69,22 +69,30 @@ INVARIANTS = (
            WHERE posted_nanos - held_nanos < min_available_nanos""",
     ),
     Invariant(
-        "one-usage-one-transfer",
-        "Each charged usage event has its transfer, of its gross, out of its consumer's wallet.",
-        """SELECT u.prediction_id FROM billing_usageevent u
-           LEFT JOIN billing_transfer t ON t.id = u.transfer_id AND t.kind = 'usage'
-           LEFT JOIN billing_transferentry e ON e.transfer_id = t.id AND e.amount_nanos < 0
-           LEFT JOIN billing_ledgeraccount a ON a.id = e.ledger_account_id
-           WHERE u.gross_nanos > 0 AND (t.id IS DISTINCT FROM u.prediction_id
-               OR e.amount_nanos IS DISTINCT FROM -u.gross_nanos
-               OR a.kind IS DISTINCT FROM 'wallet' OR a.holder_id IS DISTINCT FROM u.account_id)""",
-    ),
-    Invariant(
-        "one-transfer-one-usage",
-        "Each usage transfer belongs to a usage event.",
-        """SELECT t.id FROM billing_transfer t
-           LEFT JOIN billing_usageevent u ON u.transfer_id = t.id
-           WHERE t.kind = 'usage' AND u.prediction_id IS NULL""",
+        "usage-equals-transfers",
+        "A usage transfer moves the gross of its events, out of their consumer's wallet.",
+        """SELECT coalesce(t.id, u.transfer_id) FROM (
+               SELECT t.id, -sum(e.amount_nanos) FILTER (WHERE a.kind = 'wallet') AS gross_nanos,
+                   coalesce(sum(e.amount_nanos) FILTER (WHERE a.kind = 'creator_payable'), 0)
+                       AS creator_nanos,
+                   min(a.holder_id::text) FILTER (WHERE a.kind = 'wallet') AS account_id,
+                   min(a.holder_id::text) FILTER (WHERE a.kind = 'creator_payable') AS creator_id
+               FROM billing_transfer t
+               JOIN billing_transferentry e ON e.transfer_id = t.id
+               JOIN billing_ledgeraccount a ON a.id = e.ledger_account_id
+               WHERE t.kind = 'usage' GROUP BY t.id
+           ) t FULL JOIN (
+               SELECT u.transfer_id, sum(u.gross_nanos) AS gross_nanos,
+                   sum(u.creator_nanos) AS creator_nanos, min(u.account_id::text) AS account_id,
+                   min(u.creator_id::text) AS creator_id, count(DISTINCT u.account_id) AS accounts,
+                   count(DISTINCT u.creator_id) AS creators
+               FROM billing_usageevent u WHERE u.gross_nanos > 0 GROUP BY u.transfer_id
+           ) u ON u.transfer_id = t.id
+           WHERE t.gross_nanos IS DISTINCT FROM u.gross_nanos
+               OR t.creator_nanos IS DISTINCT FROM u.creator_nanos
+               OR t.account_id IS DISTINCT FROM u.account_id OR u.accounts <> 1
+               OR (t.creator_nanos > 0 AND t.creator_id IS DISTINCT FROM u.creator_id)
+               OR u.creators <> 1""",
     ),
     Invariant(
         "usage-equals-price",
@@ -95,12 +103,31 @@ INVARIANTS = (
                CASE WHEN u.mode = 'test' THEN 0 ELSE u.units * p.nanos_per_prediction END""",
     ),
     Invariant(
-        "shares-add-up",
-        "The shares of each usage event add up to its gross.",
+        "creator-parts-equal-price",
+        "The creator's part of each usage event is the share that its price pinned.",
         """SELECT u.prediction_id FROM billing_usageevent u
-           LEFT JOIN billing_usageshare s ON s.usage_event_id = u.prediction_id
-           GROUP BY u.prediction_id, u.gross_nanos
-           HAVING u.gross_nanos <> coalesce(sum(s.amount_nanos), 0)""",
+           JOIN billing_price p ON p.id = u.price_id
+           WHERE u.creator_nanos <> u.gross_nanos * p.creator_share_bps / 10000""",
+    ),
+    Invariant(
+        "spend-equals-usage",
+        "What a key has spent in all is the gross of its usage events.",
+        """SELECT coalesce(u.api_key_id, s.api_key_id) FROM (
+               SELECT api_key_id, sum(gross_nanos) AS nanos FROM billing_usageevent
+               WHERE api_key_id IS NOT NULL AND gross_nanos > 0 GROUP BY 1
+           ) u FULL JOIN (
+               SELECT api_key_id, spent_nanos AS nanos FROM billing_keyspend
+               WHERE period = 'total'
+           ) s ON s.api_key_id = u.api_key_id
+           WHERE coalesce(u.nanos, 0) <> coalesce(s.nanos, 0)""",
+    ),
+    Invariant(
+        "key-holds-equal-holds",
+        "What a key has reserved is the sum of the open holds that count against its budgets.",
+        """SELECT s.api_key_id FROM billing_keyspend s LEFT JOIN billing_hold h
+               ON h.api_key_id = s.api_key_id AND h.state = 'pending'
+           WHERE s.period = 'total' GROUP BY s.api_key_id, s.held_nanos
+           HAVING s.held_nanos <> coalesce(sum(h.amount_nanos - h.posted_nanos), 0)""",
     ),
     Invariant(
         "usage-equals-answers",

@@ -9,7 +9,7 @@ from django.db.models import Count, F, QuerySet, Sum
 from django.db.models.functions import TruncDate
 from django.utils import timezone
 
-from billing.models import UsageEvent, UsageShare
+from billing.models import UsageEvent
 from marketplace.models import Account
 
 EARNINGS_DAYS = 30
@@ -39,20 +39,17 @@ def list_earnings(account: Account) -> list[EarningsRow]:
     """What a creator earned in the last days, by day and model, newest first."""
     since = timezone.now() - timedelta(days=EARNINGS_DAYS)
     rows = (
-        UsageShare.objects.filter(
-            role=UsageShare.Role.CREATOR,
-            usage_event__creator=account,
-            usage_event__occurred_at__gte=since,
-        )
+        UsageEvent.objects.filter(creator=account, occurred_at__gte=since, gross_nanos__gt=0)
         .values(
-            day=TruncDate("usage_event__occurred_at"),
-            owner=F("usage_event__version__model__account__slug"),
-            name=F("usage_event__version__model__name"),
+            day=TruncDate("occurred_at"),
+            owner=F("version__model__account__slug"),
+            name=F("version__model__name"),
         )
         .annotate(
             predictions=Count("pk"),
-            gross_nanos=Sum("usage_event__gross_nanos"),
-            share_nanos=Sum("amount_nanos"),
+            # Not by the name of the column: that would be summed again below.
+            gross=Sum("gross_nanos"),
+            share=Sum("creator_nanos"),
         )
         .order_by("-day", "owner", "name")
     )
@@ -61,8 +58,8 @@ def list_earnings(account: Account) -> list[EarningsRow]:
             day=row["day"].isoformat(),
             model=f"{row['owner']}/{row['name']}",
             predictions=row["predictions"],
-            gross_nanos=row["gross_nanos"],
-            share_nanos=row["share_nanos"],
+            gross_nanos=row["gross"],
+            share_nanos=row["share"],
         )
         for row in rows
     ]

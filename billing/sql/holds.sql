@@ -1,20 +1,88 @@
--- Reserve money for predictions that start now, many at once. One outcome per item:
---   held                 reserved until it is settled, voided or expired
---   insufficient_credit  the wallet holds less, or the account has none; nothing was reserved
--- Exact to the last nano-dollar: where a wallet cannot pay for all of its items, they are
--- tried one after the other, in their order, as `billing_hold` would.
--- p_items: [{prediction_id, account_id, amount_nanos}].
-CREATE OR REPLACE FUNCTION billing_hold_many(p_items jsonb, p_ttl_s integer)
-RETURNS TABLE (prediction_id uuid, outcome text)
+-- Money that is reserved before it is spent. A hold is a slice of a wallet: a gateway draws
+-- on it for one prediction or for many, `billing_settle` posts what was drawn, and what is
+-- left goes back when the gateway has no more use for it, or by itself when its time is over.
+
+-- The periods that a day belongs to.
+CREATE OR REPLACE FUNCTION billing_periods(p_day date)
+RETURNS TABLE (period text, starts_on date) LANGUAGE sql IMMUTABLE AS $$
+    VALUES ('day', p_day), ('month', p_day - (extract(day FROM p_day)::integer - 1)),
+        ('total', '1970-01-01'::date)
+$$;
+
+
+-- Note on keys' accounts what was reserved, given back or spent. p_changes: one row for each
+-- key and day, so that no row is changed twice in a statement.
+CREATE OR REPLACE FUNCTION billing_note_spend(
+    p_keys uuid[], p_days date[], p_spent_nanos bigint[], p_held_nanos bigint[]
+) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+    INSERT INTO billing_keyspend AS s (api_key_id, period, starts_on, spent_nanos, held_nanos)
+    SELECT c.api_key_id, n.period, n.starts_on, sum(c.spent_nanos), sum(c.held_nanos)
+    FROM unnest(p_keys, p_days, p_spent_nanos, p_held_nanos)
+            AS c(api_key_id, day, spent_nanos, held_nanos),
+        billing_periods(c.day) n
+    GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+    ON CONFLICT (api_key_id, period, starts_on) DO UPDATE SET
+        spent_nanos = s.spent_nanos + excluded.spent_nanos,
+        held_nanos = s.held_nanos + excluded.held_nanos
+$$;
+
+
+-- The budgets of a key: what is left of the tightest (null where it has none), and how much
+-- of it is reserved now. Locks what the key has spent until the caller's transaction ends.
+CREATE OR REPLACE FUNCTION billing_budget_left(p_api_key uuid)
+RETURNS TABLE (left_nanos bigint, held_nanos bigint)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    v_today date := (clock_timestamp() AT TIME ZONE 'UTC')::date;
+BEGIN
+    PERFORM billing_note_spend(ARRAY[p_api_key], ARRAY[v_today], ARRAY[0::bigint],
+        ARRAY[0::bigint]);
+    RETURN QUERY
+        SELECT b.limit_nanos - b.spent_nanos - b.held_nanos, b.held_nanos FROM (
+            SELECT s.spent_nanos, s.held_nanos,
+                CASE s.period WHEN 'day' THEN k.budget_day_nanos
+                              WHEN 'month' THEN k.budget_month_nanos
+                              ELSE k.budget_total_nanos END AS limit_nanos
+            FROM billing_periods(v_today) n
+            JOIN billing_keyspend s ON s.api_key_id = p_api_key
+                AND s.period = n.period AND s.starts_on = n.starts_on
+            JOIN marketplace_apikey k ON k.id = p_api_key
+        ) b WHERE b.limit_nanos IS NOT NULL
+        ORDER BY b.limit_nanos - b.spent_nanos - b.held_nanos LIMIT 1;
+END $$;
+
+
+-- Reserve money for predictions that start now, for many wallets at once. Each item asks for
+-- at least what its prediction can cost at the most, and takes more where the wallet is far
+-- from its floor. One row per item:
+--   held                 `amount_nanos` is reserved until posted, given back or expired
+--   insufficient_credit  the wallet holds less than the least, or the account has none
+--   budget_exceeded      a budget of the key leaves less than the least
+-- `may_return` tells that others hold enough of it at this moment; they are asked by a notice
+-- to give back what they do not need.
+-- Exact to the last nano-dollar: a sixteenth of what is free goes out as a slice, so that near
+-- the floor each prediction reserves its own price. Items are served in their order.
+-- p_items: [{hold_id, account_id, api_key_id, least_nanos, most_nanos}]; `api_key_id` only
+-- where the key has a budget.
+CREATE OR REPLACE FUNCTION billing_reserve(p_items jsonb, p_ttl_s integer)
+RETURNS TABLE (hold_id uuid, amount_nanos bigint, outcome text, may_return boolean)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     v_item record;
-    v_expires_at timestamptz;
+    v_wallet uuid;
+    v_free bigint;
+    v_held bigint;
+    v_budget bigint;
+    v_amount bigint;
+    v_now timestamptz := clock_timestamp();
 BEGIN
     IF p_ttl_s <= 0 OR EXISTS (
-        SELECT 1 FROM jsonb_to_recordset(p_items) AS i(amount_nanos bigint)
-        WHERE i.amount_nanos IS NULL OR i.amount_nanos <= 0
+        SELECT 1 FROM jsonb_to_recordset(p_items) AS i(least_nanos bigint, most_nanos bigint)
+        WHERE i.least_nanos IS NULL OR i.least_nanos <= 0 OR i.most_nanos < i.least_nanos
+            OR i.most_nanos IS NULL
     ) THEN
         RAISE EXCEPTION 'a hold has an amount and a time' USING ERRCODE = 'SR422';
     END IF;
@@ -22,51 +90,118 @@ BEGIN
         WHERE a.kind = 'wallet' AND a.holder_id IN (
             SELECT i.account_id FROM jsonb_to_recordset(p_items) AS i(account_id uuid))
         ORDER BY a.id FOR NO KEY UPDATE;
-    v_expires_at := clock_timestamp() + make_interval(secs => p_ttl_s);
-
-    RETURN QUERY
-    WITH item AS MATERIALIZED (
-        SELECT i.prediction_id, i.amount_nanos, a.id AS wallet_id
-        FROM jsonb_to_recordset(p_items)
-            AS i(prediction_id uuid, account_id uuid, amount_nanos bigint)
-        JOIN billing_ledgeraccount a ON a.holder_id = i.account_id AND a.kind = 'wallet'
-    ), wanted AS (
-        SELECT item.wallet_id, sum(item.amount_nanos) AS amount_nanos
-        FROM item GROUP BY item.wallet_id
-    ), paid AS (
-        UPDATE billing_ledgeraccount a SET held_nanos = a.held_nanos + w.amount_nanos::bigint
-        FROM wanted w
-        WHERE a.id = w.wallet_id
-            AND a.posted_nanos - a.held_nanos - w.amount_nanos >= a.min_available_nanos
-        RETURNING a.id AS wallet_id
-    ), held AS (
-        INSERT INTO billing_hold
-            (id, ledger_account_id, amount_nanos, posted_nanos, state, created_at, expires_at)
-        SELECT item.prediction_id, item.wallet_id, item.amount_nanos, 0, 'pending',
-            clock_timestamp(), v_expires_at
-        FROM item JOIN paid ON paid.wallet_id = item.wallet_id
-        RETURNING id
-    )
-    SELECT held.id, 'held'::text FROM held;
-
     FOR v_item IN
-        SELECT i.value ->> 'prediction_id' AS id, i.value ->> 'account_id' AS account_id,
-            (i.value ->> 'amount_nanos')::bigint AS amount_nanos
-        FROM jsonb_array_elements(p_items) WITH ORDINALITY AS i(value, place)
-        LEFT JOIN billing_hold h ON h.id = (i.value ->> 'prediction_id')::uuid
-        WHERE h.id IS NULL
+        SELECT i.* FROM ROWS FROM (jsonb_to_recordset(p_items) AS (hold_id uuid,
+            account_id uuid, api_key_id uuid, least_nanos bigint, most_nanos bigint))
+            WITH ORDINALITY AS i(hold_id, account_id, api_key_id, least_nanos, most_nanos, place)
         ORDER BY i.place
     LOOP
-        prediction_id := v_item.id::uuid;
-        outcome := 'held';
-        BEGIN
-            PERFORM billing_hold(prediction_id, (
-                SELECT a.id FROM billing_ledgeraccount a
-                WHERE a.holder_id = v_item.account_id::uuid AND a.kind = 'wallet'
-            ), v_item.amount_nanos, p_ttl_s);
-        EXCEPTION WHEN SQLSTATE 'SR402' THEN
-            outcome := 'insufficient_credit';
-        END;
+        hold_id := v_item.hold_id;
+        amount_nanos := 0;
+        outcome := 'insufficient_credit';
+        SELECT a.id, a.posted_nanos - a.held_nanos - a.min_available_nanos, a.held_nanos
+            INTO v_wallet, v_free, v_held FROM billing_ledgeraccount a
+            WHERE a.kind = 'wallet' AND a.holder_id = v_item.account_id;
+        IF v_wallet IS NOT NULL AND v_free >= v_item.least_nanos THEN
+            v_budget := NULL;
+            IF v_item.api_key_id IS NOT NULL THEN
+                SELECT left_nanos, held_nanos INTO v_budget, v_held
+                    FROM billing_budget_left(v_item.api_key_id);
+            END IF;
+            IF v_budget < v_item.least_nanos THEN
+                outcome := 'budget_exceeded';
+                v_free := v_budget;
+            ELSE
+                outcome := 'held';
+                v_amount := greatest(v_item.least_nanos, least(v_item.most_nanos, v_free / 16,
+                    coalesce(v_budget / 16, v_free)));
+                amount_nanos := v_amount;
+                UPDATE billing_ledgeraccount a SET held_nanos = a.held_nanos + v_amount
+                    WHERE a.id = v_wallet;
+                INSERT INTO billing_hold (id, ledger_account_id, api_key_id, amount_nanos,
+                        posted_nanos, state, created_at, expires_at)
+                    VALUES (v_item.hold_id, v_wallet, v_item.api_key_id, v_amount, 0, 'pending',
+                        v_now, v_now + make_interval(secs => p_ttl_s));
+                IF v_item.api_key_id IS NOT NULL THEN
+                    PERFORM billing_note_spend(ARRAY[v_item.api_key_id],
+                        ARRAY[(v_now AT TIME ZONE 'UTC')::date], ARRAY[0::bigint],
+                        ARRAY[v_amount]);
+                END IF;
+            END IF;
+        END IF;
+        may_return := outcome <> 'held' AND v_free + v_held >= v_item.least_nanos;
+        IF may_return THEN
+            PERFORM pg_notify('strongroom_changes', json_build_object(
+                'table', 'billing_hold', 'id', v_item.account_id)::text);
+        END IF;
         RETURN NEXT;
     END LOOP;
+END $$;
+
+
+-- Take holds back, in part or whole. The parts that were posted stay posted.
+-- p_nanos: how much of each; null takes what is left. Returns how many were changed: a hold
+-- that is over, or has less left, is none of them.
+CREATE OR REPLACE FUNCTION billing_give_back(
+    p_ids uuid[], p_nanos bigint[], p_state text DEFAULT 'voided'
+) RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    v_count integer;
+    v_keys uuid[];
+    v_days date[];
+    v_spent bigint[];
+    v_held bigint[];
+BEGIN
+    PERFORM 1 FROM billing_hold h WHERE h.id = ANY (p_ids) ORDER BY h.id FOR UPDATE;
+    PERFORM 1 FROM billing_ledgeraccount a
+        WHERE a.id IN (SELECT h.ledger_account_id FROM billing_hold h WHERE h.id = ANY (p_ids))
+        ORDER BY a.id FOR NO KEY UPDATE;
+    WITH asked AS (
+        SELECT h.id, h.ledger_account_id, h.api_key_id, h.posted_nanos,
+            (h.created_at AT TIME ZONE 'UTC')::date AS day, h.amount_nanos,
+            coalesce(g.nanos, h.amount_nanos - h.posted_nanos) AS nanos
+        FROM unnest(p_ids, p_nanos) AS g(id, nanos) JOIN billing_hold h ON h.id = g.id
+        WHERE h.state = 'pending' AND coalesce(g.nanos, 0) BETWEEN 0
+            AND h.amount_nanos - h.posted_nanos
+    ), changed AS (
+        UPDATE billing_hold h SET
+            -- A hold that is over keeps its amount, for people; an open one shrinks.
+            amount_nanos = CASE WHEN a.nanos < a.amount_nanos - a.posted_nanos
+                THEN a.amount_nanos - a.nanos ELSE h.amount_nanos END,
+            state = CASE WHEN a.nanos < a.amount_nanos - a.posted_nanos THEN 'pending'
+                WHEN p_state = 'voided' AND h.posted_nanos > 0 THEN 'posted' ELSE p_state END
+        FROM asked a WHERE h.id = a.id
+        RETURNING h.id
+    ), released AS (
+        UPDATE billing_ledgeraccount l SET held_nanos = l.held_nanos - a.nanos
+        FROM (SELECT ledger_account_id, sum(nanos)::bigint AS nanos FROM asked GROUP BY 1) a
+        WHERE l.id = a.ledger_account_id
+    ), spend AS (
+        SELECT api_key_id, day, sum(nanos)::bigint AS nanos FROM asked
+        WHERE api_key_id IS NOT NULL GROUP BY 1, 2
+    )
+    SELECT (SELECT count(*) FROM changed), array_agg(s.api_key_id), array_agg(s.day),
+            array_agg(0::bigint), array_agg(-s.nanos)
+        INTO v_count, v_keys, v_days, v_spent, v_held FROM spend s;
+    IF v_keys IS NOT NULL THEN
+        PERFORM billing_note_spend(v_keys, v_days, v_spent, v_held);
+    END IF;
+    RETURN v_count;
+END $$;
+
+
+-- Release what is left of holds whose time is over: their gateway died.
+CREATE OR REPLACE FUNCTION billing_expire_holds(p_limit integer) RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    v_ids uuid[];
+BEGIN
+    SELECT array_agg(id) INTO v_ids FROM (
+        SELECT h.id FROM billing_hold h
+        WHERE h.state = 'pending' AND h.expires_at < clock_timestamp()
+        ORDER BY h.expires_at LIMIT p_limit
+    ) late;
+    RETURN CASE WHEN v_ids IS NULL THEN 0
+        ELSE billing_give_back(v_ids, NULL::bigint[], 'expired') END;
 END $$;

@@ -55,13 +55,16 @@ class Gateway:
         )
         self.catalog = Catalog(self.database)
         self.routes = Routes(self.database)
-        self.changes = Changes(config.database_url, [self.authenticator, self.catalog, self.routes])
+        self.holds = Holds(self.database, ttl_s=config.hold_ttl_s)
+        self.changes = Changes(
+            config.database_url, [self.authenticator, self.catalog, self.routes, self.holds]
+        )
         self.pool = TritonPool()
         self.meter = Meter(config.database_url, wait_s=config.settle_wait_s)
         self.idempotency = Idempotency(self.database, claim_ttl_s=config.hold_ttl_s)
         self.predictor = Predictor(
             config,
-            holds=Holds(self.database, ttl_s=config.hold_ttl_s),
+            holds=self.holds,
             routes=self.routes,
             pool=self.pool,
             meter=self.meter,
@@ -80,6 +83,7 @@ class Gateway:
             self.changes.run(),
             self.authenticator.flush_used(),
             self.routes.run(),
+            self.holds.run(),
             self._tidy(),
         ):
             self._tasks.append(asyncio.create_task(job))
@@ -87,6 +91,7 @@ class Gateway:
     async def stop(self) -> None:
         """Book what is on its way, then let go of everything."""
         await self.meter.drain(_DRAIN_S)
+        await self.holds.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

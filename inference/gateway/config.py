@@ -65,6 +65,12 @@ SETTLE_BATCH_MAX = 256
 # The same for holds, and how many such statements may run at once.
 HOLD_BATCH_MAX = 256
 HOLD_STATEMENTS_MAX = 2
+# How long a slice of a wallet is drawn on. Others who need it ask for it sooner; should this
+# process die, it is missing from the wallet until the hold expires.
+HOLD_USE_S = 5.0
+# A slice begins with room for so many predictions, and grows while it is used up in a moment.
+SLICE_PREDICTIONS_MIN = 16
+SLICE_NANOS_MAX = 100 * 10**9
 # What is kept of a keyed prediction for its retry; a larger output is booked and not kept.
 STORED_OUTPUT_BYTES_MAX = 4 * 1024 * 1024
 # Failures that wait to be recorded; more are counted in the log only, holds expire anyway.
@@ -89,8 +95,8 @@ class GatewayConfig:
 
     @property
     def hold_ttl_s(self) -> int:
-        """Longer than a prediction can run and wait for its booking."""
-        return self.deadline_s + self.settle_wait_s + HOLD_MARGIN_S
+        """Longer than a prediction can run and wait for its booking, begun in the last moment."""
+        return int(HOLD_USE_S) + self.deadline_s + self.settle_wait_s + HOLD_MARGIN_S
 
     @classmethod
     def from_env(cls) -> GatewayConfig:

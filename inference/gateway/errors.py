@@ -6,6 +6,7 @@ from inference.triton.errors import ModelNotReadyError
 from marketplace.core.errors import (
     BadRequestError,
     ConflictError,
+    DeadlineError,
     ForbiddenError,
     InvalidInputError,
     MarketplaceError,
@@ -19,9 +20,11 @@ __all__ = [
     "AccountSuspendedError",
     "BadJSONError",
     "BookingUnknownError",
+    "BudgetExceededError",
     "CapacityError",
     "ClaimLostError",
     "ClientGoneError",
+    "HoldGoneError",
     "IdempotencyInFlightError",
     "IdempotencyMismatchError",
     "KeyModeForbiddenError",
@@ -71,6 +74,10 @@ class CapacityError(UnavailableError):
     title = "The gateway is at its limit."
 
 
+class HoldGoneError(DeadlineError):
+    """It took longer than its credit was reserved for; nothing was booked."""
+
+
 class IdempotencyInFlightError(ConflictError):
     code = "idempotency_in_flight"
     retryable = True
@@ -104,6 +111,14 @@ class RequestTimeoutError(BadRequestError):
     code = "request_timeout"
     http_status = 408
     title = "The body did not arrive in time."
+
+
+class BudgetExceededError(MarketplaceError):
+    """The key may spend no more for now; its account may."""
+
+    code = "budget_exceeded"
+    http_status = 402
+    title = "A budget of the key is used up."
 
 
 class ClientGoneError(MarketplaceError):

@@ -4,7 +4,7 @@ No timer and no batch size to tune: while one commit runs, the items of the next
 A lone prediction waits for nobody, and under load a batch is as large as the last commit was
 slow.
 
-One statement books usage, shares and transfers (`billing_settle`), stores the predictions
+One statement books usage and transfers (`billing_settle`), stores the predictions
 and completes the idempotency keys, so these are true together or not at all. It may be sent
 again when the connection broke and nobody knows whether it happened: what was booked by the
 first is only reported by the second.
@@ -31,10 +31,10 @@ from inference.gateway.config import (
     STORED_OUTPUT_BYTES_MAX,
 )
 from inference.gateway.database import DatabaseUnavailableError, Row, connect
-from inference.gateway.errors import BookingUnknownError, ClaimLostError
+from inference.gateway.errors import BookingUnknownError, ClaimLostError, HoldGoneError
 from inference.gateway.prediction import Prediction
 from marketplace.core.clock import utc_now
-from marketplace.core.errors import DeadlineError, MarketplaceError
+from marketplace.core.errors import MarketplaceError
 
 logger = logging.getLogger(__name__)
 
@@ -44,64 +44,92 @@ _LOST = (psycopg.OperationalError, psycopg.InterfaceError, OSError)
 # Classes of SQLSTATE after which the same statement may do: connection, shutdown, conflict.
 _PASSING = ("08", "57P", "40")
 
-_COLUMNS = """
-    prediction_id uuid, account_id uuid, api_key_id uuid, version_id uuid, source text,
-    protocol text, units integer, gross_nanos bigint, output jsonb, error text,
-    predict_time_us bigint, created_at timestamptz, occurred_at timestamptz,
-    idempotency_key text
+_GROUP = (
+    *("account_id", "api_key_id", "version_id", "creator_id", "price_id", "mode", "hold_id"),
+    *("source", "protocol"),
+)
+_VALUES = ("ids", "units", "gross", "completed", "created", "times")
+# What many predictions have in common comes once, as a group of the document; the arrays have
+# one element for each prediction. See billing/sql/usage.sql.
+_ENTRY = """
+    entry AS MATERIALIZED (
+        SELECT i.*, g.account_id, g.api_key_id, g.version_id, g.source, g.protocol
+        FROM unnest(%(ids)s::uuid[], %(nos)s::integer[], %(units)s::integer[],
+                %(gross)s::bigint[], %(completed)s::timestamptz[], %(created)s::timestamptz[],
+                %(times)s::bigint[])
+            AS i(id, no, units, gross_nanos, completed_at, created_at, predict_time_us)
+        JOIN jsonb_to_recordset(%(groups)s::jsonb) AS g(no integer, account_id uuid,
+            api_key_id uuid, version_id uuid, source text, protocol text) ON g.no = i.no
+    )
 """
 _STORE = """
     INSERT INTO inference_prediction (id, account_id, api_key_id, version_id, state, source,
         protocol, rows, cost_nanos, output, error, predict_time_us, created_at, completed_at)
-    SELECT e.prediction_id, e.account_id, e.api_key_id, e.version_id, {state}, e.source,
-        e.protocol, e.units, {cost}, e.output, coalesce(e.error, ''), e.predict_time_us,
-        e.created_at, e.occurred_at
-"""
-_STORE_SUCCEEDED = f"""{_STORE.format(state="'succeeded'", cost="e.gross_nanos")}
-    FROM entry e JOIN outcome o ON o.prediction_id = e.prediction_id
-    WHERE o.outcome = 'settled'
+    SELECT e.id, e.account_id, e.api_key_id, e.version_id, {state}, e.source, e.protocol,
+        e.units, {cost}, {output}, {error}, e.predict_time_us, e.created_at, e.completed_at
+    FROM entry e {join}
     ON CONFLICT (id) DO NOTHING
 """
+_OUTCOME = """
+    outcome AS MATERIALIZED (
+        SELECT s.prediction_id, s.outcome FROM billing_settle(%(groups)s::jsonb,
+            {ids}, %(nos)s::integer[], %(units)s::integer[], %(gross)s::bigint[],
+            %(completed)s::timestamptz[]) s
+    )
+"""
+_SETTLED = "JOIN outcome o ON o.prediction_id = e.id AND o.outcome = 'settled'"
+_STORE_SETTLED = _STORE.format(
+    state="'succeeded'", cost="e.gross_nanos", output="NULL::jsonb", error="''", join=_SETTLED
+)
 _SETTLE = f"""
-    WITH entry AS MATERIALIZED (
-        SELECT * FROM jsonb_to_recordset(%(entries)s::jsonb) AS e({_COLUMNS})
-    ), outcome AS MATERIALIZED (
-        SELECT s.prediction_id, s.outcome FROM billing_settle(%(entries)s::jsonb) s
-    ), stored AS ({_STORE_SUCCEEDED})
+    WITH {_ENTRY}, {_OUTCOME.format(ids="%(ids)s::uuid[]")}, stored AS ({_STORE_SETTLED})
     SELECT prediction_id, outcome FROM outcome
 """  # noqa: S608 - put together from constants
 # The same, where some requests carry an idempotency key: a run whose claim was taken over
-# is left out, and gets no outcome at all.
+# is left out (its id is null), and gets no outcome at all.
+_CLAIMED_IDS = """(
+    SELECT array_agg(CASE WHEN x.prediction_id IS NULL OR c.prediction_id IS NOT NULL
+        THEN i.id END ORDER BY i.place)
+    FROM unnest(%(ids)s::uuid[]) WITH ORDINALITY AS i(id, place)
+    LEFT JOIN extra x ON x.prediction_id = i.id
+    LEFT JOIN claimed c ON c.prediction_id = i.id
+)"""
+_STORE_KEYED = _STORE.format(
+    state="'succeeded'",
+    cost="e.gross_nanos",
+    output="x.output",
+    error="''",
+    join=_SETTLED + " LEFT JOIN extra x ON x.prediction_id = e.id",
+)
 _SETTLE_KEYED = f"""
-    WITH entry AS MATERIALIZED (
-        SELECT * FROM jsonb_to_recordset(%(entries)s::jsonb) AS e({_COLUMNS})
+    WITH {_ENTRY}, extra AS MATERIALIZED (
+        SELECT * FROM jsonb_to_recordset(%(extras)s::jsonb)
+            AS x(prediction_id uuid, idempotency_key text, output jsonb)
     ), claimed AS MATERIALIZED (
         SELECT r.id, r.prediction_id
-        FROM inference_apirequest r JOIN entry e ON e.account_id = r.account_id
-            AND e.idempotency_key = r.idempotency_key AND e.prediction_id = r.prediction_id
+        FROM inference_apirequest r JOIN extra x ON x.idempotency_key = r.idempotency_key
+            AND x.prediction_id = r.prediction_id
+        JOIN entry e ON e.id = x.prediction_id AND e.account_id = r.account_id
         FOR UPDATE OF r
-    ), outcome AS MATERIALIZED (
-        SELECT s.prediction_id, s.outcome FROM billing_settle((
-            SELECT coalesce(jsonb_agg(one - 'output'), '[]'::jsonb)
-            FROM jsonb_array_elements(%(entries)s::jsonb) one
-            WHERE one->>'idempotency_key' IS NULL
-                OR (one->>'prediction_id')::uuid IN (SELECT c.prediction_id FROM claimed c)
-        )) s
-    ), stored AS ({_STORE_SUCCEEDED}), completed AS (
+    ), {_OUTCOME.format(ids=_CLAIMED_IDS)}, stored AS ({_STORE_KEYED}), completed AS (
         UPDATE inference_apirequest r SET completed_at = clock_timestamp()
         FROM claimed c JOIN outcome o ON o.prediction_id = c.prediction_id
         WHERE r.id = c.id AND o.outcome = 'settled'
     )
     SELECT prediction_id, outcome FROM outcome
 """  # noqa: S608 - put together from constants
+_STORE_FAILED = _STORE.format(
+    state="'failed'",
+    cost="0",
+    output="NULL::jsonb",
+    error="c.code",
+    join="JOIN code c ON c.id = e.id",
+)
 _FAIL = f"""
-    WITH entry AS MATERIALIZED (
-        SELECT * FROM jsonb_to_recordset(%(entries)s::jsonb) AS e({_COLUMNS})
-    ), released AS MATERIALIZED (
-        SELECT billing_void(array(SELECT e.prediction_id FROM entry e)) AS count
-    ), stored AS ({_STORE.format(state="'failed'", cost="0")} FROM entry e
-        ON CONFLICT (id) DO NOTHING)
-    SELECT count FROM released
+    WITH {_ENTRY}, code AS MATERIALIZED (
+        SELECT c.id, c.code FROM unnest(%(ids)s::uuid[], %(codes)s::text[]) AS c(id, code)
+    ), stored AS ({_STORE_FAILED})
+    SELECT count(*) FROM entry
 """  # noqa: S608 - put together from constants
 
 
@@ -110,21 +138,32 @@ class _Item:
     """A prediction that waits for its booking, as it will be sent."""
 
     prediction_id: UUID
-    entry: bytes
-    is_keyed: bool
+    group: tuple[Any, ...]
+    values: tuple[str, ...]
+    # The idempotency key and the output, as JSON.
+    extra: bytes | None
     booked: asyncio.Future[str | None]
     was_sent: bool = False
     is_repeated: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """A prediction that failed, as it will be recorded."""
+
+    group: tuple[Any, ...]
+    values: tuple[str, ...]
+    code: str
+
+
 class Meter:
-    """Settles what succeeded and voids what failed, on one connection of its own."""
+    """Books what succeeded and records what failed, on one connection of its own."""
 
     def __init__(self, url: str, *, wait_s: float) -> None:
         self.url = url
         self.wait_s = wait_s
         self._waiting: deque[_Item] = deque()
-        self._failures: deque[bytes] = deque()
+        self._failures: deque[_Failure] = deque()
         self._connection: psycopg.AsyncConnection[Row] | None = None
         self._committing: asyncio.Task[None] | None = None
 
@@ -139,8 +178,9 @@ class Meter:
         """
         item = _Item(
             prediction.id,
-            orjson.dumps(_make_entry(prediction)),
-            prediction.claim is not None,
+            _make_group(prediction),
+            _make_values(prediction),
+            _make_extra(prediction),
             asyncio.get_running_loop().create_future(),
         )
         self._waiting.append(item)
@@ -157,15 +197,15 @@ class Meter:
         if outcome is None:
             raise ClaimLostError(retry_after_s=1)
         if outcome not in _BOOKED:
-            raise DeadlineError("The prediction took longer than its credit was reserved for.")
+            raise HoldGoneError("The prediction took longer than its credit was reserved for.")
 
     def fail(self, prediction: Prediction, code: str) -> None:
-        """Record a failure and release its hold; nobody waits for it."""
+        """Record a failure; nobody waits for it."""
         if len(self._failures) >= FAILURES_WAITING_MAX:
             logger.error("prediction %s failed (%s) and is not recorded", prediction.id, code)
             return
-        entry = _make_entry(prediction) | {"error": code, "output": None}
-        self._failures.append(orjson.dumps(entry))
+        group, values = _make_group(prediction), _make_values(prediction)
+        self._failures.append(_Failure(group, values, code))
         self._start()
 
     async def drain(self, timeout_s: float) -> None:
@@ -234,16 +274,19 @@ class Meter:
         items = [one for one in items if not one.booked.done()]
         if not items:
             return {}
-        is_keyed = any(one.is_keyed for one in items)
         for one in items:
             one.was_sent = True
-        query = _SETTLE_KEYED if is_keyed else _SETTLE
-        rows = await _execute(connection, query, [one.entry for one in items])
+        parameters = _render(items)
+        extras = [one.extra for one in items if one.extra is not None]
+        if extras:
+            parameters["extras"] = (b"[" + b",".join(extras) + b"]").decode()
+        rows = await _execute(connection, _SETTLE_KEYED if extras else _SETTLE, parameters)
         return {row["prediction_id"]: row["outcome"] for row in rows}
 
-    async def _record(self, entries: Sequence[bytes]) -> None:
+    async def _record(self, entries: Sequence[_Failure]) -> None:
+        parameters = _render(entries) | {"codes": [one.code for one in entries]}
         try:
-            await _execute(await self._connect(), _FAIL, entries)
+            await _execute(await self._connect(), _FAIL, parameters)
         except (psycopg.Error, OSError) as error:
             if _is_passing(error):
                 # Those who wait for a booking go first; then these are tried again.
@@ -282,38 +325,66 @@ def _is_passing(error: psycopg.Error | OSError) -> bool:
 
 
 async def _execute(
-    connection: psycopg.AsyncConnection[Row], query: LiteralString, entries: Sequence[bytes]
+    connection: psycopg.AsyncConnection[Row], query: LiteralString, parameters: dict[str, Any]
 ) -> list[Row]:
-    document = (b"[" + b",".join(entries) + b"]").decode()
     # Postgres ends a statement that runs too long; this ends one that it never got.
     async with asyncio.timeout(STATEMENT_LIMIT_S):
-        cursor = await connection.execute(query, {"entries": document}, prepare=True)
+        cursor = await connection.execute(query, parameters, prepare=True)
         return await cursor.fetchall()
 
 
-def _make_entry(prediction: Prediction) -> dict[str, Any]:
-    caller, offer, claim = prediction.caller, prediction.offer, prediction.claim
-    entry: dict[str, Any] = {
-        "prediction_id": prediction.id,
-        "account_id": caller.account_id,
-        "api_key_id": caller.key_id,
-        "version_id": offer.version_id,
-        "creator_id": offer.owner_id,
-        "price_id": prediction.price_id,
-        "mode": prediction.mode,
-        "units": prediction.rows,
-        "gross_nanos": prediction.gross_nanos,
-        "occurred_at": prediction.completed_at or utc_now(),
-        "created_at": prediction.created_at,
-        "source": caller.source,
-        "protocol": prediction.protocol,
-        "predict_time_us": round(prediction.predict_time_s * 1e6),
+def _render(items: Sequence[_Item] | Sequence[_Failure]) -> dict[str, Any]:
+    """The parameters of a statement: groups, and an array for each value."""
+    numbers: dict[tuple[Any, ...], int] = {}
+    nos = [str(numbers.setdefault(one.group, len(numbers))) for one in items]
+    groups = [dict(zip(_GROUP, group, strict=True)) | {"no": no} for group, no in numbers.items()]
+    columns = zip(*(one.values for one in items), strict=True)
+    parameters: dict[str, Any] = {
+        name: "{" + ",".join(column) + "}" for name, column in zip(_VALUES, columns, strict=True)
     }
-    if claim is not None:
-        output = orjson.dumps(prediction.output)
-        is_kept = len(output) <= STORED_OUTPUT_BYTES_MAX
-        entry |= {
+    parameters["nos"] = "{" + ",".join(nos) + "}"
+    parameters["groups"] = orjson.dumps(groups).decode()
+    return parameters
+
+
+def _make_group(prediction: Prediction) -> tuple[Any, ...]:
+    """In the order of `_GROUP`."""
+    caller, offer, draw = prediction.caller, prediction.offer, prediction.draw
+    return (
+        caller.account_id,
+        caller.key_id,
+        offer.version_id,
+        offer.owner_id,
+        prediction.price_id,
+        prediction.mode,
+        None if draw is None else draw.hold.id,
+        caller.source,
+        prediction.protocol,
+    )
+
+
+def _make_values(prediction: Prediction) -> tuple[str, ...]:
+    """In the order of `_VALUES`, as Postgres writes them in an array."""
+    return (
+        prediction.id.hex,
+        str(prediction.rows),
+        str(prediction.gross_nanos),
+        f'"{prediction.completed_at or utc_now()}"',
+        f'"{prediction.created_at}"',
+        str(round(prediction.predict_time_s * 1e6)),
+    )
+
+
+def _make_extra(prediction: Prediction) -> bytes | None:
+    claim = prediction.claim
+    if claim is None:
+        return None
+    output = orjson.dumps(prediction.output)
+    is_kept = len(output) <= STORED_OUTPUT_BYTES_MAX
+    return orjson.dumps(
+        {
+            "prediction_id": prediction.id,
             "idempotency_key": claim.key,
             "output": orjson.Fragment(output if is_kept else b"null"),
         }
-    return entry
+    )

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from inference.gateway.auth import Caller
 from inference.gateway.catalog import Offer
+from inference.gateway.holds import Draw
 from inference.gateway.idempotency import Claim
 from marketplace.core.clock import utc_now
 
@@ -34,8 +35,10 @@ class Prediction:
     completed_at: datetime | None = None
     predict_time_s: float = 0.0
     _started_s: float = 0.0
-    # True from the moment that money may be reserved for it.
+    # True once it has its money, if it costs any: its failure is recorded.
     is_admitted: bool = False
+    # None where it costs nothing, and once the draw has come to its end.
+    draw: Draw | None = None
     gross_nanos: int = field(init=False)
 
     def __post_init__(self) -> None:

@@ -15,7 +15,12 @@ from inference.gateway.auth import Caller
 from inference.gateway.catalog import Offer, require_price
 from inference.gateway.coalesce import Outputs
 from inference.gateway.config import GatewayConfig
-from inference.gateway.errors import ClientGoneError, KeyModeForbiddenError
+from inference.gateway.errors import (
+    BookingUnknownError,
+    ClientGoneError,
+    HoldGoneError,
+    KeyModeForbiddenError,
+)
 from inference.gateway.holds import Holds
 from inference.gateway.http import Request
 from inference.gateway.idempotency import Claim, Idempotency
@@ -26,7 +31,7 @@ from inference.gateway.triton_pool import INFRASTRUCTURE_ERRORS, TritonPool
 from inference.triton.errors import OutputError
 from inference.triton.tensors import Tensor
 from marketplace.core.clock import utc_now
-from marketplace.core.errors import DeadlineError, InsufficientCreditError, MarketplaceError
+from marketplace.core.errors import DeadlineError, MarketplaceError
 
 logger = logging.getLogger(__name__)
 
@@ -147,22 +152,25 @@ class Predictor:
                 prediction.output = stored
             elif await is_gone():
                 raise ClientGoneError
-            await self.meter.settle(prediction)
+            await self._settle(prediction)
         except BaseException as error:
             await self._give_up(prediction, error)
             raise
         return output
 
     async def _hold(self, prediction: Prediction) -> None:
+        nanos, caller = prediction.gross_nanos, prediction.caller
+        if nanos:
+            prediction.draw = self.holds.draw(caller, nanos) or await self.holds.take(caller, nanos)
         prediction.is_admitted = True
-        if prediction.gross_nanos == 0:
-            return
+
+    async def _settle(self, prediction: Prediction) -> None:
         try:
-            await self.holds.take(
-                prediction.id, prediction.caller.account_id, prediction.gross_nanos
-            )
-        except InsufficientCreditError:
-            prediction.is_admitted = False
+            await self.meter.settle(prediction)
+        except (BookingUnknownError, HoldGoneError):
+            if prediction.draw is not None:
+                self.holds.lose(prediction.draw)
+                prediction.draw = None
             raise
 
     async def _give_up(self, prediction: Prediction, error: BaseException) -> None:
@@ -170,6 +178,9 @@ class Predictor:
         if prediction.is_admitted:
             code = error.code if isinstance(error, MarketplaceError) else MarketplaceError.code
             self.meter.fail(prediction, code)
+        if prediction.draw is not None:
+            self.holds.put_back(prediction.draw)
+            prediction.draw = None
         if prediction.claim is not None:
             await self.idempotency.release(prediction.claim)
 

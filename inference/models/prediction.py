@@ -23,7 +23,15 @@ class Prediction(models.Model):
     id = models.UUIDField(primary_key=True, editable=False)
     account_id = models.UUIDField()
     api_key_id = models.UUIDField(null=True)
-    version = models.ForeignKey("marketplace.ModelVersion", models.PROTECT, related_name="+")
+    # Without a check per row: who writes it has just served it, and a version that was used
+    # cannot be deleted (see ../sql/predictions.sql).
+    version = models.ForeignKey(
+        "marketplace.ModelVersion",
+        models.PROTECT,
+        related_name="+",
+        db_constraint=False,
+        db_index=False,
+    )
     state = models.CharField(max_length=16, choices=State)
     source = models.CharField(max_length=8, choices=Source, default=Source.API)
     protocol = models.CharField(max_length=16, default="native")

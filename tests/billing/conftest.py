@@ -30,9 +30,10 @@ class Shop:
     wallet_id: UUID
 
     def item(self, prediction_id: UUID, *, units: int = 1, **changes: object) -> dict:
-        """What the gateway hands to `billing_settle` for one answered prediction."""
+        """One answered prediction, paid from the hold of its own id."""
         return {
             "prediction_id": str(prediction_id),
+            "hold_id": str(prediction_id),
             "account_id": str(self.consumer.pk),
             "api_key_id": None,
             "version_id": str(self.version.pk),
@@ -52,26 +53,52 @@ def query(sql: str, *arguments: object) -> list[tuple]:
         return cursor.fetchall()
 
 
+def reserve(*items: dict, ttl_s: int = 60) -> list[tuple[UUID, int, str]]:
+    """Holds as a gateway takes them: (id, nanos, outcome) of each."""
+    return query("SELECT * FROM billing_reserve(%s, %s)", json.dumps(items), ttl_s)
+
+
+def asked(
+    account_id: UUID, least_nanos: int, most_nanos: int = 0, *, api_key_id: UUID | None = None
+) -> dict:
+    """One item of `reserve`."""
+    return {
+        "hold_id": str(new_id()),
+        "account_id": str(account_id),
+        "api_key_id": None if api_key_id is None else str(api_key_id),
+        "least_nanos": least_nanos,
+        "most_nanos": most_nanos or least_nanos,
+    }
+
+
 def hold(shop: Shop, amount_nanos: int = PRICE_NANOS, *, ttl_s: int = 60) -> UUID:
-    prediction_id = new_id()
-    query("SELECT billing_hold(%s, %s, %s, %s)", prediction_id, shop.wallet_id, amount_nanos, ttl_s)
-    return prediction_id
+    """A hold for one prediction, under the prediction's id."""
+    ((hold_id, nanos, outcome),) = reserve(asked(shop.consumer.pk, amount_nanos), ttl_s=ttl_s)
+    assert (nanos, outcome) == (amount_nanos, "held")
+    return hold_id
 
 
-def hold_many(*items: tuple[UUID, int], ttl_s: int = 60) -> list[str]:
-    """Holds of (account, nanos), all at once; the outcomes in their order."""
-    asked = [
-        {"prediction_id": str(new_id()), "account_id": str(account), "amount_nanos": nanos}
-        for account, nanos in items
-    ]
-    rows = query("SELECT * FROM billing_hold_many(%s, %s)", json.dumps(asked), ttl_s)
-    outcomes = dict(rows)
-    assert len(outcomes) == len(rows) == len(items)
-    return [outcomes[UUID(item["prediction_id"])] for item in asked]
+def give_back(*hold_ids: UUID, nanos: int | None = None) -> int:
+    """Take holds back; how many were."""
+    ((count,),) = query("SELECT billing_give_back(%s, %s)", list(hold_ids), [nanos] * len(hold_ids))
+    return count
 
 
 def settle(*items: dict) -> list[str]:
-    rows = query("SELECT * FROM billing_settle(%s)", json.dumps(items))
+    common = ("account_id", "api_key_id", "version_id", "creator_id", "price_id", "mode")
+    groups = [
+        {"no": no, "hold_id": item["hold_id"]} | {name: item[name] for name in common}
+        for no, item in enumerate(items)
+    ]
+    rows = query(
+        "SELECT * FROM billing_settle(%s, %s::uuid[], %s, %s, %s::bigint[], %s::timestamptz[])",
+        json.dumps(groups),
+        [item["prediction_id"] for item in items],
+        list(range(len(items))),
+        [item["units"] for item in items],
+        [item["gross_nanos"] for item in items],
+        [item["occurred_at"] for item in items],
+    )
     outcomes = dict(rows)
     return [outcomes[UUID(item["prediction_id"])] for item in items]
 

@@ -19,17 +19,21 @@ MONEY_TABLES = (
     "billing_transferentry",
     "billing_hold",
     "billing_usageevent",
-    "billing_usageshare",
+    "billing_keyspend",
 )
 BROKER_TABLES = ("inference_uploadkey", "inference_leasechallenge", "inference_lease")
 MONEY_FUNCTIONS = (
     "billing_account(uuid, text)",
     "billing_transfer(uuid, text, text, text, jsonb, uuid)",
-    "billing_hold(uuid, uuid, bigint, integer)",
-    "billing_hold_many(jsonb, integer)",
-    "billing_settle(jsonb)",
-    "billing_void(uuid[], text)",
+    "billing_reserve(jsonb, integer)",
+    "billing_settle(jsonb, uuid[], integer[], integer[], bigint[], timestamptz[])",
+    "billing_give_back(uuid[], bigint[], text)",
     "billing_expire_holds(integer)",
+)
+# Parts of the above; nobody calls them by themselves.
+INNER_FUNCTIONS = (
+    "billing_budget_left(uuid)",
+    "billing_note_spend(uuid[], date[], bigint[], bigint[])",
 )
 # What the web and the workers may not do, out of everything on all tables.
 APP_REVOKED = {
@@ -85,11 +89,10 @@ def statements() -> list[str]:
     lines += [f"REVOKE {rights} ON {table} FROM {APP}" for table, rights in APP_REVOKED.items()]
     for role, grants in ((GATEWAY, GATEWAY_GRANTS), (KEYBROKER, KEYBROKER_GRANTS)):
         lines += [f"GRANT {rights} ON {table} TO {role}" for table, rights in grants.items()]
+    for function in (*MONEY_FUNCTIONS, *INNER_FUNCTIONS):
+        lines.append(f"REVOKE ALL ON FUNCTION {function} FROM PUBLIC")
     for function in MONEY_FUNCTIONS:
-        lines += [
-            f"REVOKE ALL ON FUNCTION {function} FROM PUBLIC",
-            f"GRANT EXECUTE ON FUNCTION {function} TO {APP}, {GATEWAY}",
-        ]
+        lines.append(f"GRANT EXECUTE ON FUNCTION {function} TO {APP}, {GATEWAY}")
     # Whoever may run predictions may not mint money.
     lines.append(
         "REVOKE ALL ON FUNCTION billing_transfer(uuid, text, text, text, jsonb, uuid) "

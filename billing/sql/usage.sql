@@ -1,0 +1,146 @@
+-- Book predictions that were answered, many at once: a usage event of each, one transfer for
+-- all that a consumer owes a creator, and what that leaves reserved. One row per prediction:
+--   settled       booked now
+--   repeated      was booked before; nothing changed
+--   hold_missing  its hold is gone, spent or another account's; nothing was booked
+-- What many predictions have in common comes once, as a group:
+-- p_groups: [{no, account_id, api_key_id, version_id, creator_id, price_id, mode, hold_id}].
+-- The arrays have one element for each prediction; `p_group_nos` names its group.
+CREATE OR REPLACE FUNCTION billing_settle(
+    p_groups jsonb, p_ids uuid[], p_group_nos integer[], p_units integer[],
+    p_gross_nanos bigint[], p_occurred_at timestamptz[]
+)
+RETURNS TABLE (prediction_id uuid, outcome text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp
+-- Plans are made once, maybe for empty tables; each look-up is by a key, now and later.
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+#variable_conflict use_column
+DECLARE
+    v_platform uuid := billing_account(NULL, 'platform_revenue');
+    v_holds uuid[];
+    v_accounts uuid[];
+    v_keys uuid[];
+    v_days date[];
+    v_spent bigint[];
+    v_held bigint[];
+    v_ids uuid[];
+    v_outcomes text[];
+BEGIN
+    IF EXISTS (
+        SELECT 1
+        FROM jsonb_to_recordset(p_groups) AS g(version_id uuid, creator_id uuid, price_id uuid)
+        LEFT JOIN billing_price p ON p.id = g.price_id
+        LEFT JOIN marketplace_aimodel m ON m.id = p.model_id
+        LEFT JOIN marketplace_modelversion v ON v.id = g.version_id
+        WHERE p.id IS NULL OR v.model_id IS DISTINCT FROM p.model_id
+            OR m.account_id IS DISTINCT FROM g.creator_id
+    ) THEN
+        RAISE EXCEPTION 'a usage event has a price of its own model' USING ERRCODE = 'SR422';
+    END IF;
+    SELECT array_agg(DISTINCT g.hold_id), array_agg(DISTINCT billing_account(g.creator_id,
+            'creator_payable'))
+        INTO v_holds, v_accounts
+        FROM jsonb_to_recordset(p_groups) AS g(creator_id uuid, hold_id uuid)
+        WHERE g.hold_id IS NOT NULL;
+    -- By arrays: each row is found by its key, in the order of the keys.
+    PERFORM 1 FROM billing_hold h WHERE h.id = ANY (v_holds) ORDER BY h.id FOR UPDATE;
+    v_accounts := v_accounts || v_platform || ARRAY(
+        SELECT h.ledger_account_id FROM billing_hold h WHERE h.id = ANY (v_holds));
+    PERFORM 1 FROM billing_ledgeraccount a WHERE a.id = ANY (v_accounts)
+        ORDER BY a.id FOR NO KEY UPDATE;
+
+    WITH party AS MATERIALIZED (
+        SELECT g.*, p.creator_share_bps, w.id AS wallet_id, c.id AS payable_id,
+            CASE WHEN g.mode = 'test' THEN 0 ELSE p.nanos_per_prediction END AS price_nanos,
+            h.api_key_id IS NOT NULL AS is_budgeted,
+            (coalesce(h.created_at, clock_timestamp()) AT TIME ZONE 'UTC')::date AS day,
+            -- The wallet must be the consumer's own: a hold cannot be lent.
+            CASE WHEN h.state = 'pending' AND w.holder_id = g.account_id
+                    AND (h.api_key_id IS NULL OR h.api_key_id = g.api_key_id)
+                THEN h.amount_nanos - h.posted_nanos ELSE 0 END AS left_nanos
+        FROM jsonb_to_recordset(p_groups) AS g(no integer, account_id uuid, api_key_id uuid,
+            version_id uuid, creator_id uuid, price_id uuid, mode text, hold_id uuid)
+        JOIN billing_price p ON p.id = g.price_id
+        LEFT JOIN billing_hold h ON h.id = g.hold_id
+        LEFT JOIN billing_ledgeraccount w ON w.id = h.ledger_account_id
+        LEFT JOIN billing_ledgeraccount c
+            ON c.holder_id = g.creator_id AND c.kind = 'creator_payable'
+    ), given AS MATERIALIZED (
+        SELECT DISTINCT ON (i.id) i.id, i.group_no, i.units, i.gross_nanos, i.occurred_at,
+            u.prediction_id IS NOT NULL AS is_repeated
+        FROM unnest(p_ids, p_group_nos, p_units, p_gross_nanos, p_occurred_at)
+            AS i(id, group_no, units, gross_nanos, occurred_at)
+        LEFT JOIN billing_usageevent u ON u.prediction_id = i.id
+        ORDER BY i.id
+    ), item AS MATERIALIZED (
+        SELECT i.*, y.*, i.gross_nanos * y.creator_share_bps / 10000 AS creator_nanos,
+            CASE WHEN i.is_repeated THEN 'repeated'
+                 WHEN i.units <= 0 OR i.gross_nanos <> i.units * y.price_nanos THEN 'unpriced'
+                 WHEN i.gross_nanos = 0 THEN 'settled'
+                 WHEN y.left_nanos >= sum(i.gross_nanos) FILTER (WHERE NOT i.is_repeated)
+                    OVER (PARTITION BY y.hold_id ORDER BY i.id) THEN 'settled'
+                 ELSE 'hold_missing' END AS outcome
+        FROM given i JOIN party y ON y.no = i.group_no
+    ), booked AS MATERIALIZED (
+        SELECT * FROM item WHERE item.outcome = 'settled'
+    ), debt AS MATERIALIZED (
+        SELECT uuidv7() AS transfer_id, d.* FROM (
+            SELECT b.wallet_id, b.payable_id, sum(b.gross_nanos)::bigint AS gross_nanos,
+                sum(b.creator_nanos)::bigint AS creator_nanos
+            FROM booked b WHERE b.gross_nanos > 0 GROUP BY 1, 2
+        ) d
+    ), new_transfer AS (
+        INSERT INTO billing_transfer (id, kind, idempotency_key, reference, created_at)
+        SELECT d.transfer_id, 'usage', 'usage:' || d.transfer_id, '', clock_timestamp()
+        FROM debt d
+    ), side AS MATERIALIZED (
+        SELECT d.transfer_id, d.wallet_id AS account_id, -d.gross_nanos AS amount_nanos
+            FROM debt d
+        UNION ALL SELECT d.transfer_id, d.payable_id, d.creator_nanos FROM debt d
+        UNION ALL SELECT d.transfer_id, v_platform, d.gross_nanos - d.creator_nanos FROM debt d
+    ), new_entry AS (
+        INSERT INTO billing_transferentry (transfer_id, ledger_account_id, amount_nanos)
+        SELECT s.transfer_id, s.account_id, s.amount_nanos FROM side s
+        WHERE s.amount_nanos <> 0
+    ), new_usage AS (
+        INSERT INTO billing_usageevent (prediction_id, account_id, api_key_id, version_id,
+            creator_id, price_id, mode, units, gross_nanos, creator_nanos, transfer_id,
+            occurred_at)
+        SELECT b.id, b.account_id, b.api_key_id, b.version_id, b.creator_id, b.price_id, b.mode,
+            b.units, b.gross_nanos, b.creator_nanos, d.transfer_id, b.occurred_at
+        FROM booked b LEFT JOIN debt d ON b.gross_nanos > 0
+            AND d.wallet_id = b.wallet_id AND d.payable_id = b.payable_id
+    ), posted AS (
+        UPDATE billing_hold h SET posted_nanos = h.posted_nanos + b.gross_nanos,
+            state = CASE WHEN h.posted_nanos + b.gross_nanos = h.amount_nanos THEN 'posted'
+                ELSE h.state END
+        FROM (SELECT hold_id, sum(gross_nanos)::bigint AS gross_nanos FROM booked
+              WHERE gross_nanos > 0 GROUP BY 1) b
+        WHERE h.id = b.hold_id
+    ), moved AS (
+        UPDATE billing_ledgeraccount a SET posted_nanos = a.posted_nanos + c.amount_nanos,
+            held_nanos = a.held_nanos + CASE WHEN a.kind = 'wallet' THEN c.amount_nanos
+                ELSE 0 END
+        FROM (SELECT account_id, sum(amount_nanos)::bigint AS amount_nanos FROM side
+              GROUP BY 1) c
+        WHERE a.id = c.account_id
+    ), spend AS (
+        SELECT b.api_key_id, b.day, sum(b.gross_nanos)::bigint AS spent_nanos,
+            -coalesce(sum(b.gross_nanos) FILTER (WHERE b.is_budgeted), 0)::bigint AS held_nanos
+        FROM booked b WHERE b.api_key_id IS NOT NULL AND b.gross_nanos > 0 GROUP BY 1, 2
+    )
+    SELECT o.ids, o.outcomes, k.keys, k.days, k.spent, k.held
+        INTO v_ids, v_outcomes, v_keys, v_days, v_spent, v_held
+        FROM (SELECT array_agg(item.id) AS ids, array_agg(item.outcome) AS outcomes
+              FROM item) o,
+            (SELECT array_agg(s.api_key_id) AS keys, array_agg(s.day) AS days,
+                array_agg(s.spent_nanos) AS spent, array_agg(s.held_nanos) AS held
+             FROM spend s) k;
+    IF 'unpriced' = ANY (v_outcomes) THEN
+        RAISE EXCEPTION 'a usage event costs its units times its price' USING ERRCODE = 'SR422';
+    END IF;
+    IF v_keys IS NOT NULL THEN
+        PERFORM billing_note_spend(v_keys, v_days, v_spent, v_held);
+    END IF;
+    RETURN QUERY SELECT * FROM unnest(v_ids, v_outcomes);
+END $$;

@@ -18,6 +18,7 @@ import numpy as np
 
 from inference.gateway.config import WAITING_MAX
 from inference.gateway.errors import copy_for_another
+from inference.gateway.time_limit import TimeLimit
 from inference.gateway.triton_pool import INFRASTRUCTURE_ERRORS, KeepSlot
 from inference.triton.errors import OutputError, QueueFullError, TritonDeadlineError
 from inference.triton.tensors import Tensor
@@ -112,7 +113,7 @@ class Coalescer:
         self._waiting.append(item)
         self._wake(loop)
         try:
-            async with asyncio.timeout(deadline_s - time.monotonic()):
+            with TimeLimit(deadline_s - time.monotonic()):
                 return await item.outputs
         except TimeoutError:
             raise TritonDeadlineError from None

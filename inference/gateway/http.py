@@ -25,6 +25,7 @@ from inference.gateway.config import (
     QUERY_FIELDS_MAX,
 )
 from inference.gateway.errors import BadJSONError, RequestTimeoutError
+from inference.gateway.time_limit import TimeLimit
 from marketplace.core.clock import utc_now
 from marketplace.core.errors import BadRequestError, PayloadTooLargeError
 from marketplace.core.ids import new_id, to_public
@@ -83,11 +84,14 @@ class Request:
     # Set once the request is known to be about one prediction.
     prediction_id: UUID | None = None
     body_is_unread: bool = False
+    _request_id: str = ""
 
     @property
     def request_id(self) -> str:
         """Under which the log knows this request; never the client's own text."""
-        return to_public(self.id)
+        if not self._request_id:
+            self._request_id = to_public(self.id)
+        return self._request_id
 
     @property
     def query(self) -> dict[str, str]:
@@ -118,7 +122,7 @@ class Request:
         if is_announced and int(announced) > self.body_bytes_max:
             self._refuse_body()
         try:
-            async with asyncio.timeout(self.deadline_s):
+            with TimeLimit(self.deadline_s):
                 return await (self.protocol() if is_announced else self._read_chunks())
         except TimeoutError:
             raise RequestTimeoutError from None

@@ -33,6 +33,7 @@ from inference.gateway.config import (
 from inference.gateway.database import DatabaseUnavailableError, Row, connect
 from inference.gateway.errors import BookingUnknownError, ClaimLostError, HoldGoneError
 from inference.gateway.prediction import Prediction
+from inference.gateway.time_limit import TimeLimit
 from marketplace.core.clock import utc_now
 from marketplace.core.errors import MarketplaceError
 
@@ -83,7 +84,8 @@ _STORE_SETTLED = _STORE.format(
 )
 _SETTLE = f"""
     WITH {_ENTRY}, {_OUTCOME.format(ids="%(ids)s::uuid[]")}, stored AS ({_STORE_SETTLED})
-    SELECT prediction_id, outcome FROM outcome
+    SELECT prediction_id, outcome FROM outcome WHERE outcome <> 'settled'
+    UNION ALL SELECT NULL, count(*)::text FROM outcome WHERE outcome = 'settled'
 """  # noqa: S608 - put together from constants
 # The same, where some requests carry an idempotency key: a run whose claim was taken over
 # is left out (its id is null), and gets no outcome at all.
@@ -186,7 +188,7 @@ class Meter:
         self._waiting.append(item)
         self._start()
         try:
-            async with asyncio.timeout(self.wait_s):
+            with TimeLimit(self.wait_s):
                 outcome = await item.booked
         except TimeoutError:
             if item.was_sent:
@@ -281,7 +283,15 @@ class Meter:
         if extras:
             parameters["extras"] = (b"[" + b",".join(extras) + b"]").decode()
         rows = await _execute(connection, _SETTLE_KEYED if extras else _SETTLE, parameters)
-        return {row["prediction_id"]: row["outcome"] for row in rows}
+        outcomes = {row["prediction_id"]: row["outcome"] for row in rows}
+        if extras:
+            return outcomes
+        # Only what was not simply booked is named, and the others are counted.
+        count = int(outcomes.pop(None))
+        if count + len(outcomes) != len(items):
+            raise MarketplaceError(f"{count} of {len(items)} predictions were booked")
+        settled = {one.prediction_id: "settled" for one in items}
+        return settled | outcomes
 
     async def _record(self, entries: Sequence[_Failure]) -> None:
         parameters = _render(entries) | {"codes": [one.code for one in entries]}

@@ -13,6 +13,9 @@ import uuid
 
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 PUBLIC_LENGTH = 26  # ceil(128 / 5)
+# Two letters at a time: every answer carries an id.
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
+_PAIR_SHIFTS = tuple(range(120, -1, -10))
 
 
 def new_id() -> uuid.UUID:
@@ -26,7 +29,7 @@ def new_id() -> uuid.UUID:
 def to_public(identifier: uuid.UUID) -> str:
     """The 26 letters under which a prediction is known outside."""
     value = identifier.int
-    return "".join(_ALPHABET[value >> shift & 31] for shift in range(125, -1, -5))
+    return "".join([_PAIRS[value >> shift & 1023] for shift in _PAIR_SHIFTS])
 
 
 def from_public(text: str) -> uuid.UUID:

@@ -215,10 +215,21 @@ class Interface:
     inputs: tuple[Input, ...]
     outputs: tuple[Output, ...]
     batch: Batch = Batch()
-    _names: frozenset[str] = field(init=False, repr=False, compare=False)
+    # What a consumer is answered, in order.
+    visible_outputs: tuple[Output, ...] = field(init=False, repr=False, compare=False)
+    # What Triton is asked for: every output but the derived labels.
+    wire_outputs: tuple[Output, ...] = field(init=False, repr=False, compare=False)
+    inputs_by_name: Mapping[str, Input] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_names", frozenset(one.name for one in self.inputs))
+        # Made once: every prediction asks for them.
+        derived = {
+            "visible_outputs": tuple(one for one in self.outputs if not one.hidden),
+            "wire_outputs": tuple(one for one in self.outputs if one.kind != "label"),
+            "inputs_by_name": {one.name: one for one in self.inputs},
+        }
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
 
     @classmethod
     def parse(cls, value: Any) -> Interface:
@@ -248,16 +259,6 @@ class Interface:
             "outputs": [one.to_json() for one in self.outputs],
             "batch": self.batch.to_json(),
         }
-
-    @property
-    def visible_outputs(self) -> tuple[Output, ...]:
-        """What a consumer is answered, in order."""
-        return tuple(one for one in self.outputs if not one.hidden)
-
-    @property
-    def wire_outputs(self) -> tuple[Output, ...]:
-        """What Triton is asked for: every output but the derived labels."""
-        return tuple(one for one in self.outputs if one.kind != "label")
 
     def check_input(self, values: Any, *, pointer: str = "/input") -> dict[str, Any]:
         """Check one input and fill in the defaults.
@@ -293,14 +294,16 @@ class Interface:
                 faults.append(
                     Fault(pointer=place + fault.path, detail=fault.detail, code=fault.code)
                 )
-        if not self._names.issuperset(values):
+        if not self.inputs_by_name.keys() >= values.keys():
             faults.extend(self._unknown(values, pointer))
         if faults:
             raise InputError(faults[:MAX_FAULTS])
         return checked
 
     def _unknown(self, values: Mapping[Any, Any], pointer: str) -> list[Fault]:
-        unknown = [str(name)[:64] for name in values if name not in self._names][:MAX_FAULTS]
+        unknown = [str(name)[:64] for name in values if name not in self.inputs_by_name][
+            :MAX_FAULTS
+        ]
         return [
             Fault(
                 pointer=f"{pointer}/{escape_pointer(name)}",

@@ -163,7 +163,7 @@ def read_tensors(
     Raises:
         InvalidInputError: Naming the tensor.
     """
-    known = {one.name: one for one in interface.inputs}
+    known = interface.inputs_by_name
     by_name: dict[str, list[Any]] = {}
     arrays: dict[str, Tensor] = {}
     reader = _OctetReader(octets)

@@ -24,7 +24,7 @@ WEB_PORT = 8000
 GATEWAY_PORT = 8001
 
 # From the person's own environment: what programs need to find their way about.
-_PASSED_TO_ALL = ("HOME", "LANG", "TMPDIR", "STRONGROOM_LOG_LEVEL")
+_PASSED_TO_ALL = ("HOME", "LANG", "TMPDIR", "STRONGROOM_LOG_LEVEL", "STRONGROOM_LOG_FORMAT")
 _STRIPE = ("STRONGROOM_STRIPE_SECRET_KEY", "STRONGROOM_STRIPE_WEBHOOK_SECRET")
 _PROXY = ("HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy")  # To reach the real Stripe.
 _SITE = (
@@ -39,7 +39,7 @@ _SITE = (
 _PASSED: Mapping[str, tuple[str, ...]] = {
     "web": (*_SITE, "STRONGROOM_TRUSTED_PROXY_COUNT"),
     "worker": _SITE,
-    "gateway": ("STRONGROOM_GATEWAY_",),
+    "gateway": ("STRONGROOM_GATEWAY_", "STRONGROOM_OTLP_", "OTEL_EXPORTER_OTLP_"),
     "keybroker": ("STRONGROOM_KEYBROKER_",),
     "node": (
         "STRONGROOM_NODE_",

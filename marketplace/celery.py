@@ -9,6 +9,7 @@ import os
 from typing import Any
 
 from celery import Celery
+from celery.signals import setup_logging
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "marketplace.settings")
 
@@ -17,6 +18,12 @@ app = Celery("strongroom")
 app.set_default()
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks(["marketplace", "inference", "billing"])
+
+
+@setup_logging.connect
+def _keep_logging(**_: Any) -> None:
+    """Celery would put its own form in the place of the settings'; a receiver stops it."""
+
 
 _SCHEDULE: dict[str, dict[str, Any]] = {
     # Carries on with every version whose next step is due; also after a worker died.

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 
+from marketplace.core import logs
 from marketplace.core.errors import BadRequestError, MarketplaceError
 from marketplace.core.ids import new_id, to_public
 from marketplace.core.problem import CONTENT_TYPE, problem, problem_headers
@@ -24,7 +25,12 @@ class RequestIdMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         request.request_id = to_public(new_id())  # type: ignore[attr-defined]
-        response = self.get_response(request)
+        # Every line that is logged on the way says which request it was.
+        token = logs.request_id.set(request.request_id)  # type: ignore[attr-defined]
+        try:
+            response = self.get_response(request)
+        finally:
+            logs.request_id.reset(token)
         response["X-Request-Id"] = request.request_id  # type: ignore[attr-defined]
         return response
 

@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlparse
 from csp.constants import NONE, SELF
 
 from marketplace.core.env import env_int, env_secret, env_text
+from marketplace.core.logs import read_level
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -242,14 +243,15 @@ PLAYGROUND_SECRET = env_secret("STRONGROOM_PLAYGROUND_SECRET", "unset")
 # The creator's share of a prediction; the rest is the platform's.
 CREATOR_SHARE_BPS = env_int("STRONGROOM_CREATOR_SHARE_BPS", 8000)
 
-LOG_LEVEL = env_text("STRONGROOM_LOG_LEVEL", "INFO")
+LOG_LEVEL = read_level()
 LOGGING_CONFIG = None
+logging.captureWarnings(True)
 logging.config.dictConfig(
     {
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {
-            "line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"},
+            "line": {"()": "marketplace.core.logs.make_formatter"},
         },
         "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
         "root": {"handlers": ["console"], "level": LOG_LEVEL},

@@ -12,6 +12,7 @@ from pathlib import Path
 import billing
 import inference
 import marketplace
+from inference.gateway.metrics_page import FAMILIES
 from inference.selectors.remedies import REMEDIES
 from marketplace.core.errors import MarketplaceError
 
@@ -107,6 +108,23 @@ def test_every_variable_is_documented() -> None:
 
     assert used - families - documented == set()
     assert documented - used == set()
+
+
+def test_every_metric_is_documented() -> None:
+    text = (ROOT / "docs/operations.md").read_text()
+    table = text[text.index("| metric | kind |") : text.index("Alerts to begin with")]
+    documented = {
+        (name, row.split("|")[2].strip())
+        for row in table.splitlines()[2:]
+        for name in re.findall(r"`([a-z_]+)`", row.split("|")[1] if row.startswith("|") else "")
+    }
+
+    assert documented == {(name, family.kind) for name, family in FAMILIES.items()}
+    alerts = text[text.index("Alerts to begin with") : text.index("## Traces")]
+    used = {
+        re.sub("_bucket$", "", name) for name in re.findall(r"\b(?:sg|process)_[a-z_]+", alerts)
+    }
+    assert {name.removeprefix("sg_") for name in used} <= set(FAMILIES)
 
 
 def test_links_between_documents_lead_somewhere() -> None:

@@ -21,16 +21,20 @@ from inference.gateway.config import REQUESTS_OPEN_MAX, GatewayConfig
 from inference.gateway.database import Database
 from inference.gateway.errors import CapacityError
 from inference.gateway.holds import Holds
-from inference.gateway.http import Answer, Request, RSGIProtocol, json_answer
+from inference.gateway.http import Answer, Request, RSGIProtocol
 from inference.gateway.idempotency import Idempotency
 from inference.gateway.meter import Meter
+from inference.gateway.observer import Observer
+from inference.gateway.operations import ROOTS as OPERATIONS
+from inference.gateway.operations import Operations
 from inference.gateway.predictor import Predictor
 from inference.gateway.protocols.native import NativeProtocol
 from inference.gateway.protocols.oip import OIPProtocol
 from inference.gateway.protocols.openai import OpenAIProtocol
 from inference.gateway.route import Routes
+from inference.gateway.route_name import name_method, name_route
 from inference.gateway.triton_pool import TritonPool
-from marketplace.core.env import env_text
+from marketplace.core import logs
 from marketplace.core.errors import MarketplaceError, NotFoundError
 from marketplace.core.ids import to_public
 from marketplace.core.problem import problem_headers
@@ -75,6 +79,8 @@ class Gateway:
         self.native = NativeProtocol(self)
         self.oip = OIPProtocol(self)
         self.openai = OpenAIProtocol(self)
+        self.operations = Operations(self)
+        self.observer = Observer(config)
         self.requests_open = 0
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -99,6 +105,7 @@ class Gateway:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.pool.close()
         await self.database.close()
+        self.observer.stop()
 
     def is_ready(self) -> bool:
         """Whether predictions can be taken: Postgres is there and tells of changes."""
@@ -116,11 +123,10 @@ class Gateway:
             body_bytes_max=self.config.body_bytes_max,
             deadline_s=self.config.deadline_s,
         )
-        self.requests_open += 1
-        try:
-            answer = await self._answer(request)
-        finally:
-            self.requests_open -= 1
+        if request.segments[0] in OPERATIONS:
+            answer = await self._answer(request, scope.client)
+        else:
+            answer = await self._answer_counted(request, scope.client)
         # A replay names the prediction that was booked before.
         named = request.prediction_id or request.id
         public_id = request.request_id if named == request.id else to_public(named)
@@ -139,30 +145,43 @@ class Gateway:
         if request.body_is_unread:
             await request.discard_body()
 
-    async def _answer(self, request: Request) -> Answer:
+    async def _answer_counted(self, request: Request, peer: str) -> Answer:
+        self.observer.begin(request)
+        self.requests_open += 1
+        try:
+            answer = await self._answer(request, peer)
+        finally:
+            self.requests_open -= 1
+        self.observer.end(request, status=answer.status, cost_nanos=answer.cost_nanos)
+        return answer
+
+    async def _answer(self, request: Request, peer: str) -> Answer:
         """The answer, an error included, in the words of the protocol that was called."""
         family = self._choose_family(request.segments[0])
         try:
+            if request.segments[0] in OPERATIONS:
+                return self.operations.answer(request, peer)
             if self.requests_open > REQUESTS_OPEN_MAX:
                 raise CapacityError(retry_after_s=1)
             match request.segments:
                 case ["v1" | "v2" | "openai", *_]:
                     return await family.answer(request)
-                case ["health"] if request.method == "GET":
-                    return self._answer_health()
             raise NotFoundError
         except MarketplaceError as error:
             failure = error
         except Exception:  # The one place where every error ends.
-            logger.exception("request %s failed", request.request_id)
+            logger.exception("request %s failed", request.request_id, extra=_fields(request))
             failure = MarketplaceError()
         answer = family.render_error(request, failure)
         answer.headers += _error_headers(failure)
+        request.code = failure.code
         if failure.http_status >= 500:
+            # Not the path itself, which may hold anything.
             logger.warning(
                 "%s %s %s: %d %s",
-                *(request.request_id, request.method, request.path),
+                *(request.request_id, name_method(request.method), name_route(request.segments)),
                 *(failure.http_status, failure.code),
+                extra=_fields(request),
             )
         return answer
 
@@ -173,11 +192,6 @@ class Gateway:
             case "openai":
                 return self.openai
         return self.native
-
-    def _answer_health(self) -> Answer:
-        is_ready = self.is_ready()
-        document = {"status": "ok" if is_ready else "unavailable", "database": is_ready}
-        return json_answer(document, status=200 if is_ready else 503)
 
     async def _tidy(self) -> None:
         while True:
@@ -193,10 +207,8 @@ class Application:
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start; granian calls it once per worker, before the first request."""
-        logging.basicConfig(
-            level=env_text("STRONGROOM_LOG_LEVEL", "INFO").upper(),
-            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        )
+        # An error's own text may quote what a request held.
+        logs.configure(hides_errors=True)
         # The pool says every second that Postgres is away; once a connection is enough.
         logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
         self.gateway = Gateway(GatewayConfig.from_env())
@@ -217,6 +229,10 @@ class Application:
         """Answer one request."""
         assert self.gateway is not None
         await self.gateway.handle(scope, protocol)
+
+
+def _fields(request: Request) -> dict[str, Any]:
+    return {"fields": {"request_id": request.request_id}}
 
 
 def _error_headers(error: MarketplaceError) -> list[tuple[str, str]]:

@@ -100,7 +100,7 @@ class Authenticator:
     def __init__(self, database: Database, *, playground_secret: str) -> None:
         self.database = database
         self._playground_key = playground_secret.encode()
-        self._callers: Cache[bytes | UUID, Caller] = Cache(KEY_TTL_S)
+        self.callers: Cache[bytes | UUID, Caller] = Cache(KEY_TTL_S)
         self._digests: dict[str, bytes] = {}
         self._noted_s: dict[UUID, float] = {}
         self._used: set[UUID] = set()
@@ -145,32 +145,32 @@ class Authenticator:
     def on_change(self, table: str, row_id: str) -> None:
         """Forget what a changed row said."""
         if table == "marketplace_apikey":
-            self._callers.drop(self._digests.pop(row_id, None))
+            self.callers.drop(self._digests.pop(row_id, None))
         elif table == "marketplace_account":
             self._forget_all()
 
     def on_listening(self) -> None:
         """Begin to keep callers."""
         self._digests.clear()
-        self._callers.enable()
+        self.callers.enable()
 
     def on_deaf(self) -> None:
         """Ask Postgres about every key until changes are heard again."""
         self._digests.clear()
-        self._callers.disable()
+        self.callers.disable()
 
     def _forget_all(self) -> None:
         self._digests.clear()
-        self._callers.drop_all()
+        self.callers.drop_all()
 
     async def _find_key(self, text: str) -> Caller:
         digest = hashlib.sha256(text.encode()).digest()
-        caller = self._callers.get(digest)
+        caller = self.callers.get(digest)
         if caller is not None:
             return caller
         if not keys.is_well_formed(text):
             raise AuthenticationError("The key is mistyped: its checksum does not fit.")
-        generation = self._callers.generation
+        generation = self.callers.generation
         row = await self.database.fetch_one(_FIND_KEY, [digest])
         if row is None:
             raise AuthenticationError("The key is unknown or was revoked.")
@@ -186,7 +186,7 @@ class Authenticator:
             has_budget=row["has_budget"] and not is_test,
             **_of_account(row),
         )
-        self._callers.put(digest, caller, generation=generation)
+        self.callers.put(digest, caller, generation=generation)
         self._digests[str(caller.key_id)] = digest
         return caller
 
@@ -194,10 +194,10 @@ class Authenticator:
         account_id, expires_at_s = self._open_token(token)
         if not time.time() < expires_at_s <= time.time() + PLAYGROUND_TTL_S:
             raise AuthenticationError("The token has expired.")
-        caller = self._callers.get(account_id)
+        caller = self.callers.get(account_id)
         if caller is not None:
             return caller
-        generation = self._callers.generation
+        generation = self.callers.generation
         row = await self.database.fetch_one(_FIND_ACCOUNT, [account_id])
         if row is None:
             raise AuthenticationError("The token's account does not exist.")
@@ -209,7 +209,7 @@ class Authenticator:
             source="web",
             **_of_account(row),
         )
-        self._callers.put(account_id, caller, generation=generation)
+        self.callers.put(account_id, caller, generation=generation)
         return caller
 
     def _open_token(self, token: str) -> tuple[UUID, float]:
@@ -226,7 +226,7 @@ class Authenticator:
     def _note_used(self, key_id: UUID) -> None:
         now_s = time.monotonic()
         if now_s - self._noted_s.get(key_id, -_USED_INTERVAL_S) >= _USED_INTERVAL_S:
-            if len(self._noted_s) > self._callers.entries_max:
+            if len(self._noted_s) > self.callers.entries_max:
                 self._noted_s.clear()
             self._noted_s[key_id] = now_s
             self._used.add(key_id)

@@ -30,6 +30,8 @@ class Cache(Generic[K, V]):
         self._entries: dict[K, tuple[float, V]] = {}
         self._generation = 0
         self._is_enabled = False
+        self.hits = 0
+        self.misses = 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -42,12 +44,13 @@ class Cache(Generic[K, V]):
     def get(self, key: K) -> V | None:
         """The value, if it is kept and still young."""
         entry = self._entries.get(key)
-        if entry is None:
-            return None
-        if entry[0] < time.monotonic():
+        if entry is not None and entry[0] >= time.monotonic():
+            self.hits += 1
+            return entry[1]
+        self.misses += 1
+        if entry is not None:
             del self._entries[key]
-            return None
-        return entry[1]
+        return None
 
     def put(self, key: K, value: V, *, generation: int, ttl_s: float | None = None) -> None:
         """Keep a value, unless something was dropped since `generation` was read."""

@@ -142,7 +142,7 @@ class Catalog:
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        self._offers: Cache[Reference, Offer] = Cache(OFFER_TTL_S)
+        self.offers: Cache[Reference, Offer] = Cache(OFFER_TTL_S)
 
     async def find(self, reference: Reference, caller: Caller) -> Offer:
         """The offer behind a reference.
@@ -151,9 +151,9 @@ class Catalog:
             NotFoundError: There is none that the caller may see.
             ModelNotReadyError: Its interface cannot be read.
         """
-        offer = self._offers.get(reference)
+        offer = self.offers.get(reference)
         if offer is None:
-            generation = self._offers.generation
+            generation = self.offers.generation
             parameters = {
                 "owner": reference.owner,
                 "name": reference.name,
@@ -163,7 +163,7 @@ class Catalog:
             if row is None:
                 raise NotFoundError("There is no such model or version, or you may not see it.")
             offer = _make_offer(row)
-            self._offers.put(reference, offer, generation=generation, ttl_s=row["price_left_s"])
+            self.offers.put(reference, offer, generation=generation, ttl_s=row["price_left_s"])
         if offer.is_private and offer.owner_id != caller.account_id:
             raise NotFoundError("There is no such model or version, or you may not see it.")
         return offer
@@ -205,21 +205,21 @@ class Catalog:
                 versions.append((row, Interface.parse(row["interface"])))
             except InterfaceError as error:
                 # One that cannot be run is not offered; the others are.
-                logger.error("version %s has no readable interface: %s", row["number"], error)
+                logger.error("version %s has no readable interface: %s", row["number"], str(error))
         return versions
 
     def on_change(self, table: str, row_id: str) -> None:
         """Forget every offer: one row can stand behind many references."""
         if table in self.TABLES:
-            self._offers.drop_all()
+            self.offers.drop_all()
 
     def on_listening(self) -> None:
         """Begin to keep offers."""
-        self._offers.enable()
+        self.offers.enable()
 
     def on_deaf(self) -> None:
         """Ask Postgres each time until changes are heard again."""
-        self._offers.disable()
+        self.offers.disable()
 
 
 def parse_reference(text: Any) -> Reference:
@@ -258,7 +258,7 @@ def _make_offer(row: Row) -> Offer:
     try:
         interface = Interface.parse(row["interface"])
     except InterfaceError as error:
-        logger.error("version %s has no readable interface: %s", row["version_id"], error)
+        logger.error("version %s has no readable interface: %s", row["version_id"], str(error))
         raise ModelNotReadyError(
             "The version is not complete yet.", retry_after_s=NOT_READY_RETRY_S
         ) from error

@@ -62,6 +62,7 @@ class Coalescer:
         rows_max: Of one call of several requests. 1: each goes alone.
         calls_max: Calls that may be at the replica.
         waiting_max: Requests that may wait.
+        on_call: Called with the requests and the rows of each call that leaves.
     """
 
     def __init__(
@@ -70,15 +71,22 @@ class Coalescer:
         *,
         calls_max: int,
         waiting_max: int = WAITING_MAX,
+        on_call: Callable[[int, int], None] | None = None,
     ) -> None:
         self.rows_max = rows_max
         self.calls_max = calls_max
         self.waiting_max = waiting_max
+        self.on_call = on_call
         self.running = 0
         self._requests_running = 0
         self._waiting: deque[_Item] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_woken = False
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait."""
+        return len(self._waiting)
 
     @property
     def load(self) -> int:
@@ -190,8 +198,10 @@ class Coalescer:
     async def _send(self, batch: list[_Item]) -> Outputs:
         deadline_s = max(one.deadline_s for one in batch)
         tensors = batch[0].tensors if len(batch) == 1 else _join(batch)
-        outputs = await batch[0].send(tensors, deadline_s=deadline_s, keep_slot=self._keep)
         rows = sum(one.rows for one in batch)
+        if self.on_call is not None:
+            self.on_call(len(batch), rows)
+        outputs = await batch[0].send(tensors, deadline_s=deadline_s, keep_slot=self._keep)
         if len(batch) > 1 and any(len(array) != rows for array in outputs.values()):
             raise OutputError
         return outputs

@@ -6,10 +6,18 @@ named here with their reason; their tests stand at the limit and one past it.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from urllib.parse import urlparse
 
-from marketplace.core.env import SettingError, env_int, env_secret, env_text
+from marketplace.core.env import (
+    SettingError,
+    env_bool,
+    env_int,
+    env_ratio,
+    env_secret,
+    env_text,
+)
 
 # Larger inputs belong into a file, not into JSON; Triton 2.51 itself has no limit at all.
 BODY_BYTES_MAX = 10 * 1024 * 1024
@@ -43,6 +51,23 @@ KEY_TTL_S = 30.0
 OFFER_TTL_S = 30.0
 ROUTES_TTL_S = 5.0
 CACHE_ENTRIES_MAX = 50_000
+
+# Versions and replicas that have numbers of their own on the page of metrics. A version costs
+# some 150 lines there; the page is put together in the event loop.
+OBSERVED_VERSIONS_MAX = 100
+OBSERVED_REPLICAS_MAX = 256
+# A token that opens the metrics is no word that one can guess.
+METRICS_TOKEN_LENGTH_MIN = 16
+# Lines of the access log are written together, this often or when there are so many.
+ACCESS_FLUSH_S = 0.2
+ACCESS_LINES_MAX = 1000
+# Of a traced request: a list of texts to embed runs in up to 256 batches.
+SPANS_PER_REQUEST_MAX = 64
+# Spans that wait for the collector; while it is away the oldest are dropped.
+SPANS_WAITING_MAX = 2048
+TRACE_EXPORT_S = 2.0
+# How long a process that ends waits for its last spans to leave.
+TRACE_STOP_S = 2.0
 
 # Calls at a replica whose version takes rows of several requests: one runs, the next is there.
 COALESCED_CALLS_MAX = 2
@@ -78,7 +103,16 @@ FAILURES_WAITING_MAX = 10_000
 
 IDEMPOTENCY_WINDOW_S = 24 * 3600
 PAGE_SIZE = 100
+# One in a hundred requests shows where time goes, and costs a hundredth.
+TRACE_RATIO = 0.01
 PLAYGROUND_TTL_S = 120
+
+# Each names a collector of traces; the standard ones are read by the exporter itself.
+_COLLECTORS = (
+    "STRONGROOM_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +126,12 @@ class GatewayConfig:
     body_bytes_max: int = BODY_BYTES_MAX
     deadline_s: int = DEADLINE_S
     settle_wait_s: int = SETTLE_WAIT_S
+    metrics_token: str = field(default="", repr=False)
+    logs_access: bool = False
+    # Traces are sent if either our own setting or a standard one names a collector.
+    is_traced: bool = False
+    otlp_endpoint: str = ""
+    trace_ratio: float = TRACE_RATIO
 
     @property
     def hold_ttl_s(self) -> int:
@@ -113,7 +153,29 @@ class GatewayConfig:
             body_bytes_max=env_int("STRONGROOM_GATEWAY_BODY_BYTES_MAX", BODY_BYTES_MAX, minimum=1),
             deadline_s=env_int("STRONGROOM_GATEWAY_DEADLINE_S", DEADLINE_S, minimum=1),
             settle_wait_s=env_int("STRONGROOM_GATEWAY_SETTLE_WAIT_S", SETTLE_WAIT_S, minimum=1),
+            metrics_token=_read_metrics_token(),
+            logs_access=env_bool("STRONGROOM_GATEWAY_ACCESS_LOG", False),
+            is_traced=any(os.environ.get(name) for name in _COLLECTORS),
+            otlp_endpoint=_read_otlp_endpoint(),
+            trace_ratio=env_ratio("STRONGROOM_OTLP_RATIO", TRACE_RATIO),
         )
+
+
+def _read_metrics_token() -> str:
+    name = "STRONGROOM_GATEWAY_METRICS_TOKEN"
+    if not os.environ.get(name) and not os.environ.get(f"{name}_FILE"):
+        return ""
+    token = env_secret(name)
+    if len(token) < METRICS_TOKEN_LENGTH_MIN:
+        raise SettingError(f"{name} must have at least {METRICS_TOKEN_LENGTH_MIN} characters")
+    return token
+
+
+def _read_otlp_endpoint() -> str:
+    """Our own setting; empty where a standard one is left to the exporter."""
+    return (
+        _env_url("STRONGROOM_OTLP_ENDPOINT") if os.environ.get("STRONGROOM_OTLP_ENDPOINT") else ""
+    )
 
 
 def _env_url(name: str) -> str:

@@ -81,6 +81,12 @@ class Database:
         """Give all connections back."""
         await self._pool.close(timeout=2)
 
+    def count_connections(self) -> tuple[int, int, int]:
+        """Connections in use, idle ones, and statements that wait for one."""
+        stats = self._pool.get_stats()
+        idle = stats.get("pool_available", 0)
+        return stats.get("pool_size", 0) - idle, idle, stats.get("requests_waiting", 0)
+
     async def fetch_all(self, query: str, parameters: Parameters = ()) -> list[Row]:
         """All rows of one reading statement; a broken connection is replaced once.
 

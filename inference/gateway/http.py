@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import parse_qsl
 from uuid import UUID
 
@@ -25,12 +25,19 @@ from inference.gateway.config import (
     QUERY_FIELDS_MAX,
 )
 from inference.gateway.errors import BadJSONError, RequestTimeoutError
+from inference.gateway.metrics import OK
 from inference.gateway.time_limit import TimeLimit
 from marketplace.core.clock import utc_now
 from marketplace.core.errors import BadRequestError, PayloadTooLargeError
 from marketplace.core.ids import new_id, to_public
 
+if TYPE_CHECKING:
+    from inference.gateway.auth import Caller
+    from inference.gateway.catalog import Offer
+    from inference.gateway.tracing import Trace
+
 JSON = "application/json"
+_PROTOCOLS = {"v1": "native", "v2": "oip", "openai": "openai"}
 # A client that gives up does so after a while; the server underneath tells within moments.
 _SLOW_S = 0.25
 _GONE_WAIT_S = 0.002
@@ -85,6 +92,18 @@ class Request:
     prediction_id: UUID | None = None
     body_is_unread: bool = False
     _request_id: str = ""
+    # For those who watch: what it came to on its way.
+    caller: Caller | None = None
+    offer: Offer | None = None
+    trace: Trace | None = None
+    is_replay: bool = False
+    code: str = OK
+    ended_s: float = 0.0
+
+    @property
+    def protocol_name(self) -> str:
+        """Whose address was called."""
+        return _PROTOCOLS.get(self.segments[0], "none")
 
     @property
     def request_id(self) -> str:

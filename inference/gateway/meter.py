@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -32,6 +33,7 @@ from inference.gateway.config import (
 )
 from inference.gateway.database import DatabaseUnavailableError, Row, connect
 from inference.gateway.errors import BookingUnknownError, ClaimLostError, HoldGoneError
+from inference.gateway.metrics import METRICS
 from inference.gateway.prediction import Prediction
 from inference.gateway.time_limit import TimeLimit
 from marketplace.core.clock import utc_now
@@ -282,7 +284,9 @@ class Meter:
         extras = [one.extra for one in items if one.extra is not None]
         if extras:
             parameters["extras"] = (b"[" + b",".join(extras) + b"]").decode()
+        started_s = time.monotonic()
         rows = await _execute(connection, _SETTLE_KEYED if extras else _SETTLE, parameters)
+        METRICS.observe_settle_batch(len(items), time.monotonic() - started_s)
         outcomes = {row["prediction_id"]: row["outcome"] for row in rows}
         if extras:
             return outcomes

@@ -12,6 +12,8 @@ from inference.gateway.auth import Caller
 from inference.gateway.catalog import Offer
 from inference.gateway.holds import Draw
 from inference.gateway.idempotency import Claim
+from inference.gateway.metrics import METRICS, Series
+from inference.gateway.tracing import Trace
 from marketplace.core.clock import utc_now
 
 
@@ -34,24 +36,60 @@ class Prediction:
     started_at: datetime | None = None
     completed_at: datetime | None = None
     predict_time_s: float = 0.0
+    trace: Trace | None = None
+    # Where it waits or runs, and since when it waits; 0 once it has left.
+    _replica_id: UUID | None = None
+    _queued_s: float = 0.0
     _started_s: float = 0.0
     # True once it has its money, if it costs any: its failure is recorded.
     is_admitted: bool = False
     # None where it costs nothing, and once the draw has come to its end.
     draw: Draw | None = None
     gross_nanos: int = field(init=False)
+    series: Series = field(init=False)
 
     def __post_init__(self) -> None:
         self.gross_nanos = 0 if self.caller.is_test else self.rows * self.offer.price_nanos
+        self.series = METRICS.of(self.offer)
+
+    def queue(self, replica_id: UUID) -> None:
+        """It, or its next batch, waits for a place at a replica."""
+        self._replica_id = replica_id
+        self._queued_s = time.monotonic()
 
     def start(self) -> None:
         """It, or its next batch, leaves for a replica."""
         self.started_at = self.started_at or utc_now()
-        self._started_s = time.monotonic()
+        self._started_s = now_s = time.monotonic()
+        if self._queued_s:
+            self.series.queue_seconds.observe(now_s - self._queued_s)
+            self.note("queue", self._queued_s, now_s, replica_id=self._replica_id)
+            # Should it be repeated alone, it does not wait again.
+            self._queued_s = 0.0
 
     def end(self) -> None:
         """The outputs of that are here."""
-        self.predict_time_s += time.monotonic() - self._started_s
+        now_s = time.monotonic()
+        self.predict_time_s += now_s - self._started_s
+        self.note("triton", self._started_s, now_s, replica_id=self._replica_id)
+
+    def fail(self, error: BaseException) -> None:
+        """There are none."""
+        name = "queue" if self._queued_s else "triton"
+        began_s = self._queued_s or self._started_s
+        self.note(name, began_s, time.monotonic(), error, replica_id=self._replica_id)
+
+    def note(
+        self,
+        name: str,
+        began_s: float,
+        ended_s: float,
+        error: BaseException | None = None,
+        **ids: UUID | None,
+    ) -> None:
+        """Remember a part of its time, if it is traced."""
+        if self.trace is not None:
+            self.trace.add(name, began_s, ended_s, error, **ids)
 
     @property
     def mode(self) -> str:

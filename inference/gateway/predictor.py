@@ -25,6 +25,7 @@ from inference.gateway.holds import Holds
 from inference.gateway.http import Request
 from inference.gateway.idempotency import Claim, Idempotency
 from inference.gateway.meter import Meter
+from inference.gateway.metrics import METRICS
 from inference.gateway.prediction import Prediction
 from inference.gateway.route import Replica, Routes
 from inference.gateway.triton_pool import INFRASTRUCTURE_ERRORS, TritonPool
@@ -90,6 +91,7 @@ class Predictor:
             created_at=request.created_at,
             deadline_s=request.started_s + request.deadline_s,
             claim=claim,
+            trace=request.trace,
         )
 
     async def run(
@@ -161,23 +163,33 @@ class Predictor:
     async def _hold(self, prediction: Prediction) -> None:
         nanos, caller = prediction.gross_nanos, prediction.caller
         if nanos:
-            prediction.draw = self.holds.draw(caller, nanos) or await self.holds.take(caller, nanos)
+            began_s = time.monotonic()
+            try:
+                drawn = self.holds.draw(caller, nanos) or await self.holds.take(caller, nanos)
+            except BaseException as error:
+                _observe(METRICS.observe_hold, "hold", prediction, began_s, error)
+                raise
+            prediction.draw = drawn
+            _observe(METRICS.observe_hold, "hold", prediction, began_s)
         prediction.is_admitted = True
 
     async def _settle(self, prediction: Prediction) -> None:
+        began_s = time.monotonic()
         try:
             await self.meter.settle(prediction)
-        except (BookingUnknownError, HoldGoneError):
-            if prediction.draw is not None:
+        except BaseException as error:
+            _observe(METRICS.observe_settle, "settle", prediction, began_s, error)
+            is_spent = isinstance(error, BookingUnknownError | HoldGoneError)
+            if is_spent and prediction.draw is not None:
                 self.holds.lose(prediction.draw)
                 prediction.draw = None
             raise
+        _observe(METRICS.observe_settle, "settle", prediction, began_s)
 
     async def _give_up(self, prediction: Prediction, error: BaseException) -> None:
         """Release what was reserved. Only a claim is waited for: its retry may come at once."""
         if prediction.is_admitted:
-            code = error.code if isinstance(error, MarketplaceError) else MarketplaceError.code
-            self.meter.fail(prediction, code)
+            self.meter.fail(prediction, _read_code(error))
         if prediction.draw is not None:
             self.holds.put_back(prediction.draw)
             prediction.draw = None
@@ -195,6 +207,7 @@ class Predictor:
             other = await self.routes.pick(prediction.offer.version_id, besides=replica)
             if other is replica:
                 raise
+            prediction.series.observe_retry()
             logger.info("prediction %s goes to another replica: %s", prediction.id, error.code)
         return await self._call(prediction, tensors, other)
 
@@ -206,15 +219,41 @@ class Predictor:
         outputs = [one.name for one in prediction.offer.interface.wire_outputs]
 
         async def send(together: Sequence[Tensor], /, **how: Any) -> Outputs:
-            return await self.pool.infer(
-                replica.base_url, replica.triton_name, together, outputs, **how
-            )
+            began_s = time.monotonic()
+            try:
+                return await self.pool.infer(
+                    replica.base_url, replica.triton_name, together, outputs, **how
+                )
+            finally:
+                prediction.series.call_seconds.observe(time.monotonic() - began_s)
 
-        found = await replica.calls.infer(
-            send, tensors, deadline_s=prediction.deadline_s, on_start=prediction.start
-        )
+        prediction.queue(replica.id)
+        try:
+            found = await replica.calls.infer(
+                send, tensors, deadline_s=prediction.deadline_s, on_start=prediction.start
+            )
+        except BaseException as error:
+            prediction.fail(error)
+            raise
         prediction.end()
         return found
+
+
+def _read_code(error: BaseException) -> str:
+    return error.code if isinstance(error, MarketplaceError) else MarketplaceError.code
+
+
+def _observe(
+    count: Callable[[float, str], None],
+    name: str,
+    prediction: Prediction,
+    began_s: float,
+    error: BaseException | None = None,
+) -> None:
+    """Count how long a part took and how it ended, and remember it for a trace."""
+    now_s = time.monotonic()
+    count(now_s - began_s, "" if error is None else _read_code(error))
+    prediction.note(name, began_s, now_s, error)
 
 
 def refuse_nul(output: object) -> None:

@@ -16,6 +16,7 @@ from inference.gateway.coalesce import Coalescer
 from inference.gateway.config import CALLS_PER_BATCH_PLACE, COALESCED_CALLS_MAX, ROUTES_TTL_S
 from inference.gateway.database import Database, DatabaseUnavailableError, Row
 from inference.gateway.errors import NOT_READY_RETRY_S, ModelNotReadyError
+from inference.gateway.metrics import METRICS
 from inference.triton.repository import model_name
 
 # A replica that just failed us is asked last for so long.
@@ -49,10 +50,15 @@ class Replica:
     def __post_init__(self) -> None:
         self.triton_name = model_name(self.id)
         if self.coalesces and self.batch_size_max > 1:
-            self.calls = Coalescer(self.batch_size_max, calls_max=COALESCED_CALLS_MAX)
+            self.calls = Coalescer(
+                self.batch_size_max, calls_max=COALESCED_CALLS_MAX, on_call=self._observe_call
+            )
         else:
             places = CALLS_PER_BATCH_PLACE * self.batch_size_max
-            self.calls = Coalescer(1, calls_max=places)
+            self.calls = Coalescer(1, calls_max=places, on_call=self._observe_call)
+
+    def _observe_call(self, requests: int, rows: int) -> None:
+        METRICS.of_version(self.version_id).observe_call(requests=requests, rows=rows)
 
     def penalise(self) -> None:
         """Ask the others first for a moment."""
@@ -96,6 +102,10 @@ class Routes:
             candidates,
             key=lambda one: (one is besides, one.penalty_until_s > now_s, one.calls.load),
         )
+
+    def list_replicas(self) -> list[Replica]:
+        """All ready replicas."""
+        return [one for many in self._replicas.values() for one in many]
 
     def list_base_urls(self) -> set[str]:
         """The Triton servers behind all ready replicas."""

@@ -337,7 +337,9 @@ def _read_answer(model: str, status: int, json_bytes: int, body: bytes) -> dict[
 def _make_error(model: str, status: int, body: bytes) -> MarketplaceError:
     """What a refusal means. Triton's own text names paths and stays in our log."""
     text = _read_error(body)
-    logger.warning("model %s: triton answered %d: %s", model, status, text[:_LOGGED_CHARS])
+    # What the model itself said comes behind, and may quote what it was given.
+    shown = text.partition("message:")[0][:_LOGGED_CHARS]
+    logger.warning("model %s: triton answered %d: %s", model, status, shown)
     if status == 404 or "is not ready" in text:
         return ModelNotReadyError("The model is not loaded there any more.", retry_after_s=_RETRY_S)
     if status == 503 or text.startswith("Stub process"):

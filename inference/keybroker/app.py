@@ -22,6 +22,7 @@ from inference.keybroker import leases
 from inference.keybroker.config import KeyBrokerConfig
 from inference.keybroker.kms import LocalKms
 from inference.keybroker.upload_keys import UploadKeys
+from marketplace.core import logs
 from marketplace.core.errors import (
     AuthenticationError,
     BadRequestError,
@@ -56,7 +57,8 @@ class KeyBroker:
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Read the settings and open the key store; granian calls it once per worker."""
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+        # What fails on a key must not say so in words that hold one.
+        logs.configure(hides_errors=True)
         self._config = self._config or KeyBrokerConfig.from_env()
         kms = LocalKms(self._config.kms_dir)
         self._keys = UploadKeys(kms, kms.signing_key())

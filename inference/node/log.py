@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import sys
 from typing import Any
+
+from marketplace.core import logs
 
 _VALUE_LENGTH_MAX = 500
 
 
 def configure() -> None:
-    """Write to the standard error, from the level in STRONGROOM_LOG_LEVEL on."""
-    level = os.environ.get("STRONGROOM_LOG_LEVEL", "INFO").upper()
-    known = level if level in logging.getLevelNamesMapping() else "INFO"
-    form = "%(asctime)s %(levelname)s %(name)s %(message)s"
-    logging.basicConfig(level=known, format=form, stream=sys.stderr)
+    """Write to the standard error, in the form and from the level that the environment says."""
+    logs.configure()
     # A line for each of its requests would bury ours, every second two.
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
@@ -24,9 +21,13 @@ def configure() -> None:
 def event(
     logger: logging.Logger, name: str, /, *, level: int = logging.INFO, **fields: Any
 ) -> None:
-    """Log `name key=value …`; a value that a stranger chose cannot forge a second line."""
+    """Log `name key=value …`; a value that a stranger chose cannot forge a second line.
+
+    Where logs are JSON, the name is the message and each field a member of its own.
+    """
     parts = [name, *(f"{key}={_show(value)}" for key, value in fields.items())]
-    logger.log(level, " ".join(parts))
+    shown = {key: str(value)[:_VALUE_LENGTH_MAX] for key, value in fields.items()}
+    logger.log(level, "%s", " ".join(parts), extra={"event": name, "fields": shown})
 
 
 def _show(value: Any) -> str:

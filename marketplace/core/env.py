@@ -40,6 +40,20 @@ def env_int(
     return value
 
 
+def env_ratio(
+    name: str, default: float | None = None, *, env: Mapping[str, str] | None = None
+) -> float:
+    """A number from 0 to 1."""
+    text = env_text(name, None if default is None else str(default), env=env)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise SettingError(f"{name} must be a number from 0 to 1, not {text!r}")
+    return value
+
+
 def env_bool(
     name: str, default: bool | None = None, *, env: Mapping[str, str] | None = None
 ) -> bool:

@@ -83,6 +83,10 @@ def test_a_persons_variables_reach_the_part_they_are_meant_for(place):
         "STRONGROOM_VERSION_BYTES_MAX": "5",
         "STRONGROOM_SANDBOX": "seccomp-only",
         "STRONGROOM_LOG_LEVEL": "DEBUG",
+        "STRONGROOM_LOG_FORMAT": "json",
+        "STRONGROOM_GATEWAY_METRICS_TOKEN": "m" * 16,
+        "STRONGROOM_OTLP_ENDPOINT": "http://collector:4318",
+        "OTEL_EXPORTER_OTLP_HEADERS": "x-tenant=seven",
         "UNRELATED": "leak",
     }
     chosen = Place(**{**vars(place), "person": person})
@@ -95,6 +99,10 @@ def test_a_persons_variables_reach_the_part_they_are_meant_for(place):
     assert holders(chosen, "VERSION_BYTES_MAX") == {"web", "worker"}
     assert holders(chosen, "SANDBOX") == {"node"}
     assert holders(chosen, "LOG_LEVEL") == set(PROCESSES)
+    assert holders(chosen, "LOG_FORMAT") == set(PROCESSES)
+    assert holders(chosen, "m" * 16) == {"gateway"}
+    assert holders(chosen, "http://collector:4318") == {"gateway"}
+    assert holders(chosen, "x-tenant=seven") == {"gateway"}
     assert holders(chosen, "leak") == set()
     assert holders(chosen, "/opt/evil") == set()
 

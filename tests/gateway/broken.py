@@ -6,10 +6,13 @@ Run as `granian tests.gateway.broken:<name>`, in place of the real application.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from inference.gateway.app import Application, Gateway
+from inference.gateway.config import REQUESTS_OPEN_MAX
 from inference.gateway.errors import BookingUnknownError
+from inference.gateway.http import Request
 
 
 class BrokenApplication(Application):
@@ -101,11 +104,58 @@ def _give_up_on_lost_answers(gateway: Gateway) -> None:
     gateway.meter._recover = recover
 
 
+def _lose_count(gateway: Gateway) -> None:
+    """Counts every second request."""
+    end, seen = gateway.observer.end, []
+
+    def end_sometimes(request, **how):
+        seen.append(request)
+        if len(seen) % 2:
+            end(request, **how)
+
+    gateway.observer.end = end_sometimes
+
+
+def _log_requests(show: Callable[[Request], object]) -> Callable[[Gateway], None]:
+    """Writes something of every request into the log, as one does while looking for a fault."""
+
+    def damage(gateway: Gateway) -> None:
+        begin = gateway.observer.begin
+
+        def begin_loudly(request):
+            logging.getLogger("debugging").debug("request %s", show(request))
+            begin(request)
+
+        gateway.observer.begin = begin_loudly
+
+    return damage
+
+
+def _log_bodies(gateway: Gateway) -> None:
+    run = gateway.predictor.run_batches
+
+    async def run_loudly(prediction, batches, decode, **how):
+        logging.getLogger("debugging").debug("batches %s", batches)
+        return await run(prediction, batches, decode, **how)
+
+    gateway.predictor.run_batches = run_loudly
+
+
+def _fill(gateway: Gateway) -> None:
+    """As many requests are open as may be."""
+    gateway.requests_open = REQUESTS_OPEN_MAX
+
+
 answers_before_commit = BrokenApplication(_answer_before_commit)
 skips_hold = BrokenApplication(_skip_hold)
 never_voids = BrokenApplication(_never_void)
 books_failures = BrokenApplication(_book_failures)
 forgets_keys = BrokenApplication(_forget_keys)
 ignores_claims = BrokenApplication(_ignore_claims)
+logs_paths = BrokenApplication(_log_requests(lambda request: request.path))
+logs_keys = BrokenApplication(_log_requests(lambda request: request.headers.get("authorization")))
+logs_bodies = BrokenApplication(_log_bodies)
+is_full = BrokenApplication(_fill)
+loses_count = BrokenApplication(_lose_count)
 hears_nothing = BrokenApplication(_hear_nothing)
 gives_up_on_lost_answers = BrokenApplication(_give_up_on_lost_answers)

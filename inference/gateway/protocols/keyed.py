@@ -64,6 +64,7 @@ async def read_keyed_body(
     claim = Claim(caller.account_id, key, request.fingerprint(body, mark=mark), request.id)
     earlier = await gateway.idempotency.find(claim.account_id, claim.key, claim.fingerprint)
     request.prediction_id = earlier or request.id
+    request.is_replay = earlier is not None
     return KeyedBody(body, claim, earlier)
 
 

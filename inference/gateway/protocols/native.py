@@ -78,6 +78,7 @@ class NativeProtocol:
         caller = await self.gateway.authenticator.authenticate(
             request.headers.get("authorization"), allow_basic=False
         )
+        request.caller = caller
         match request.method:
             case "POST":
                 return await self._answer_post(request, caller, segments)
@@ -133,6 +134,7 @@ class NativeProtocol:
         elif "version" in document:
             raise _invalid("/version", "The address names the model already.")
         offer = await self.gateway.catalog.find(reference, caller)
+        request.offer = offer
         interface = offer.interface
         try:
             checked = interface.check_input(document.get("input"))

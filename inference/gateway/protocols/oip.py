@@ -75,6 +75,7 @@ class OIPProtocol:
         if rest == ["infer"]:
             request.prediction_id = request.id
         caller = await self._authenticate(request)
+        request.caller = caller
         match [request.method, *rest]:
             case ["POST", "infer"]:
                 return await self._infer(request, caller, model)
@@ -106,6 +107,7 @@ class OIPProtocol:
         document = read_document(parse_json(keyed.body[:json_bytes]))
         octets = None if json_bytes is None else memoryview(keyed.body)[json_bytes:]
         offer = await self.gateway.catalog.find(parse_reference(model), caller)
+        request.offer = offer
         return await self._predict(request, caller, offer, document, octets, keyed.claim)
 
     async def _predict(

@@ -65,6 +65,7 @@ class OpenAIProtocol:
         caller = await self.gateway.authenticator.authenticate(
             request.headers.get("authorization"), allow_basic=False
         )
+        request.caller = caller
         match [request.method, *request.segments[1:]]:
             case ["POST", "v1", *_] if planner is not None:
                 return await self._predict(request, caller, planner)
@@ -123,6 +124,7 @@ class OpenAIProtocol:
         document = parse_json(keyed.body)
         model = _read_model(document)
         offer = await self._find_offer(caller, model)
+        request.offer = offer
         plan = planner(document, offer)
         rows, interface = plan.rows, offer.interface
         prediction = self.gateway.predictor.begin(

@@ -1,0 +1,278 @@
+"""What was counted, in the text format of Prometheus, put together when it is asked for.
+
+Source: Prometheus, "Exposition formats", text-based format 0.0.4.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import resource
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inference.gateway.config import OBSERVED_REPLICAS_MAX
+from inference.gateway.metrics import OTHER, Histogram, Metrics, Series
+from marketplace.core.ids import to_public
+
+if TYPE_CHECKING:
+    from inference.gateway.app import Gateway
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_STARTED_AT_S = time.time()
+_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n"})
+
+Labels = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """The samples of one name, and what they mean. docs/operations.md lists them all."""
+
+    name: str
+    kind: str
+    help: str
+
+
+_PREFIX = "strongroom_gateway_"
+FAMILIES = {
+    family.name.removeprefix(_PREFIX): family
+    for family in (
+        Family(f"{_PREFIX}requests_total", "counter", "Requests that were answered."),
+        Family(
+            f"{_PREFIX}request_seconds",
+            "histogram",
+            "From the arrival of a request to its answer, successes only.",
+        ),
+        Family(
+            f"{_PREFIX}queue_seconds",
+            "histogram",
+            "How long a request waited before it left for a replica.",
+        ),
+        Family(f"{_PREFIX}triton_call_seconds", "histogram", "Time of one call to Triton."),
+        Family(f"{_PREFIX}triton_call_rows", "histogram", "Rows of one call to Triton."),
+        Family(
+            f"{_PREFIX}triton_call_requests",
+            "histogram",
+            "Requests that went to Triton in one call.",
+        ),
+        Family(
+            f"{_PREFIX}first_token_seconds",
+            "histogram",
+            "From the arrival of a request to the first token of its stream.",
+        ),
+        Family(f"{_PREFIX}token_seconds", "histogram", "From one token of a stream to the next."),
+        Family(
+            f"{_PREFIX}retries_total",
+            "counter",
+            "Predictions that went to another replica because one had failed.",
+        ),
+        Family(
+            f"{_PREFIX}idempotent_replays_total",
+            "counter",
+            "Retries that were answered with what was booked before.",
+        ),
+        Family(f"{_PREFIX}hold_seconds", "histogram", "Time to reserve the money."),
+        Family(f"{_PREFIX}hold_refusals_total", "counter", "Predictions without a hold, and why."),
+        Family(
+            f"{_PREFIX}settle_seconds",
+            "histogram",
+            "How long a finished prediction waited for its booking.",
+        ),
+        Family(
+            f"{_PREFIX}settle_failures_total",
+            "counter",
+            "Finished predictions that were not booked, and why.",
+        ),
+        Family(f"{_PREFIX}settle_batch_size", "histogram", "Predictions booked by one commit."),
+        Family(f"{_PREFIX}settle_batch_seconds", "histogram", "Time of one booking commit."),
+        Family(f"{_PREFIX}open_requests", "gauge", "Requests that have no answer yet."),
+        Family(
+            f"{_PREFIX}replica_waiting_requests",
+            "gauge",
+            "Requests that wait in this gateway for a replica.",
+        ),
+        Family(
+            f"{_PREFIX}replica_running_requests",
+            "gauge",
+            "Requests of this gateway that run on a replica.",
+        ),
+        Family(f"{_PREFIX}cache_hits_total", "counter", "Look-ups that a cache answered."),
+        Family(f"{_PREFIX}cache_misses_total", "counter", "Look-ups that Postgres was asked for."),
+        Family(f"{_PREFIX}cache_entries", "gauge", "What a cache keeps now."),
+        Family(f"{_PREFIX}database_connections", "gauge", "Connections of the pool, used or idle."),
+        Family(f"{_PREFIX}database_waiting", "gauge", "Statements that wait for a connection."),
+        Family(
+            f"{_PREFIX}changes_listening",
+            "gauge",
+            "1 while changes are heard from Postgres; at 0 nothing is cached.",
+        ),
+        Family(f"{_PREFIX}build_info", "gauge", "1; what runs, in its labels."),
+        Family("process_cpu_seconds_total", "counter", "CPU time of the process."),
+        Family("process_resident_memory_bytes", "gauge", "Memory of the process."),
+        Family("process_open_fds", "gauge", "Open files and sockets of the process."),
+        Family("process_max_fds", "gauge", "How many it may open."),
+        Family("process_start_time_seconds", "gauge", "When it was started, since 1970."),
+    )
+}
+
+
+def render(gateway: Gateway, metrics: Metrics) -> bytes:
+    """The whole page."""
+    page = _Page()
+    _add_models(page, metrics)
+    _add_bookings(page, metrics)
+    _add_state(page, gateway, metrics)
+    _add_process(page)
+    return page.to_bytes()
+
+
+class _Page:
+    """Lines by family; a family without a sample is left out."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, list[str]] = {name: [] for name in FAMILIES}
+
+    def add(self, name: str, value: float, labels: Labels | None = None) -> None:
+        """One sample of a counter or a gauge."""
+        family = FAMILIES[name]
+        self._lines[name].append(f"{family.name}{_render_labels(labels or {})} {value}")
+
+    def add_counts(self, name: str, label: str, counts: Mapping[str, int]) -> None:
+        """A counter with one label."""
+        for value, count in counts.items():
+            self.add(name, count, {label: value})
+
+    def add_histogram(self, name: str, histogram: Histogram, labels: Labels | None = None) -> None:
+        """The buckets, the sum and the count; nothing if nothing was observed."""
+        if not histogram.count:
+            return
+        family, labels = FAMILIES[name].name, labels or {}
+        inner = _render_labels(labels)[1:-1]
+        before = f"{family}_bucket{{{inner}{',' if inner else ''}le="
+        lines, below = self._lines[name], 0
+        for edge, count in zip((*histogram.edges, "+Inf"), histogram.counts, strict=True):
+            below += count
+            lines.append(f'{before}"{edge}"}} {below}')
+        lines.append(f"{family}_sum{_render_labels(labels)} {histogram.total}")
+        lines.append(f"{family}_count{_render_labels(labels)} {below}")
+
+    def to_bytes(self) -> bytes:
+        """All families that have a sample, each after its head."""
+        return "".join(self._render()).encode()
+
+    def _render(self) -> Iterator[str]:
+        for name, lines in self._lines.items():
+            if lines:
+                family = FAMILIES[name]
+                yield f"# HELP {family.name} {family.help}\n# TYPE {family.name} {family.kind}\n"
+                yield "\n".join(lines) + "\n"
+
+
+def _render_labels(labels: Labels) -> str:
+    if not labels:
+        return ""
+    inner = ",".join(f'{name}="{value.translate(_ESCAPES)}"' for name, value in labels.items())
+    return f"{{{inner}}}"
+
+
+def _add_models(page: _Page, metrics: Metrics) -> None:
+    for series in (metrics.without_model, *metrics.by_version.values(), metrics.other):
+        labels = {"model": series.model, "version": series.version}
+        for (protocol, status, code), count in series.requests.items():
+            outcome = {"protocol": protocol, "outcome": _classify(status), "code": code}
+            page.add("requests_total", count, labels | outcome)
+        if series.retries:
+            page.add("retries_total", series.retries, labels)
+        for name, histogram in _list_histograms(series):
+            page.add_histogram(name, histogram, labels)
+
+
+def _list_histograms(series: Series) -> list[tuple[str, Histogram]]:
+    return [
+        ("request_seconds", series.request_seconds),
+        ("queue_seconds", series.queue_seconds),
+        ("triton_call_seconds", series.call_seconds),
+        ("triton_call_rows", series.call_rows),
+        ("triton_call_requests", series.call_requests),
+        ("first_token_seconds", series.first_token_seconds),
+        ("token_seconds", series.token_seconds),
+    ]
+
+
+def _classify(status: int) -> str:
+    if status < 400:
+        return "ok"
+    return "client_error" if status < 500 else "server_error"
+
+
+def _add_bookings(page: _Page, metrics: Metrics) -> None:
+    page.add_counts("idempotent_replays_total", "protocol", metrics.replays)
+    page.add_counts("hold_refusals_total", "code", metrics.hold_refusals)
+    page.add_counts("settle_failures_total", "code", metrics.settle_failures)
+    page.add_histogram("hold_seconds", metrics.hold_seconds)
+    page.add_histogram("settle_seconds", metrics.settle_seconds)
+    page.add_histogram("settle_batch_size", metrics.settle_batch_size)
+    page.add_histogram("settle_batch_seconds", metrics.settle_batch_seconds)
+
+
+def _add_state(page: _Page, gateway: Gateway, metrics: Metrics) -> None:
+    page.add("open_requests", gateway.requests_open)
+    _add_replicas(page, gateway, metrics)
+    for name, cache in (
+        ("keys", gateway.authenticator.callers),
+        ("offers", gateway.catalog.offers),
+    ):
+        labels = {"cache": name}
+        page.add("cache_hits_total", cache.hits, labels)
+        page.add("cache_misses_total", cache.misses, labels)
+        page.add("cache_entries", len(cache), labels)
+    used, idle, waiting = gateway.database.count_connections()
+    page.add("database_connections", used, {"state": "used"})
+    page.add("database_connections", idle, {"state": "idle"})
+    page.add("database_waiting", waiting)
+    page.add("changes_listening", int(gateway.changes.is_listening))
+
+
+def _add_replicas(page: _Page, gateway: Gateway, metrics: Metrics) -> None:
+    others = [0, 0]
+    for index, replica in enumerate(gateway.routes.list_replicas()):
+        waiting = replica.calls.waiting
+        running = replica.calls.load - waiting
+        if index >= OBSERVED_REPLICAS_MAX:
+            others[0] += waiting
+            others[1] += running
+            continue
+        series = metrics.by_version.get(replica.version_id, metrics.without_model)
+        labels = {
+            "model": series.model,
+            "version": series.version,
+            "replica": to_public(replica.id),
+        }
+        page.add("replica_waiting_requests", waiting, labels)
+        page.add("replica_running_requests", running, labels)
+    if any(others):
+        labels = {"model": OTHER, "version": OTHER, "replica": OTHER}
+        page.add("replica_waiting_requests", others[0], labels)
+        page.add("replica_running_requests", others[1], labels)
+
+
+def _add_process(page: _Page) -> None:
+    build = {
+        "version": importlib.metadata.version("strongroom"),
+        "python": platform.python_version(),
+        "granian": importlib.metadata.version("granian"),
+    }
+    page.add("build_info", 1, build)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    page.add("process_cpu_seconds_total", used.ru_utime + used.ru_stime)
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    page.add("process_resident_memory_bytes", pages * resource.getpagesize())
+    page.add("process_open_fds", sum(1 for _ in os.scandir("/proc/self/fd")))
+    page.add("process_max_fds", resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    page.add("process_start_time_seconds", _STARTED_AT_S)

@@ -1,0 +1,81 @@
+"""What the operator's machines ask: is it alive, is it ready, what did it count.
+
+These are answered also when too many requests are open, for then they matter most.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from typing import TYPE_CHECKING
+
+from inference.gateway.http import Answer, Headers, Request, json_answer
+from inference.gateway.metrics import METRICS
+from inference.gateway.metrics_page import CONTENT_TYPE, render
+from marketplace.core.errors import AuthenticationError, NotFoundError
+
+if TYPE_CHECKING:
+    from inference.gateway.app import Gateway
+
+ROOTS = frozenset({"health", "metrics"})
+# Headers of which one is in every request that a proxy has passed on: the peer on loopback
+# is then the proxy, and tells nothing of who asks.
+_FORWARDED = (
+    *("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"),
+    "x-real-ip",
+)
+
+
+class Operations:
+    """Answers the routes below /health, and /metrics."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.gateway = gateway
+
+    def answer(self, request: Request, peer: str) -> Answer:
+        """Find the route and answer.
+
+        Args:
+            request: Of one of `ROOTS`.
+            peer: Address and port of the other end.
+
+        Raises:
+            NotFoundError: There is no such route.
+            AuthenticationError: The metrics are not for everyone.
+        """
+        match [request.method, *request.segments]:
+            case ["GET", "health"] | ["GET", "health", "ready"]:
+                return self._answer_ready()
+            case ["GET", "health", "live"]:
+                return json_answer({"status": "ok"})
+            case ["GET", "metrics"]:
+                self._require_operator(request.headers, peer)
+                return Answer(200, render(self.gateway, METRICS), content_type=CONTENT_TYPE)
+        raise NotFoundError
+
+    def _answer_ready(self) -> Answer:
+        is_ready = self.gateway.is_ready()
+        document = {"status": "ok" if is_ready else "unavailable", "database": is_ready}
+        return json_answer(document, status=200 if is_ready else 503)
+
+    def _require_operator(self, headers: Headers, peer: str) -> None:
+        token = self.gateway.config.metrics_token
+        scheme, _, given = (headers.get("authorization") or "").partition(" ")
+        if token and scheme.lower() == "bearer":
+            # In octets: compare_digest takes no text beyond ASCII.
+            if hmac.compare_digest(given.strip().encode(), token.encode()):
+                return
+            raise AuthenticationError("The token is not that of the metrics.")
+        if not is_loopback(peer) or any(name in headers for name in _FORWARDED):
+            raise AuthenticationError("The metrics are for this machine, or for a token.")
+
+
+def is_loopback(peer: str) -> bool:
+    """Whether an `address:port` is of this machine; a name never is."""
+    address = peer.rpartition(":")[0].strip("[]")
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    mapped = getattr(parsed, "ipv4_mapped", None)
+    return (mapped or parsed).is_loopback

@@ -1,10 +1,11 @@
-"""The gateway with everything on, against the bare Triton behind it and a plain DRF view.
+"""The gateway with everything on, against the bare Triton behind it, a DRF view and BentoML.
 
     .venv/bin/python -m bench.gateway [--duration 5] [--rounds 3] [--json FILE]
 
 Starts the product in a home of its own, sells two models that cost nothing to run, and sends
 the same requests to each server in turn, on the same cores, in one run. What counts are the
-ratios: absolute figures are the machine's. Needs wrk. Stops by itself.
+ratios: absolute figures are the machine's. Needs wrk. Stops by itself. BentoML is installed
+once, into an environment of its own below var/bench.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +37,7 @@ CONNECTIONS = (1, 8, 64, 256)
 WIDE_CONNECTIONS = (1, 8)
 FLOOR = "Triton alone"
 DRF = "DRF view"
+BENTOML = "BentoML"
 
 MakeBody = Callable[[Sold], tuple[bytes, dict[str, str]]]
 
@@ -92,9 +95,11 @@ def _measure_all(options: argparse.Namespace, folder: Path) -> list[Row]:
         tiny = product.sell(running, folder, "tiny", TINY)
         wide = product.sell(running, folder, "wide", WIDE)
         drf_url, drf_pid = _serve_drf(stack, running, tiny)
+        bento_url, bento_pid = _serve_bentoml(stack)
         two_url, two_pid = _serve_two_gateways(stack, running)
         extra = [
             Server(DRF, _oip_request(drf_url, tiny, _json_body), [drf_pid]),
+            Server(BENTOML, _bentoml_request(bento_url, tiny), [bento_pid]),
             Server(
                 "gateway /v2, 2 processes",
                 _gateway_v2(running, tiny, two_url, _json_body),
@@ -173,6 +178,36 @@ def _serve_drf(stack: ExitStack, running: Stack, sold: Sold) -> tuple[str, int]:
         "PYTHONPATH": str(ROOT),
     }
     return _serve(stack, "wsgi", "bench.drf_view:app", env, "--blocking-threads", "16")
+
+
+def _bentoml_request(url: str, sold: Sold) -> Request:
+    body = json.dumps({"x": [_numbers(sold)]}).encode()
+    return Request(f"{url}/predict", {"Content-Type": "application/json"}, body)
+
+
+def _serve_bentoml(stack: ExitStack) -> tuple[str, int]:
+    """Serve `bench.bentoml_service`; its packages would not go together with ours."""
+    folder = ROOT / "var" / "bench" / "bentoml"
+    python = folder / "bin" / "python"
+    if not (folder / "bin" / "bentoml").exists():
+        print("installing BentoML", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        wanted = Path(__file__).with_name("requirements-bentoml.txt")
+        subprocess.run([python, "-m", "pip", "install", "-q", "-r", wanted], check=True)
+    url = f"http://127.0.0.1:{ports.choose()}"
+    port = url.rpartition(":")[2]
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    env |= {"BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": str(folder / "home")}
+    command = ["bentoml", "serve", "bentoml_service:Negate", "--host", "127.0.0.1"]
+    pid = stack.enter_context(
+        product.serve(
+            *(*command, "--port", port, "--working-dir", str(ROOT / "bench")),
+            url=url,
+            env=env,
+            python=str(python),
+        )
+    )
+    return url, pid
 
 
 def _serve_two_gateways(stack: ExitStack, running: Stack) -> tuple[str, int]:

@@ -90,9 +90,11 @@ def _negate(width: int) -> bytes:
 
 
 @contextlib.contextmanager
-def serve(*command: str, url: str, env: dict[str, str]) -> Iterator[int]:
+def serve(
+    *command: str, url: str, env: dict[str, str], python: str = sys.executable
+) -> Iterator[int]:
     """Run another server beside the product until the block ends; yields its pid."""
-    process = subprocess.Popen([sys.executable, "-m", *command], env=env)
+    process = subprocess.Popen([python, "-m", *command], env=env)
     try:
         deadline = time.monotonic() + 60
         while not ports.is_listening(int(url.rpartition(":")[2])):

@@ -9,11 +9,11 @@ Run: granian --interface rsgi --loop uvloop --http 1 --no-ws inference.gateway.a
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 from contextlib import suppress
 from typing import Any
 
+from inference.gateway import memory
 from inference.gateway.auth import Authenticator
 from inference.gateway.catalog import Catalog
 from inference.gateway.changes import Changes
@@ -43,7 +43,6 @@ logger = logging.getLogger(__name__)
 
 _DRAIN_S = 10.0
 _TIDY_S = 30.0
-_GC_OBJECTS = 20_000
 # Of every answer: they belong to one caller, and no cache between may keep them.
 _COMMON = [("cache-control", "private, no-store"), ("vary", "Authorization")]
 # An error that a repeat of the same call cannot mend, for client libraries that ask.
@@ -213,11 +212,7 @@ class Application:
         logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
         self.gateway = Gateway(GatewayConfig.from_env())
         loop.run_until_complete(self.gateway.start())
-        # What is here now stays; and a request leaves few cycles behind, so that looking for
-        # them every 700 objects would take a tenth of the processor.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(_GC_OBJECTS, 20, 20)
+        memory.tune()
 
     def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Stop; granian calls it when the last request has been answered."""

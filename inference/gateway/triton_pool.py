@@ -90,7 +90,7 @@ class Connection(asyncio.Protocol):
             self._on_end = None
 
     async def exchange(
-        self, head: bytes, parts: Sequence[bytes], keep_slot: KeepSlot
+        self, head: bytes, parts: Sequence[bytes | memoryview], keep_slot: KeepSlot
     ) -> tuple[int, int, bytes]:
         """Send a request and return status, length of the JSON part (-1: all) and body.
 
@@ -231,7 +231,7 @@ class TritonPool:
         return _read_answer(model, *answer)
 
     async def _exchange(
-        self, base_url: str, head: bytes, parts: Sequence[bytes], keep_slot: KeepSlot
+        self, base_url: str, head: bytes, parts: Sequence[bytes | memoryview], keep_slot: KeepSlot
     ) -> tuple[int, int, bytes]:
         idle = self._idle.setdefault(base_url, deque())
         while idle:
@@ -252,7 +252,7 @@ class TritonPool:
         connection: Connection,
         idle: deque[Connection],
         head: bytes,
-        parts: Sequence[bytes],
+        parts: Sequence[bytes | memoryview],
         keep_slot: KeepSlot,
     ) -> tuple[int, int, bytes]:
         answer = await connection.exchange(head, parts, keep_slot)
@@ -290,7 +290,9 @@ async def _connect(base_url: str) -> Connection:
     return connection
 
 
-def _encode_request(tensors: Sequence[Tensor], outputs: Sequence[str]) -> tuple[bytes, list[bytes]]:
+def _encode_request(
+    tensors: Sequence[Tensor], outputs: Sequence[str]
+) -> tuple[bytes, list[bytes | memoryview]]:
     payload = [one.to_bytes() for one in tensors]
     document = {
         "inputs": [
@@ -307,7 +309,9 @@ def _encode_request(tensors: Sequence[Tensor], outputs: Sequence[str]) -> tuple[
     return orjson.dumps(document), payload
 
 
-def _render_head(base_url: str, model: str, document: bytes, payload: Sequence[bytes]) -> bytes:
+def _render_head(
+    base_url: str, model: str, document: bytes, payload: Sequence[bytes | memoryview]
+) -> bytes:
     length = len(document) + sum(map(len, payload))
     return (
         f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: {urlsplit(base_url).netloc}\r\n"

@@ -51,8 +51,8 @@ class Tensor:
     shape: tuple[int, ...]
     data: np.ndarray
 
-    def to_bytes(self) -> bytes:
-        """The elements as the binary protocol carries them."""
+    def to_bytes(self) -> bytes | memoryview:
+        """The elements as the binary protocol carries them; numbers are not copied."""
         return pack(self.datatype, self.data)
 
 
@@ -135,7 +135,7 @@ def list_elements(one: Output, array: np.ndarray) -> list[Any]:
     return _to_json(array.reshape(-1))
 
 
-def pack_output(one: Output, array: np.ndarray) -> bytes:
+def pack_output(one: Output, array: np.ndarray) -> bytes | memoryview:
     """All elements of a checked output as octets; what JSON could not carry is refused here too.
 
     Raises:
@@ -147,12 +147,16 @@ def pack_output(one: Output, array: np.ndarray) -> bytes:
     return pack(one.datatype, array)
 
 
-def pack(datatype: str, array: np.ndarray) -> bytes:
-    """The elements as little-endian octets; texts with their length before them."""
+def pack(datatype: str, array: np.ndarray) -> bytes | memoryview:
+    """The elements as little-endian octets; texts with their length before them.
+
+    Numbers that lie in memory as they are sent are not copied.
+    """
     if datatype == "BYTES":
         items = [bytes(item) for item in array.ravel()]
         return b"".join(part for item in items for part in (_LENGTH.pack(len(item)), item))
-    return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+    plain = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    return plain.reshape(-1).view(np.uint8).data
 
 
 def unpack(datatype: str, shape: Sequence[int], data: bytes | memoryview) -> np.ndarray:

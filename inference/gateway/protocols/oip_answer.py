@@ -30,7 +30,7 @@ class InferAnswer:
     """The JSON part, and one item for each output that it gives a `binary_data_size`."""
 
     document: dict[str, Any]
-    octets: list[bytes] = field(default_factory=list)
+    octets: list[bytes | memoryview] = field(default_factory=list)
 
     def to_http(self, *, cost_nanos: int, headers: Sequence[tuple[str, str]] = ()) -> Answer:
         """As it is sent."""
@@ -60,7 +60,8 @@ class InferAnswer:
     @classmethod
     def from_stored(cls, stored: Mapping[str, Any]) -> InferAnswer:
         """The inverse of `to_stored`."""
-        outputs, octets = [], []
+        outputs: list[Any] = []
+        octets: list[bytes | memoryview] = []
         for one in stored["outputs"]:
             if _is_binary(one):
                 octets.append(b64decode(one["data"]))

@@ -91,6 +91,12 @@ class Place:
         return redis.url(self.ports["redis"], self.secrets["redis"])
 
     @property
+    def gateway_redis_url(self) -> str:
+        return redis.url(
+            self.ports["redis"], self.secrets["redis_gateway"], user=redis.GATEWAY_USER
+        )
+
+    @property
     def has_real_stripe(self) -> bool:
         """Whether the person gave a key: then no stand-in is started."""
         return bool(self.person.get(_STRIPE[0]) or self.person.get(f"{_STRIPE[0]}_FILE"))
@@ -182,6 +188,7 @@ def _manage(place: Place) -> dict[str, str]:
 def _gateway(place: Place) -> dict[str, str]:
     return {
         "STRONGROOM_GATEWAY_DATABASE_URL": place.database_url(postgres.GATEWAY),
+        "STRONGROOM_REDIS_URL": place.gateway_redis_url,
         "STRONGROOM_WEB_URL": place.web_url,
         "STRONGROOM_GATEWAY_URL": place.gateway_url,
         "STRONGROOM_PLAYGROUND_SECRET": place.secrets["playground_secret"],

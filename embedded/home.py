@@ -43,6 +43,7 @@ _SECRETS: Mapping[str, Callable[[], str]] = {
     "strongroom_gateway": lambda: secrets.token_hex(24),
     "strongroom_keybroker": lambda: secrets.token_hex(24),
     "redis": lambda: secrets.token_hex(24),
+    "redis_gateway": lambda: secrets.token_hex(24),
     "keybroker_token": lambda: secrets.token_urlsafe(32),
     "playground_secret": lambda: secrets.token_urlsafe(32),
     "stripe_secret_key": lambda: "sk_test_" + secrets.token_hex(24),

@@ -117,7 +117,12 @@ def _redis(place: Place) -> Process:
     folder = place.home / "redis"
     return Process(
         name="redis",
-        command=redis.prepare(folder, port=port, password=place.secrets["redis"]),
+        command=redis.prepare(
+            folder,
+            port=port,
+            password=place.secrets["redis"],
+            gateway_password=place.secrets["redis_gateway"],
+        ),
         env={"PATH": "/usr/bin:/bin"},
         is_ready=lambda _log: redis.is_ready(place.redis_url),
         where=f"127.0.0.1:{port}",

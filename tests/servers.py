@@ -33,6 +33,7 @@ class Servers:
     superuser_password: str
     passwords: dict[str, str]
     redis_password: str
+    redis_gateway_password: str
 
     def database_url(self, role: str, database: str = postgres.DATABASE) -> str:
         return postgres.url(self.postgres_port, role, self.passwords[role], database)
@@ -46,6 +47,10 @@ class Servers:
     @property
     def redis_url(self) -> str:
         return redis.url(self.redis_port, self.redis_password)
+
+    @property
+    def gateway_redis_url(self) -> str:
+        return redis.url(self.redis_port, self.redis_gateway_password, user=redis.GATEWAY_USER)
 
 
 @functools.cache
@@ -62,6 +67,7 @@ def provide() -> Servers:
         superuser_password=secrets.token_hex(16),
         passwords={role: secrets.token_hex(16) for role in postgres.ROLES},
         redis_password=secrets.token_hex(16),
+        redis_gateway_password=secrets.token_hex(16),
     )
     _start_redis(servers)
     os.environ.update(environment(servers))
@@ -115,7 +121,10 @@ def start_postgres() -> Servers:
 
 def _start_redis(servers: Servers) -> None:
     command = redis.prepare(
-        servers.folder / "redis", port=servers.redis_port, password=servers.redis_password
+        servers.folder / "redis",
+        port=servers.redis_port,
+        password=servers.redis_password,
+        gateway_password=servers.redis_gateway_password,
     )
     process = spawn.start(
         command,

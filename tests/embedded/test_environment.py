@@ -42,6 +42,7 @@ def test_the_node_has_no_way_into_the_database(place):
         ("strongroom_gateway", {"gateway"}),
         ("strongroom_keybroker", {"keybroker"}),
         ("redis", {"web", "worker", "beat"}),
+        ("redis_gateway", {"gateway"}),
         ("keybroker_token", {"web", "worker", "keybroker"}),
         ("playground_secret", {"web", "gateway"}),
         ("stripe_secret_key", {"web", "worker", "fakestripe"}),

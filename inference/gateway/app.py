@@ -1,7 +1,7 @@
 """The gateway: the data plane's HTTP front, as an RSGI application without Django.
 
-One process is one event loop. Requests pass key, input, hold, Triton and booking in this
-order; see `inference.gateway.predictor`. Several processes need nothing of each other.
+One process is one event loop. Requests pass key, input, limits, hold, Triton and booking in
+this order; see `inference.gateway.predictor`. Several processes need nothing of each other.
 
 Run: granian --interface rsgi --loop uvloop --http 1 --no-ws inference.gateway.app:app
 """
@@ -23,6 +23,7 @@ from inference.gateway.errors import CapacityError
 from inference.gateway.holds import Holds
 from inference.gateway.http import Answer, Request, RSGIProtocol
 from inference.gateway.idempotency import Idempotency
+from inference.gateway.limits import Limits
 from inference.gateway.meter import Meter
 from inference.gateway.observer import Observer
 from inference.gateway.operations import ROOTS as OPERATIONS
@@ -46,7 +47,15 @@ _TIDY_S = 30.0
 # Of every answer: they belong to one caller, and no cache between may keep them.
 _COMMON = [("cache-control", "private, no-store"), ("vary", "Authorization")]
 # An error that a repeat of the same call cannot mend, for client libraries that ask.
-_NO_RETRY = frozenset({"idempotency_mismatch", "booking_unknown", "model_failed", "output_invalid"})
+_NO_RETRY = frozenset(
+    {
+        "idempotency_mismatch",
+        "booking_unknown",
+        "model_failed",
+        "output_invalid",
+        "units_exceed_limit",
+    }
+)
 
 
 class Gateway:
@@ -67,8 +76,10 @@ class Gateway:
         self.pool = TritonPool()
         self.meter = Meter(config.database_url, wait_s=config.settle_wait_s)
         self.idempotency = Idempotency(self.database, claim_ttl_s=config.hold_ttl_s)
+        self.limits = Limits(config)
         self.predictor = Predictor(
             config,
+            limits=self.limits,
             holds=self.holds,
             routes=self.routes,
             pool=self.pool,
@@ -86,6 +97,7 @@ class Gateway:
     async def start(self) -> None:
         """Begin to listen and to tidy; Postgres may come later than this process."""
         await self.database.open()
+        await self.limits.start()
         for job in (
             self.changes.run(),
             self.authenticator.flush_used(),
@@ -103,6 +115,7 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.pool.close()
+        await self.limits.stop()
         await self.database.close()
         self.observer.stop()
 
@@ -138,6 +151,7 @@ class Gateway:
                 ("x-cost-nano-usd", str(answer.cost_nanos)),
                 *_COMMON,
                 *answer.headers,
+                *_limit_headers(request),
             ],
             answer.body,
         )
@@ -228,6 +242,12 @@ class Application:
 
 def _fields(request: Request) -> dict[str, Any]:
     return {"fields": {"request_id": request.request_id}}
+
+
+def _limit_headers(request: Request) -> list[tuple[str, str]]:
+    if request.limits is None:
+        return []
+    return request.limits.render(is_openai=request.segments[0] == "openai")
 
 
 def _error_headers(error: MarketplaceError) -> list[tuple[str, str]]:

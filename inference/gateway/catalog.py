@@ -35,6 +35,7 @@ _OWNER, _MODEL = re.compile(_SLUG), re.compile(_NAME)
 _FIND = """
     SELECT v.id AS version_id, v.number, v.manifest_sha256, v.runtime, v.interface, v.created_at,
         m.id AS model_id, m.name, m.task, m.visibility, a.slug AS owner, a.id AS owner_id,
+        m.requests_per_minute, m.units_per_minute, m.concurrency_max,
         p.id AS price_id, p.nanos_per_prediction,
         extract(epoch FROM least(p.valid_until, (
             SELECT min(f.valid_from) FROM billing_price f
@@ -115,6 +116,10 @@ class Offer:
     is_private: bool
     price_id: UUID | None
     price_nanos: int
+    # Of all callers together; None where there is no such limit.
+    requests_per_minute: int | None = None
+    units_per_minute: int | None = None
+    concurrency_max: int | None = None
 
     @property
     def model(self) -> str:
@@ -277,4 +282,7 @@ def _make_offer(row: Row) -> Offer:
         is_private=row["visibility"] == "private",
         price_id=row["price_id"],
         price_nanos=row["nanos_per_prediction"] or 0,
+        requests_per_minute=row["requests_per_minute"],
+        units_per_minute=row["units_per_minute"],
+        concurrency_max=row["concurrency_max"],
     )

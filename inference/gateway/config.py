@@ -101,6 +101,27 @@ STORED_OUTPUT_BYTES_MAX = 4 * 1024 * 1024
 # Failures that wait to be recorded; more are counted in the log only, holds expire anyway.
 FAILURES_WAITING_MAX = 10_000
 
+# An account without limits of its own. More than one gateway process can answer, so nobody who
+# means well meets it; a runaway client of a large installation does.
+ACCOUNT_REQUESTS_PER_MINUTE = 600_000
+# Ten rows a request at that rate.
+ACCOUNT_UNITS_PER_MINUTE = 6_000_000
+# Half of the places of one gateway: an account alone cannot fill it.
+ACCOUNT_CONCURRENCY_MAX = REQUESTS_OPEN_MAX // 2
+# As `marketplace.models.limits` has it: beyond this the arithmetic would not be exact.
+LIMIT_MAX = 100_000_000
+# Clients poll a prediction twice a second: 25 of them at once.
+READS_PER_MINUTE = 3_000
+# Limits are asked for in well under a millisecond; who waits longer keeps them alone.
+REDIS_WAIT_MS = 250
+# Requests of one such call: Redis does nothing else meanwhile.
+LIMITS_PER_CALL_MAX = 256
+# Pairs of a caller and an offer, whose limits were looked up. Both are read anew after some
+# seconds, and then the old pair is of no use.
+PLANS_KEPT_MAX = 4_096
+# Keys that read, each with its own count.
+READERS_KEPT_MAX = 50_000
+
 IDEMPOTENCY_WINDOW_S = 24 * 3600
 PAGE_SIZE = 100
 # One in a hundred requests shows where time goes, and costs a hundredth.
@@ -123,6 +144,7 @@ class GatewayConfig:
     gateway_url: str
     web_url: str
     playground_secret: str = field(repr=False)
+    redis_url: str = field(repr=False)
     body_bytes_max: int = BODY_BYTES_MAX
     deadline_s: int = DEADLINE_S
     settle_wait_s: int = SETTLE_WAIT_S
@@ -132,6 +154,14 @@ class GatewayConfig:
     is_traced: bool = False
     otlp_endpoint: str = ""
     trace_ratio: float = TRACE_RATIO
+    # 0 is no limit.
+    account_requests_per_minute: int = ACCOUNT_REQUESTS_PER_MINUTE
+    account_units_per_minute: int = ACCOUNT_UNITS_PER_MINUTE
+    account_concurrency_max: int = ACCOUNT_CONCURRENCY_MAX
+    reads_per_minute: int = READS_PER_MINUTE
+    redis_wait_ms: int = REDIS_WAIT_MS
+    # How many gateways share the limits, until Redis has said it.
+    gateway_count: int = 1
 
     @property
     def hold_ttl_s(self) -> int:
@@ -153,6 +183,21 @@ class GatewayConfig:
             body_bytes_max=env_int("STRONGROOM_GATEWAY_BODY_BYTES_MAX", BODY_BYTES_MAX, minimum=1),
             deadline_s=env_int("STRONGROOM_GATEWAY_DEADLINE_S", DEADLINE_S, minimum=1),
             settle_wait_s=env_int("STRONGROOM_GATEWAY_SETTLE_WAIT_S", SETTLE_WAIT_S, minimum=1),
+            redis_url=env_secret("STRONGROOM_REDIS_URL"),
+            account_requests_per_minute=_env_limit(
+                "STRONGROOM_GATEWAY_ACCOUNT_REQUESTS_PER_MINUTE", ACCOUNT_REQUESTS_PER_MINUTE
+            ),
+            account_units_per_minute=_env_limit(
+                "STRONGROOM_GATEWAY_ACCOUNT_UNITS_PER_MINUTE", ACCOUNT_UNITS_PER_MINUTE
+            ),
+            account_concurrency_max=_env_limit(
+                "STRONGROOM_GATEWAY_ACCOUNT_CONCURRENCY_MAX", ACCOUNT_CONCURRENCY_MAX
+            ),
+            reads_per_minute=_env_limit(
+                "STRONGROOM_GATEWAY_READS_PER_MINUTE", READS_PER_MINUTE, minimum=1
+            ),
+            redis_wait_ms=env_int("STRONGROOM_GATEWAY_REDIS_WAIT_MS", REDIS_WAIT_MS, minimum=1),
+            gateway_count=env_int("STRONGROOM_GATEWAY_COUNT", 1, minimum=1),
             metrics_token=_read_metrics_token(),
             logs_access=env_bool("STRONGROOM_GATEWAY_ACCESS_LOG", False),
             is_traced=any(os.environ.get(name) for name in _COLLECTORS),
@@ -176,6 +221,13 @@ def _read_otlp_endpoint() -> str:
     return (
         _env_url("STRONGROOM_OTLP_ENDPOINT") if os.environ.get("STRONGROOM_OTLP_ENDPOINT") else ""
     )
+
+
+def _env_limit(name: str, default: int, *, minimum: int = 0) -> int:
+    limit = env_int(name, default, minimum=minimum)
+    if limit > LIMIT_MAX:
+        raise SettingError(f"{name} must be at most {LIMIT_MAX}, not {limit}")
+    return limit
 
 
 def _env_url(name: str) -> str:

@@ -9,6 +9,7 @@ from marketplace.core.errors import (
     DeadlineError,
     ForbiddenError,
     InvalidInputError,
+    LimitExceededError,
     MarketplaceError,
     UnavailableError,
 )
@@ -24,13 +25,16 @@ __all__ = [
     "CapacityError",
     "ClaimLostError",
     "ClientGoneError",
+    "ConcurrencyLimitedError",
     "HoldGoneError",
     "IdempotencyInFlightError",
     "IdempotencyMismatchError",
     "KeyModeForbiddenError",
     "ModelNotReadyError",
     "ParameterError",
+    "RateLimitedError",
     "RequestTimeoutError",
+    "UnitsExceedLimitError",
     "UnsupportedParameterError",
     "copy_for_another",
 ]
@@ -72,6 +76,24 @@ class UnsupportedParameterError(ParameterError):
 class CapacityError(UnavailableError):
     code = "capacity"
     title = "The gateway is at its limit."
+
+
+class RateLimitedError(LimitExceededError):
+    code = "rate_limited"
+    title = "A limit of requests or units a minute is reached."
+
+
+class ConcurrencyLimitedError(LimitExceededError):
+    code = "concurrency_limited"
+    title = "A limit of requests at the same time is reached."
+
+
+class UnitsExceedLimitError(LimitExceededError):
+    """No waiting helps: the request alone is more than a minute allows."""
+
+    code = "units_exceed_limit"
+    retryable = False
+    title = "The request has more units than the limit allows in a minute."
 
 
 class HoldGoneError(DeadlineError):

@@ -34,6 +34,7 @@ from marketplace.core.ids import new_id, to_public
 if TYPE_CHECKING:
     from inference.gateway.auth import Caller
     from inference.gateway.catalog import Offer
+    from inference.gateway.limits import Plan
     from inference.gateway.tracing import Trace
 
 JSON = "application/json"
@@ -90,6 +91,8 @@ class Request:
     started_s: float = field(default_factory=time.monotonic)
     # Set once the request is known to be about one prediction.
     prediction_id: UUID | None = None
+    # Set once it is known which limits the request meets.
+    limits: Plan | None = None
     body_is_unread: bool = False
     _request_id: str = ""
     # For those who watch: what it came to on its way.

@@ -112,6 +112,11 @@ FAMILIES = {
             "gauge",
             "1 while changes are heard from Postgres; at 0 nothing is cached.",
         ),
+        Family(
+            f"{_PREFIX}limits_shared",
+            "gauge",
+            "1 while limits are shared through Redis; at 0 each gateway keeps its part.",
+        ),
         Family(f"{_PREFIX}build_info", "gauge", "1; what runs, in its labels."),
         Family("process_cpu_seconds_total", "counter", "CPU time of the process."),
         Family("process_resident_memory_bytes", "gauge", "Memory of the process."),
@@ -237,6 +242,7 @@ def _add_state(page: _Page, gateway: Gateway, metrics: Metrics) -> None:
     page.add("database_connections", idle, {"state": "idle"})
     page.add("database_waiting", waiting)
     page.add("changes_listening", int(gateway.changes.is_listening))
+    page.add("limits_shared", int(gateway.limits.store.is_up))
 
 
 def _add_replicas(page: _Page, gateway: Gateway, metrics: Metrics) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from inference.gateway.http import Answer, Headers, Request, json_answer
 from inference.gateway.metrics import METRICS
@@ -55,7 +55,12 @@ class Operations:
 
     def _answer_ready(self) -> Answer:
         is_ready = self.gateway.is_ready()
-        document = {"status": "ok" if is_ready else "unavailable", "database": is_ready}
+        document: dict[str, Any] = {
+            "status": "ok" if is_ready else "unavailable",
+            "database": is_ready,
+            # Without Redis predictions go on, each gateway within its share of the limits.
+            "limits": self.gateway.limits.scope,
+        }
         return json_answer(document, status=200 if is_ready else 503)
 
     def _require_operator(self, headers: Headers, peer: str) -> None:

@@ -1,7 +1,8 @@
 """One prediction from hold to booking, the same for every protocol.
 
-claim (keyed requests) -> hold -> route -> Triton -> settle. An answer is returned only after
-its booking is on disk; whatever fails on the way releases the hold and charges nothing.
+limits -> claim (keyed requests) -> hold -> route -> Triton -> settle. An answer is returned
+only after its booking is on disk; whatever fails on the way releases the hold and charges
+nothing.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from inference.gateway.errors import (
 from inference.gateway.holds import Holds
 from inference.gateway.http import Request
 from inference.gateway.idempotency import Claim, Idempotency
+from inference.gateway.limits import Limits
 from inference.gateway.meter import Meter
 from inference.gateway.metrics import METRICS
 from inference.gateway.prediction import Prediction
@@ -50,6 +52,7 @@ class Predictor:
         self,
         config: GatewayConfig,
         *,
+        limits: Limits,
         holds: Holds,
         routes: Routes,
         pool: TritonPool,
@@ -57,6 +60,7 @@ class Predictor:
         idempotency: Idempotency,
     ) -> None:
         self.config = config
+        self.limits = limits
         self.holds = holds
         self.routes = routes
         self.pool = pool
@@ -81,6 +85,7 @@ class Predictor:
         """
         if caller.is_test and offer.owner_id != caller.account_id:
             raise KeyModeForbiddenError
+        request.limits = self.limits.plan(caller, offer)
         return Prediction(
             id=request.id,
             caller=caller,
@@ -139,6 +144,21 @@ class Predictor:
         """
         # Before any money moves: most often nothing is wrong but a missing replica.
         replica = await self.routes.pick(prediction.offer.version_id)
+        with await self.limits.admit(prediction.caller, prediction.offer, prediction.rows):
+            return await self._run_admitted(
+                prediction, batches, decode, replica, is_gone=is_gone, to_stored=to_stored
+            )
+
+    async def _run_admitted(
+        self,
+        prediction: Prediction,
+        batches: Sequence[Sequence[Tensor]],
+        decode: Callable[[list[Outputs]], T],
+        replica: Replica,
+        *,
+        is_gone: Callable[[], Awaitable[bool]],
+        to_stored: Callable[[T], Any],
+    ) -> T:
         try:
             if prediction.claim is not None:
                 await self.idempotency.take(prediction.claim)

@@ -146,6 +146,17 @@ def _fill(gateway: Gateway) -> None:
     gateway.requests_open = REQUESTS_OPEN_MAX
 
 
+def _keep_limits_alone(gateway: Gateway) -> None:
+    """The mistake of most gateways: the limits multiply by the number of processes."""
+    limits = gateway.limits
+
+    async def admit_alone(plan, units):
+        limits.store.gateways = 1
+        return limits._admit_alone(plan, units)
+
+    limits._admit_shared = admit_alone
+
+
 answers_before_commit = BrokenApplication(_answer_before_commit)
 skips_hold = BrokenApplication(_skip_hold)
 never_voids = BrokenApplication(_never_void)
@@ -159,3 +170,4 @@ is_full = BrokenApplication(_fill)
 loses_count = BrokenApplication(_lose_count)
 hears_nothing = BrokenApplication(_hear_nothing)
 gives_up_on_lost_answers = BrokenApplication(_give_up_on_lost_answers)
+keeps_limits_alone = BrokenApplication(_keep_limits_alone)

@@ -22,6 +22,7 @@ from embedded import ports
 from inference.triton import repository
 from inference.triton.server import SECRET_HEADER, TritonConfig, TritonServer
 from strongroom.interface import Interface
+from tests import servers
 
 ROOT = Path(__file__).resolve().parents[2]
 T = TypeVar("T")
@@ -52,6 +53,9 @@ class GatewayProcess:
             "STRONGROOM_GATEWAY_DATABASE_URL": database_url,
             "STRONGROOM_GATEWAY_URL": "https://gateway.example",
             "STRONGROOM_WEB_URL": "https://web.example",
+            "STRONGROOM_REDIS_URL": servers.provide().gateway_redis_url,
+            # On a busy machine the gateway itself may be slow to look at Redis' answer.
+            "STRONGROOM_GATEWAY_REDIS_WAIT_MS": "5000",
             "STRONGROOM_PLAYGROUND_SECRET": os.environ["STRONGROOM_PLAYGROUND_SECRET"],
             **settings,
         }

@@ -163,6 +163,7 @@ def test_caches_pool_and_process_are_shown(shop, start_gateway):
     assert seen.sum("cache_entries", cache="offers") == 1
     assert seen.sum("cache_hits_total", cache="offers") == 2
     assert seen.sum("changes_listening") == 1
+    assert seen.sum("limits_shared") == 1
     assert seen.sum("database_connections") >= 1
     assert seen.sum("process_resident_memory_bytes") > 10_000_000
     assert seen.sum("process_cpu_seconds_total") > 0
@@ -248,7 +249,7 @@ def test_which_peers_are_of_this_machine(peer, is_ours):
 
 def test_live_and_ready_are_told_apart(gateway):
     assert httpx.get(f"{gateway.url}/health/live").json() == {"status": "ok"}
-    ready = {"status": "ok", "database": True}
+    ready = {"status": "ok", "database": True, "limits": "shared"}
     assert httpx.get(f"{gateway.url}/health/ready").json() == ready
     assert httpx.get(f"{gateway.url}/health").json() == ready
     for path in ("/health/other", "/metrics/x"):

@@ -451,6 +451,14 @@ def test_call_ends_at_its_deadline_and_counts_until_triton_has_done_it(_answer):
         ("STRONGROOM_GATEWAY_DEADLINE_S", "0"),
         ("STRONGROOM_GATEWAY_DEADLINE_S", "soon"),
         ("STRONGROOM_GATEWAY_BODY_BYTES_MAX", "-1"),
+        ("STRONGROOM_REDIS_URL", ""),
+        ("STRONGROOM_GATEWAY_REDIS_WAIT_MS", "0"),
+        ("STRONGROOM_GATEWAY_COUNT", "0"),
+        ("STRONGROOM_GATEWAY_READS_PER_MINUTE", "0"),
+        ("STRONGROOM_GATEWAY_ACCOUNT_REQUESTS_PER_MINUTE", "-1"),
+        ("STRONGROOM_GATEWAY_ACCOUNT_REQUESTS_PER_MINUTE", "100000001"),
+        ("STRONGROOM_GATEWAY_ACCOUNT_UNITS_PER_MINUTE", "many"),
+        ("STRONGROOM_GATEWAY_ACCOUNT_CONCURRENCY_MAX", "100000001"),
     ],
 )
 def test_wrong_setting_ends_the_process(monkeypatch, _name, _value):
@@ -464,8 +472,17 @@ def test_wrong_setting_ends_the_process(monkeypatch, _name, _value):
 def test_settings_show_no_secret(monkeypatch):
     monkeypatch.setenv("STRONGROOM_GATEWAY_DATABASE_URL", "postgresql://user:hunter2@x/y")
     monkeypatch.setenv("STRONGROOM_PLAYGROUND_SECRET", "hunter3")
+    monkeypatch.setenv("STRONGROOM_REDIS_URL", "redis://user:hunter4@x/0")
 
     assert "hunter" not in repr(GatewayConfig.from_env())
+
+
+@pytest.mark.parametrize("_limit", ["0", "100000000"])
+def test_limits_of_accounts_may_be_none_and_the_largest(monkeypatch, _limit):
+    monkeypatch.setenv("STRONGROOM_GATEWAY_DATABASE_URL", "postgresql://x")
+    monkeypatch.setenv("STRONGROOM_GATEWAY_ACCOUNT_UNITS_PER_MINUTE", _limit)
+
+    assert GatewayConfig.from_env().account_units_per_minute == int(_limit)
 
 
 def test_hold_outlives_deadline_and_booking(monkeypatch):

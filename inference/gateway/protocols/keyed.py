@@ -65,6 +65,9 @@ async def read_keyed_body(
     earlier = await gateway.idempotency.find(claim.account_id, claim.key, claim.fingerprint)
     request.prediction_id = earlier or request.id
     request.is_replay = earlier is not None
+    if earlier is not None:
+        # It runs nothing and costs a look-up, as reading the prediction does.
+        gateway.limits.admit_read(caller)
     return KeyedBody(body, claim, earlier)
 
 

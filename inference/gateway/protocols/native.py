@@ -97,6 +97,7 @@ class NativeProtocol:
         raise NotFoundError
 
     async def _answer_get(self, request: Request, caller: Caller, segments: list[str]) -> Answer:
+        self.gateway.limits.admit_read(caller)
         match segments:
             case ["predictions"]:
                 return await self._list(request, caller)
@@ -171,6 +172,7 @@ class NativeProtocol:
     async def _cancel(self, request: Request, caller: Caller, public_id: str) -> Answer:
         """What is over cannot be canceled any more; it is shown as it ended."""
         caller.require(PREDICT)
+        self.gateway.limits.admit_read(caller)
         return await self._show(request, caller, public_id)
 
     async def _list(self, request: Request, caller: Caller) -> Answer:

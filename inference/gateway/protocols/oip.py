@@ -76,6 +76,8 @@ class OIPProtocol:
             request.prediction_id = request.id
         caller = await self._authenticate(request)
         request.caller = caller
+        if request.method == "GET":
+            self.gateway.limits.admit_read(caller)
         match [request.method, *rest]:
             case ["POST", "infer"]:
                 return await self._infer(request, caller, model)

@@ -44,6 +44,10 @@ _TYPES = {
     404: "not_found_error",
     429: "rate_limit_error",
 }
+# The one code of OpenAI's for every limit; clients look for it. The message names ours.
+_CODES = dict.fromkeys(
+    ("rate_limited", "concurrency_limited", "units_exceed_limit"), "rate_limit_exceeded"
+)
 
 
 class OpenAIProtocol:
@@ -66,6 +70,8 @@ class OpenAIProtocol:
             request.headers.get("authorization"), allow_basic=False
         )
         request.caller = caller
+        if request.method == "GET":
+            self.gateway.limits.admit_read(caller)
         match [request.method, *request.segments[1:]]:
             case ["POST", "v1", *_] if planner is not None:
                 return await self._predict(request, caller, planner)
@@ -86,7 +92,7 @@ class OpenAIProtocol:
             "message": error.detail,
             "type": _TYPES.get(error.http_status, kind),
             "param": error.params.get("param") or None,
-            "code": error.code,
+            "code": _CODES.get(error.code, error.code),
         }
         return json_answer({"error": document}, status=error.http_status)
 

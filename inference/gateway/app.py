@@ -65,7 +65,9 @@ class Gateway:
         self.config = config
         self.database = Database(config.database_url)
         self.authenticator = Authenticator(
-            self.database, playground_secret=config.playground_secret
+            self.database,
+            playground_secret=config.playground_secret,
+            trusted_proxies=config.trusted_proxies,
         )
         self.catalog = Catalog(self.database)
         self.routes = Routes(self.database)
@@ -132,6 +134,7 @@ class Gateway:
             query_string=scope.query_string,
             headers=scope.headers,
             protocol=protocol,
+            scope=scope,
             body_bytes_max=self.config.body_bytes_max,
             deadline_s=self.config.deadline_s,
         )

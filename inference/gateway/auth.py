@@ -24,10 +24,13 @@ import orjson
 from inference.gateway.cache import Cache
 from inference.gateway.config import KEY_TTL_S, PLAYGROUND_TTL_S
 from inference.gateway.database import Database, DatabaseUnavailableError, Row
-from inference.gateway.errors import AccountSuspendedError
+from inference.gateway.errors import AccountSuspendedError, ModelNotAllowedError
+from inference.gateway.http import Request
+from inference.gateway.origin import Networks, Origins
 from marketplace.core import keys
+from marketplace.core.address import Network, parse_network
 from marketplace.core.clock import utc_now
-from marketplace.core.errors import AuthenticationError, ForbiddenError
+from marketplace.core.errors import AuthenticationError, ForbiddenError, NetworkNotAllowedError
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +52,7 @@ _OF_KEY = """
     , k.id, k.mode, k.scopes, k.expires_at,
         k.requests_per_minute, k.units_per_minute, k.concurrency_max,
         num_nonnulls(k.budget_day_nanos, k.budget_month_nanos, k.budget_total_nanos) > 0
-            AS has_budget
+            AS has_budget, k.allowed_models, k.allowed_networks
     FROM marketplace_apikey k JOIN marketplace_account a ON a.id = k.account_id
     WHERE k.digest = %s AND k.revoked_at IS NULL
 """
@@ -82,6 +85,9 @@ class Caller:
     account_concurrency_max: int | None = None
     # Whether the key may cost only so much. A test key costs nothing, whatever is set.
     has_budget: bool = False
+    # `owner/name` of the models it runs, and the networks it works from; None for all.
+    allowed_models: frozenset[str] | None = None
+    allowed_networks: Networks | None = None
 
     def require(self, *scopes: str) -> None:
         """Refuse a key that has none of the scopes.
@@ -93,30 +99,48 @@ class Caller:
             wanted = " or ".join(scopes)
             raise ForbiddenError(f"The key does not have the scope {wanted}.")
 
+    def require_model(self, model: str) -> None:
+        """Refuse a model that the key was not made for.
+
+        Raises:
+            ModelNotAllowedError: The key has a list, without this model.
+        """
+        if self.allowed_models is not None and model not in self.allowed_models:
+            raise ModelNotAllowedError(f"The key does not run {model}.")
+
 
 class Authenticator:
     """Finds the caller of a request; a `Listener` of changes to keys and accounts."""
 
-    def __init__(self, database: Database, *, playground_secret: str) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        playground_secret: str,
+        trusted_proxies: Sequence[Network] = (),
+    ) -> None:
         self.database = database
+        self.origins = Origins(trusted_proxies)
         self._playground_key = playground_secret.encode()
         self.callers: Cache[bytes | UUID, Caller] = Cache(KEY_TTL_S)
         self._digests: dict[str, bytes] = {}
         self._noted_s: dict[UUID, float] = {}
         self._used: set[UUID] = set()
 
-    async def authenticate(self, authorization: str | None, *, allow_basic: bool) -> Caller:
-        """The caller that an `Authorization` header names.
+    async def authenticate(self, request: Request, *, allow_basic: bool) -> Caller:
+        """The caller that the `Authorization` header of a request names.
 
         Args:
-            authorization: The header's value.
+            request: Whose header, and where it comes from.
             allow_basic: Whether the key may stand as the password of Basic, which is all
                 that some clients of /v2 can send.
 
         Raises:
             AuthenticationError: No key, or none that is valid now.
             AccountSuspendedError: The account may not call.
+            NetworkNotAllowedError: The key does not work from there.
         """
+        authorization = request.headers.get("authorization")
         credential = _read_credential(authorization, allow_basic=allow_basic)
         if credential.startswith(PLAYGROUND_PREFIX):
             caller = await self._find_playground(credential)
@@ -126,6 +150,8 @@ class Authenticator:
             raise AuthenticationError("The key has expired.")
         if caller.is_suspended:
             raise AccountSuspendedError
+        if caller.allowed_networks is not None:
+            self._check_network(request, caller.allowed_networks)
         if caller.key_id is not None:
             self._note_used(caller.key_id)
         return caller
@@ -163,6 +189,14 @@ class Authenticator:
         self._digests.clear()
         self.callers.drop_all()
 
+    def _check_network(self, request: Request, allowed: Networks) -> None:
+        address = self.origins.find(request)
+        if address is None:
+            # A unix socket, or a header that says nothing: it could be anybody.
+            raise NetworkNotAllowedError("The key works from some networks only.")
+        if address not in allowed:
+            raise NetworkNotAllowedError(f"The key does not work from {address}.")
+
     async def _find_key(self, text: str) -> Caller:
         digest = hashlib.sha256(text.encode()).digest()
         caller = self.callers.get(digest)
@@ -184,6 +218,8 @@ class Authenticator:
             units_per_minute=row["units_per_minute"],
             concurrency_max=row["concurrency_max"],
             has_budget=row["has_budget"] and not is_test,
+            allowed_models=frozenset(row["allowed_models"]) or None,
+            allowed_networks=_read_networks(row["allowed_networks"]),
             **_of_account(row),
         )
         self.callers.put(digest, caller, generation=generation)
@@ -230,6 +266,10 @@ class Authenticator:
                 self._noted_s.clear()
             self._noted_s[key_id] = now_s
             self._used.add(key_id)
+
+
+def _read_networks(texts: Sequence[str]) -> Networks | None:
+    return Networks(map(parse_network, texts)) if texts else None
 
 
 def _of_account(row: Row) -> dict[str, Any]:

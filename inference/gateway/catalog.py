@@ -77,6 +77,7 @@ _LIST_MODELS = """
     JOIN marketplace_modelversion v ON v.id = c.version_id
     WHERE v.state = 'approved' AND m.suspended_at IS NULL AND a.suspended_at IS NULL
         AND (m.visibility = 'public' OR m.account_id = %(account_id)s)
+        AND (%(models)s::text[] IS NULL OR a.slug || '/' || m.name = ANY(%(models)s::text[]))
     ORDER BY a.slug, m.name LIMIT %(limit)s
 """
 # A page shows "many" the same; counting millions of rows would cost each visitor.
@@ -155,6 +156,7 @@ class Catalog:
         Raises:
             NotFoundError: There is none that the caller may see.
             ModelNotReadyError: Its interface cannot be read.
+            ModelNotAllowedError: The caller's key is not made for it.
         """
         offer = self.offers.get(reference)
         if offer is None:
@@ -171,6 +173,8 @@ class Catalog:
             self.offers.put(reference, offer, generation=generation, ttl_s=row["price_left_s"])
         if offer.is_private and offer.owner_id != caller.account_id:
             raise NotFoundError("There is no such model or version, or you may not see it.")
+        if caller.allowed_models is not None:
+            caller.require_model(offer.model)
         return offer
 
     async def describe_model(self, owner: str, name: str, caller: Caller) -> Row:
@@ -178,12 +182,14 @@ class Catalog:
 
         Raises:
             NotFoundError: There is none that the caller may see.
+            ModelNotAllowedError: The caller's key is not made for it.
         """
         if not _OWNER.fullmatch(owner) or not _MODEL.fullmatch(name):
             raise NotFoundError
         row = await self.database.fetch_one(_FIND_MODEL, [owner, name])
         if row is None or (row["visibility"] == "private" and row["owner_id"] != caller.account_id):
             raise NotFoundError
+        caller.require_model(f"{owner}/{name}")
         return row
 
     async def list_models(self, caller: Caller, *, limit: int) -> list[Row]:
@@ -192,6 +198,7 @@ class Catalog:
             "account_id": caller.account_id,
             "channel": DEFAULT_CHANNEL,
             "limit": limit,
+            "models": list_allowed(caller),
         }
         return await self.database.fetch_all(_LIST_MODELS, parameters)
 
@@ -225,6 +232,11 @@ class Catalog:
     def on_deaf(self) -> None:
         """Ask Postgres each time until changes are heard again."""
         self.offers.disable()
+
+
+def list_allowed(caller: Caller) -> list[str] | None:
+    """The models that the caller's key is made for, as a parameter of SQL; None for all."""
+    return None if caller.allowed_models is None else sorted(caller.allowed_models)
 
 
 def parse_reference(text: Any) -> Reference:

@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass, field
 from urllib.parse import urlparse
 
+from marketplace.core.address import Network, parse_network
 from marketplace.core.env import (
     SettingError,
     env_bool,
@@ -32,6 +33,9 @@ QUERY_FIELDS_MAX = 32
 IDEMPOTENCY_KEY_LENGTH_MAX = 255
 # A name longer than any that can exist is not looked up.
 REFERENCE_LENGTH_MAX = 200
+# Proxies of one's own between a caller and here; more are somebody's invention.
+PROXIES_PASSED_MAX = 16
+TRUSTED_PROXIES_MAX = 100
 # Requests without an answer in one process; beyond it a caller waits less elsewhere.
 REQUESTS_OPEN_MAX = 4096
 # After an early refusal the rest of the body is thrown away for this long, so that a client
@@ -162,6 +166,8 @@ class GatewayConfig:
     redis_wait_ms: int = REDIS_WAIT_MS
     # How many gateways share the limits, until Redis has said it.
     gateway_count: int = 1
+    # Whose word about where a request comes from is taken.
+    trusted_proxies: tuple[Network, ...] = ()
 
     @property
     def hold_ttl_s(self) -> int:
@@ -203,6 +209,7 @@ class GatewayConfig:
             is_traced=any(os.environ.get(name) for name in _COLLECTORS),
             otlp_endpoint=_read_otlp_endpoint(),
             trace_ratio=env_ratio("STRONGROOM_OTLP_RATIO", TRACE_RATIO),
+            trusted_proxies=_env_networks("STRONGROOM_GATEWAY_TRUSTED_PROXIES"),
         )
 
 
@@ -228,6 +235,16 @@ def _env_limit(name: str, default: int, *, minimum: int = 0) -> int:
     if limit > LIMIT_MAX:
         raise SettingError(f"{name} must be at most {LIMIT_MAX}, not {limit}")
     return limit
+
+
+def _env_networks(name: str) -> tuple[Network, ...]:
+    texts = [text.strip() for text in env_text(name, ",").split(",") if text.strip()]
+    if len(texts) > TRUSTED_PROXIES_MAX:
+        raise SettingError(f"{name} has at most {TRUSTED_PROXIES_MAX} networks")
+    try:
+        return tuple(map(parse_network, texts))
+    except ValueError as error:
+        raise SettingError(f"{name} must be networks such as 10.0.0.0/8: {error}") from None
 
 
 def _env_url(name: str) -> str:

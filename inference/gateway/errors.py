@@ -30,6 +30,7 @@ __all__ = [
     "IdempotencyInFlightError",
     "IdempotencyMismatchError",
     "KeyModeForbiddenError",
+    "ModelNotAllowedError",
     "ModelNotReadyError",
     "ParameterError",
     "RateLimitedError",
@@ -50,6 +51,13 @@ class KeyModeForbiddenError(ForbiddenError):
 
     code = "test_key_forbidden"
     title = "A test key runs only models of its own account."
+
+
+class ModelNotAllowedError(ForbiddenError):
+    """The account may run it; this key was made for others."""
+
+    code = "model_not_allowed"
+    title = "The key does not run this model."
 
 
 class BadJSONError(BadRequestError):

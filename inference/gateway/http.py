@@ -53,8 +53,18 @@ class Headers(Protocol):
     def get(self, key: str, default: Any = None) -> Any:
         """The first value of a header; the default where it is absent or not readable."""
 
+    def get_all(self, key: str) -> list[str]:
+        """All values of a header that is sent several times."""
+
     def __contains__(self, key: str) -> bool:
         """Whether a header is present, readable or not."""
+
+
+class Scope(Protocol):
+    """The part of granian's scope that is asked for later, by a few requests only."""
+
+    # Address and port of the peer; empty behind a unix socket.
+    client: str
 
 
 class RSGIProtocol(Protocol):
@@ -83,6 +93,7 @@ class Request:
     query_string: str
     headers: Headers
     protocol: RSGIProtocol
+    scope: Scope
     body_bytes_max: int
     # From the arrival of the request to the end of the model's work.
     deadline_s: float

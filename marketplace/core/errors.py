@@ -72,6 +72,13 @@ class ForbiddenError(MarketplaceError):
     title = "This is not allowed."
 
 
+class NetworkNotAllowedError(ForbiddenError):
+    """A key that works from some networks only, used from elsewhere."""
+
+    code = "network_not_allowed"
+    title = "The key does not work from where it is used."
+
+
 class NotFoundError(MarketplaceError):
     code = "not_found"
     http_status = 404

@@ -15,6 +15,9 @@ MODELS_PER_ACCOUNT_MAX = 1_000
 # One push an hour for a year.
 VERSIONS_PER_MODEL_MAX = 10_000
 
+# Models or networks of one key; who needs more has several uses, and makes several keys.
+ALLOWED_ENTRIES_MAX = 100
+
 NAME_LENGTH_MAX = 80
 CARD_LENGTH_MAX = 65_536
 REASON_LENGTH_MAX = 2_000

@@ -10,9 +10,12 @@ import logging
 from collections.abc import Callable
 
 from inference.gateway.app import Application, Gateway
+from inference.gateway.auth import Caller
 from inference.gateway.config import REQUESTS_OPEN_MAX
 from inference.gateway.errors import BookingUnknownError
 from inference.gateway.http import Request
+from inference.gateway.origin import Origins
+from marketplace.core.address import parse_network
 
 
 class BrokenApplication(Application):
@@ -85,6 +88,14 @@ def _ignore_claims(gateway: Gateway) -> None:
 
 def _hear_nothing(gateway: Gateway) -> None:
     gateway.changes._tell = lambda payload: None
+
+
+def _believe_everybody(gateway: Gateway) -> None:
+    gateway.authenticator.origins = Origins([parse_network("0.0.0.0/0")])
+
+
+def _run_any_model(gateway: Gateway) -> None:
+    Caller.require_model = lambda *_: None
 
 
 def _give_up_on_lost_answers(gateway: Gateway) -> None:
@@ -169,5 +180,7 @@ logs_bodies = BrokenApplication(_log_bodies)
 is_full = BrokenApplication(_fill)
 loses_count = BrokenApplication(_lose_count)
 hears_nothing = BrokenApplication(_hear_nothing)
+believes_everybody = BrokenApplication(_believe_everybody)
+runs_any_model = BrokenApplication(_run_any_model)
 gives_up_on_lost_answers = BrokenApplication(_give_up_on_lost_answers)
 keeps_limits_alone = BrokenApplication(_keep_limits_alone)

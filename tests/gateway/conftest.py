@@ -198,7 +198,7 @@ def start_gateway(shop, tmp_path, database_urls):
     """Starts further gateways, with another app or other settings."""
     started: list[GatewayProcess] = []
 
-    def start(database_url: str = "", **settings: str) -> GatewayProcess:
+    def start(database_url: str = "", **settings: Any) -> GatewayProcess:
         process = GatewayProcess(tmp_path, database_url or database_urls["gateway"], **settings)
         started.append(process)
         return process

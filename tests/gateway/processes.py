@@ -31,7 +31,10 @@ TOY_LANGUAGE = Path(__file__).with_name("toy_language.py")
 
 
 class GatewayProcess:
-    """One gateway, started as `bin/up` starts it. `target` names another app than the real one."""
+    """One gateway, started as `bin/up` starts it. `target` names another app than the real one.
+
+    With `socket_path` it listens there and on no port.
+    """
 
     def __init__(
         self,
@@ -39,6 +42,7 @@ class GatewayProcess:
         database_url: str,
         *,
         target: str = "inference.gateway.app:app",
+        socket_path: Path | None = None,
         **settings: str,
     ) -> None:
         self.port = ports.choose()
@@ -46,7 +50,11 @@ class GatewayProcess:
         self.log_path = folder / f"gateway-{self.port}.log"
         command = [sys.executable, "-m", "granian", "--interface", "rsgi", "--loop", "uvloop"]
         command += ["--http", "1", "--no-ws", "--workers", "1", "--log-level", "warning"]
-        command += ["--host", "127.0.0.1", "--port", str(self.port), target]
+        self.socket_path = socket_path
+        if socket_path is None:
+            command += ["--host", "127.0.0.1", "--port", str(self.port), target]
+        else:
+            command += ["--uds", str(socket_path), target]
         env = {
             "PATH": "/usr/bin:/bin",
             "PYTHONPATH": f"{ROOT}:{ROOT / 'sdk'}",
@@ -68,6 +76,10 @@ class GatewayProcess:
     def _check_ready(self) -> None:
         assert self.process.poll() is None, self.log()
         try:
+            if self.socket_path is not None:
+                with socket.socket(socket.AF_UNIX) as wire:
+                    wire.connect(str(self.socket_path))
+                return
             urllib.request.urlopen(f"{self.url}/health", timeout=2).read()
         except OSError as error:
             raise AssertionError(f"{error}: {self.log()}") from error

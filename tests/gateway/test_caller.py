@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from types import SimpleNamespace
 
 import pytest
 
@@ -27,7 +28,8 @@ def find(database_urls, credential: str) -> Caller:
         try:
             secret = os.environ["STRONGROOM_PLAYGROUND_SECRET"]
             authenticator = Authenticator(database, playground_secret=secret)
-            return await authenticator.authenticate(f"Bearer {credential}", allow_basic=False)
+            request = SimpleNamespace(headers={"authorization": f"Bearer {credential}"})
+            return await authenticator.authenticate(request, allow_basic=False)
         finally:
             await database.close()
 

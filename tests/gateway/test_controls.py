@@ -7,6 +7,7 @@ import time
 import pytest
 
 from tests.gateway import (
+    test_allow_lists,
     test_crashes,
     test_idempotency,
     test_predict,
@@ -86,3 +87,17 @@ def test_unanswered_booking_is_noticed(shop, wire, wired):  # noqa: F811
 
     with pytest.raises(AssertionError):
         test_crashes.test_lost_acknowledgement_of_a_booking_is_found_out(shop, wire, start)
+
+
+def test_believed_header_is_noticed(shop, broken):
+    client = broken("believes_everybody")
+
+    with pytest.raises(AssertionError):
+        test_allow_lists.check_spoof_is_refused(shop, str(client.base_url))
+
+
+def test_forgotten_list_of_models_is_noticed(shop, start_gateway):
+    shop.url = start_gateway(target="tests.gateway.broken:runs_any_model").url
+
+    with pytest.raises(AssertionError):
+        test_allow_lists.test_key_runs_the_models_of_its_list_only(shop, *test_allow_lists.CALLS[0])

@@ -14,7 +14,7 @@ from uuid import UUID
 import numpy as np
 
 from inference.gateway.auth import PREDICT, READ, Caller
-from inference.gateway.catalog import Offer, Reference, parse_reference
+from inference.gateway.catalog import Offer, Reference, list_allowed, parse_reference
 from inference.gateway.config import PAGE_SIZE
 from inference.gateway.database import Row
 from inference.gateway.http import Answer, Request, json_answer, parse_json
@@ -75,9 +75,7 @@ class NativeProtocol:
         if segments[:1] == ["v1"]:
             # Half of the client libraries put /v1 behind a base URL that has it already.
             segments = segments[1:]
-        caller = await self.gateway.authenticator.authenticate(
-            request.headers.get("authorization"), allow_basic=False
-        )
+        caller = await self.gateway.authenticator.authenticate(request, allow_basic=False)
         request.caller = caller
         match request.method:
             case "POST":
@@ -180,6 +178,9 @@ class NativeProtocol:
         query = request.query
         parameters: dict[str, Any] = {"account_id": caller.account_id, "limit": PAGE_SIZE + 1}
         conditions = []
+        if caller.allowed_models is not None:
+            conditions.append(" AND a.slug || '/' || m.name = ANY(%(models)s::text[])")
+            parameters["models"] = list_allowed(caller)
         for name, operator in (("created_after", ">="), ("created_before", "<")):
             if name in query:
                 conditions.append(f" AND p.created_at {operator} %({name})s")
@@ -209,12 +210,14 @@ class NativeProtocol:
 
         Raises:
             NotFoundError: There is none.
+            ModelNotAllowedError: It ran a model that the caller's key is not made for.
         """
         row = await self.gateway.database.fetch_one(
             _SELECT + " AND p.id = %(id)s", {"account_id": caller.account_id, "id": prediction_id}
         )
         if row is None:
             raise NotFoundError("There is no such prediction, or you may not see it.")
+        caller.require_model(f"{row['owner']}/{row['name']}")
         return row
 
     async def _show_model(self, caller: Caller, owner: str, name: str) -> Answer:

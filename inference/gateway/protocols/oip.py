@@ -96,10 +96,7 @@ class OIPProtocol:
         raise NotFoundError
 
     async def _authenticate(self, request: Request) -> Caller:
-        authenticator = self.gateway.authenticator
-        return await authenticator.authenticate(
-            request.headers.get("authorization"), allow_basic=True
-        )
+        return await self.gateway.authenticator.authenticate(request, allow_basic=True)
 
     async def _infer(self, request: Request, caller: Caller, model: str) -> Answer:
         keyed = await read_keyed_body(self.gateway, request, caller, read=_read_body)

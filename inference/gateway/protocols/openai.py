@@ -66,9 +66,7 @@ class OpenAIProtocol:
         planner = _PLANNERS.get(route)
         if planner is not None:
             request.prediction_id = request.id
-        caller = await self.gateway.authenticator.authenticate(
-            request.headers.get("authorization"), allow_basic=False
-        )
+        caller = await self.gateway.authenticator.authenticate(request, allow_basic=False)
         request.caller = caller
         if request.method == "GET":
             self.gateway.limits.admit_read(caller)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from billing.views import earnings, price, wallet, webhook
+from billing.views import budget, earnings, price, wallet, webhook
 
 app_name = "billing"
 urlpatterns = [
@@ -13,6 +13,7 @@ urlpatterns = [
     path("panels/wallet", wallet.wallet_panel, name="wallet-panel"),
     path("panels/usage", wallet.usage_panel, name="usage-panel"),
     path("panels/earnings", earnings.earnings_panel, name="earnings-panel"),
+    path("panels/keys/<uuid:key_id>", budget.key_panel, name="key-panel"),
     path("panels/price/<slug:owner>/<str:name>", price.price_panel, name="price-panel"),
     path("stripe/webhook", webhook.stripe_webhook, name="stripe-webhook"),
 ]

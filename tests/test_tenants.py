@@ -78,6 +78,7 @@ LINES = [
     Line(
         "billing:price-panel", "/panels/price/acme/digits", "POST", {"dollars_per_prediction": "1"}
     ),
+    Line("billing:key-panel", "/panels/keys/{key}"),
     Line("inference:versions-panel", "/panels/versions/acme/digits"),
     Line("inference:onboarding-panel", "/panels/onboarding?account=acme"),
     Line("inference:version-panel", "/panels/onboarding/{version}"),
@@ -114,6 +115,8 @@ LINES = [
         {"account": "acme", "name": "x", "mode": "live"},
         by="token",
     ),
+    Line("marketplace-api:key", "/api/keys/{key}", by="token"),
+    Line("marketplace-api:key", "/api/keys/{key}", "PATCH", {"concurrency_max": 3}, by="token"),
     Line("marketplace-api:key", "/api/keys/{key}", "DELETE", by="token"),
     Line(
         "inference-api:signing-keys",
@@ -142,6 +145,7 @@ LINES = [
         {"nanos_per_prediction": 7},
         by="token",
     ),
+    Line("billing-api:key-spend", "/api/keys/{key}/spend", by="token"),
     Line("billing-api:wallet", "/api/wallet?account=acme", by="token"),
     Line("billing-api:usage", "/api/usage?account=acme", by="token"),
     Line(

@@ -1,12 +1,15 @@
 """Billing in the admin console: everything can be read, nothing edited."""
 
+from billing.admin.budget import BudgetAlertAdmin, KeySpendAdmin
 from billing.admin.ledger import HoldAdmin, LedgerAccountAdmin, TransferAdmin
 from billing.admin.price import PriceAdmin
 from billing.admin.stripe import StripeCallAdmin, StripeEventAdmin, TopupAdmin
 from billing.admin.usage import UsageEventAdmin
 
 __all__ = [
+    "BudgetAlertAdmin",
     "HoldAdmin",
+    "KeySpendAdmin",
     "LedgerAccountAdmin",
     "PriceAdmin",
     "StripeCallAdmin",

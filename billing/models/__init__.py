@@ -1,6 +1,7 @@
 """Tables of billing, by noun."""
 
 from billing.models.budget import KeySpend
+from billing.models.budget_alert import BudgetAlert
 from billing.models.ledger import Hold, LedgerAccount, Transfer, TransferEntry
 from billing.models.price import Price
 from billing.models.stripe_event import StripeCall, StripeEvent
@@ -8,6 +9,7 @@ from billing.models.topup import StripeCustomer, Topup
 from billing.models.usage import UsageEvent
 
 __all__ = [
+    "BudgetAlert",
     "Hold",
     "KeySpend",
     "LedgerAccount",

@@ -1,10 +1,12 @@
 """Background work of billing; each task calls one service and may run twice."""
 
+from billing.tasks.budget import alert_budgets
 from billing.tasks.ledger import check_ledger, expire_holds
 from billing.tasks.stripe_event import apply_stripe_event, sweep_stripe_events
 from billing.tasks.topup import poll_topups
 
 __all__ = [
+    "alert_budgets",
     "apply_stripe_event",
     "check_ledger",
     "expire_holds",

@@ -5,11 +5,19 @@ from django.contrib.auth.models import Group
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 
-from marketplace.admin.decision import confirm_with_reason
+from marketplace.admin.decision import ReasonForm, confirm_with_form, confirm_with_reason
 from marketplace.admin.readonly import ReadOnlyAdmin, ReadOnlyInline
 from marketplace.context import actor_of
+from marketplace.forms.limits import RateForm
 from marketplace.models import Account, Membership, User
 from marketplace.services import account as accounts
+from marketplace.services.limits import RATE_FIELDS
+
+
+class RateReasonForm(RateForm, ReasonForm):
+    """Rates, and why."""
+
+    field_order = (*RATE_FIELDS, "reason")
 
 
 class MemberInline(ReadOnlyInline):
@@ -22,7 +30,7 @@ class AccountAdmin(ReadOnlyAdmin):
     list_filter = ["kind", "suspended_at"]
     search_fields = ["slug", "name", "memberships__user__email"]
     inlines = [MemberInline]
-    actions = ["suspend", "unsuspend"]
+    actions = ["suspend", "unsuspend", "limit"]
     ordering = ["slug"]
 
     @admin.action(description="Suspend the selected accounts …")
@@ -52,6 +60,29 @@ class AccountAdmin(ReadOnlyAdmin):
             button="Lift suspension",
             decide=lambda account, reason: accounts.unsuspend_account(
                 actor=actor_of(request), account=account, reason=reason
+            ),
+        )
+
+    @admin.action(description="Limit the rates of the selected accounts …")
+    def limit(self, request: HttpRequest, rows: QuerySet[Account]) -> HttpResponse | None:
+        chosen = list(rows[:2])
+        shown = chosen[0] if len(chosen) == 1 else Account()
+        return confirm_with_form(
+            self,
+            request,
+            rows,
+            action="limit",
+            title="Limit rates",
+            warning="All keys of the account together; what is left empty is not limited.",
+            button="Set the limits",
+            make_form=lambda answers: RateReasonForm(
+                answers, initial={name: getattr(shown, name) for name in RATE_FIELDS}
+            ),
+            decide=lambda account, answers: accounts.set_account_rates(
+                actor=actor_of(request),
+                account=account,
+                rates={name: answers[name] for name in RATE_FIELDS},
+                reason=answers["reason"],
             ),
         )
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from rest_framework import authentication, exceptions
 from rest_framework.request import Request
 
+from marketplace.address import exact_address_of
+from marketplace.core.address import parse_network
+from marketplace.core.errors import NetworkNotAllowedError
 from marketplace.models import APIKey, User
 from marketplace.selectors.access import ANONYMOUS, Actor
 from marketplace.selectors.key import find_valid_key
@@ -21,6 +24,7 @@ class TokenAuthentication(authentication.BaseAuthentication):
         api_key = find_valid_key(text.strip())
         if api_key is None:
             raise exceptions.AuthenticationFailed("This key is unknown, expired or revoked.")
+        require_network(request, api_key)
         person = api_key.created_by
         if api_key.mode == APIKey.Mode.TOKEN and (person is None or not person.is_active):
             # A token stands for a person; a consumer's key stands for the account's services.
@@ -30,6 +34,21 @@ class TokenAuthentication(authentication.BaseAuthentication):
     def authenticate_header(self, request: Request) -> str:
         """Makes a refusal a 401 with this challenge."""
         return "Bearer"
+
+
+def require_network(request: Request, api_key: APIKey) -> None:
+    """Refuse a key that works from some networks only, as the gateway does.
+
+    Raises:
+        NetworkNotAllowedError: The request comes from elsewhere, or nobody knows from where.
+    """
+    if not api_key.allowed_networks:
+        return
+    address = exact_address_of(request._request)  # noqa: SLF001
+    if address is None or not any(
+        address in parse_network(network) for network in api_key.allowed_networks
+    ):
+        raise NetworkNotAllowedError
 
 
 class SessionAuthentication(authentication.SessionAuthentication):

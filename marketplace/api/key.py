@@ -11,15 +11,17 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from marketplace.api.authentication import actor_of
+from marketplace.api.limits import KeyChangeInput, KeyLimitInput
 from marketplace.core import limits
 from marketplace.core.clock import to_wire
 from marketplace.models import APIKey
 from marketplace.selectors.access import access_account
 from marketplace.selectors.key import access_key, list_keys
-from marketplace.services.key import issue_key, revoke_key
+from marketplace.services.key import change_key, issue_key, revoke_key
+from marketplace.services.limits import KEY_LIMIT_FIELDS
 
 
-class KeyInput(serializers.Serializer):
+class KeyInput(KeyLimitInput):
     account = serializers.SlugField()
     name = serializers.CharField(max_length=limits.NAME_LENGTH_MAX)
     mode = serializers.ChoiceField(APIKey.Mode.choices)
@@ -45,12 +47,26 @@ class KeysView(APIView):
         data = dict(fields.validated_data)
         actor = actor_of(request)
         account = access_account(actor, data.pop("account"), "keys")
-        api_key, secret = issue_key(actor=actor, account=account, **data)
+        key_limits = {name: data.pop(name) for name in KEY_LIMIT_FIELDS if name in data}
+        api_key, secret = issue_key(actor=actor, account=account, key_limits=key_limits, **data)
         return Response(key_json(api_key) | {"key": secret.text}, status=201)
 
 
 class KeyView(APIView):
-    """`DELETE /api/keys/{id}`."""
+    """`GET`, `PATCH`, `DELETE /api/keys/{id}`."""
+
+    def get(self, request: Request, key_id: UUID) -> Response:
+        """One key, without its secret. Needs the right `keys`."""
+        return Response(key_json(access_key(actor_of(request), key_id, "keys")))
+
+    def patch(self, request: Request, key_id: UUID) -> Response:
+        """Limit a key otherwise; what is left out stays. Needs the right `keys`."""
+        actor = actor_of(request)
+        api_key = access_key(actor, key_id, "keys")
+        fields = KeyChangeInput(data=request.data)
+        fields.is_valid(raise_exception=True)
+        change_key(actor=actor, api_key=api_key, key_limits=fields.validated_data)
+        return Response(key_json(api_key))
 
     def delete(self, request: Request, key_id: UUID) -> Response:
         """End a key at once; repeating it changes nothing. Needs the right `keys`."""
@@ -69,6 +85,7 @@ def key_json(api_key: APIKey) -> dict[str, Any]:
         "mode": api_key.mode,
         "scopes": api_key.scopes,
         "prefix": api_key.hint,
+        **{name: getattr(api_key, name) for name in KEY_LIMIT_FIELDS},
         **{
             name: to_wire(moment) if (moment := getattr(api_key, name)) else None
             for name in moments

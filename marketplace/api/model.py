@@ -12,6 +12,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from marketplace.api.authentication import actor_of
+from marketplace.api.limits import RateInput
 from marketplace.core import limits
 from marketplace.core.clock import to_wire
 from marketplace.core.errors import NotFoundError
@@ -19,9 +20,10 @@ from marketplace.models import AIModel, Channel
 from marketplace.selectors.access import access_account, access_model, list_visible_models
 from marketplace.selectors.catalog import get_version
 from marketplace.services.catalog import publish_version, put_model
+from marketplace.services.limits import RATE_FIELDS
 
 
-class ModelInput(serializers.Serializer):
+class ModelInput(RateInput):
     title = serializers.CharField(max_length=120)
     summary = serializers.CharField(max_length=280, required=False, allow_blank=True)
     card = serializers.CharField(
@@ -106,5 +108,6 @@ def model_json(model: AIModel) -> dict[str, Any]:
         "licence": model.licence,
         "industry": model.industry,
         "visibility": model.visibility,
+        **{name: getattr(model, name) for name in RATE_FIELDS},
         "created_at": to_wire(model.created_at),
     }

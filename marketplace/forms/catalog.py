@@ -6,6 +6,7 @@ from django import forms
 from django.core.validators import RegexValidator
 
 from marketplace.core import limits
+from marketplace.forms.limits import RateForm
 from marketplace.models import AIModel, Channel
 from marketplace.models.catalog import model_name_validator
 from marketplace.services.catalog import LISTING_FORMS
@@ -15,8 +16,8 @@ task_validator, licence_validator = (
 )
 
 
-class ListingForm(forms.Form):
-    """What a model's page says. Name and owner are its address and are not here."""
+class ListingForm(RateForm):
+    """What a model's page says, and its limits. Name and owner are its address: not here."""
 
     title = forms.CharField(label="Title", max_length=120)
     summary = forms.CharField(

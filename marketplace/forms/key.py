@@ -8,8 +8,10 @@ from django import forms
 from django.utils import timezone
 
 from marketplace.core import limits
+from marketplace.forms.limits import KeyLimitsForm
 from marketplace.models import APIKey
 from marketplace.services.key import SCOPES_BY_MODE
+from marketplace.services.limits import KEY_LIMIT_FIELDS
 
 LIFETIMES = {
     "": "Never",
@@ -31,7 +33,7 @@ def _label_scope(scope: APIKey.Scope) -> str:
     return scope.label if len(kinds) == len(APIKey.Mode) else f"{scope.label} ({', '.join(kinds)})"
 
 
-class KeyForm(forms.Form):
+class KeyForm(KeyLimitsForm):
     name = forms.CharField(
         label="Name",
         max_length=limits.NAME_LENGTH_MAX,
@@ -48,6 +50,10 @@ class KeyForm(forms.Form):
         help_text="Tick none for all that its kind may do.",
     )
     lifetime = forms.ChoiceField(label="Expires", choices=list(LIFETIMES.items()), required=False)
+
+    def has_limits(self) -> bool:
+        """Whether the part with the limits has something to show: entries, or faults."""
+        return any(self[name].errors or self[name].value() for name in KEY_LIMIT_FIELDS)
 
     def expires_at(self) -> datetime | None:
         """When the key ends; None for never."""

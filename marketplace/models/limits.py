@@ -7,6 +7,7 @@ from django.db import models
 
 # Beyond this nobody means a limit; it also keeps the arithmetic of the gateway small.
 PER_MINUTE_MAX = 100_000_000
+CONCURRENCY_MAX = 1_000_000
 
 
 def _limit(verbose_name: str) -> models.PositiveIntegerField:

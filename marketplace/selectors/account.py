@@ -8,12 +8,19 @@ from typing import Any
 
 from django.db.models import QuerySet
 
+from marketplace.core.money import format_nanos
 from marketplace.models import Account, AuditEvent, Membership
 from marketplace.selectors.access import Actor, list_accounts
 
 # What only the platform's admins do; who of them did it is the platform's own business.
 PLATFORM_ACTIONS = frozenset(
-    {"version.approve", "version.refuse", "account.suspend", "account.unsuspend"}
+    {
+        "version.approve",
+        "version.refuse",
+        "account.suspend",
+        "account.unsuspend",
+        "account.limit",
+    }
 )
 
 
@@ -64,13 +71,22 @@ def describe_event(event: AuditEvent) -> EventLine:
         at=event.at,
         who="platform" if is_platform else event.actor.removeprefix("user:"),
         action=event.action,
-        details=[
-            (name.replace("_", " "), _to_text(value)) for name, value in event.payload.items()
-        ],
+        details=[_describe(name, value) for name, value in event.payload.items()],
     )
 
 
-def _to_text(value: Any) -> str:
-    if value is None:
+def _describe(name: str, value: Any) -> tuple[str, str]:
+    is_money = name.endswith("_nanos")
+    label = name.removesuffix("_nanos").replace("_", " ")
+    if isinstance(value, dict) and value.keys() == {"from", "to"}:
+        before, after = (_to_text(value[end], is_money=is_money) for end in ("from", "to"))
+        return label, f"{before} → {after}"
+    return label, _to_text(value, is_money=is_money)
+
+
+def _to_text(value: Any, *, is_money: bool) -> str:
+    if value is None or value == []:
         return "none"
+    if is_money and isinstance(value, int):
+        return format_nanos(value)
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from django.contrib.auth import authenticate
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
@@ -28,6 +31,7 @@ from marketplace.errors import (
 from marketplace.models import Account, APIKey, Membership, User
 from marketplace.selectors.access import Actor
 from marketplace.services import audit, throttle
+from marketplace.services.limits import check_rates, describe_changes
 from marketplace.services.validation import check_row
 
 Role = Membership.Role
@@ -250,13 +254,45 @@ def unsuspend_account(*, actor: Actor, account: Account, reason: str) -> None:
     _set_suspended(actor, account, reason, is_suspended=False)
 
 
+def set_account_rates(
+    *, actor: Actor, account: Account, rates: Mapping[str, Any], reason: str
+) -> None:
+    """Say how much all keys of an account may ask for together; the same changes nothing.
+
+    Args:
+        actor: A platform admin.
+        account: The account.
+        rates: Some of `RATE_FIELDS`; the others keep their value.
+        reason: Kept in the audit log, which the account can read.
+
+    Raises:
+        ForbiddenError: Accounts do not limit themselves.
+        InvalidInputError: A rate or reason that is not possible.
+    """
+    _require_admin(actor, "Only platform admins limit accounts.")
+    reason = _check_reason(reason)
+    check_rates(rates)
+    with transaction.atomic():
+        locked = Account.objects.select_for_update(no_key=True).get(pk=account.pk)
+        changes = describe_changes(locked, rates)
+        if changes:
+            for name in changes:
+                setattr(locked, name, rates[name])
+            locked.save(update_fields=list(changes))
+            audit.record(
+                actor.label,
+                "account.limit",
+                locked,
+                account_id=locked.pk,
+                payload={**changes, "reason": reason},
+            )
+    for name in rates:
+        setattr(account, name, getattr(locked, name))
+
+
 def _set_suspended(actor: Actor, account: Account, reason: str, *, is_suspended: bool) -> None:
-    if not actor.is_admin:
-        raise ForbiddenError("Only platform admins suspend accounts.")
-    reason = reason.strip()
-    if not 0 < len(reason) <= limits.REASON_LENGTH_MAX:
-        detail = f"A reason has 1 to {limits.REASON_LENGTH_MAX} characters."
-        raise InvalidInputError(errors=[{"pointer": "/reason", "detail": detail}])
+    _require_admin(actor, "Only platform admins suspend accounts.")
+    reason = _check_reason(reason)
     with transaction.atomic():
         _lock(account)
         account.refresh_from_db(fields=["suspended_at"])
@@ -268,6 +304,19 @@ def _set_suspended(actor: Actor, account: Account, reason: str, *, is_suspended:
         audit.record(
             actor.label, action, account, account_id=account.pk, payload={"reason": reason}
         )
+
+
+def _require_admin(actor: Actor, detail: str) -> None:
+    if not actor.is_admin:
+        raise ForbiddenError(detail)
+
+
+def _check_reason(reason: str) -> str:
+    reason = reason.strip()
+    if not 0 < len(reason) <= limits.REASON_LENGTH_MAX:
+        detail = f"A reason has 1 to {limits.REASON_LENGTH_MAX} characters."
+        raise InvalidInputError(errors=[{"pointer": "/reason", "detail": detail}])
+    return reason
 
 
 def _check_password(password: str, user: User) -> None:

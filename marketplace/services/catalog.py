@@ -21,6 +21,7 @@ from marketplace.errors import CountLimitError, VersionNotApprovedError, Version
 from marketplace.models import Account, AIModel, Channel, ModelVersion
 from marketplace.selectors.access import Actor
 from marketplace.services import audit
+from marketplace.services.limits import RATE_FIELDS, check_rates
 from marketplace.services.validation import check_row
 
 State = ModelVersion.State
@@ -37,7 +38,8 @@ ARROWS: Mapping[str, frozenset[str]] = {
 }
 
 # What `put_model` may set; name and owner are the model's address and never change.
-MODEL_FIELDS = frozenset({"title", "summary", "card", "task", "licence", "industry", "visibility"})
+LISTING_FIELDS = ("title", "summary", "card", "task", "licence", "industry", "visibility")
+MODEL_FIELDS = frozenset({*LISTING_FIELDS, *RATE_FIELDS})
 
 # The same forms that a signed manifest accepts.
 TASK_PATTERN = r"^[a-z0-9][a-z0-9-]*\Z"
@@ -55,7 +57,7 @@ SYSTEM_LABEL = "system:onboarding"
 def put_model(
     *, actor: Actor, account: Account, name: str, fields: Mapping[str, Any]
 ) -> tuple[AIModel, bool]:
-    """Create a model or change its listing; the same again changes nothing.
+    """Create a model or change its listing or rates; the same again changes nothing.
 
     Args:
         actor: Who does it; the caller has checked the right to push.
@@ -72,6 +74,7 @@ def put_model(
     """
     assert not set(fields) - MODEL_FIELDS, set(fields) - MODEL_FIELDS
     _check_forms(fields)
+    check_rates(fields)
     with transaction.atomic():
         # Takes turns per account, so that two that create at once see each other.
         Account.objects.select_for_update(no_key=True).get(pk=account.pk)

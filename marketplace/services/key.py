@@ -1,21 +1,23 @@
-"""Make and revoke API keys. The text of a key is handed out once and stored nowhere."""
+"""Make, limit and revoke API keys. The text of a key is handed out once and stored nowhere."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from typing import Any
 
 from django.db import transaction
 from django.utils import timezone
 
 from marketplace.core import keys, limits
-from marketplace.core.errors import ForbiddenError, InvalidInputError
+from marketplace.core.errors import ConflictError, ForbiddenError, InvalidInputError
 from marketplace.core.keys import Secret
 from marketplace.errors import CountLimitError
 from marketplace.models import Account, APIKey
 from marketplace.selectors.access import Actor
 from marketplace.selectors.key import list_live_keys
 from marketplace.services import audit
+from marketplace.services.limits import check_key_limits, describe_changes
 from marketplace.services.validation import check_row
 
 Mode, Scope = APIKey.Mode, APIKey.Scope
@@ -41,6 +43,7 @@ def issue_key(
     mode: str,
     scopes: Iterable[str] | None = None,
     expires_at: datetime | None = None,
+    key_limits: Mapping[str, Any] | None = None,
 ) -> tuple[APIKey, Secret]:
     """Make a key.
 
@@ -51,16 +54,18 @@ def issue_key(
         mode: One of `APIKey.Mode`.
         scopes: Some of the mode's scopes; all of them by default.
         expires_at: When it ends by itself.
+        key_limits: Some of `KEY_LIMIT_FIELDS`; none by default.
 
     Returns:
         The row, and the secret, which cannot be had again.
 
     Raises:
-        InvalidInputError: A name, mode, scope or time that is not possible.
+        InvalidInputError: A name, mode, scope, time or limit that is not possible.
         ForbiddenError: A token tries to make a token that may do more than itself.
         CountLimitError: The account has as many live keys as it may have.
     """
     chosen = _choose_scopes(mode, scopes)
+    checked = check_key_limits(mode, key_limits or {})
     if expires_at is not None and expires_at <= timezone.now():
         detail = "Must lie in the future."
         raise InvalidInputError(errors=[{"pointer": "/expires_at", "detail": detail}])
@@ -78,6 +83,7 @@ def issue_key(
         digest=secret.digest,
         hint=secret.hint,
         expires_at=expires_at,
+        **checked,
     )
     check_row(api_key)
     with transaction.atomic():
@@ -88,8 +94,36 @@ def issue_key(
                 f"An account has at most {limits.KEYS_PER_ACCOUNT_MAX} live keys. Revoke one first."
             )
         api_key.save(force_insert=True)
-        _record(actor, "key.issue", api_key)
+        _record(actor, "key.issue", api_key, {name: one for name, one in checked.items() if one})
     return api_key, secret
+
+
+def change_key(*, actor: Actor, api_key: APIKey, key_limits: Mapping[str, Any]) -> APIKey:
+    """Limit a key otherwise; the gateways know within a second. The same again changes nothing.
+
+    Args:
+        actor: Who does it; the caller has checked the right `keys`.
+        api_key: The key.
+        key_limits: Some of `KEY_LIMIT_FIELDS`; the others keep their value.
+
+    Raises:
+        InvalidInputError: A limit that is not possible; nothing was changed.
+        ConflictError: The key is revoked.
+    """
+    checked = check_key_limits(api_key.mode, key_limits)
+    with transaction.atomic():
+        locked = APIKey.objects.select_for_update(no_key=True).get(pk=api_key.pk)
+        if locked.revoked_at is not None:
+            raise ConflictError("The key is revoked; nothing about it changes any more.")
+        changes = describe_changes(locked, checked)
+        if changes:
+            for name in changes:
+                setattr(locked, name, checked[name])
+            locked.save(update_fields=list(changes))
+            _record(actor, "key.change", locked, changes)
+    for name in checked:
+        setattr(api_key, name, getattr(locked, name))
+    return api_key
 
 
 def revoke_key(*, actor: Actor, api_key: APIKey) -> APIKey:
@@ -126,11 +160,18 @@ def _require_no_more_than_own(actor: Actor, mode: str, scopes: list[str]) -> Non
         raise ForbiddenError(f"This token may not pass on {', '.join(excess)}.")
 
 
-def _record(actor: Actor, action: str, api_key: APIKey) -> None:
+def _record(
+    actor: Actor, action: str, api_key: APIKey, details: Mapping[str, Any] | None = None
+) -> None:
     audit.record(
         actor.label,
         action,
         api_key,
         account_id=api_key.account_id,
-        payload={"name": api_key.name, "hint": api_key.hint, "mode": api_key.mode},
+        payload={
+            "name": api_key.name,
+            "hint": api_key.hint,
+            "mode": api_key.mode,
+            **(details or {}),
+        },
     )

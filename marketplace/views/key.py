@@ -1,4 +1,4 @@
-"""API keys: list, make, show once, revoke."""
+"""API keys: list, make, show once, look at, limit, revoke."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from django.views.decorators.http import require_http_methods, require_safe
 
 from marketplace.context import actor_of, requested_account
 from marketplace.core import limits
-from marketplace.core.errors import ConflictError, InvalidInputError
+from marketplace.core.errors import ConflictError, InvalidInputError, NotFoundError
 from marketplace.forms.key import KeyForm
+from marketplace.forms.limits import KeyLimitsForm
 from marketplace.forms.problem import add_problem
+from marketplace.models import APIKey
 from marketplace.selectors import key as selectors
 from marketplace.services import key as services
+from marketplace.services.limits import LIST_FIELDS, RATE_FIELDS
 from marketplace.views.paging import page_of
 
 
@@ -54,6 +57,7 @@ def new(request: HttpRequest) -> HttpResponse:
                 mode=form.cleaned_data["mode"],
                 scopes=form.cleaned_data["scopes"] or None,
                 expires_at=form.expires_at(),
+                key_limits=form.key_limits(),
             )
         except (InvalidInputError, ConflictError) as error:
             add_problem(form, error)
@@ -63,6 +67,50 @@ def new(request: HttpRequest) -> HttpResponse:
     context = {"account": account, "form": form}
     status = 422 if form.is_bound else 200
     return render(request, "marketplace/key_new.html", context, status=status)
+
+
+@login_required
+@require_safe
+def show(request: HttpRequest, key_id: UUID) -> HttpResponse:
+    """One key: what it may do and is limited to; billing says what it has cost."""
+    api_key = selectors.access_key(actor_of(request), key_id)
+    context = {
+        "api_key": api_key,
+        "account": api_key.account,
+        "now": timezone.now(),
+        "can_limit": _can_limit(api_key),
+        "is_limited": any(getattr(api_key, name) for name in (*RATE_FIELDS, *LIST_FIELDS)),
+    }
+    return render(request, "marketplace/key.html", context)
+
+
+@login_required
+@require_http_methods(["GET", "POST"])
+def edit(request: HttpRequest, key_id: UUID) -> HttpResponse:
+    """Change what a key is limited to."""
+    actor = actor_of(request)
+    api_key = selectors.access_key(actor, key_id)
+    if not _can_limit(api_key):
+        raise NotFoundError("Only keys that run predictions have limits, until they are revoked.")
+    # A form without any entry takes every limit away.
+    posted = request.POST if request.method == "POST" else None
+    form = KeyLimitsForm(posted, initial=KeyLimitsForm.initial_of(api_key))
+    if form.is_valid():
+        try:
+            services.change_key(actor=actor, api_key=api_key, key_limits=form.key_limits())
+        except (InvalidInputError, ConflictError) as error:
+            add_problem(form, error)
+        else:
+            messages.success(request, "Saved. It counts within a second.")
+            return redirect("marketplace:key", api_key.pk)
+    context = {
+        "api_key": api_key,
+        "account": api_key.account,
+        "form": form,
+        "has_budgets": api_key.mode == APIKey.Mode.LIVE,
+    }
+    status = 422 if form.is_bound else 200
+    return render(request, "marketplace/key_edit.html", context, status=status)
 
 
 @login_required
@@ -77,3 +125,7 @@ def revoke(request: HttpRequest, key_id: UUID) -> HttpResponse:
         return redirect(f"{reverse('marketplace:keys')}?account={api_key.account.slug}")
     context = {"api_key": api_key, "account": api_key.account}
     return render(request, "marketplace/key_revoke.html", context)
+
+
+def _can_limit(api_key: APIKey) -> bool:
+    return api_key.mode != APIKey.Mode.TOKEN and api_key.revoked_at is None

@@ -11,10 +11,11 @@ from django.db import models
 from django.test import Client, RequestFactory
 from django.utils import timezone
 
-from billing.models import StripeCall, StripeEvent, Topup
+from billing.models import BudgetAlert, KeySpend, StripeCall, StripeEvent, Topup
 from marketplace.admin.readonly import ReadOnlyMixin
 from marketplace.models import User
 from tests.billing.conftest import Shop, hold, settle
+from tests.factories import APIKeyFactory
 
 pytestmark = pytest.mark.django_db
 
@@ -22,7 +23,9 @@ CHECKOUT_URL = "https://checkout.example.com/who-holds-it-can-pay"
 
 # What is changed by hand in vain: a form that would be valid if there were one.
 FORMS: dict[str, dict[str, Any]] = {
+    "budgetalert": {"period": "day", "starts_on": "2026-11-21", "percent": 1},
     "hold": {"amount_nanos": 1, "posted_nanos": 1, "state": "voided"},
+    "keyspend": {"spent_nanos": 0, "held_nanos": 0, "period": "day", "starts_on": "2026-11-21"},
     "ledgeraccount": {"posted_nanos": 10**12, "held_nanos": 0, "min_available_nanos": -(10**12)},
     "price": {"nanos_per_prediction": 0, "creator_share_bps": 10_000},
     "stripecall": {"state": "ok", "response_id": "x"},
@@ -43,6 +46,10 @@ def rows(shop: Shop, fund) -> None:
     settle(shop.item(hold(shop)))
     Topup.objects.create(account=shop.consumer, amount_cents=500, checkout_url=CHECKOUT_URL)
     StripeEvent.objects.create(id="evt_1", type="x", payload={}, created_at=timezone.now())
+    api_key = APIKeyFactory(account=shop.consumer)
+    spend = {"period": "day", "starts_on": "2026-11-21", "spent_nanos": 9}
+    KeySpend.objects.create(api_key_id=api_key.pk, **spend)
+    BudgetAlert.objects.create(api_key=api_key, percent=80, budget_nanos=10, **spend)
     StripeCall.objects.create(idempotency_key="k", endpoint="customers", params_sha256="0")
 
 

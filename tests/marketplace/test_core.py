@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketplace.core import clock, env, errors, home, ids, keys, money, problem
-from marketplace.core.address import client_address
+from marketplace.core.address import client_address, parse_address, parse_network
 from marketplace.core.reserved import is_reserved
 
 # --- ids ---
@@ -266,6 +266,48 @@ def test_every_code_belongs_to_one_error():
 )
 def test_the_client_address(_case, remote, forwarded, proxies, expected):
     assert client_address(remote, forwarded, proxies) == expected
+
+
+@pytest.mark.parametrize(
+    ("_text", "_expected"),
+    [
+        ("203.0.113.9", "203.0.113.9/32"),
+        (" 203.0.113.9/24 ", "203.0.113.0/24"),
+        ("10.0.0.0/255.0.0.0", "10.0.0.0/8"),
+        ("2001:DB8::/32", "2001:db8::/32"),
+        ("2001:db8::1", "2001:db8::1/128"),
+        ("::ffff:203.0.113.0/120", "203.0.113.0/24"),
+        ("::ffff:203.0.113.9", "203.0.113.9/32"),
+        ("::/0", "::/0"),
+    ],
+)
+def test_a_network_has_one_form(_text, _expected):
+    assert str(parse_network(_text)) == _expected
+    assert str(parse_network(_expected)) == _expected
+
+
+@pytest.mark.parametrize(
+    "_text", ["", "nonsense", "203.0.113.0/33", "203.0.113.256", "fe80::1%eth0", "fe80::%1/64", "1"]
+)
+def test_what_is_no_network(_text):
+    with pytest.raises(ValueError, match=r"address|network|zone"):
+        parse_network(_text)
+
+
+@pytest.mark.parametrize(
+    ("_text", "_expected"),
+    [
+        ("[::ffff:203.0.113.9]:443", "203.0.113.9"),
+        (" [2001:db8::1]:443", "2001:db8::1"),
+        ("203.0.113.9:1", "203.0.113.9"),
+        ("/run/x.sock", None),
+        ("", None),
+    ],
+)
+def test_an_address_is_read_exactly(_text, _expected):
+    found = parse_address(_text)
+
+    assert (found and str(found)) == _expected
 
 
 def test_names_that_speak_for_the_platform_are_reserved():

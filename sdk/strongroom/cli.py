@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from strongroom.commands.account import keys, login, logout, whoami
+from strongroom.commands.account import login, logout, whoami
 from strongroom.commands.context import StrongroomGroup
+from strongroom.commands.key import keys
 from strongroom.commands.model import init, publish, push, versions
 from strongroom.commands.predict import predict
 

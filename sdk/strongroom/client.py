@@ -258,6 +258,7 @@ class WebClient:
         *,
         scopes: Sequence[str] = (),
         expires_at: str | None = None,
+        key_limits: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Make an API key; its secret is in this answer and never again.
 
@@ -267,13 +268,36 @@ class WebClient:
             mode: "live" or "test".
             scopes: What it may do; all that its mode may if none is named.
             expires_at: When it ends by itself, in ISO 8601.
+            key_limits: As for `change_key`.
         """
         body: dict[str, Any] = {"account": account, "name": name, "mode": mode}
+        body |= key_limits or {}
         if scopes:
             body["scopes"] = list(scopes)
         if expires_at is not None:
             body["expires_at"] = expires_at
         return self.transport.call("POST", "/api/keys", json=body)
+
+    def get_key(self, key_id: str) -> dict[str, Any]:
+        """An API key with its limits, without its secret."""
+        return self.transport.call("GET", f"/api/keys/{quote(key_id, safe='')}")
+
+    def get_key_spend(self, key_id: str) -> list[dict[str, Any]]:
+        """Each budget of an API key in the period that runs now, and what is spent of it."""
+        answer = self.transport.call("GET", f"/api/keys/{quote(key_id, safe='')}/spend")
+        return list(answer["results"])
+
+    def change_key(self, key_id: str, key_limits: Mapping[str, Any]) -> dict[str, Any]:
+        """Limit an API key otherwise.
+
+        Args:
+            key_id: The key.
+            key_limits: Some of `requests_per_minute`, `units_per_minute`, `concurrency_max`,
+                `budget_day_nanos`, `budget_month_nanos`, `budget_total_nanos` (None for no
+                limit), `allowed_models`, `allowed_networks` (empty for all). Others stay.
+        """
+        path = f"/api/keys/{quote(key_id, safe='')}"
+        return self.transport.call("PATCH", path, json=dict(key_limits), is_idempotent=True)
 
     def revoke_key(self, key_id: str) -> None:
         """Revoke an API key at once."""

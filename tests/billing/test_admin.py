@@ -35,7 +35,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "usageevent": {"units": 0, "gross_nanos": 0, "mode": "test"},
 }
 # Seen on the page of the row that they belong to; and one that is nobody's page.
-INLINES = {"transferentry", "usageshare"}
+INLINES = {"transferentry"}
 UNSEEN = {"stripecustomer"}
 
 

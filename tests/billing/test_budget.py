@@ -125,7 +125,7 @@ def test_bars_say_in_words_what_they_show(owner_client: Client, account: Account
 
     assert "$0.79 of $1.00 spent (79 %)" in page
     assert "$1.60 of $2.00 spent (80 %)" in page
-    assert "$0.10 reserved for running predictions, $0.30 left" in page
+    assert "$0.10 reserved, $0.30 left" in page
     assert "$4.00 of $3.00 spent (133 %)" in page
     assert "$0.00 left" in page
     # Of 79, 80 and 133 percent: the second is nearly, the third is all used up.

@@ -231,6 +231,26 @@ class Platform:
         self.keys.append(key)
         return key
 
+    def find_key(self, key_id):
+        found = [key for key in self.keys if key["id"] == key_id]
+        if not found:
+            raise RefusalError(404, "not_found")
+        return found[0]
+
+    def change_key(self, key_id, body):
+        self.find_key(key_id).update(body)
+        return 200, self.find_key(key_id)
+
+    def show_spend(self, key_id):
+        key = self.find_key(key_id)
+        budgets = {period: key.get(f"budget_{period}_nanos") for period in ("day", "total")}
+        results = [
+            {"period": period, "budget_nanos": nanos, "spent_nanos": nanos // 4, "held_nanos": 0}
+            for period, nanos in budgets.items()
+            if nanos
+        ]
+        return 200, {"results": results}
+
     def predict(self, model, body, key):
         self.predictions.append((model, body, key))
         if model == "acme/broken":
@@ -296,6 +316,9 @@ ROUTES = [
         r"/api/keys",
         lambda p, m, b, r: (201, p.create_key(b) | {"key": NEW_KEY}),
     ),
+    ("GET", r"/api/keys/([^/]+)", lambda p, m, b, r: (200, p.find_key(m[1]))),
+    ("PATCH", r"/api/keys/([^/]+)", lambda p, m, b, r: p.change_key(m[1], b)),
+    ("GET", r"/api/keys/([^/]+)/spend", lambda p, m, b, r: p.show_spend(m[1])),
     ("DELETE", r"/api/keys/([^/]+)", lambda p, m, b, r: (204, p.keys.clear())),
     (
         "POST",
@@ -346,7 +369,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    do_GET = do_PUT = do_POST = do_DELETE = handle_one  # noqa: N815 - http.server's names
+    do_GET = do_PUT = do_POST = do_PATCH = do_DELETE = handle_one  # noqa: N815 - http.server's names
 
     def route(self, platform, data):
         wanted = API_KEY if self.path.startswith("/v1/") else TOKEN

@@ -1,4 +1,4 @@
-"""Log in and out, see who one is, and manage API keys."""
+"""Log in and out, and see who one is."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import platform as machine
 from typing import Any
 
 import click
-from rich.markup import escape
 from rich.table import Table
 
 from strongroom.client import ApiError, Transport, WebClient, check_url, is_private_path
@@ -14,7 +13,6 @@ from strongroom.commands.context import (
     answer_json,
     answer_table,
     as_json,
-    choose_account,
     is_interactive,
     load_web,
     say,
@@ -166,89 +164,3 @@ def whoami(is_json: bool) -> None:
     ):
         table.add_row(name, shown)
     answer_table(table)
-
-
-@click.group()
-def keys() -> None:
-    """API keys: list, create, revoke."""
-
-
-@keys.command("list")
-@click.option("--account", help="Another account than the login's.")
-@as_json
-def list_keys(account: str | None, is_json: bool) -> None:
-    """List the API keys of an account: what each may do, its last use, when it ends.
-
-    Times are in UTC. Secrets are never shown again.
-    """
-    _, profile, web = load_web()
-    found = web.list_keys(choose_account(profile, account))
-    if is_json:
-        answer_json(found)
-        return
-    columns = ("name", "mode", "prefix", "scopes", "created", "last used", "expires", "revoked")
-    table = Table("id", *columns, box=None)
-    for one in found:
-        scopes = ", ".join(map(str, one.get("scopes") or []))
-        table.add_row(
-            *(escape(str(one.get(name) or "")) for name in ("id", "name", "mode", "prefix")),
-            escape(scopes),
-            _minute(one.get("created_at"), ""),
-            _minute(one.get("last_used_at"), "never"),
-            _minute(one.get("expires_at"), "never"),
-            _minute(one.get("revoked_at"), ""),
-        )
-    answer_table(table)
-
-
-def _minute(moment: Any, otherwise: str) -> str:
-    """A moment of the API, to the minute; a last use is not known any better."""
-    return escape(str(moment)[:16].replace("T", " ")) if moment else otherwise
-
-
-@keys.command("create")
-@click.option("--name", required=True, help="What the key is for.")
-@click.option("--account", help="Another account than the login's.")
-@click.option(
-    "--mode",
-    type=click.Choice(["live", "test"]),
-    default="live",
-    show_default=True,
-    help="Test keys run your own models only, without charge.",
-)
-@click.option(
-    "--scope",
-    "scopes",
-    type=click.Choice(["predict", "read"]),
-    multiple=True,
-    help="What it may do; may be given twice. [default: all that its mode may]",
-)
-@click.option("--expires-at", help="When the key ends, such as 2027-01-31T00:00:00Z.")
-@as_json
-def create_key(
-    name: str,
-    account: str | None,
-    mode: str,
-    scopes: tuple[str, ...],
-    expires_at: str | None,
-    is_json: bool,
-) -> None:
-    """Create an API key and show its secret, once."""
-    _, profile, web = load_web()
-    made = web.create_key(
-        choose_account(profile, account), name, mode, scopes=scopes, expires_at=expires_at
-    )
-    if is_json:
-        answer_json(made)
-        return
-    say("This is the only time the key is shown:")
-    click.echo(made["key"])
-
-
-@keys.command("revoke")
-@click.argument("key_id")
-def revoke_key(key_id: str) -> None:
-    """Revoke an API key, at once and for good."""
-    _, _, web = load_web()
-    web.revoke_key(key_id)
-    say(f"Revoked {key_id}.")

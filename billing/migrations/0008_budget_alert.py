@@ -6,7 +6,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("billing", "0006_key_spend"),
+        ("billing", "0007_usage_in_batches"),
         ("marketplace", "0003_limits"),
     ]
 

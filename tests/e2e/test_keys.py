@@ -6,9 +6,12 @@ import re
 import secrets
 from pathlib import Path
 
+from playwright.sync_api import expect
+
 from tests.chaos.children import wait_for
 from tests.e2e.conftest import SignIn
 from tests.e2e.terminal import Creator, predict
+from tests.e2e.test_pages import find_faults
 from tests.stack import Stack
 
 MODEL = "demo/digits"
@@ -67,3 +70,37 @@ def test_a_key_on_the_page(stack: Stack, sign_in: SignIn) -> None:
     page.click("button:has-text('Revoke the key')")
     page.get_by_text(f"{name} is revoked.").wait_for()
     assert predict(stack, MODEL, key, example_of(stack)).status_code == 401
+
+
+def test_a_key_is_limited_on_its_page(stack: Stack, sign_in: SignIn) -> None:
+    page = sign_in("consumer")
+    name = f"limited-{secrets.token_hex(3)}"
+    page.goto("/console/keys/new")
+    page.get_by_label("Name").fill(name)
+    page.get_by_text("Limits, budgets and allow-lists").press("Enter")
+    page.locator("#id_allowed_models").fill("demo/elsewhere")
+    page.click("main form button")
+    key = re.search(r"sk_live_[0-9A-Za-z]{38}", page.content())[0]
+    page.get_by_text("I have copied it").click()
+    refused = predict(stack, MODEL, key, example_of(stack))
+    assert (refused.status_code, refused.json()["code"]) == (403, "model_not_allowed")
+
+    page.get_by_role("link", name=name, exact=True).click()
+    page.get_by_role("link", name="Change limits").click()
+    page.locator("#id_allowed_models").fill(MODEL)
+    page.get_by_role("button", name="Save").click()
+    page.get_by_text("Saved.").wait_for()
+
+    def is_answered() -> bool:
+        return predict(stack, MODEL, key, example_of(stack)).status_code == 201
+
+    wait_for(is_answered, "the changed list", within_s=NOTED_WITHIN_S)
+    page.get_by_text("No budget").wait_for()
+    page.get_by_role("link", name="Change limits").click()
+    page.get_by_label("Budget per month").fill("5")
+    page.get_by_label("Budget per month").press("Enter")
+    expect(page.get_by_role("meter", name="This month")).to_be_visible()
+    page.get_by_text(re.compile(r"of \$5\.00 spent")).wait_for()
+    assert find_faults(page) == []
+    page.get_by_role("link", name="Change limits").click()
+    assert find_faults(page) == []

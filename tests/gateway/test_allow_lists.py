@@ -11,9 +11,10 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
-from inference.gateway.config import PROXIES_PASSED_MAX
+from inference.gateway.config import PROXIES_PASSED_MAX, TRUSTED_PROXIES_MAX, GatewayConfig
 from inference.gateway.origin import Networks, Origins
 from marketplace.core.address import parse_network
+from marketplace.core.env import SettingError
 from marketplace.models import APIKey
 from tests.factories import AIModelFactory, APIKeyFactory, ChannelFactory, ModelVersionFactory
 from tests.gateway.conftest import X, check_books, check_untouched, predict, problem_of
@@ -251,6 +252,25 @@ def test_behind_a_unix_socket_a_key_with_networks_does_not_work(shop, start_gate
 
 
 # --- Without a server ---
+
+
+def read_proxies(monkeypatch, text: str) -> list[str]:
+    for name in ("GATEWAY_DATABASE_URL", "PLAYGROUND_SECRET"):
+        monkeypatch.setenv(f"STRONGROOM_{name}", "x")
+    for name in ("GATEWAY_URL", "WEB_URL"):
+        monkeypatch.setenv(f"STRONGROOM_{name}", "https://x.example")
+    monkeypatch.setenv("STRONGROOM_GATEWAY_TRUSTED_PROXIES", text)
+    return [str(network) for network in GatewayConfig.from_env().trusted_proxies]
+
+
+def test_trusted_proxies_come_from_the_environment(monkeypatch):
+    assert read_proxies(monkeypatch, "") == []
+    assert read_proxies(monkeypatch, " 10.1.2.3/8, fd00::/8 ,") == ["10.0.0.0/8", "fd00::/8"]
+    most = [f"10.0.{number}.0/24" for number in range(TRUSTED_PROXIES_MAX)]
+    assert read_proxies(monkeypatch, ",".join(most)) == most
+    for wrong in (",".join([*most, "10.1.0.0/24"]), "10.0.0.0/8;fd00::/8", "proxy", "10.0.0.0/33"):
+        with pytest.raises(SettingError, match="STRONGROOM_GATEWAY_TRUSTED_PROXIES"):
+            read_proxies(monkeypatch, wrong)
 
 
 def find_origin(client, *forwarded, trusted=("10.0.0.0/8", "fd00::/8")):

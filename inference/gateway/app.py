@@ -16,7 +16,7 @@ from typing import Any
 from inference.gateway import memory
 from inference.gateway.auth import Authenticator
 from inference.gateway.catalog import Catalog
-from inference.gateway.changes import Changes
+from inference.gateway.changes import Changes, Listener
 from inference.gateway.config import REQUESTS_OPEN_MAX, GatewayConfig
 from inference.gateway.database import Database
 from inference.gateway.errors import CapacityError
@@ -34,6 +34,7 @@ from inference.gateway.protocols.oip import OIPProtocol
 from inference.gateway.protocols.openai import OpenAIProtocol
 from inference.gateway.route import Routes
 from inference.gateway.route_name import name_method, name_route
+from inference.gateway.running import Running
 from inference.gateway.triton_pool import TritonPool
 from marketplace.core import logs
 from marketplace.core.errors import MarketplaceError, NotFoundError
@@ -54,6 +55,7 @@ _NO_RETRY = frozenset(
         "model_failed",
         "output_invalid",
         "units_exceed_limit",
+        "canceled",
     }
 )
 
@@ -72,9 +74,9 @@ class Gateway:
         self.catalog = Catalog(self.database)
         self.routes = Routes(self.database)
         self.holds = Holds(self.database, ttl_s=config.hold_ttl_s)
-        self.changes = Changes(
-            config.database_url, [self.authenticator, self.catalog, self.routes, self.holds]
-        )
+        self.running = Running()
+        listeners: list[Listener] = [self.authenticator, self.catalog, self.routes, self.holds]
+        self.changes = Changes(config.database_url, [*listeners, self.running])
         self.pool = TritonPool()
         self.meter = Meter(config.database_url, wait_s=config.settle_wait_s)
         self.idempotency = Idempotency(self.database, claim_ttl_s=config.hold_ttl_s)
@@ -87,6 +89,7 @@ class Gateway:
             pool=self.pool,
             meter=self.meter,
             idempotency=self.idempotency,
+            running=self.running,
         )
         self.native = NativeProtocol(self)
         self.oip = OIPProtocol(self)
@@ -105,6 +108,7 @@ class Gateway:
             self.authenticator.flush_used(),
             self.routes.run(),
             self.holds.run(),
+            self.running.run(),
             self._tidy(),
         ):
             self._tasks.append(asyncio.create_task(job))

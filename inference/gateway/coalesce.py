@@ -100,6 +100,7 @@ class Coalescer:
         *,
         deadline_s: float,
         on_start: Callable[[], None],
+        on_wait: Callable[[asyncio.Future[Outputs]], None] | None = None,
     ) -> Outputs:
         """The outputs of one request.
 
@@ -108,6 +109,7 @@ class Coalescer:
             tensors: All inputs, rows first.
             deadline_s: On the clock of `time.monotonic`.
             on_start: Called when the request leaves for the replica.
+            on_wait: Called with what is waited for: whoever fails that gives the request up.
 
         Raises:
             QueueFullError: Too many wait already.
@@ -118,6 +120,8 @@ class Coalescer:
             raise QueueFullError(retry_after_s=_RETRY_S)
         loop = asyncio.get_running_loop()
         item = _Item(tensors, send, deadline_s, on_start, loop.create_future())
+        if on_wait is not None:
+            on_wait(item.outputs)
         self._waiting.append(item)
         self._wake(loop)
         try:

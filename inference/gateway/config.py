@@ -44,6 +44,18 @@ LINGER_S = 2.0
 LINGER_BYTES_MAX = 256 * 1024 * 1024
 
 DEADLINE_S = 60
+# Replicate's own lower limit; below it their clients get an error as well.
+CANCEL_AFTER_MIN_S = 5
+WAIT_MAX_S = 60
+# Clients that send a bare `Prefer: wait` stop reading after 60 s.
+WAIT_BARE_S = 55.0
+# Clients stop reading when their time is over; the answer must have arrived by then.
+WAIT_MARGIN_S = 0.5
+# The client of a request is watched once it has taken so long, and so often is looked.
+GONE_AFTER_S = 0.05
+GONE_SWEEP_S = 0.05
+# Another gateway that runs a prediction has given it up and recorded it well within this.
+CANCEL_WAITS_S = (0.05, 0.1, 0.2, 0.4, 0.8)
 # How long an answer may wait for its booking while Postgres is away, after the model's work
 # is done. A restart of Postgres takes seconds.
 SETTLE_WAIT_S = 30

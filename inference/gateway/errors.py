@@ -22,10 +22,12 @@ __all__ = [
     "BadJSONError",
     "BookingUnknownError",
     "BudgetExceededError",
+    "CanceledError",
     "CapacityError",
     "ClaimLostError",
     "ClientGoneError",
     "ConcurrencyLimitedError",
+    "DeadlineInvalidError",
     "HoldGoneError",
     "IdempotencyInFlightError",
     "IdempotencyMismatchError",
@@ -149,6 +151,21 @@ class BudgetExceededError(MarketplaceError):
     code = "budget_exceeded"
     http_status = 402
     title = "A budget of the key is used up."
+
+
+class DeadlineInvalidError(BadRequestError):
+    """A header that limits the time and says nothing that can be kept."""
+
+    code = "invalid_deadline"
+    title = "The time limit of the request is not valid."
+
+
+class CanceledError(MarketplaceError):
+    """The consumer has cancelled it while it ran."""
+
+    code = "canceled"
+    http_status = 499
+    title = "The prediction was canceled. It was not charged."
 
 
 class ClientGoneError(MarketplaceError):

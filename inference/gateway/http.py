@@ -39,9 +39,6 @@ if TYPE_CHECKING:
 
 JSON = "application/json"
 _PROTOCOLS = {"v1": "native", "v2": "oip", "openai": "openai"}
-# A client that gives up does so after a while; the server underneath tells within moments.
-_SLOW_S = 0.25
-_GONE_WAIT_S = 0.002
 # Possessive: a text without an end is passed once, and not tried again from every quote in it.
 _TEXTS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _NO_BRACKETS = bytes(octet for octet in range(256) if octet not in b"[]{}")
@@ -174,15 +171,6 @@ class Request:
         raise PayloadTooLargeError(
             f"A request has at most {self.body_bytes_max} bytes.", limit_bytes=self.body_bytes_max
         )
-
-    async def is_gone(self) -> bool:
-        """Whether the client has closed its connection; asked of slow requests only."""
-        if time.monotonic() - self.started_s < _SLOW_S:
-            return False
-        watch = asyncio.ensure_future(self.protocol.client_disconnect())
-        done, _ = await asyncio.wait({watch}, timeout=_GONE_WAIT_S)
-        watch.cancel()
-        return bool(done)
 
     async def discard_body(self) -> None:
         """Throw away, for a moment, what a refused client is still sending."""

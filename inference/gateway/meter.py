@@ -122,8 +122,10 @@ _SETTLE_KEYED = f"""
     )
     SELECT prediction_id, outcome FROM outcome
 """  # noqa: S608 - put together from constants
+# What nobody waited for any more has not failed.
+_ENDED = "CASE WHEN c.code IN ('canceled', 'client_gone') THEN 'canceled' ELSE 'failed' END"
 _STORE_FAILED = _STORE.format(
-    state="'failed'",
+    state=_ENDED,
     cost="0",
     output="NULL::jsonb",
     error="c.code",

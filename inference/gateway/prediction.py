@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,6 +16,7 @@ from inference.gateway.idempotency import Claim
 from inference.gateway.metrics import METRICS, Series
 from inference.gateway.tracing import Trace
 from marketplace.core.clock import utc_now
+from marketplace.core.errors import MarketplaceError
 
 
 @dataclass(slots=True)
@@ -30,6 +32,8 @@ class Prediction:
     created_at: datetime
     # On the clock of time.monotonic.
     deadline_s: float
+    # What the caller has given it, from `created_at` on.
+    allowed_s: float = 0.0
     claim: Claim | None = None
     # Kept only for keyed requests: a retry is answered with it.
     output: Any = None
@@ -45,6 +49,11 @@ class Prediction:
     is_admitted: bool = False
     # None where it costs nothing, and once the draw has come to its end.
     draw: Draw | None = None
+    # True from the moment that it is handed over to be booked: nothing stops it any more.
+    is_booking: bool = False
+    stopped: MarketplaceError | None = None
+    # What its run waits for, where that can be given up.
+    _awaited: asyncio.Future[Any] | None = None
     gross_nanos: int = field(init=False)
     series: Series = field(init=False)
 
@@ -90,6 +99,41 @@ class Prediction:
         """Remember a part of its time, if it is traced."""
         if self.trace is not None:
             self.trace.add(name, began_s, ended_s, error, **ids)
+
+    def wait_on(self, awaited: asyncio.Future[Any]) -> None:
+        """It waits for this now; `stop` ends the waiting."""
+        self._awaited = awaited
+        if self.stopped is not None:
+            awaited.set_exception(self.stopped)
+
+    def stop(self, error: MarketplaceError) -> bool:
+        """Give it up with an error; False if it is too late for that."""
+        if self.is_booking:
+            return False
+        if self.stopped is None:
+            self.stopped = error
+            if self._awaited is not None and not self._awaited.done():
+                self._awaited.set_exception(error)
+        return True
+
+    def begin_booking(self) -> None:
+        """From here on it can only be booked.
+
+        Raises:
+            MarketplaceError: It was stopped before.
+        """
+        self.check_going_on()
+        self.is_booking = True
+
+    def check_going_on(self) -> None:
+        """Raise the error with which it was stopped, if it was."""
+        if self.stopped is not None:
+            raise self.stopped
+
+    @property
+    def ends_with_client(self) -> bool:
+        """Whether nobody comes back for the answer once its connection is closed."""
+        return self.claim is None
 
     @property
     def mode(self) -> str:

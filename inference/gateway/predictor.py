@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from inference.gateway.auth import Caller
@@ -18,7 +18,6 @@ from inference.gateway.coalesce import Outputs
 from inference.gateway.config import GatewayConfig
 from inference.gateway.errors import (
     BookingUnknownError,
-    ClientGoneError,
     HoldGoneError,
     KeyModeForbiddenError,
 )
@@ -30,6 +29,7 @@ from inference.gateway.meter import Meter
 from inference.gateway.metrics import METRICS
 from inference.gateway.prediction import Prediction
 from inference.gateway.route import Replica, Routes
+from inference.gateway.running import Running
 from inference.gateway.triton_pool import INFRASTRUCTURE_ERRORS, TritonPool
 from inference.triton.errors import OutputError
 from inference.triton.tensors import Tensor
@@ -58,6 +58,7 @@ class Predictor:
         pool: TritonPool,
         meter: Meter,
         idempotency: Idempotency,
+        running: Running,
     ) -> None:
         self.config = config
         self.limits = limits
@@ -66,6 +67,7 @@ class Predictor:
         self.pool = pool
         self.meter = meter
         self.idempotency = idempotency
+        self.running = running
 
     def begin(
         self,
@@ -95,6 +97,7 @@ class Predictor:
             rows=rows,
             created_at=request.created_at,
             deadline_s=request.started_s + request.deadline_s,
+            allowed_s=request.deadline_s,
             claim=claim,
             trace=request.trace,
         )
@@ -105,7 +108,7 @@ class Predictor:
         tensors: Sequence[Tensor],
         decode: Callable[[Outputs], T],
         *,
-        is_gone: Callable[[], Awaitable[bool]],
+        request: Request,
         to_stored: Callable[[T], Any] = _as_it_is,
     ) -> T:
         """Run it in one call and book it; see `run_batches`."""
@@ -113,7 +116,7 @@ class Predictor:
             prediction,
             [tensors],
             lambda batches: decode(batches[0]),
-            is_gone=is_gone,
+            request=request,
             to_stored=to_stored,
         )
 
@@ -123,7 +126,7 @@ class Predictor:
         batches: Sequence[Sequence[Tensor]],
         decode: Callable[[list[Outputs]], T],
         *,
-        is_gone: Callable[[], Awaitable[bool]],
+        request: Request,
         to_stored: Callable[[T], Any] = _as_it_is,
     ) -> T:
         """Run it and book it; what is returned may be sent.
@@ -135,7 +138,7 @@ class Predictor:
             prediction: From `begin`.
             batches: The inputs, checked, of one call each; called one after the other.
             decode: Makes the answer's output of the model's tensors.
-            is_gone: Whether nobody waits for the answer any more.
+            request: Its client is watched while this takes long.
             to_stored: Makes the JSON of an output that is kept for a retry.
 
         Raises:
@@ -146,7 +149,7 @@ class Predictor:
         replica = await self.routes.pick(prediction.offer.version_id)
         with await self.limits.admit(prediction.caller, prediction.offer, prediction.rows):
             return await self._run_admitted(
-                prediction, batches, decode, replica, is_gone=is_gone, to_stored=to_stored
+                prediction, batches, decode, replica, request=request, to_stored=to_stored
             )
 
     async def _run_admitted(
@@ -156,13 +159,15 @@ class Predictor:
         decode: Callable[[list[Outputs]], T],
         replica: Replica,
         *,
-        is_gone: Callable[[], Awaitable[bool]],
+        request: Request,
         to_stored: Callable[[T], Any],
     ) -> T:
+        self.running.enter(prediction, request)
         try:
             if prediction.claim is not None:
                 await self.idempotency.take(prediction.claim)
             await self._hold(prediction)
+            prediction.check_going_on()
             # One after the other: a large request takes its turns among the others.
             outputs = [await self._infer(prediction, one, replica) for one in batches]
             output = decode(outputs)
@@ -172,12 +177,13 @@ class Predictor:
                 stored = to_stored(output)
                 refuse_nul(stored)
                 prediction.output = stored
-            elif await is_gone():
-                raise ClientGoneError
+            prediction.begin_booking()
             await self._settle(prediction)
         except BaseException as error:
             await self._give_up(prediction, error)
             raise
+        finally:
+            self.running.leave(prediction)
         return output
 
     async def _hold(self, prediction: Prediction) -> None:
@@ -250,7 +256,11 @@ class Predictor:
         prediction.queue(replica.id)
         try:
             found = await replica.calls.infer(
-                send, tensors, deadline_s=prediction.deadline_s, on_start=prediction.start
+                send,
+                tensors,
+                deadline_s=prediction.deadline_s,
+                on_start=prediction.start,
+                on_wait=prediction.wait_on,
             )
         except BaseException as error:
             prediction.fail(error)

@@ -333,7 +333,7 @@ def test_slow_client_that_left_is_not_charged(shop):
 
     def check_recorded():
         rows = Prediction.objects.values_list("state", "error", "cost_nanos")
-        assert list(rows) == [("failed", "client_gone", 0)]
+        assert list(rows) == [("canceled", "client_gone", 0)]
 
     eventually(check_recorded)
     check_nothing_booked(shop)

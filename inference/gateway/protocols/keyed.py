@@ -14,6 +14,7 @@ from uuid import UUID
 
 from inference.gateway.auth import PREDICT, Caller
 from inference.gateway.database import Row
+from inference.gateway.deadline import read_deadline
 from inference.gateway.errors import OutputRemovedError
 from inference.gateway.http import Answer, Request, json_answer
 from inference.gateway.idempotency import Claim, read_key
@@ -57,6 +58,7 @@ async def read_keyed_body(
         MarketplaceError: The body or the key cannot be taken, or its first run is on its way.
     """
     caller.require(PREDICT)
+    request.deadline_s = read_deadline(request.headers, request.deadline_s)
     key = read_key(request.headers)
     body, mark = await read(request)
     if key is None:

@@ -5,25 +5,32 @@ Source: Replicate HTTP API; replicate-python 1.0, `prediction.py`.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 from uuid import UUID
 
 import numpy as np
+import orjson
 
 from inference.gateway.auth import PREDICT, READ, Caller
 from inference.gateway.catalog import Offer, Reference, list_allowed, parse_reference
-from inference.gateway.config import PAGE_SIZE
+from inference.gateway.changes import CHANNEL
+from inference.gateway.config import CANCEL_WAITS_S, PAGE_SIZE
 from inference.gateway.database import Row
+from inference.gateway.deadline import read_wait
+from inference.gateway.errors import CanceledError
 from inference.gateway.http import Answer, Request, json_answer, parse_json
 from inference.gateway.prediction import Prediction
 from inference.gateway.protocols import schema
 from inference.gateway.protocols.keyed import REPLAYED, read_keyed_body
+from inference.gateway.running import CANCELLATION
 from inference.triton import tensors
 from inference.triton.errors import OutputError
-from marketplace.core.clock import to_wire
+from marketplace.core.clock import to_wire, utc_now
 from marketplace.core.errors import (
     BadRequestError,
     FieldError,
@@ -124,9 +131,15 @@ class NativeProtocol:
         self, request: Request, caller: Caller, reference: Reference | None
     ) -> Answer:
         request.prediction_id = request.id
+        headers = []
+        wait = read_wait(request.headers)
+        if wait is not None:
+            preference, wait_s = wait
+            request.deadline_s = min(request.deadline_s, wait_s)
+            headers.append(("preference-applied", preference))
         keyed = await read_keyed_body(self.gateway, request, caller)
         if keyed.earlier is not None:
-            return await self._replay(caller, keyed.earlier, parse_json(keyed.body))
+            return await self._replay(caller, keyed.earlier, parse_json(keyed.body), headers)
         document = _read_document(keyed.body)
         if reference is None:
             reference = _read_version(document)
@@ -150,16 +163,27 @@ class NativeProtocol:
                 raise OutputError(f"the model answered {len(rows)} rows to one")
             return rows[0]
 
-        output = await predictor.run(
-            prediction, tensors.encode(interface, [checked]), decode, is_gone=request.is_gone
-        )
+        try:
+            output = await predictor.run(
+                prediction, tensors.encode(interface, [checked]), decode, request=request
+            )
+        except CanceledError:
+            envelope = self._render_canceled(prediction, document["input"])
+            return json_answer(envelope, status=201, headers=headers)
         envelope = self._render_prediction(prediction, document["input"], output)
-        return json_answer(envelope, status=201, cost_nanos=prediction.gross_nanos)
+        return json_answer(envelope, status=201, headers=headers, cost_nanos=prediction.gross_nanos)
 
-    async def _replay(self, caller: Caller, prediction_id: UUID, document: Any) -> Answer:
+    async def _replay(
+        self,
+        caller: Caller,
+        prediction_id: UUID,
+        document: Any,
+        headers: list[tuple[str, str]],
+    ) -> Answer:
         row = await self.find_row(caller, prediction_id)
         envelope = self._render_row(row) | {"input": document.get("input")}
-        return json_answer(envelope, headers=[REPLAYED], cost_nanos=row["cost_nanos"])
+        headers = [REPLAYED, *headers]
+        return json_answer(envelope, headers=headers, cost_nanos=row["cost_nanos"])
 
     async def _show(self, request: Request, caller: Caller, public_id: str) -> Answer:
         caller.require(PREDICT, READ)
@@ -168,10 +192,33 @@ class NativeProtocol:
         return json_answer(self._render_row(row), cost_nanos=row["cost_nanos"])
 
     async def _cancel(self, request: Request, caller: Caller, public_id: str) -> Answer:
-        """What is over cannot be canceled any more; it is shown as it ended."""
+        """Give up what still runs, in this process or another one, and show how it ended.
+
+        What is over, or is being booked, cannot be canceled any more.
+        """
         caller.require(PREDICT)
         self.gateway.limits.admit_read(caller)
+        prediction_id = _read_id(public_id)
+        stopped = self.gateway.running.cancel(caller.account_id, prediction_id)
+        if stopped is not None:
+            request.prediction_id = prediction_id
+            return json_answer(self._render_canceled(stopped, {}))
+        try:
+            return await self._show(request, caller, public_id)
+        except NotFoundError:
+            await self._tell_canceled(caller, prediction_id)
+        for wait_s in CANCEL_WAITS_S:
+            await asyncio.sleep(wait_s)
+            with suppress(NotFoundError):
+                return await self._show(request, caller, public_id)
         return await self._show(request, caller, public_id)
+
+    async def _tell_canceled(self, caller: Caller, prediction_id: UUID) -> None:
+        """Ask the gateway that runs it, whichever that is; it looks whose it is."""
+        notice = {"table": CANCELLATION, "id": f"{caller.account_id}:{prediction_id}"}
+        await self.gateway.database.write(
+            "SELECT pg_notify(%s, %s)", [CHANNEL, orjson.dumps(notice).decode()]
+        )
 
     async def _list(self, request: Request, caller: Caller) -> Answer:
         caller.require(PREDICT, READ)
@@ -310,7 +357,24 @@ class NativeProtocol:
             completed_at=prediction.completed_at,
             predict_time_s=prediction.predict_time_s,
             cost_nanos=prediction.gross_nanos,
-        )
+        ) | {"deadline": _render_deadline(prediction.created_at, prediction.allowed_s)}
+
+    def _render_canceled(self, prediction: Prediction, given: Mapping[str, Any]) -> dict[str, Any]:
+        return self._envelope(
+            prediction.id,
+            model=prediction.offer.model,
+            version=prediction.offer.wire_version,
+            given=given,
+            output=None,
+            status="canceled",
+            error=None,
+            source=prediction.caller.source,
+            created_at=prediction.created_at,
+            started_at=prediction.started_at,
+            completed_at=utc_now(),
+            predict_time_s=0.0,
+            cost_nanos=0,
+        ) | {"deadline": _render_deadline(prediction.created_at, prediction.allowed_s)}
 
     def _render_row(self, row: Row) -> dict[str, Any]:
         """A stored prediction; its input is never kept, its output only for a retry."""
@@ -363,7 +427,7 @@ class NativeProtocol:
             "created_at": to_wire(created_at),
             "started_at": started_at and to_wire(started_at),
             "completed_at": completed_at and to_wire(completed_at),
-            "deadline": to_wire(created_at + timedelta(seconds=self.config.deadline_s)),
+            "deadline": _render_deadline(created_at, self.config.deadline_s),
             "metrics": metrics,
             "urls": {
                 "get": get_url,
@@ -412,6 +476,10 @@ def _refuse_input(faults: list[Fault]) -> InvalidInputError:
 
 def _invalid(pointer: str, detail: str) -> InvalidInputError:
     return InvalidInputError(detail, errors=[FieldError(pointer=pointer, detail=detail)])
+
+
+def _render_deadline(created_at: datetime, allowed_s: float) -> str:
+    return to_wire(created_at + timedelta(seconds=allowed_s))
 
 
 def _read_id(public_id: str) -> UUID:

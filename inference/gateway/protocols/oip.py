@@ -28,6 +28,7 @@ from inference.gateway.protocols.oip_request import (
     read_document,
     read_json_length,
     read_tensors,
+    read_timeout_s,
 )
 from marketplace.core.errors import MarketplaceError, MethodNotAllowedError, NotFoundError
 from strongroom.interface import Input, Output
@@ -120,6 +121,7 @@ class OIPProtocol:
     ) -> Answer:
         interface = offer.interface
         wanted = choose_outputs(interface, document)
+        request.deadline_s = min(request.deadline_s, read_timeout_s(document))
         given = read_tensors(interface, document["inputs"], octets)
         rows = given[0].shape[0]
         predictor = self.gateway.predictor
@@ -137,7 +139,7 @@ class OIPProtocol:
             prediction,
             given,
             decode,
-            is_gone=request.is_gone,
+            request=request,
             to_stored=InferAnswer.to_stored,
         )
         return answer.to_http(cost_nanos=prediction.gross_nanos)

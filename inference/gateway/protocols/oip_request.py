@@ -117,6 +117,18 @@ def read_document(document: Any) -> dict[str, Any]:
     return document
 
 
+def read_timeout_s(document: Mapping[str, Any]) -> float:
+    """The parameter `timeout`, which is in microseconds; 0 is none.
+
+    Raises:
+        InvalidInputError: It is no such number.
+    """
+    timeout_us = _read_parameters(document, "").get("timeout", 0)
+    if type(timeout_us) is not int or timeout_us < 0:
+        raise invalid("/parameters/timeout", "Must be a whole number of microseconds.")
+    return timeout_us / 1e6 if timeout_us else math.inf
+
+
 def choose_outputs(interface: Interface, document: Mapping[str, Any]) -> list[WantedOutput]:
     """The outputs that a document asks for, in its order; all of them if it names none.
 

@@ -145,7 +145,7 @@ class OpenAIProtocol:
             prediction,
             [tensors.encode(interface, batch) for batch in batches],
             decode,
-            is_gone=request.is_gone,
+            request=request,
         )
         return json_answer(answer, cost_nanos=prediction.gross_nanos)
 

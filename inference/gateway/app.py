@@ -109,6 +109,7 @@ class Gateway:
             self.routes.run(),
             self.holds.run(),
             self.running.run(),
+            self.pool.run(),
             self._tidy(),
         ):
             self._tasks.append(asyncio.create_task(job))

@@ -8,6 +8,7 @@ on is repeated request by request, so that nobody pays for, or fails by, a neigh
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +17,14 @@ from typing import Protocol
 
 import numpy as np
 
-from inference.gateway.config import WAITING_MAX
-from inference.gateway.errors import copy_for_another
+from inference.gateway.config import (
+    PACE_OUTLIER_FACTOR,
+    PACE_TTL_S,
+    PACE_WEIGHT,
+    RETRY_AFTER_MAX_S,
+    WAITING_MAX,
+)
+from inference.gateway.errors import CapacityError, copy_for_another
 from inference.gateway.time_limit import TimeLimit
 from inference.gateway.triton_pool import INFRASTRUCTURE_ERRORS, KeepSlot
 from inference.triton.errors import OutputError, QueueFullError, TritonDeadlineError
@@ -78,6 +85,12 @@ class Coalescer:
         self.waiting_max = waiting_max
         self.on_call = on_call
         self.running = 0
+        # Requests that were admitted and are not in the line yet.
+        self.coming = 0
+        # What the replica takes for a call when it has no others; 0 until one has ended.
+        self.pace_s = 0.0
+        self._ended_s = 0.0
+        self._measured = 0
         self._requests_running = 0
         self._waiting: deque[_Item] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -90,8 +103,48 @@ class Coalescer:
 
     @property
     def load(self) -> int:
-        """Requests that run or wait."""
-        return self._requests_running + len(self._waiting)
+        """Requests that run, wait or come."""
+        return self._requests_running + len(self._waiting) + self.coming
+
+    def expect_s(self, *, calls: int = 1) -> float:
+        """When a request that comes now would have its answer; 0 if nothing is known.
+
+        A replica's pace is what passes between the ends of two calls while it is busy, so
+        that it holds for servers that run one call at a time as for those that run several.
+        """
+        waiting = -(-(len(self._waiting) + self.coming) // self.rows_max)
+        ahead = self.running + waiting
+        if not ahead and time.monotonic() - self._ended_s > PACE_TTL_S:
+            return 0.0
+        return self.pace_s * (ahead + calls)
+
+    def admit(self, deadline_s: float, *, calls: int = 1) -> None:
+        """Let a request in that can be answered in time; `arrive` has to follow.
+
+        One that would meet an idle replica is always let in: what was measured may be wrong.
+
+        Args:
+            deadline_s: On the clock of `time.monotonic`.
+            calls: That the request takes, one after the other.
+
+        Raises:
+            QueueFullError: Too many wait already.
+            CapacityError: Its time would be over first.
+        """
+        if self.running or self.load:
+            if len(self._waiting) + self.coming >= self.waiting_max:
+                raise QueueFullError(retry_after_s=_RETRY_S)
+            late_s = time.monotonic() + self.expect_s(calls=calls) - deadline_s
+            if late_s > 0:
+                raise CapacityError(
+                    "The requests that wait already take longer than this one has time.",
+                    retry_after_s=min(math.ceil(late_s), RETRY_AFTER_MAX_S),
+                )
+        self.coming += 1
+
+    def arrive(self) -> None:
+        """An admitted request comes into the line now, or never."""
+        self.coming -= 1
 
     async def infer(
         self,
@@ -174,6 +227,18 @@ class Coalescer:
             self._requests_running -= len(batch)
             self._leave()
 
+    def _measure(self, started_s: float) -> None:
+        """A call has ended with outputs, or is not waited for any more."""
+        now_s = time.monotonic()
+        took_s = now_s - max(started_s, self._ended_s)
+        self._measured += 1
+        # The first few count alike; after them one that sticks out changes little.
+        weight = max(PACE_WEIGHT, 1 / self._measured)
+        if weight == PACE_WEIGHT:
+            took_s = min(took_s, PACE_OUTLIER_FACTOR * self.pace_s)
+        self.pace_s += weight * (took_s - self.pace_s)
+        self._ended_s = now_s
+
     def _leave(self) -> None:
         self.running -= 1
         self._wake(asyncio.get_running_loop())
@@ -181,7 +246,12 @@ class Coalescer:
     def _keep(self) -> Callable[[], None]:
         """Count a call that nobody waits for any more, until it has ended."""
         self.running += 1
-        return self._leave
+
+        def leave() -> None:
+            self._ended_s = time.monotonic()
+            self._leave()
+
+        return leave
 
     async def _answer(self, batch: list[_Item]) -> None:
         for one in batch:
@@ -205,7 +275,14 @@ class Coalescer:
         rows = sum(one.rows for one in batch)
         if self.on_call is not None:
             self.on_call(len(batch), rows)
-        outputs = await batch[0].send(tensors, deadline_s=deadline_s, keep_slot=self._keep)
+        started_s = time.monotonic()
+        try:
+            outputs = await batch[0].send(tensors, deadline_s=deadline_s, keep_slot=self._keep)
+        except TritonDeadlineError:
+            # It goes on over there, and has taken so long at least.
+            self._measure(started_s)
+            raise
+        self._measure(started_s)
         if len(batch) > 1 and any(len(array) != rows for array in outputs.values()):
             raise OutputError
         return outputs

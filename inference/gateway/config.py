@@ -93,6 +93,25 @@ CALLS_PER_BATCH_PLACE = 2
 WAITING_MAX = 512
 # A call that was given up at its deadline holds its slot until Triton answers, or so long.
 ABANDONED_S = 300.0
+# What a new measurement of a replica's pace weighs against all before it.
+PACE_WEIGHT = 0.2
+# One call that took much longer than the others is taken for so many times their pace.
+PACE_OUTLIER_FACTOR = 4
+# A pace that was measured so long ago, at a replica that has nothing to do, is measured anew.
+PACE_TTL_S = 30.0
+# The longest that a refused caller is told to wait; clients sleep as long as they are told.
+RETRY_AFTER_MAX_S = 60
+
+# Failures in a row after which a replica is left alone; for how long, doubled each time.
+BREAKER_FAILURES = 3
+BREAKER_OPEN_S = 1.0
+BREAKER_OPEN_MAX_S = 30.0
+# A request that tries a replica again is waited for so long before another one may.
+BREAKER_TRIAL_S = 5.0
+# A server that owes answers and has given none for so long is asked whether it lives, and
+# given up if that takes longer than the second. Together they leave time to ask another one.
+SILENCE_S = 1.0
+ALIVE_WAIT_S = 3.0
 
 # Connections for holds and reads; settles have one of their own.
 POOL_SIZE_MAX = 8

@@ -30,8 +30,18 @@ from inference.gateway.metrics import METRICS
 from inference.gateway.prediction import Prediction
 from inference.gateway.route import Replica, Routes
 from inference.gateway.running import Running
-from inference.gateway.triton_pool import INFRASTRUCTURE_ERRORS, TritonPool
-from inference.triton.errors import OutputError
+from inference.gateway.triton_pool import (
+    INFRASTRUCTURE_ERRORS,
+    ServerSilentError,
+    TritonPool,
+)
+from inference.triton.errors import (
+    ModelExecutionError,
+    ModelNotReadyError,
+    OutputError,
+    TensorError,
+    TritonUnavailableError,
+)
 from inference.triton.tensors import Tensor
 from marketplace.core.clock import utc_now
 from marketplace.core.errors import DeadlineError, MarketplaceError
@@ -162,12 +172,16 @@ class Predictor:
         request: Request,
         to_stored: Callable[[T], Any],
     ) -> T:
+        replica.calls.admit(prediction.deadline_s, calls=len(batches))
         self.running.enter(prediction, request)
         try:
-            if prediction.claim is not None:
-                await self.idempotency.take(prediction.claim)
-            await self._hold(prediction)
-            prediction.check_going_on()
+            try:
+                if prediction.claim is not None:
+                    await self.idempotency.take(prediction.claim)
+                await self._hold(prediction)
+                prediction.check_going_on()
+            finally:
+                replica.calls.arrive()
             # One after the other: a large request takes its turns among the others.
             outputs = [await self._infer(prediction, one, replica) for one in batches]
             output = decode(outputs)
@@ -247,11 +261,19 @@ class Predictor:
         async def send(together: Sequence[Tensor], /, **how: Any) -> Outputs:
             began_s = time.monotonic()
             try:
-                return await self.pool.infer(
+                found = await self.pool.infer(
                     replica.base_url, replica.triton_name, together, outputs, **how
                 )
+            except (TritonUnavailableError, ModelNotReadyError) as error:
+                replica.breaker.fail(is_silent=isinstance(error, ServerSilentError))
+                raise
+            except (ModelExecutionError, TensorError):
+                replica.breaker.succeed()
+                raise
             finally:
                 prediction.series.call_seconds.observe(time.monotonic() - began_s)
+            replica.breaker.succeed()
+            return found
 
         prediction.queue(replica.id)
         try:

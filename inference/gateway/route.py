@@ -1,4 +1,4 @@
-"""Where a prediction runs: the ready replicas of its version, the least busy one first.
+"""Where a prediction runs: the replica of its version that is expected to finish it first.
 
 All ready replicas are few, so they are read at once and kept as one picture, which is drawn
 anew when Postgres tells of a change, and every few seconds should a notice be missed.
@@ -7,16 +7,24 @@ anew when Postgres tells of a change, and every few seconds should a notice be m
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from inference.gateway.breaker import Breaker
 from inference.gateway.coalesce import Coalescer
-from inference.gateway.config import CALLS_PER_BATCH_PLACE, COALESCED_CALLS_MAX, ROUTES_TTL_S
+from inference.gateway.config import (
+    CALLS_PER_BATCH_PLACE,
+    COALESCED_CALLS_MAX,
+    RETRY_AFTER_MAX_S,
+    ROUTES_TTL_S,
+)
 from inference.gateway.database import Database, DatabaseUnavailableError, Row
 from inference.gateway.errors import NOT_READY_RETRY_S, ModelNotReadyError
 from inference.gateway.metrics import METRICS
+from inference.triton.errors import TritonUnavailableError
 from inference.triton.repository import model_name
 
 # A replica that just failed us is asked last for so long.
@@ -46,6 +54,7 @@ class Replica:
     penalty_until_s: float = 0.0
     triton_name: str = field(init=False)
     calls: Coalescer = field(init=False)
+    breaker: Breaker = field(default_factory=Breaker)
 
     def __post_init__(self) -> None:
         self.triton_name = model_name(self.id)
@@ -88,6 +97,7 @@ class Routes:
 
         Raises:
             ModelNotReadyError: None is ready.
+            TritonUnavailableError: All have failed of late, and are left alone for a while.
             DatabaseUnavailableError: It is not known which are ready.
         """
         if self._drawn < self._told or not self._is_listening:
@@ -98,10 +108,33 @@ class Routes:
                 "No replica of the model is ready.", retry_after_s=NOT_READY_RETRY_S
             )
         now_s = time.monotonic()
-        return min(
-            candidates,
-            key=lambda one: (one is besides, one.penalty_until_s > now_s, one.calls.load),
-        )
+        # Nearly all versions have one replica, and nearly all of these are well.
+        open_s = [one.breaker.wait_s(now_s) for one in candidates]
+        if any(open_s):
+            candidates = [one for one, wait_s in zip(candidates, open_s, strict=True) if not wait_s]
+        if not candidates:
+            left_s = min(math.ceil(min(open_s)), RETRY_AFTER_MAX_S)
+            raise TritonUnavailableError(
+                "The model's servers have failed, and are tried again soon.", retry_after_s=left_s
+            )
+        chosen = candidates[0] if len(candidates) == 1 else _choose(candidates, besides, now_s)
+        if chosen is not besides:
+            chosen.breaker.take(now_s)
+        return chosen
+
+    def describe(self) -> list[dict[str, object]]:
+        """Each ready replica, its load, its pace and its switch, for the metrics."""
+        return [
+            {
+                "replica_id": str(one.id),
+                "version_id": str(one.version_id),
+                "breaker": one.breaker.state,
+                "load": one.calls.load,
+                "pace_s": one.calls.pace_s,
+            }
+            for many in self._replicas.values()
+            for one in many
+        ]
 
     def list_replicas(self) -> list[Replica]:
         """All ready replicas."""
@@ -168,3 +201,20 @@ class Routes:
                 )
             picture.setdefault(row["version_id"], []).append(replica)
         return picture
+
+
+def _choose(candidates: list[Replica], besides: Replica | None, now_s: float) -> Replica:
+    """The one that is expected to finish first; those that have just failed are asked last."""
+    expected = {one.id: one.calls.expect_s() for one in candidates}
+    # Of one that was not measured yet nothing is known but its load.
+    known = [one.calls.pace_s for one in candidates if expected[one.id]]
+    typical_s = min(known, default=1.0)
+    return min(
+        candidates,
+        key=lambda one: (
+            one is besides,
+            one.penalty_until_s > now_s,
+            expected[one.id] or typical_s * (1 + one.calls.load),
+            one.calls.load,
+        ),
+    )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import orjson
 
-from inference.gateway.config import ABANDONED_S
+from inference.gateway.config import ABANDONED_S, ALIVE_WAIT_S, SILENCE_S
 from inference.triton.errors import (
     ModelExecutionError,
     ModelNotReadyError,
@@ -48,6 +49,10 @@ _LOGGED_CHARS = 300
 KeepSlot = Callable[[], Callable[[], None]]
 
 
+class ServerSilentError(TritonUnavailableError):
+    """A server that took calls does not even say that it lives."""
+
+
 class Connection(asyncio.Protocol):
     """One connection; `exchange` sends a request and waits for its answer."""
 
@@ -65,6 +70,8 @@ class Connection(asyncio.Protocol):
         # Set while the answer to an abandoned call is awaited.
         self._on_end: Callable[[], None] | None = None
         self._end_timer: asyncio.TimerHandle | None = None
+        self._asked_s = 0.0
+        self.on_lost: Callable[[Connection], None] | None = None
 
     @property
     def is_reusable(self) -> bool:
@@ -83,6 +90,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """Fail the call that waits; asyncio calls it."""
         self._fail("the connection to the model server broke")
+        if self.on_lost is not None:
+            self.on_lost(self)
         if self._end_timer is not None:
             self._end_timer.cancel()
         if self._on_end is not None:
@@ -103,6 +112,7 @@ class Connection(asyncio.Protocol):
                 "The model server closed the connection.", retry_after_s=_RETRY_S
             )
         self._waiter = asyncio.get_running_loop().create_future()
+        self._asked_s = time.monotonic()
         self.transport.writelines([head, *parts])
         try:
             return await self._waiter
@@ -111,6 +121,15 @@ class Connection(asyncio.Protocol):
             raise
         finally:
             self._waiter = None
+
+    def owes_since_s(self, heard_s: float) -> float:
+        """Since when an answer is awaited, of a server last heard then; infinity if none is."""
+        owes = self._waiter is not None or self._on_end is not None
+        return max(self._asked_s, heard_s) if owes else math.inf
+
+    def give_up(self) -> None:
+        """Nothing will come any more."""
+        self._fail("The model server does not answer.", ServerSilentError)
 
     def _abandon(self, keep_slot: KeepSlot) -> None:
         """Nobody waits for the answer any more, but Triton works on it."""
@@ -180,9 +199,11 @@ class Connection(asyncio.Protocol):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(answer)
 
-    def _fail(self, detail: str) -> None:
+    def _fail(
+        self, detail: str, kind: type[TritonUnavailableError] = TritonUnavailableError
+    ) -> None:
         if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_exception(TritonUnavailableError(detail, retry_after_s=_RETRY_S))
+            self._waiter.set_exception(kind(detail, retry_after_s=_RETRY_S))
         self.close()
 
 
@@ -191,6 +212,41 @@ class TritonPool:
 
     def __init__(self) -> None:
         self._idle: dict[str, deque[Connection]] = {}
+        # All connections that may owe an answer, and when their server has last given one.
+        self._open: dict[str, set[Connection]] = {}
+        self._heard_s: dict[str, float] = {}
+
+    async def run(self) -> None:
+        """Find out, for ever, servers that take calls and answer nothing, as frozen ones do."""
+        while True:
+            await asyncio.sleep(SILENCE_S / 2)
+            await asyncio.gather(*map(self._check_alive, list(self._open)))
+
+    async def _check_alive(self, base_url: str) -> None:
+        """Give up the calls at a server that does not even say that it lives."""
+        if not self._is_silent(base_url):
+            return
+        head = f"GET /v2/health/live HTTP/1.1\r\nHost: {urlsplit(base_url).netloc}\r\n\r\n"
+        connection: Connection | None = None
+        try:
+            async with asyncio.timeout(ALIVE_WAIT_S):
+                connection = await _connect(base_url)
+                await connection.exchange(head.encode(), [], _keep_nothing)
+            self._heard_s[base_url] = time.monotonic()
+        except (TritonUnavailableError, TimeoutError):
+            # It may have answered a call meanwhile.
+            if self._is_silent(base_url):
+                logger.error("the model server %s is silent; its calls are given up", base_url)
+                for one in list(self._open.get(base_url, ())):
+                    one.give_up()
+        finally:
+            if connection is not None:
+                connection.close()
+
+    def _is_silent(self, base_url: str) -> bool:
+        heard_s = self._heard_s.get(base_url, 0.0)
+        since_s = [one.owes_since_s(heard_s) for one in self._open.get(base_url, ())]
+        return time.monotonic() - min(since_s, default=math.inf) > SILENCE_S
 
     async def infer(
         self,
@@ -240,6 +296,8 @@ class TritonPool:
                 continue
             try:
                 return await self._use(base_url, connection, idle, head, parts, keep_slot)
+            except ServerSilentError:
+                raise
             except TritonUnavailableError:
                 # The server may have closed it while it was idle. A new connection tells
                 # whether the server itself is gone.
@@ -255,7 +313,12 @@ class TritonPool:
         parts: Sequence[bytes | memoryview],
         keep_slot: KeepSlot,
     ) -> tuple[int, int, bytes]:
+        connections = self._open.setdefault(base_url, set())
+        if connection not in connections:
+            connections.add(connection)
+            connection.on_lost = connections.discard
         answer = await connection.exchange(head, parts, keep_slot)
+        self._heard_s[base_url] = time.monotonic()
         # The server may have been given up meanwhile, and its connections with it.
         is_known = self._idle.get(base_url) is idle
         if is_known and connection.is_reusable and len(idle) < _IDLE_MAX:
@@ -269,10 +332,19 @@ class TritonPool:
         for base_url in self._idle.keys() - base_urls:
             for connection in self._idle.pop(base_url):
                 connection.close()
+        for base_url in self._open.keys() - base_urls:
+            if not self._open[base_url]:
+                del self._open[base_url]
+                self._heard_s.pop(base_url, None)
 
     def close(self) -> None:
         """Close every idle connection."""
         self.keep_only(set())
+
+
+def _keep_nothing() -> Callable[[], None]:
+    """For a question that counts nowhere as a call."""
+    return lambda: None
 
 
 async def _connect(base_url: str) -> Connection:

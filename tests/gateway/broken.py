@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from inference.gateway.app import Application, Gateway
 from inference.gateway.auth import Caller
+from inference.gateway.coalesce import Coalescer
 from inference.gateway.config import REQUESTS_OPEN_MAX
 from inference.gateway.errors import BookingUnknownError
 from inference.gateway.http import Request
@@ -168,6 +169,24 @@ def _keep_limits_alone(gateway: Gateway) -> None:
     limits._admit_shared = admit_alone
 
 
+def _watch_nobody(gateway: Gateway) -> None:
+    gateway.running.sweep = lambda: None
+
+
+def _admit_everybody(gateway: Gateway) -> None:
+    def admit(self, deadline_s, *, calls=1):
+        self.coming += 1
+
+    Coalescer.admit = admit
+
+
+def _never_ask_whether_alive(gateway: Gateway) -> None:
+    async def check_alive(base_url):
+        pass
+
+    gateway.pool._check_alive = check_alive
+
+
 answers_before_commit = BrokenApplication(_answer_before_commit)
 skips_hold = BrokenApplication(_skip_hold)
 never_voids = BrokenApplication(_never_void)
@@ -184,3 +203,6 @@ believes_everybody = BrokenApplication(_believe_everybody)
 runs_any_model = BrokenApplication(_run_any_model)
 gives_up_on_lost_answers = BrokenApplication(_give_up_on_lost_answers)
 keeps_limits_alone = BrokenApplication(_keep_limits_alone)
+watches_nobody = BrokenApplication(_watch_nobody)
+admits_everybody = BrokenApplication(_admit_everybody)
+never_asks_whether_alive = BrokenApplication(_never_ask_whether_alive)

@@ -8,13 +8,16 @@ import pytest
 
 from tests.gateway import (
     test_allow_lists,
+    test_breaker,
+    test_cancel,
     test_crashes,
     test_idempotency,
     test_predict,
     test_refusals,
 )
 from tests.gateway.conftest import check_nothing_booked, predict
-from tests.gateway.test_crashes import pool, wire, wired  # noqa: F401 - fixtures
+from tests.gateway.test_breaker import frozen, pool  # noqa: F401 - fixtures
+from tests.gateway.test_crashes import wire, wired  # noqa: F401 - fixtures
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -101,3 +104,27 @@ def test_forgotten_list_of_models_is_noticed(shop, start_gateway):
 
     with pytest.raises(AssertionError):
         test_allow_lists.test_key_runs_the_models_of_its_list_only(shop, *test_allow_lists.CALLS[0])
+
+
+def test_client_that_goes_unnoticed_is_noticed(shop, broken, triton):
+    client = broken("watches_nobody")
+    shop.url = str(client.base_url).rstrip("/")
+
+    with pytest.raises(AssertionError):
+        test_cancel.test_clients_that_go_leave_the_line_and_their_holds(shop, triton)
+
+
+def test_line_without_an_end_is_noticed(shop, broken, pool):  # noqa: F811
+    client = broken("admits_everybody")
+    shop.url = str(client.base_url).rstrip("/")
+
+    with pytest.raises(AssertionError):
+        test_breaker.test_who_cannot_be_answered_in_time_is_refused_at_once(shop, pool)
+
+
+def test_frozen_server_that_is_not_given_up_is_noticed(shop, broken, frozen):  # noqa: F811
+    client = broken("never_asks_whether_alive")
+    client.headers["X-Request-Timeout-Ms"] = "10000"
+
+    with pytest.raises(AssertionError):
+        test_breaker.test_only_server_frozen_is_told_in_time_and_then_at_once(shop, client, frozen)

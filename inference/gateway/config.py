@@ -158,6 +158,10 @@ PLANS_KEPT_MAX = 4_096
 READERS_KEPT_MAX = 50_000
 
 IDEMPOTENCY_WINDOW_S = 24 * 3600
+# A retry that only its client library marks as one finds what was answered so long ago.
+RETRY_WINDOW_S = 60
+# A first attempt whose client has gone ends within moments: its retry waits that long for it.
+RETRY_WAITS_S = (0.1, 0.2, 0.4)
 PAGE_SIZE = 100
 # One in a hundred requests shows where time goes, and costs a hundredth.
 TRACE_RATIO = 0.01

@@ -4,17 +4,27 @@ A key is claimed before the run and completed by the statement that books the pr
 a crash between the two cannot leave one without the other. A claim has an end: when the
 gateway that took it died, a retry takes it over, and should the first run come back to
 life after all, it finds its claim gone and books nothing.
+
+Some client libraries send no key when they retry, but count their attempts. Each first attempt of
+theirs gets a key of our own, so that the same request is run and charged as often as it is
+sent; an attempt that says it is a second one looks for the newest of the same request first.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from inference.gateway.config import IDEMPOTENCY_KEY_LENGTH_MAX, IDEMPOTENCY_WINDOW_S
+from inference.gateway.config import (
+    IDEMPOTENCY_KEY_LENGTH_MAX,
+    IDEMPOTENCY_WINDOW_S,
+    RETRY_WAITS_S,
+    RETRY_WINDOW_S,
+)
 from inference.gateway.database import Database, DatabaseUnavailableError
 from inference.gateway.errors import IdempotencyInFlightError, IdempotencyMismatchError
 from inference.gateway.http import Headers
@@ -23,6 +33,11 @@ from marketplace.core.errors import BadRequestError
 logger = logging.getLogger(__name__)
 
 _HEADER = "idempotency-key"
+# OpenAI's clients, Replicate's second one, and all others of the same generator.
+_RETRY_HEADER = "x-stainless-retry-count"
+_RETRY_COUNT_LENGTH_MAX = 4
+# No caller's own key begins like that: those are printable.
+IMPLIED_PREFIX = "\x1f"
 # Client libraries sleep as long as they are told; most first runs end within a second.
 _RETRY_MAX_S = 2
 
@@ -32,6 +47,14 @@ _FIND = """
     FROM inference_apirequest
     WHERE account_id = %(account_id)s AND idempotency_key = %(key)s
         AND created_at > clock_timestamp() - make_interval(secs => %(window_s)s)
+"""
+_FIND_IMPLIED = """
+    SELECT prediction_id, completed_at IS NOT NULL AS is_complete
+    FROM inference_apirequest
+    WHERE account_id = %(account_id)s AND fingerprint = %(fingerprint)s
+        AND (completed_at > clock_timestamp() - make_interval(secs => %(window_s)s)
+            OR (completed_at IS NULL AND claimed_until > clock_timestamp()))
+    ORDER BY created_at DESC LIMIT 1
 """
 _TAKE = """
     INSERT INTO inference_apirequest AS known
@@ -61,6 +84,8 @@ class Claim:
     key: str
     fingerprint: bytes
     prediction_id: UUID
+    # Made for a request without a key, whose client library would mark a retry of it.
+    is_implied: bool = False
 
 
 class Idempotency:
@@ -93,6 +118,29 @@ class Idempotency:
             raise IdempotencyInFlightError(retry_after_s=left_s)
         return None
 
+    async def find_implied(self, claim: Claim) -> UUID | None:
+        """The newest prediction of the same request within the last minute, if there is one.
+
+        Raises:
+            IdempotencyInFlightError: It is still running.
+        """
+        parameters = {
+            "account_id": claim.account_id,
+            "fingerprint": claim.fingerprint,
+            "window_s": RETRY_WINDOW_S,
+        }
+        for wait_s in (*RETRY_WAITS_S, None):
+            row = await self.database.fetch_one(_FIND_IMPLIED, parameters)
+            if row is None:
+                return None
+            if row["is_complete"]:
+                return UUID(str(row["prediction_id"]))
+            if wait_s is not None:
+                await asyncio.sleep(wait_s)
+        raise IdempotencyInFlightError(
+            "The first attempt of this request is still running.", retry_after_s=1
+        )
+
     async def take(self, claim: Claim) -> None:
         """Claim the key; exactly one of many callers succeeds.
 
@@ -119,6 +167,15 @@ class Idempotency:
             await self.database.write(_RELEASE, [claim.account_id, claim.key, claim.prediction_id])
         except DatabaseUnavailableError:
             logger.warning("a claim stays until it ends: prediction %s", claim.prediction_id)
+
+
+def read_retry_count(headers: Headers) -> int | None:
+    """How often a client library has sent this request before; None if it does not say."""
+    if _RETRY_HEADER not in headers:
+        return None
+    text = headers.get(_RETRY_HEADER) or ""
+    is_count = text.isascii() and text.isdigit() and len(text) <= _RETRY_COUNT_LENGTH_MAX
+    return int(text) if is_count else None
 
 
 def read_key(headers: Headers) -> str | None:

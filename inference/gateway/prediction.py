@@ -133,7 +133,7 @@ class Prediction:
     @property
     def ends_with_client(self) -> bool:
         """Whether nobody comes back for the answer once its connection is closed."""
-        return self.claim is None
+        return self.claim is None or self.claim.is_implied
 
     @property
     def mode(self) -> str:

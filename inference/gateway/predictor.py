@@ -188,9 +188,7 @@ class Predictor:
             prediction.completed_at = utc_now()
             if prediction.claim is not None:
                 # A keyed client may come back for it.
-                stored = to_stored(output)
-                refuse_nul(stored)
-                prediction.output = stored
+                prediction.output = _make_stored(to_stored(output), prediction.claim)
             prediction.begin_booking()
             await self._settle(prediction)
         except BaseException as error:
@@ -306,6 +304,17 @@ def _observe(
     now_s = time.monotonic()
     count(now_s - began_s, "" if error is None else _read_code(error))
     prediction.note(name, began_s, now_s, error)
+
+
+def _make_stored(stored: Any, claim: Claim) -> Any:
+    """What is kept; nothing of what cannot be, if the caller has not asked for keeping it."""
+    try:
+        refuse_nul(stored)
+    except OutputError:
+        if not claim.is_implied:
+            raise
+        return None
+    return stored
 
 
 def refuse_nul(output: object) -> None:

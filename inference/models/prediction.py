@@ -79,7 +79,11 @@ class APIRequest(models.Model):
                 fields=["account_id", "idempotency_key"], name="inference_api_request_once"
             ),
         ]
-        indexes = [models.Index(fields=["created_at"], name="inference_api_request_age")]
+        indexes = [
+            models.Index(fields=["created_at"], name="inference_api_request_age"),
+            # For retries without a key, which only their content tells.
+            models.Index(fields=["account_id", "fingerprint"], name="inference_api_request_same"),
+        ]
 
     def __str__(self) -> str:
         return self.idempotency_key

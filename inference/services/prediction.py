@@ -16,6 +16,12 @@ from inference.models import APIRequest, Prediction
 
 # The gateway answers a repeated key for this long; then the key is free again.
 RETENTION = timedelta(hours=24)
+# What is kept for the retry of a client that sends no key, which comes within a minute.
+RETRY_RETENTION = timedelta(minutes=2)
+# Older ones go with all others; so no sweep has to look through a whole day of keys.
+IMPLIED_LOOK_BACK = timedelta(hours=1)
+# How the gateway's own keys for such clients begin.
+IMPLIED_PREFIX = "\x1f"
 # One sweep's share, so that no statement holds many rows for long.
 BATCH_SIZE = 5_000
 # A sweep that finds more leaves it to the next one.
@@ -26,10 +32,27 @@ def forget_predictions() -> int:
     """Drop keys and contents older than `RETENTION`; returns how many rows were touched."""
     before = timezone.now() - RETENTION
     end_s = time.monotonic() + SWEEP_LIMIT_S
-    count = 0
+    count = _forget_implied(timezone.now() - RETRY_RETENTION, end_s)
     while (touched := _forget_batch(before)) and time.monotonic() < end_s:
         count += touched
     return count + touched
+
+
+def _forget_implied(before: datetime, end_s: float) -> int:
+    """The same for requests without a key, whose retries come at once or never."""
+    old = APIRequest.objects.filter(
+        created_at__range=(before - IMPLIED_LOOK_BACK, before),
+        idempotency_key__startswith=IMPLIED_PREFIX,
+    ).filter(Q(completed_at__lt=before) | Q(claimed_until__lt=before))
+    count = 0
+    while time.monotonic() < end_s:
+        found = dict(old.order_by("created_at").values_list("pk", "prediction_id")[:BATCH_SIZE])
+        if not found:
+            break
+        Prediction.objects.filter(pk__in=found.values()).update(input=None, output=None)
+        APIRequest.objects.filter(pk__in=found).delete()
+        count += len(found)
+    return count
 
 
 def _forget_batch(before: datetime) -> int:

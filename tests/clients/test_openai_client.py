@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import socket
 import struct
+import threading
 
 import openai
 import pytest
@@ -21,6 +24,48 @@ from tests.gateway.conftest import (
 pytestmark = pytest.mark.django_db(transaction=True)
 
 NEAR = 1e-6
+
+
+class LossyProxy:
+    """Passes requests on; the first answer that comes back is lost with its connection."""
+
+    def __init__(self, port: int) -> None:
+        self.target = ("127.0.0.1", port)
+        self.lost = 0
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self.listener.accept()
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, socket.create_connection(self.target) as server:
+            back = threading.Thread(target=self._bring_back, args=(client, server), daemon=True)
+            back.start()
+            _pass_on(client, server)
+            back.join()
+
+    def _bring_back(self, client: socket.socket, server: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := server.recv(1 << 16):
+                if not self.lost:
+                    # All of it has come: the gateway has booked before it answers.
+                    self.lost += 1
+                    break
+                client.sendall(data)
+        for one in (client, server):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+
+def _pass_on(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(1 << 16):
+            target.sendall(data)
 
 
 def embed(client, given="two words", **parameters):
@@ -148,3 +193,19 @@ def test_replay_of_a_key_is_charged_once(language, openai_client):
     }
 
     check_books(language, [one.removeprefix("cmpl-") for one in ids])
+
+
+def test_answer_that_was_lost_is_not_charged_again_by_the_retry(language):
+    proxy = LossyProxy(int(language.url.rpartition(":")[2]))
+    client = openai.OpenAI(
+        base_url=f"{proxy.url}/openai/v1", api_key=language.key.text, max_retries=2
+    )
+    with client, contextlib.closing(proxy.listener):
+        raw = client.embeddings.with_raw_response.create(model="maker/vectors", input="two words")
+        again = embed(client, "two words")
+
+    assert proxy.lost == 1
+    assert raw.headers["idempotent-replayed"] == "true"
+    assert raw.parse().data[0].embedding == again.data[0].embedding
+    # The lost one, and the one that was meant.
+    assert UsageEvent.objects.count() == 2

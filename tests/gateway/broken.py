@@ -187,6 +187,13 @@ def _never_ask_whether_alive(gateway: Gateway) -> None:
     gateway.pool._check_alive = check_alive
 
 
+def _overlook_retries(gateway: Gateway) -> None:
+    async def find_implied(claim):
+        return None
+
+    gateway.idempotency.find_implied = find_implied
+
+
 answers_before_commit = BrokenApplication(_answer_before_commit)
 skips_hold = BrokenApplication(_skip_hold)
 never_voids = BrokenApplication(_never_void)
@@ -206,3 +213,4 @@ keeps_limits_alone = BrokenApplication(_keep_limits_alone)
 watches_nobody = BrokenApplication(_watch_nobody)
 admits_everybody = BrokenApplication(_admit_everybody)
 never_asks_whether_alive = BrokenApplication(_never_ask_whether_alive)
+overlooks_retries = BrokenApplication(_overlook_retries)

@@ -11,12 +11,11 @@ from uuid import UUID
 
 import pytest
 
-from billing.models import Hold
 from inference.gateway.coalesce import Coalescer
 from inference.gateway.errors import CanceledError, ClientGoneError
 from inference.gateway.prediction import Prediction as Running_
 from inference.gateway.running import CANCELLATION, Running
-from inference.models import Prediction
+from inference.models import APIRequest, Prediction
 from marketplace.core.clock import utc_now
 from marketplace.core.ids import from_public, new_id, to_public
 from tests.factories import APIKeyFactory
@@ -32,6 +31,7 @@ from tests.gateway.processes import eventually
 from tests.gateway.test_coalesce import Replica, row, turn
 
 SLOW_S = 2
+COUNTED = {"X-Stainless-Retry-Count": "0"}
 
 
 @pytest.fixture
@@ -40,13 +40,16 @@ def pool():
         yield pool
 
 
-def find_held(count: int = 1) -> list[str]:
-    """The predictions that run now, by their holds."""
+def list_claimed() -> list[str]:
+    """The predictions that run now and whose clients count their attempts, or have a key."""
+    running = APIRequest.objects.filter(completed_at=None).order_by("pk")
+    return [to_public(one) for one in running.values_list("prediction_id", flat=True)]
 
+
+def find_running(count: int = 1) -> list[str]:
     def look():
-        held = list(Hold.objects.filter(state=Hold.State.PENDING).order_by("id"))
-        assert len(held) == count
-        return [to_public(one.pk) for one in held]
+        assert len(list_claimed()) == count
+        return list_claimed()
 
     return eventually(look)
 
@@ -57,6 +60,9 @@ def check_recorded(*rows: tuple[str, str]):
 
 
 # --- A prediction and its registry, alone ---
+
+
+KEY = SimpleNamespace(is_implied=False)
 
 
 def make_prediction(*, claim=None) -> Running_:
@@ -114,7 +120,7 @@ def test_only_slow_requests_are_watched():
 
 def test_who_has_a_key_may_come_back():
     async def run():
-        running, keyed, client = Running(), make_prediction(claim=SimpleNamespace()), Client()
+        running, keyed, client = Running(), make_prediction(claim=KEY), Client()
         running.enter(keyed, client)
         running.sweep()
         client.gone.set()
@@ -233,11 +239,12 @@ def test_clients_that_go_leave_the_line_and_their_holds(shop, triton):
         text = body % wait_s
         head = (
             "POST /v1/models/maker/echo/predictions HTTP/1.1\r\nHost: x\r\n"
-            f"Authorization: Bearer {shop.key.text}\r\nContent-Length: {len(text)}\r\n\r\n"
+            f"Authorization: Bearer {shop.key.text}\r\nContent-Length: {len(text)}\r\n"
+            "X-Stainless-Retry-Count: 0\r\n\r\n"
         )
         wire.sendall(head.encode() + text)
         wires.append(wire)
-        find_held(len(wires))
+        find_running(len(wires))
     started_s = time.monotonic()
     for wire in wires:
         wire.close()
@@ -281,8 +288,8 @@ def test_client_with_a_key_may_go_and_come_back(shop):
 
 @pytest.mark.django_db(transaction=True)
 def test_canceled_prediction_is_answered_as_such_and_costs_nothing(shop, client, pool):
-    asked = pool.submit(predict, client, wait_s=SLOW_S)
-    [public_id] = find_held()
+    asked = pool.submit(predict, client, headers=COUNTED, wait_s=SLOW_S)
+    [public_id] = find_running()
     cancel = client.post(f"/v1/predictions/{public_id}/cancel")
     answer = asked.result()
 
@@ -299,8 +306,8 @@ def test_canceled_prediction_is_answered_as_such_and_costs_nothing(shop, client,
 @pytest.mark.django_db(transaction=True)
 def test_another_gateway_may_be_asked_to_cancel(shop, client, start_gateway, pool):
     elsewhere = shop.client(url=start_gateway().url)
-    asked = pool.submit(predict, client, wait_s=SLOW_S)
-    [public_id] = find_held()
+    asked = pool.submit(predict, client, headers=COUNTED, wait_s=SLOW_S)
+    [public_id] = find_running()
     cancel = elsewhere.post(f"/v1/predictions/{public_id}/cancel")
 
     assert (cancel.status_code, cancel.json()["status"]) == (200, "canceled")
@@ -312,7 +319,7 @@ def test_another_gateway_may_be_asked_to_cancel(shop, client, start_gateway, poo
 def test_canceled_key_is_free_again(shop, client, pool):
     headers = {"Idempotency-Key": "k"}
     asked = pool.submit(predict, client, headers=headers, wait_s=SLOW_S)
-    [public_id] = find_held()
+    [public_id] = find_running()
     client.post(f"/v1/predictions/{public_id}/cancel")
     assert asked.result().json()["status"] == "canceled"
 
@@ -326,8 +333,8 @@ def test_other_protocols_say_canceled_in_their_own_words(shop, client, pool):
         {"name": "wait_s", "shape": [1, 1], "datatype": "FP32", "data": [SLOW_S]},
     ]
     path = "/v2/models/maker/echo/infer"
-    asked = pool.submit(client.post, path, json={"inputs": tensors})
-    [public_id] = find_held()
+    asked = pool.submit(client.post, path, json={"inputs": tensors}, headers=COUNTED)
+    [public_id] = find_running()
     client.post(f"/v1/predictions/{public_id}/cancel")
     answer = asked.result()
 
@@ -339,8 +346,8 @@ def test_other_protocols_say_canceled_in_their_own_words(shop, client, pool):
 @pytest.mark.django_db(transaction=True)
 def test_predictions_of_others_cannot_be_canceled(shop, client, pool):
     outsider = shop.client(APIKeyFactory().text)
-    asked = pool.submit(predict, client, wait_s=1.5)
-    [public_id] = find_held()
+    asked = pool.submit(predict, client, headers=COUNTED, wait_s=1.5)
+    [public_id] = find_running()
 
     refused = outsider.post(f"/v1/predictions/{public_id}/cancel")
 
@@ -359,11 +366,11 @@ def test_prediction_that_never_was_cannot_be_canceled(shop, client):
 def test_cancellations_against_bookings_leave_one_end_each(shop, client, pool):
     """Cancelled at all moments of a run: either answered and charged, or neither."""
     shop.fund(1_000_000_000)
-    runs = [pool.submit(predict, client, wait_s=0.05) for _ in range(8)]
+    runs = [pool.submit(predict, client, headers=COUNTED, wait_s=0.05) for _ in range(8)]
     canceled, answered = 0, []
     while not all(one.done() for one in runs):
-        for one in Hold.objects.filter(state=Hold.State.PENDING):
-            response = client.post(f"/v1/predictions/{to_public(one.pk)}/cancel")
+        for public_id in list_claimed():
+            response = client.post(f"/v1/predictions/{public_id}/cancel")
             assert response.status_code == 200
     for one in runs:
         document = one.result().json()

@@ -14,6 +14,7 @@ from tests.gateway import (
     test_idempotency,
     test_predict,
     test_refusals,
+    test_retries,
 )
 from tests.gateway.conftest import check_nothing_booked, predict
 from tests.gateway.test_breaker import frozen, pool  # noqa: F401 - fixtures
@@ -128,3 +129,10 @@ def test_frozen_server_that_is_not_given_up_is_noticed(shop, broken, frozen):  #
 
     with pytest.raises(AssertionError):
         test_breaker.test_only_server_frozen_is_told_in_time_and_then_at_once(shop, client, frozen)
+
+
+def test_retry_that_is_charged_again_is_noticed(shop, broken):
+    client = broken("overlooks_retries")
+
+    with pytest.raises(AssertionError):
+        test_retries.test_counted_retry_gets_the_first_answer_and_pays_once(shop, client)

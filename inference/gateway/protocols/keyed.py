@@ -17,7 +17,13 @@ from inference.gateway.database import Row
 from inference.gateway.deadline import read_deadline
 from inference.gateway.errors import OutputRemovedError
 from inference.gateway.http import Answer, Request, json_answer
-from inference.gateway.idempotency import Claim, read_key
+from inference.gateway.idempotency import (
+    IMPLIED_PREFIX,
+    Claim,
+    read_key,
+    read_retry_count,
+)
+from marketplace.core.ids import to_public
 
 if TYPE_CHECKING:
     from inference.gateway.app import Gateway
@@ -62,7 +68,7 @@ async def read_keyed_body(
     key = read_key(request.headers)
     body, mark = await read(request)
     if key is None:
-        return KeyedBody(body)
+        return await _read_counted(gateway, request, caller, body, mark)
     claim = Claim(caller.account_id, key, request.fingerprint(body, mark=mark), request.id)
     earlier = await gateway.idempotency.find(claim.account_id, claim.key, claim.fingerprint)
     request.prediction_id = earlier or request.id
@@ -70,6 +76,25 @@ async def read_keyed_body(
     if earlier is not None:
         # It runs nothing and costs a look-up, as reading the prediction does.
         gateway.limits.admit_read(caller)
+    return KeyedBody(body, claim, earlier)
+
+
+async def _read_counted(
+    gateway: Gateway, request: Request, caller: Caller, body: bytes, mark: str
+) -> KeyedBody:
+    """A body without a key; a claim of ours if its client counts its attempts."""
+    count = read_retry_count(request.headers)
+    if count is None:
+        return KeyedBody(body)
+    claim = Claim(
+        caller.account_id,
+        f"{IMPLIED_PREFIX}{to_public(request.id)}",
+        request.fingerprint(body, mark=f"{caller.key_id}\n{mark}"),
+        request.id,
+        is_implied=True,
+    )
+    earlier = await gateway.idempotency.find_implied(claim) if count else None
+    request.prediction_id = earlier or request.id
     return KeyedBody(body, claim, earlier)
 
 

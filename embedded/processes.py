@@ -13,6 +13,7 @@ from pathlib import Path
 from embedded import environment, postgres, redis
 from embedded.environment import ROOT, Place
 from embedded.system_user import OURSELVES, SystemUser
+from inference.gateway.config import SERVER_OPTIONS
 
 PROBE_TIMEOUT_S = 2.0
 # Threads that serve pages and the management API; each holds a database connection.
@@ -193,7 +194,7 @@ def _web(place: Place) -> Process:
 def _gateway(place: Place) -> Process:
     return Process(
         name="gateway",
-        command=_granian("rsgi", "inference.gateway.app:app", place.gateway_port),
+        command=_granian("rsgi", "inference.gateway.app:app", place.gateway_port, *SERVER_OPTIONS),
         env=environment.for_process(place, "gateway"),
         after=("prepare", "redis"),
         is_ready=answers(f"{place.gateway_url}/health"),

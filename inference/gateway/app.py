@@ -3,13 +3,16 @@
 One process is one event loop. Requests pass key, input, limits, hold, Triton and booking in
 this order; see `inference.gateway.predictor`. Several processes need nothing of each other.
 
-Run: granian --interface rsgi --loop uvloop --http 1 --no-ws inference.gateway.app:app
+Run: granian --interface rsgi --loop uvloop --http 1 --no-ws inference.gateway.app:app, with the
+options of `config.SERVER_OPTIONS`, without which as many slow connections as granian takes
+keep all others out.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 from contextlib import suppress
 from typing import Any
 
@@ -17,7 +20,12 @@ from inference.gateway import memory
 from inference.gateway.auth import Authenticator
 from inference.gateway.catalog import Catalog
 from inference.gateway.changes import Changes, Listener
-from inference.gateway.config import REQUESTS_OPEN_MAX, GatewayConfig
+from inference.gateway.config import (
+    CONNECTIONS_MAX,
+    FILES_BESIDES,
+    REQUESTS_OPEN_MAX,
+    GatewayConfig,
+)
 from inference.gateway.database import Database
 from inference.gateway.errors import CapacityError
 from inference.gateway.holds import Holds
@@ -232,6 +240,7 @@ class Application:
         logs.configure(hides_errors=True)
         # The pool says every second that Postgres is away; once a connection is enough.
         logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
+        _raise_file_limit()
         self.gateway = Gateway(GatewayConfig.from_env())
         loop.run_until_complete(self.gateway.start())
         memory.tune()
@@ -256,6 +265,17 @@ def _limit_headers(request: Request) -> list[tuple[str, str]]:
     if request.limits is None:
         return []
     return request.limits.render(is_openai=request.segments[0] == "openai")
+
+
+def _raise_file_limit() -> None:
+    """Let the process have as many connections as it takes; many systems begin at 1,024 files."""
+    wanted = CONNECTIONS_MAX + FILES_BESIDES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted:
+        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, limit), hard))
+        if limit < wanted:
+            logger.warning("%d open files are allowed, of %d that are wanted", limit, wanted)
 
 
 def _error_headers(error: MarketplaceError) -> list[tuple[str, str]]:

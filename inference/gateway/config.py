@@ -38,6 +38,26 @@ PROXIES_PASSED_MAX = 16
 TRUSTED_PROXIES_MAX = 100
 # Requests without an answer in one process; beyond it a caller waits less elsewhere.
 REQUESTS_OPEN_MAX = 4096
+# A connection is open for so long without a whole head of a request: before its first one, and
+# between two. Clients keep idle connections for 5 s, some for longer, and open others then.
+HEAD_WAIT_S = 15
+# One head of a request, and what is read ahead of a body.
+HEAD_BYTES_MAX = 64 * 1024
+# Connections of one process. The server's own default, 1,024, is used up by as many idle ones,
+# and nobody else is let in until they have ended.
+CONNECTIONS_MAX = 16_384
+CONNECTIONS_WAITING_MAX = 4_096
+# Files that a process has open besides: to Postgres, to model servers, its own.
+FILES_BESIDES = 1_024
+# A body has this time, and a second more for so many bytes; the request's deadline ends it too.
+BODY_WAIT_S = 10.0
+BODY_BYTES_PER_S_MIN = 64 * 1024
+# How the server is started, wherever it is.
+SERVER_OPTIONS = (
+    *("--backlog", str(CONNECTIONS_WAITING_MAX), "--backpressure", str(CONNECTIONS_MAX)),
+    *("--http1-header-read-timeout", str(HEAD_WAIT_S * 1000)),
+    *("--http1-buffer-size", str(HEAD_BYTES_MAX)),
+)
 # After an early refusal the rest of the body is thrown away for this long, so that a client
 # that is still sending gets to read the answer instead of a broken pipe.
 LINGER_S = 2.0

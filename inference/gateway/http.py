@@ -17,8 +17,11 @@ from uuid import UUID
 
 import numpy as np
 import orjson
+from granian.rsgi import ProtocolClosed
 
 from inference.gateway.config import (
+    BODY_BYTES_PER_S_MIN,
+    BODY_WAIT_S,
     JSON_DEPTH_MAX,
     LINGER_BYTES_MAX,
     LINGER_S,
@@ -145,26 +148,38 @@ class Request:
 
         Raises:
             PayloadTooLargeError: By its announced length, or by what has come so far.
-            RequestTimeoutError: It did not come within the deadline.
+            RequestTimeoutError: It came too slowly, or not within the deadline.
+            BadRequestError: It broke off, or its chunks are none.
         """
         announced = self.headers.get("content-length")
         is_announced = announced is not None and announced.isascii() and announced.isdigit()
         if is_announced and int(announced) > self.body_bytes_max:
             self._refuse_body()
         try:
-            with TimeLimit(self.deadline_s):
-                return await (self.protocol() if is_announced else self._read_chunks())
+            if not is_announced:
+                return await self._read_chunks()
+            with TimeLimit(self._allow_s(int(announced))):
+                return await self.protocol()
         except TimeoutError:
             raise RequestTimeoutError from None
+        except ProtocolClosed:
+            raise BadRequestError("The body broke off.") from None
 
     async def _read_chunks(self) -> bytes:
         chunks, size_bytes = [], 0
-        async for chunk in self.protocol:
-            size_bytes += len(chunk)
-            if size_bytes > self.body_bytes_max:
-                self._refuse_body()
-            chunks.append(chunk)
+        started_s = asyncio.get_running_loop().time()
+        async with asyncio.timeout_at(started_s + self._allow_s(0)) as limit:
+            async for chunk in self.protocol:
+                size_bytes += len(chunk)
+                if size_bytes > self.body_bytes_max:
+                    self._refuse_body()
+                chunks.append(chunk)
+                limit.reschedule(started_s + self._allow_s(size_bytes))
         return b"".join(chunks)
+
+    def _allow_s(self, size_bytes: int) -> float:
+        """How long a body of this size may take; one that trickles must not hold its place."""
+        return min(self.deadline_s, BODY_WAIT_S + size_bytes / BODY_BYTES_PER_S_MIN)
 
     def _refuse_body(self) -> None:
         self.body_is_unread = True
@@ -175,7 +190,7 @@ class Request:
     async def discard_body(self) -> None:
         """Throw away, for a moment, what a refused client is still sending."""
         size_bytes = 0
-        with suppress(TimeoutError):
+        with suppress(TimeoutError, ProtocolClosed):
             async with asyncio.timeout(LINGER_S):
                 async for chunk in self.protocol:
                     size_bytes += len(chunk)

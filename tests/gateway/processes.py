@@ -13,12 +13,13 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 from uuid import UUID
 
 from embedded import ports
+from inference.gateway.config import SERVER_OPTIONS
 from inference.triton import repository
 from inference.triton.server import SECRET_HEADER, TritonConfig, TritonServer
 from strongroom.interface import Interface
@@ -43,6 +44,7 @@ class GatewayProcess:
         *,
         target: str = "inference.gateway.app:app",
         socket_path: Path | None = None,
+        server_options: Sequence[str] = SERVER_OPTIONS,
         **settings: str,
     ) -> None:
         self.port = ports.choose()
@@ -50,6 +52,7 @@ class GatewayProcess:
         self.log_path = folder / f"gateway-{self.port}.log"
         command = [sys.executable, "-m", "granian", "--interface", "rsgi", "--loop", "uvloop"]
         command += ["--http", "1", "--no-ws", "--workers", "1", "--log-level", "warning"]
+        command += server_options
         self.socket_path = socket_path
         if socket_path is None:
             command += ["--host", "127.0.0.1", "--port", str(self.port), target]

@@ -63,6 +63,7 @@ def check_recorded(*rows: tuple[str, str]):
 
 
 KEY = SimpleNamespace(is_implied=False)
+OFFER = SimpleNamespace(version_id=new_id(), model="maker/echo", number=1, price_nanos=1)
 
 
 def make_prediction(*, claim=None) -> Running_:
@@ -70,7 +71,7 @@ def make_prediction(*, claim=None) -> Running_:
     return Running_(
         id=new_id(),
         caller=caller,
-        offer=SimpleNamespace(),
+        offer=OFFER,
         price_id=new_id(),
         protocol="native",
         rows=1,

@@ -15,6 +15,7 @@ import logging
 import resource
 from contextlib import suppress
 from typing import Any
+from uuid import UUID
 
 from inference.gateway import memory
 from inference.gateway.auth import Authenticator
@@ -105,6 +106,8 @@ class Gateway:
         self.operations = Operations(self)
         self.observer = Observer(config)
         self.requests_open = 0
+        # By account: how many bodies are on their way.
+        self.bodies_open: dict[UUID, int] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:

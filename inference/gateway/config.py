@@ -52,6 +52,9 @@ FILES_BESIDES = 1_024
 # A body has this time, and a second more for so many bytes; the request's deadline ends it too.
 BODY_WAIT_S = 10.0
 BODY_BYTES_PER_S_MIN = 64 * 1024
+# Bodies of one account that are on their way at the same time: most are there with their head,
+# and whoever has so many that are not takes the places of all others.
+BODIES_PER_ACCOUNT_MAX = 512
 # How the server is started, wherever it is.
 SERVER_OPTIONS = (
     *("--backlog", str(CONNECTIONS_WAITING_MAX), "--backpressure", str(CONNECTIONS_MAX)),

@@ -11,10 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from inference.gateway.config import BODY_WAIT_S, HEAD_BYTES_MAX, HEAD_WAIT_S
+from inference.gateway.config import (
+    BODIES_PER_ACCOUNT_MAX,
+    BODY_WAIT_S,
+    HEAD_BYTES_MAX,
+    HEAD_WAIT_S,
+)
 from inference.models import Node
-from tests.gateway.conftest import X, check_books, check_untouched, make_node, predict
-from tests.gateway.processes import GatewayProcess
+from tests.factories import APIKeyFactory
+from tests.gateway.conftest import X, check_books, check_untouched, make_node, predict, problem_of
+from tests.gateway.processes import GatewayProcess, eventually
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -132,10 +138,35 @@ def test_slow_connections_hold_up_nobody(shop, gateway, _kind):
         "nothing": b"",
         "half a head": b"POST / HTTP/1.1\r\nHo",
         "idle": b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n",
-        "half a body": head(shop, f"Content-Length: {len(BODY)}") + BODY[:5],
+        "half a body": half_a_body(APIKeyFactory()),
     }
 
     check_others_are_served(shop, gateway, first[_kind])
+
+
+def half_a_body(key) -> bytes:
+    start = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key.text}\r\n"
+    return f"{start}Content-Length: {len(BODY)}\r\n\r\n".encode() + BODY[:5]
+
+
+def test_bodies_of_an_account_that_do_not_come_are_limited_and_others_are_served(shop):
+    key = APIKeyFactory()
+    wires = open_many(port_of(shop), BODIES_PER_ACCOUNT_MAX, half_a_body(key))
+    client = shop.client(key.text)
+
+    def check_refused():
+        assert problem_of(predict(client)) == (503, "capacity")
+
+    eventually(check_refused)
+    check_books(shop, [predict(shop.client()).json()["id"]])
+    wires.pop().close()
+
+    def check_let_in():
+        assert problem_of(predict(client)) == (402, "insufficient_credit")
+
+    eventually(check_let_in)
+    for wire in wires:
+        wire.close()
 
 
 def test_without_our_settings_they_would(shop, start_gateway):

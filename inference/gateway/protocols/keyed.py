@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from inference.gateway.auth import PREDICT, Caller
+from inference.gateway.config import BODIES_PER_ACCOUNT_MAX
 from inference.gateway.database import Row
 from inference.gateway.deadline import read_deadline
-from inference.gateway.errors import OutputRemovedError
+from inference.gateway.errors import CapacityError, OutputRemovedError
 from inference.gateway.http import Answer, Request, json_answer
 from inference.gateway.idempotency import (
     IMPLIED_PREFIX,
@@ -66,7 +67,17 @@ async def read_keyed_body(
     caller.require(PREDICT)
     request.deadline_s = read_deadline(request.headers, request.deadline_s)
     key = read_key(request.headers)
-    body, mark = await read(request)
+    open_bodies = gateway.bodies_open
+    count = open_bodies.get(caller.account_id, 0)
+    if count >= BODIES_PER_ACCOUNT_MAX:
+        raise CapacityError("Too many bodies of this account have not arrived.", retry_after_s=1)
+    open_bodies[caller.account_id] = count + 1
+    try:
+        body, mark = await read(request)
+    finally:
+        open_bodies[caller.account_id] -= 1
+        if not open_bodies[caller.account_id]:
+            del open_bodies[caller.account_id]
     if key is None:
         return await _read_counted(gateway, request, caller, body, mark)
     claim = Claim(caller.account_id, key, request.fingerprint(body, mark=mark), request.id)

@@ -30,6 +30,7 @@ from bench.load import LoadError, Request, Result
 from bench.product import TINY, WIDE, Sold
 from embedded import ports
 from embedded.environment import ROOT
+from inference.gateway.config import SERVER_OPTIONS
 from tests.stack import Stack
 
 CONNECTIONS = (1, 8, 64, 256)
@@ -213,7 +214,7 @@ def _serve_bentoml(stack: ExitStack) -> tuple[str, int]:
 def _serve_two_gateways(stack: ExitStack, running: Stack) -> tuple[str, int]:
     environ = Path(f"/proc/{running.pid_of('gateway')}/environ").read_text().split("\0")
     env = dict(pair.split("=", 1) for pair in environ if pair)
-    options = ("--http", "1", "--no-ws", "--loop", "uvloop", "--workers", "2")
+    options = ("--http", "1", "--no-ws", "--loop", "uvloop", "--workers", "2", *SERVER_OPTIONS)
     return _serve(stack, "rsgi", "inference.gateway.app:app", env, *options)
 
 

@@ -111,23 +111,35 @@ INVARIANTS = (
     ),
     Invariant(
         "spend-equals-usage",
-        "What a key has spent in all is the gross of its usage events.",
+        "What a key has spent is the gross of its usage events: by days, by months and in all.",
         """SELECT coalesce(u.api_key_id, s.api_key_id) FROM (
                SELECT api_key_id, sum(gross_nanos) AS nanos FROM billing_usageevent
                WHERE api_key_id IS NOT NULL AND gross_nanos > 0 GROUP BY 1
            ) u FULL JOIN (
-               SELECT api_key_id, spent_nanos AS nanos FROM billing_keyspend
-               WHERE period = 'total'
+               SELECT api_key_id, sum(spent_nanos) FILTER (WHERE period = 'day') AS by_day,
+                   sum(spent_nanos) FILTER (WHERE period = 'month') AS by_month,
+                   sum(spent_nanos) FILTER (WHERE period = 'total') AS total
+               FROM billing_keyspend GROUP BY 1
            ) s ON s.api_key_id = u.api_key_id
-           WHERE coalesce(u.nanos, 0) <> coalesce(s.nanos, 0)""",
+           WHERE coalesce(s.by_day, 0) <> coalesce(u.nanos, 0)
+               OR coalesce(s.by_month, 0) <> coalesce(u.nanos, 0)
+               OR coalesce(s.total, 0) <> coalesce(u.nanos, 0)""",
     ),
     Invariant(
         "key-holds-equal-holds",
         "What a key has reserved is the sum of the open holds that count against its budgets.",
-        """SELECT s.api_key_id FROM billing_keyspend s LEFT JOIN billing_hold h
-               ON h.api_key_id = s.api_key_id AND h.state = 'pending'
-           WHERE s.period = 'total' GROUP BY s.api_key_id, s.held_nanos
-           HAVING s.held_nanos <> coalesce(sum(h.amount_nanos - h.posted_nanos), 0)""",
+        """SELECT coalesce(h.api_key_id, s.api_key_id) FROM (
+               SELECT api_key_id, sum(amount_nanos - posted_nanos) AS nanos FROM billing_hold
+               WHERE api_key_id IS NOT NULL AND state = 'pending' GROUP BY 1
+           ) h FULL JOIN (
+               SELECT api_key_id, sum(held_nanos) FILTER (WHERE period = 'day') AS by_day,
+                   sum(held_nanos) FILTER (WHERE period = 'month') AS by_month,
+                   sum(held_nanos) FILTER (WHERE period = 'total') AS total
+               FROM billing_keyspend GROUP BY 1
+           ) s ON s.api_key_id = h.api_key_id
+           WHERE coalesce(s.by_day, 0) <> coalesce(h.nanos, 0)
+               OR coalesce(s.by_month, 0) <> coalesce(h.nanos, 0)
+               OR coalesce(s.total, 0) <> coalesce(h.nanos, 0)""",
     ),
     Invariant(
         "usage-equals-answers",

@@ -10,45 +10,54 @@ RETURNS TABLE (period text, starts_on date) LANGUAGE sql IMMUTABLE AS $$
 $$;
 
 
--- Note on keys' accounts what was reserved, given back or spent. p_changes: one row for each
--- key and day, so that no row is changed twice in a statement.
+-- Note on keys' accounts what was reserved, given back or spent. Who calls it has locked the
+-- wallets that the keys spend from, so that nobody else changes the same rows meanwhile.
 CREATE OR REPLACE FUNCTION billing_note_spend(
     p_keys uuid[], p_days date[], p_spent_nanos bigint[], p_held_nanos bigint[]
 ) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
-    INSERT INTO billing_keyspend AS s (api_key_id, period, starts_on, spent_nanos, held_nanos)
-    SELECT c.api_key_id, n.period, n.starts_on, sum(c.spent_nanos), sum(c.held_nanos)
-    FROM unnest(p_keys, p_days, p_spent_nanos, p_held_nanos)
-            AS c(api_key_id, day, spent_nanos, held_nanos),
-        billing_periods(c.day) n
-    GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
-    ON CONFLICT (api_key_id, period, starts_on) DO UPDATE SET
-        spent_nanos = s.spent_nanos + excluded.spent_nanos,
-        held_nanos = s.held_nanos + excluded.held_nanos
+LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+    -- First the rows: one that takes away would be refused as new before it is found to be old.
+    INSERT INTO billing_keyspend (api_key_id, period, starts_on, spent_nanos, held_nanos)
+    SELECT DISTINCT c.api_key_id, n.period, n.starts_on, 0, 0
+    FROM unnest(p_keys, p_days) AS c(api_key_id, day), billing_periods(c.day) n
+    WHERE NOT EXISTS (
+        SELECT 1 FROM billing_keyspend s WHERE s.api_key_id = c.api_key_id
+            AND s.period = n.period AND s.starts_on = n.starts_on)
+    ORDER BY 1, 2, 3
+    ON CONFLICT (api_key_id, period, starts_on) DO NOTHING;
+    UPDATE billing_keyspend s SET spent_nanos = s.spent_nanos + c.spent_nanos,
+        held_nanos = s.held_nanos + c.held_nanos
+    FROM (
+        SELECT c.api_key_id, n.period, n.starts_on, sum(c.spent_nanos)::bigint AS spent_nanos,
+            sum(c.held_nanos)::bigint AS held_nanos
+        FROM unnest(p_keys, p_days, p_spent_nanos, p_held_nanos)
+                AS c(api_key_id, day, spent_nanos, held_nanos),
+            billing_periods(c.day) n
+        GROUP BY 1, 2, 3
+    ) c
+    WHERE s.api_key_id = c.api_key_id AND s.period = c.period AND s.starts_on = c.starts_on
 $$;
 
 
--- The budgets of a key: what is left of the tightest (null where it has none), and how much
--- of it is reserved now. Locks what the key has spent until the caller's transaction ends.
-CREATE OR REPLACE FUNCTION billing_budget_left(p_api_key uuid)
+-- The budgets of a key on a day: what is left of the tightest (no row where it has none), and
+-- how much of it is reserved now. The key's wallet is locked by the caller.
+CREATE OR REPLACE FUNCTION billing_budget_left(p_api_key uuid, p_day date)
 RETURNS TABLE (left_nanos bigint, held_nanos bigint)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 #variable_conflict use_column
-DECLARE
-    v_today date := (clock_timestamp() AT TIME ZONE 'UTC')::date;
 BEGIN
-    PERFORM billing_note_spend(ARRAY[p_api_key], ARRAY[v_today], ARRAY[0::bigint],
-        ARRAY[0::bigint]);
     RETURN QUERY
         SELECT b.limit_nanos - b.spent_nanos - b.held_nanos, b.held_nanos FROM (
-            SELECT s.spent_nanos, s.held_nanos,
-                CASE s.period WHEN 'day' THEN k.budget_day_nanos
+            SELECT coalesce(s.spent_nanos, 0) AS spent_nanos,
+                coalesce(s.held_nanos, 0) AS held_nanos,
+                CASE n.period WHEN 'day' THEN k.budget_day_nanos
                               WHEN 'month' THEN k.budget_month_nanos
                               ELSE k.budget_total_nanos END AS limit_nanos
-            FROM billing_periods(v_today) n
-            JOIN billing_keyspend s ON s.api_key_id = p_api_key
-                AND s.period = n.period AND s.starts_on = n.starts_on
+            FROM billing_periods(p_day) n
             JOIN marketplace_apikey k ON k.id = p_api_key
+            LEFT JOIN billing_keyspend s ON s.api_key_id = p_api_key
+                AND s.period = n.period AND s.starts_on = n.starts_on
         ) b WHERE b.limit_nanos IS NOT NULL
         ORDER BY b.limit_nanos - b.spent_nanos - b.held_nanos LIMIT 1;
 END $$;
@@ -77,7 +86,7 @@ DECLARE
     v_held bigint;
     v_budget bigint;
     v_amount bigint;
-    v_now timestamptz := clock_timestamp();
+    v_now timestamptz;
 BEGIN
     IF p_ttl_s <= 0 OR EXISTS (
         SELECT 1 FROM jsonb_to_recordset(p_items) AS i(least_nanos bigint, most_nanos bigint)
@@ -90,6 +99,8 @@ BEGIN
         WHERE a.kind = 'wallet' AND a.holder_id IN (
             SELECT i.account_id FROM jsonb_to_recordset(p_items) AS i(account_id uuid))
         ORDER BY a.id FOR NO KEY UPDATE;
+    -- Not before the locks: the day whose budgets are asked is the one that the hold counts for.
+    v_now := clock_timestamp();
     FOR v_item IN
         SELECT i.* FROM ROWS FROM (jsonb_to_recordset(p_items) AS (hold_id uuid,
             account_id uuid, api_key_id uuid, least_nanos bigint, most_nanos bigint))
@@ -106,7 +117,8 @@ BEGIN
             v_budget := NULL;
             IF v_item.api_key_id IS NOT NULL THEN
                 SELECT left_nanos, held_nanos INTO v_budget, v_held
-                    FROM billing_budget_left(v_item.api_key_id);
+                    FROM billing_budget_left(v_item.api_key_id,
+                        (v_now AT TIME ZONE 'UTC')::date);
             END IF;
             IF v_budget < v_item.least_nanos THEN
                 outcome := 'budget_exceeded';
@@ -158,12 +170,13 @@ BEGIN
         WHERE a.id IN (SELECT h.ledger_account_id FROM billing_hold h WHERE h.id = ANY (p_ids))
         ORDER BY a.id FOR NO KEY UPDATE;
     WITH asked AS (
-        SELECT h.id, h.ledger_account_id, h.api_key_id, h.posted_nanos,
+        SELECT DISTINCT ON (h.id) h.id, h.ledger_account_id, h.api_key_id, h.posted_nanos,
             (h.created_at AT TIME ZONE 'UTC')::date AS day, h.amount_nanos,
             coalesce(g.nanos, h.amount_nanos - h.posted_nanos) AS nanos
         FROM unnest(p_ids, p_nanos) AS g(id, nanos) JOIN billing_hold h ON h.id = g.id
         WHERE h.state = 'pending' AND coalesce(g.nanos, 0) BETWEEN 0
             AND h.amount_nanos - h.posted_nanos
+        ORDER BY h.id
     ), changed AS (
         UPDATE billing_hold h SET
             -- A hold that is over keeps its amount, for people; an open one shrinks.

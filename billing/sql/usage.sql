@@ -37,11 +37,14 @@ BEGIN
     ) THEN
         RAISE EXCEPTION 'a usage event has a price of its own model' USING ERRCODE = 'SR422';
     END IF;
-    SELECT array_agg(DISTINCT g.hold_id), array_agg(DISTINCT billing_account(g.creator_id,
-            'creator_payable'))
-        INTO v_holds, v_accounts
+    SELECT array_agg(DISTINCT g.hold_id) INTO v_holds
+        FROM jsonb_to_recordset(p_groups) AS g(hold_id uuid) WHERE g.hold_id IS NOT NULL;
+    -- In their order, too: an account that is made here locks its name until the end.
+    SELECT array_agg(billing_account(c.creator_id, 'creator_payable')) INTO v_accounts FROM (
+        SELECT DISTINCT g.creator_id
         FROM jsonb_to_recordset(p_groups) AS g(creator_id uuid, hold_id uuid)
-        WHERE g.hold_id IS NOT NULL;
+        WHERE g.hold_id IS NOT NULL ORDER BY 1
+    ) c;
     -- By arrays: each row is found by its key, in the order of the keys.
     PERFORM 1 FROM billing_hold h WHERE h.id = ANY (v_holds) ORDER BY h.id FOR UPDATE;
     v_accounts := v_accounts || v_platform || ARRAY(

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 import orjson
+import psycopg
 
 from inference.gateway.auth import Caller
 from inference.gateway.config import (
@@ -94,6 +95,8 @@ class _Pot:
     filled_s: float = 0.0
     waiting: deque[_Asked] = field(default_factory=deque)
     is_asking: bool = False
+    # How many were refused, and will ask again in a moment.
+    trying_again: int = 0
 
 
 class Holds:
@@ -112,6 +115,7 @@ class Holds:
         self._back: dict[UUID, int | None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._asking = 0
+        self._hears = False
         self._giving: asyncio.Task[None] | None = None
 
     def draw(self, caller: Caller, nanos: int) -> Draw | None:
@@ -171,7 +175,9 @@ class Holds:
             self._sweep(time.monotonic())
 
     async def close(self) -> None:
-        """Give everything back."""
+        """Give everything back, and what is asked for at this moment as soon as it comes."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
         for pot in self._pots.values():
             self._drop(pot)
         while self._giving is not None:
@@ -189,10 +195,12 @@ class Holds:
                     self._drop(pot)
 
     def on_listening(self) -> None:
-        """Slices are exact whether changes are heard or not."""
+        """From now on others can ask for what is here."""
+        self._hears = True
 
     def on_deaf(self) -> None:
-        """Others could not ask for what is here."""
+        """Others cannot ask for what is here: nothing is kept, and no slices are taken."""
+        self._hears = False
         for pot in self._pots.values():
             self._drop(pot)
 
@@ -215,7 +223,7 @@ class Holds:
                 if hold.left_nanos * 2 > hold.size_nanos:
                     pot.want_nanos //= _GROWTH
                 self._drop(pot)
-            elif hold is None and not pot.waiting and now_s - pot.filled_s > self.ttl_s:
+            elif _is_unused(pot) and now_s - pot.filled_s > self.ttl_s:
                 del self._pots[owner_id]
 
     def _drop(self, pot: _Pot) -> None:
@@ -243,7 +251,7 @@ class Holds:
                 given, self._back = self._back, {}
                 try:
                     await self.database.write(_GIVE_BACK, [list(given), list(given.values())])
-                except DatabaseUnavailableError:
+                except (DatabaseUnavailableError, psycopg.Error):
                     logger.warning("%d holds are given back when they expire", len(given))
         finally:
             self._giving = None
@@ -333,7 +341,7 @@ class Holds:
     def _size(self, pot: _Pot, nanos: int) -> int:
         """How large the next slice should be, if the wallet allows it."""
         now_s = time.monotonic()
-        if now_s < pot.exact_until_s:
+        if now_s < pot.exact_until_s or not self._hears:
             return nanos
         if now_s - pot.filled_s < _SHORT_S:
             pot.want_nanos *= _GROWTH
@@ -359,14 +367,18 @@ class Holds:
         if one.found.done():
             return
         pot.is_poor = True
+        # What is left here may be what it lacks.
+        self._drop(pot)
         if may_return and one.tries < len(_RETURN_WAITS_S):
             wait_s = _RETURN_WAITS_S[one.tries]
             one.tries += 1
+            pot.trying_again += 1
             asyncio.get_running_loop().call_later(wait_s, self._ask_again, pot, one)
             return
         one.found.set_exception(_make_refusal(outcome, one.nanos))
 
     def _ask_again(self, pot: _Pot, one: _Asked) -> None:
+        pot.trying_again -= 1
         if not one.found.done():
             pot.waiting.append(one)
             self._ask(pot)
@@ -378,6 +390,11 @@ class Holds:
             one = pot.waiting.popleft()
             if not one.found.done():
                 one.found.set_result(_draw(pot, hold, one.nanos))
+
+
+def _is_unused(pot: _Pot) -> bool:
+    """Whether nothing is there and nobody will come back to it."""
+    return pot.hold is None and not (pot.waiting or pot.is_asking or pot.trying_again)
 
 
 def _draw(pot: _Pot, hold: Hold, nanos: int) -> Draw:

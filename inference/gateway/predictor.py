@@ -7,6 +7,7 @@ nothing.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -47,6 +48,9 @@ from marketplace.core.clock import utc_now
 from marketplace.core.errors import DeadlineError, MarketplaceError
 
 logger = logging.getLogger(__name__)
+
+# What leaves it open whether a booking was made.
+_MAYBE_BOOKED = (BookingUnknownError, HoldGoneError, asyncio.CancelledError)
 
 T = TypeVar("T")
 
@@ -217,7 +221,8 @@ class Predictor:
             await self.meter.settle(prediction)
         except BaseException as error:
             _observe(METRICS.observe_settle, "settle", prediction, began_s, error)
-            is_spent = isinstance(error, BookingUnknownError | HoldGoneError)
+            is_spent = isinstance(error, _MAYBE_BOOKED)
+            # It may be booked.
             if is_spent and prediction.draw is not None:
                 self.holds.lose(prediction.draw)
                 prediction.draw = None

@@ -55,7 +55,11 @@ def query(sql: str, *arguments: object) -> list[tuple]:
 
 def reserve(*items: dict, ttl_s: int = 60) -> list[tuple[UUID, int, str]]:
     """Holds as a gateway takes them: (id, nanos, outcome) of each."""
-    return query("SELECT * FROM billing_reserve(%s, %s)", json.dumps(items), ttl_s)
+    return query(
+        "SELECT hold_id, amount_nanos, outcome FROM billing_reserve(%s, %s)",
+        json.dumps(items),
+        ttl_s,
+    )
 
 
 def asked(

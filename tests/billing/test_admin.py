@@ -13,8 +13,9 @@ from django.utils import timezone
 
 from billing.models import BudgetAlert, KeySpend, StripeCall, StripeEvent, Topup
 from marketplace.admin.readonly import ReadOnlyMixin
+from marketplace.core.ids import new_id
 from marketplace.models import User
-from tests.billing.conftest import Shop, hold, settle
+from tests.billing.conftest import PRICE_NANOS, Shop, asked, reserve, settle
 from tests.factories import APIKeyFactory
 
 pytestmark = pytest.mark.django_db
@@ -32,6 +33,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "stripeevent": {"state": "applied", "attempts": 0},
     "topup": {"amount_cents": 1_000_000, "state": "credited"},
     "transfer": {"kind": "top_up", "reference": "x", "idempotency_key": "x"},
+    "keyspend": {"spent_nanos": 0, "held_nanos": 0},
     "usageevent": {"units": 0, "gross_nanos": 0, "mode": "test"},
 }
 # Seen on the page of the row that they belong to; and one that is nobody's page.
@@ -43,7 +45,9 @@ UNSEEN = {"stripecustomer"}
 def rows(shop: Shop, fund) -> None:
     """At least one row of everything."""
     fund(5_000)
-    settle(shop.item(hold(shop)))
+    key_id = new_id()
+    ((hold_id, _, _),) = reserve(asked(shop.consumer.pk, PRICE_NANOS, api_key_id=key_id))
+    settle(shop.item(hold_id, api_key_id=str(key_id)))
     Topup.objects.create(account=shop.consumer, amount_cents=500, checkout_url=CHECKOUT_URL)
     StripeEvent.objects.create(id="evt_1", type="x", payload={}, created_at=timezone.now())
     api_key = APIKeyFactory(account=shop.consumer)

@@ -15,7 +15,6 @@ from billing.models import (
     Transfer,
     TransferEntry,
     UsageEvent,
-    UsageShare,
 )
 from billing.selectors.ledger import INVARIANTS, Finding, check_invariants
 from billing.services import ledger, topup
@@ -25,7 +24,17 @@ from marketplace.core.ids import new_id
 from marketplace.core.money import NANOS_PER_CENT
 from marketplace.selectors.access import Actor
 from marketplace.services import audit
-from tests.billing.conftest import PRICE_NANOS, Shop, balances, hold, query, settle
+from tests.billing.conftest import (
+    PRICE_NANOS,
+    Shop,
+    asked,
+    balances,
+    give_back,
+    hold,
+    query,
+    reserve,
+    settle,
+)
 
 pytestmark = pytest.mark.django_db
 
@@ -59,7 +68,7 @@ def record_answer(shop: Shop, prediction_id) -> None:
     )
 
 
-def test_settle_books_event_shares_and_transfer(shop: Shop, fund: Fund) -> None:
+def test_settle_books_event_and_transfer(shop: Shop, fund: Fund) -> None:
     fund(5_000)
     prediction_id = hold(shop)
     record_answer(shop, prediction_id)
@@ -73,9 +82,15 @@ def test_settle_books_event_shares_and_transfer(shop: Shop, fund: Fund) -> None:
         "platform_revenue": (201, 0),
     }
     event = UsageEvent.objects.get()
-    assert (event.gross_nanos, event.transfer_id) == (PRICE_NANOS, prediction_id)
-    shares = dict(UsageShare.objects.values_list("role", "amount_nanos"))
-    assert shares == {"creator": 800, "platform": 201}
+    assert (event.gross_nanos, event.creator_nanos, event.platform_nanos) == (1_001, 800, 201)
+    transfer = Transfer.objects.get(kind=Transfer.Kind.USAGE)
+    assert event.transfer == transfer
+    entries = transfer.entries.values_list("ledger_account__kind", "amount_nanos")
+    assert sorted(entries) == [
+        ("creator_payable", 800),
+        ("platform_revenue", 201),
+        ("wallet", -1_001),
+    ]
     assert Hold.objects.get().state == Hold.State.POSTED
     assert broken() == set()
 
@@ -96,7 +111,7 @@ def test_settle_twice_books_once(shop: Shop, fund: Fund) -> None:
 def test_one_batch_settles_what_it_can(shop: Shop, fund: Fund) -> None:
     fund(5_000)
     good, voided, free = hold(shop), hold(shop), new_id()
-    query("SELECT billing_void(%s)", [voided])
+    give_back(voided)
 
     outcomes = settle(
         shop.item(good),
@@ -110,13 +125,18 @@ def test_one_batch_settles_what_it_can(shop: Shop, fund: Fund) -> None:
     assert UsageEvent.objects.get(pk=free).transfer_id is None
 
 
-def test_settle_releases_what_the_hold_reserved_beyond_the_price(shop: Shop, fund: Fund) -> None:
+def test_what_a_hold_reserved_beyond_the_price_waits_for_others(shop: Shop, fund: Fund) -> None:
     fund(5_000)
-    prediction_id = hold(shop, 4_000)
+    slice_id = hold(shop, 4_000)
 
-    settle(shop.item(prediction_id))
+    assert settle(shop.item(slice_id)) == ["settled"]
+    assert balances()["wallet"] == (3_999, 2_999)
+    assert Hold.objects.get().state == Hold.State.PENDING
 
+    assert give_back(slice_id) == 1
     assert balances()["wallet"] == (3_999, 0)
+    # What was spent of it stays; a hold of which something was posted was not in vain.
+    assert Hold.objects.get().state == Hold.State.POSTED
 
 
 @pytest.mark.parametrize(
@@ -162,20 +182,19 @@ def test_hold_to_the_last_nano_and_one_past_it(shop: Shop, fund: Fund) -> None:
     hold(shop)
     hold(shop)
 
-    with pytest.raises(DatabaseError) as caught, transaction.atomic():
-        hold(shop, 1)
+    ((_, nanos, outcome),) = reserve(asked(shop.consumer.pk, 1))
 
-    assert caught.value.__cause__.sqlstate == "SR402"
+    assert (nanos, outcome) == (0, "insufficient_credit")
     assert balances()["wallet"] == (2 * PRICE_NANOS, 2 * PRICE_NANOS)
     assert Hold.objects.count() == 2
 
 
-def test_void_releases_once(shop: Shop, fund: Fund) -> None:
+def test_what_is_given_back_is_released_once(shop: Shop, fund: Fund) -> None:
     fund(5_000)
     prediction_id = hold(shop)
 
-    assert query("SELECT billing_void(%s)", [prediction_id]) == [(1,)]
-    assert query("SELECT billing_void(%s)", [prediction_id]) == [(0,)]
+    assert give_back(prediction_id, prediction_id) == 1
+    assert give_back(prediction_id) == 0
 
     assert balances()["wallet"] == (5_000, 0)
 
@@ -194,11 +213,7 @@ def test_late_holds_expire_and_cannot_be_settled_any_more(shop: Shop, fund: Fund
 def test_one_sweep_releases_all_late_holds(shop: Shop, fund: Fund) -> None:
     count = 2 * ledger.EXPIRE_BATCH_SIZE + 1
     fund(count)
-    query(
-        "SELECT billing_hold(gen_random_uuid(), %s, 1, 60) FROM generate_series(1, %s)",
-        shop.wallet_id,
-        count,
-    )
+    reserve(*(asked(shop.consumer.pk, 1) for _ in range(count)))
     Hold.objects.update(expires_at="2020-01-01T00:00:00Z")
     assert balances()["wallet"] == (count, count)
 
@@ -252,8 +267,7 @@ def test_transfer_refuses_an_overdraft_and_an_unknown_account(shop: Shop) -> Non
         "DELETE FROM billing_transfer",
         "UPDATE billing_usageevent SET gross_nanos = 0",
         "DELETE FROM billing_usageevent",
-        "UPDATE billing_usageshare SET amount_nanos = 0",
-        "DELETE FROM billing_usageshare",
+        "UPDATE billing_usageevent SET creator_nanos = 0",
         "DELETE FROM billing_price",
         "UPDATE billing_price SET nanos_per_prediction = 1",
         "UPDATE billing_price SET valid_until = NULL",
@@ -298,10 +312,27 @@ HARMS = {
     "held-equals-holds": "UPDATE billing_ledgeraccount SET held_nanos = 5 WHERE kind = 'wallet'",
     "floors-hold": "UPDATE billing_ledgeraccount SET min_available_nanos = posted_nanos + 1"
     " WHERE kind = 'wallet'",
-    "one-usage-one-transfer": "UPDATE billing_usageevent SET gross_nanos = gross_nanos + 1",
-    "one-transfer-one-usage": "UPDATE billing_usageevent SET transfer_id = NULL",
+    # An event that is booked with another amount, with another part, without its transfer, or
+    # with one out of somebody else's wallet or into somebody else's earnings.
+    "usage-equals-transfers": "UPDATE billing_usageevent SET gross_nanos = gross_nanos + 1",
+    "usage-equals-transfers (part)": "UPDATE billing_usageevent SET creator_nanos = 1",
+    "usage-equals-transfers (none)": "UPDATE billing_usageevent SET gross_nanos = 0,"
+    " creator_nanos = 0, transfer_id = NULL",
+    "usage-equals-transfers (consumer)": "UPDATE billing_usageevent SET account_id = creator_id",
+    "usage-equals-transfers (creator)": "UPDATE billing_usageevent SET creator_id = account_id",
+    "usage-equals-transfers (no events)": "DELETE FROM billing_usageevent",
     "usage-equals-price": "UPDATE billing_usageevent SET units = 2",
-    "shares-add-up": "UPDATE billing_usageshare SET amount_nanos = amount_nanos + 1",
+    "creator-parts-equal-price": "UPDATE billing_usageevent SET creator_nanos = creator_nanos + 1",
+    "spend-equals-usage": "UPDATE billing_keyspend SET spent_nanos = spent_nanos + 1"
+    " WHERE period = 'total'",
+    "spend-equals-usage (day)": "DELETE FROM billing_keyspend WHERE period = 'day'",
+    "spend-equals-usage (month)": "DELETE FROM billing_keyspend WHERE period = 'month'",
+    "spend-equals-usage (none)": "DELETE FROM billing_keyspend",
+    "key-holds-equal-holds": "UPDATE billing_keyspend SET held_nanos = held_nanos + 1"
+    " WHERE period = 'total'",
+    "key-holds-equal-holds (day)": "DELETE FROM billing_keyspend WHERE period = 'day'",
+    "key-holds-equal-holds (month)": "DELETE FROM billing_keyspend WHERE period = 'month'",
+    "key-holds-equal-holds (none)": "DELETE FROM billing_keyspend",
     "usage-equals-answers": "DELETE FROM inference_prediction",
     "holds-are-young": "UPDATE billing_hold SET state = 'pending', expires_at = '2020-01-01'",
     # Not booked, or booked with another amount.
@@ -334,9 +365,11 @@ def buy_credit(shop: Shop, fund: Fund, amount_cents: int) -> None:
 def test_each_check_finds_its_harm(shop: Shop, fund: Fund, harm: str) -> None:
     fund(5_000)
     buy_credit(shop, fund, 25_00)
-    prediction_id = hold(shop)
-    record_answer(shop, prediction_id)
-    settle(shop.item(prediction_id))
+    key_id = new_id()
+    # A slice with a budget: one prediction is paid from it, and room for another is left.
+    ((slice_id, _, _),) = reserve(asked(shop.consumer.pk, 2 * PRICE_NANOS, api_key_id=key_id))
+    record_answer(shop, slice_id)
+    settle(shop.item(slice_id, api_key_id=str(key_id)))
     assert broken() == set()
 
     with connection.cursor() as cursor:
@@ -344,7 +377,7 @@ def test_each_check_finds_its_harm(shop: Shop, fund: Fund, harm: str) -> None:
         cursor.execute(
             "ALTER TABLE billing_ledgeraccount DROP CONSTRAINT IF EXISTS billing_account_floor"
         )
-        for table in ("transfer", "transferentry", "usageevent", "usageshare"):
+        for table in ("transfer", "transferentry", "usageevent"):
             cursor.execute(f"ALTER TABLE billing_{table} DISABLE TRIGGER USER")
         cursor.execute(HARMS[harm])
 
@@ -382,9 +415,8 @@ def test_the_last_credit_goes_to_exactly_as_many_as_it_pays_for(shop: Shop, fund
 
     def buy() -> None:
         try:
-            outcomes.extend(settle(shop.item(hold(shop))))
-        except DatabaseError as error:
-            outcomes.append(error.__cause__.sqlstate)
+            ((hold_id, _, outcome),) = reserve(asked(shop.consumer.pk, PRICE_NANOS))
+            outcomes.extend(settle(shop.item(hold_id)) if outcome == "held" else [outcome])
         finally:
             connections.close_all()
 
@@ -394,7 +426,9 @@ def test_the_last_credit_goes_to_exactly_as_many_as_it_pays_for(shop: Shop, fund
     for thread in threads:
         thread.join()
 
-    assert sorted(outcomes) == ["SR402"] * (24 - affordable) + ["settled"] * affordable
+    assert (
+        sorted(outcomes) == ["insufficient_credit"] * (24 - affordable) + ["settled"] * affordable
+    )
     assert balances()["wallet"] == (PRICE_NANOS - 1, 0)
     assert UsageEvent.objects.count() == affordable
 

@@ -47,7 +47,7 @@ class Books:
     def list_usages(self, key_ids: Sequence[UUID]) -> list[Usage]:
         """All usage events of some API keys."""
         query = """
-            SELECT u.prediction_id, u.gross_nanos, r.idempotency_key
+            SELECT u.prediction_id, u.gross_nanos, u.transfer_id, r.idempotency_key
             FROM billing_usageevent u
             LEFT JOIN inference_apirequest r ON r.prediction_id = u.prediction_id
             WHERE u.api_key_id = ANY(%s)"""

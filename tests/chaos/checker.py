@@ -29,6 +29,8 @@ class Usage:
 
     prediction_id: UUID
     gross_nanos: int
+    # What moved its money, together with that of others.
+    transfer_id: UUID | None
     idempotency_key: str | None = None
 
 
@@ -168,14 +170,25 @@ def _check_amounts(
         for one in usages
         if one.gross_nanos != nanos
     ]
-    booked = {one.prediction_id for one in usages}
+    return faults + _check_transfers(usages, entries)
+
+
+def _check_transfers(usages: Sequence[Usage], entries: Sequence[Entry]) -> list[str]:
+    """A transfer takes once, and what the usages cost that it stands for."""
+    costs: Counter[UUID | None] = Counter()
+    for one in usages:
+        costs[one.transfer_id] += one.gross_nanos
     taken = Counter(one.transfer_id for one in entries)
-    faults += [f"double: {one} was taken {n} times" for one, n in taken.items() if n > 1]
-    faults += [f"lost: {one} was not taken from the wallet" for one in booked - set(taken)]
-    faults += [f"unanswered: {one} was taken, and is no usage" for one in set(taken) - booked]
+    faults = [f"double: {one} was taken {n} times" for one, n in taken.items() if n > 1]
     faults += [
-        f"amount: {one.transfer_id} took {-one.amount_nanos}"
-        for one in entries
-        if one.amount_nanos != -nanos
+        f"lost: {one.prediction_id} was not taken from the wallet"
+        for one in usages
+        if one.transfer_id not in taken
     ]
+    for one in entries:
+        if one.transfer_id not in costs:
+            faults.append(f"unanswered: {one.transfer_id} was taken, and is no usage")
+        elif -one.amount_nanos != costs[one.transfer_id]:
+            cost = costs[one.transfer_id]
+            faults.append(f"amount: {one.transfer_id} took {-one.amount_nanos} for {cost}")
     return faults

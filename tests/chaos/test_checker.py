@@ -43,8 +43,16 @@ class World:
         return prediction_id
 
     def book(self, prediction_id: UUID, key: str | None = None) -> None:
-        self.usages.append(Usage(prediction_id, NANOS, key))
-        self.entries.append(Entry(prediction_id, -NANOS))
+        transfer_id = uuid4()
+        self.usages.append(Usage(prediction_id, NANOS, transfer_id, key))
+        self.entries.append(Entry(transfer_id, -NANOS))
+
+    def join(self, first: int, second: int) -> None:
+        """Have one transfer move what two usages cost."""
+        usage = replace(self.usages[second], transfer_id=self.usages[first].transfer_id)
+        self.usages[second] = usage
+        self.entries[first] = replace(self.entries[first], amount_nanos=-2 * NANOS)
+        del self.entries[second]
 
     def refuse(self, at: float, status: int, code: str, key: str | None = None) -> UUID:
         prediction_id = make_id(at)
@@ -100,6 +108,27 @@ def test_duplicate_transfer_is_seen(world, number):
     world.entries.append(world.entries[number])
 
     assert world.kinds == {"double"}
+
+
+def test_one_transfer_of_two_usages_is_fine(world):
+    world.join(3, 17)
+
+    assert world.check().faults == []
+
+
+@pytest.mark.parametrize("nanos", [-NANOS, -3 * NANOS])
+def test_one_transfer_of_two_usages_that_takes_another_sum_is_seen(world, nanos):
+    world.join(3, 17)
+    world.entries[3] = replace(world.entries[3], amount_nanos=nanos)
+
+    assert world.kinds == {"amount"}
+
+
+def test_usage_that_is_lost_from_a_shared_transfer_is_seen(world):
+    world.join(3, 17)
+    del world.usages[17]
+
+    assert world.kinds == {"lost", "amount"}
 
 
 def test_second_run_of_a_keyed_request_is_seen(world):

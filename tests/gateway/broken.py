@@ -6,9 +6,11 @@ Run as `granian tests.gateway.broken:<name>`, in place of the real application.
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 from collections.abc import Callable
 
+from inference.gateway import holds
 from inference.gateway.app import Application, Gateway
 from inference.gateway.auth import Caller
 from inference.gateway.coalesce import Coalescer
@@ -46,12 +48,40 @@ def _answer_before_commit(gateway: Gateway) -> None:
 
 def _skip_hold(gateway: Gateway) -> None:
     async def take(*_):
-        pass
+        return None
 
-    gateway.predictor.holds.take = take
+    gateway.holds.draw = lambda *_: None
+    gateway.holds.take = take
 
 
-def _never_void(gateway: Gateway) -> None:
+def _draw_uncounted(gateway: Gateway) -> None:
+    """A slice from which nothing is taken by drawing on it."""
+    holds._draw = lambda pot, hold, nanos: holds.Draw(hold, pot, nanos)
+
+
+def _draw_unreserved(gateway: Gateway) -> None:
+    """Draws more than there is on a slice instead of asking for another."""
+    draw = gateway.holds.draw
+
+    def overdraw(caller, nanos):
+        hold = gateway.holds._find_pot(caller).hold
+        if hold is not None:
+            hold.left_nanos = max(hold.left_nanos, nanos)
+        return draw(caller, nanos)
+
+    gateway.holds.draw = overdraw
+
+
+def _never_put_back(gateway: Gateway) -> None:
+    gateway.holds.put_back = lambda draw: None
+
+
+def _keep_slices(gateway: Gateway) -> None:
+    """Gives nothing back that others ask for."""
+    gateway.holds._retire = lambda hold: None
+
+
+def _forget_failures(gateway: Gateway) -> None:
     gateway.meter.fail = lambda *_: None
 
 
@@ -59,9 +89,10 @@ def _book_failures(gateway: Gateway) -> None:
     meter = gateway.meter
 
     def book(prediction, code):
-        gateway.late = asyncio.create_task(meter.settle(prediction))
+        gateway.late = asyncio.create_task(meter.settle(copy.copy(prediction)))
 
     meter.fail = book
+    _never_put_back(gateway)
 
 
 def _forget_keys(gateway: Gateway) -> None:
@@ -196,7 +227,11 @@ def _overlook_retries(gateway: Gateway) -> None:
 
 answers_before_commit = BrokenApplication(_answer_before_commit)
 skips_hold = BrokenApplication(_skip_hold)
-never_voids = BrokenApplication(_never_void)
+draws_uncounted = BrokenApplication(_draw_uncounted)
+draws_unreserved = BrokenApplication(_draw_unreserved)
+never_puts_back = BrokenApplication(_never_put_back)
+keeps_slices = BrokenApplication(_keep_slices)
+forgets_failures = BrokenApplication(_forget_failures)
 books_failures = BrokenApplication(_book_failures)
 forgets_keys = BrokenApplication(_forget_keys)
 ignores_claims = BrokenApplication(_ignore_claims)

@@ -11,10 +11,11 @@ from uuid import UUID
 
 import httpx
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.utils import timezone
 
 from billing.models import Hold, LedgerAccount, Price, Transfer, TransferEntry, UsageEvent
+from billing.selectors.ledger import check_invariants
 from billing.services import ledger
 from inference.models import Node, Prediction, Replica
 from marketplace.core.ids import from_public, new_id
@@ -250,13 +251,23 @@ def check_books(shop: Shop, answered: list[str], *, price_nanos: int = PRICE_NAN
     assert len(ids) == len(answered)
     assert set(Prediction.objects.filter(state="succeeded").values_list("pk", flat=True)) == ids
     assert set(UsageEvent.objects.values_list("pk", flat=True)) == ids
+    creator_nanos = price_nanos * 8_000 // 10_000
+    amounts = UsageEvent.objects.values_list("gross_nanos", "creator_nanos")
+    assert set(amounts) <= {(price_nanos, creator_nanos)}
     usage = Transfer.objects.filter(kind=Transfer.Kind.USAGE)
-    charged = ids if price_nanos else set()
-    assert set(usage.values_list("pk", flat=True)) == charged
+    charged = UsageEvent.objects.filter(gross_nanos__gt=0)
+    assert charged.count() == (len(ids) if price_nanos else 0)
+    assert set(usage.values_list("pk", flat=True)) == set(
+        charged.values_list("transfer", flat=True)
+    )
     for transfer in usage:
+        # One for all that were booked together: it moves their sums and nothing else.
+        count = charged.filter(transfer=transfer).count()
         entries = sorted(transfer.entries.values_list("amount_nanos", flat=True))
-        creator_nanos = price_nanos * 8_000 // 10_000
-        assert entries == [-price_nanos, price_nanos - creator_nanos, creator_nanos]
+        platform_nanos = price_nanos - creator_nanos
+        assert entries == sorted(
+            [-price_nanos * count, platform_nanos * count, creator_nanos * count]
+        )
     eventually(lambda: check_holds(shop))
     wallet = LedgerAccount.objects.get(pk=shop.wallet_id)
     assert wallet.posted_nanos == shop.funded_nanos - price_nanos * len(answered)
@@ -276,7 +287,7 @@ def check_untouched(shop: Shop) -> None:
 
 
 def check_holds(shop: Shop) -> None:
-    """Nothing is held; voids leave a moment after the answer."""
+    """Nothing is held: what is left goes back a moment after the answer."""
     assert Hold.objects.filter(state=Hold.State.PENDING).count() == 0
     assert LedgerAccount.objects.get(pk=shop.wallet_id).held_nanos == 0
 
@@ -289,6 +300,9 @@ def check_ledger() -> None:
     for one in LedgerAccount.objects.all():
         entries = TransferEntry.objects.filter(ledger_account=one)
         assert one.posted_nanos == sum(entries.values_list("amount_nanos", flat=True))
+    with transaction.atomic():
+        found = check_invariants()
+    assert [(one.invariant.name, one.sample) for one in found if one.count] == []
 
 
 def problem_of(response: httpx.Response) -> tuple[int, str]:

@@ -218,7 +218,7 @@ class Wire:
                 continue
             if b"billing_settle" in data:
                 meter.set()
-            elif meter.is_set() and self.lose_next_booking and b"prediction_id" in data:
+            elif meter.is_set() and self.lose_next_booking and b'"price_id"' in data:
                 self.lose_next_booking = False
                 lost.set()
             server.sendall(data)

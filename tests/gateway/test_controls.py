@@ -48,8 +48,9 @@ def test_missing_hold_is_noticed(shop, broken):
         test_predict.test_credit_for_k_of_n_serves_exactly_k(shop, client)
 
 
-def test_missing_void_is_noticed(shop, broken):
-    client = broken("never_voids")
+@pytest.mark.parametrize("damage", ["never_puts_back", "forgets_failures"])
+def test_missing_end_of_a_failure_is_noticed(shop, broken, damage):
+    client = broken(damage)
 
     with pytest.raises(AssertionError):
         test_refusals.test_failing_model_costs_nothing(shop, client, "fail", 500, "model_failed")

@@ -29,7 +29,7 @@ class FakeConnection:
         self.batches: list[list[dict]] = []
 
     async def execute(self, query, parameters, *, prepare):
-        batch = orjson.loads(parameters["entries"])
+        batch = _read_batch(parameters)
         self.batches.append(batch)
         self.look(batch)
         rows = [{"prediction_id": one["prediction_id"], "outcome": "settled"} for one in batch]
@@ -37,6 +37,18 @@ class FakeConnection:
 
     async def close(self):
         self.closed = True
+
+
+def _read_batch(parameters):
+    """The predictions of a statement, each with its group and its extra."""
+    groups = {one["no"]: one for one in orjson.loads(parameters["groups"])}
+    extras = {one["prediction_id"]: one for one in orjson.loads(parameters.get("extras", "[]"))}
+    ids = [str(module.UUID(one)) for one in parameters["ids"].strip("{}").split(",")]
+    nos = parameters["nos"].strip("{}").split(",")
+    return [
+        groups[int(no)] | {"prediction_id": one} | extras.get(one, {})
+        for one, no in zip(ids, nos, strict=True)
+    ]
 
 
 async def _done(rows):
@@ -51,7 +63,7 @@ def make_prediction(claim=None, output=None):
     return SimpleNamespace(
         id=new_id(), caller=caller, offer=offer, claim=claim, output=output, price_id=new_id(),
         mode="live", rows=1, gross_nanos=5, completed_at=None, created_at=utc_now(),
-        protocol="native", predict_time_s=0.1,
+        protocol="native", predict_time_s=0.1, draw=None,
     )  # fmt: skip
 
 

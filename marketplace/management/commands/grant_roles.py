@@ -32,7 +32,7 @@ MONEY_FUNCTIONS = (
 )
 # Parts of the above; nobody calls them by themselves.
 INNER_FUNCTIONS = (
-    "billing_budget_left(uuid)",
+    "billing_budget_left(uuid, date)",
     "billing_note_spend(uuid[], date[], bigint[], bigint[])",
 )
 # What the web and the workers may not do, out of everything on all tables.

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.contrib import admin
 
-from billing.models import KeySpend, UsageEvent
+from billing.models import UsageEvent
 from marketplace.admin.readonly import ReadOnlyAdmin
 from marketplace.core import ids
 from marketplace.core.money import format_nanos
@@ -36,19 +36,3 @@ class UsageEventAdmin(ReadOnlyAdmin):
     @admin.display(description="Creator's part")
     def creator_part(self, event: UsageEvent) -> str:
         return format_nanos(event.creator_nanos)
-
-
-@admin.register(KeySpend)
-class KeySpendAdmin(ReadOnlyAdmin):
-    list_display = ["starts_on", "period", "api_key_id", "spent", "held"]
-    list_filter = ["period", "starts_on"]
-    search_fields = ["=api_key_id"]
-    ordering = ["-starts_on", "-id"]
-
-    @admin.display(description="Spent")
-    def spent(self, spend: KeySpend) -> str:
-        return format_nanos(spend.spent_nanos)
-
-    @admin.display(description="Reserved")
-    def held(self, spend: KeySpend) -> str:
-        return format_nanos(spend.held_nanos)

@@ -33,7 +33,6 @@ FORMS: dict[str, dict[str, Any]] = {
     "stripeevent": {"state": "applied", "attempts": 0},
     "topup": {"amount_cents": 1_000_000, "state": "credited"},
     "transfer": {"kind": "top_up", "reference": "x", "idempotency_key": "x"},
-    "keyspend": {"spent_nanos": 0, "held_nanos": 0},
     "usageevent": {"units": 0, "gross_nanos": 0, "mode": "test"},
 }
 # Seen on the page of the row that they belong to; and one that is nobody's page.

@@ -5,7 +5,8 @@
 --   hold_missing  its hold is gone, spent or another account's; nothing was booked
 -- What many predictions have in common comes once, as a group:
 -- p_groups: [{no, account_id, api_key_id, version_id, creator_id, price_id, mode, hold_id}].
--- The arrays have one element for each prediction; `p_group_nos` names its group.
+-- The arrays have one element for each prediction; `p_group_nos` names its group. One whose id
+-- is null is left out.
 CREATE OR REPLACE FUNCTION billing_settle(
     p_groups jsonb, p_ids uuid[], p_group_nos integer[], p_units integer[],
     p_gross_nanos bigint[], p_occurred_at timestamptz[]
@@ -74,6 +75,7 @@ BEGIN
         FROM unnest(p_ids, p_group_nos, p_units, p_gross_nanos, p_occurred_at)
             AS i(id, group_no, units, gross_nanos, occurred_at)
         LEFT JOIN billing_usageevent u ON u.prediction_id = i.id
+        WHERE i.id IS NOT NULL
         ORDER BY i.id
     ), item AS MATERIALIZED (
         SELECT i.*, y.*, i.gross_nanos * y.creator_share_bps / 10000 AS creator_nanos,

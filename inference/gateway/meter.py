@@ -47,10 +47,6 @@ _LOST = (psycopg.OperationalError, psycopg.InterfaceError, OSError)
 # Classes of SQLSTATE after which the same statement may do: connection, shutdown, conflict.
 _PASSING = ("08", "57P", "40")
 
-_GROUP = (
-    *("account_id", "api_key_id", "version_id", "creator_id", "price_id", "mode", "hold_id"),
-    *("source", "protocol"),
-)
 _VALUES = ("ids", "units", "gross", "completed", "created", "times")
 # What many predictions have in common comes once, as a group of the document; the arrays have
 # one element for each prediction. See billing/sql/usage.sql.
@@ -144,7 +140,7 @@ class _Item:
     """A prediction that waits for its booking, as it will be sent."""
 
     prediction_id: UUID
-    group: tuple[Any, ...]
+    prediction: Prediction
     values: tuple[str, ...]
     # The idempotency key and the output, as JSON.
     extra: bytes | None
@@ -157,7 +153,7 @@ class _Item:
 class _Failure:
     """A prediction that failed, as it will be recorded."""
 
-    group: tuple[Any, ...]
+    prediction: Prediction
     values: tuple[str, ...]
     code: str
 
@@ -184,7 +180,7 @@ class Meter:
         """
         item = _Item(
             prediction.id,
-            _make_group(prediction),
+            prediction,
             _make_values(prediction),
             _make_extra(prediction),
             asyncio.get_running_loop().create_future(),
@@ -210,8 +206,7 @@ class Meter:
         if len(self._failures) >= FAILURES_WAITING_MAX:
             logger.error("prediction %s failed (%s) and is not recorded", prediction.id, code)
             return
-        group, values = _make_group(prediction), _make_values(prediction)
-        self._failures.append(_Failure(group, values, code))
+        self._failures.append(_Failure(prediction, _make_values(prediction), code))
         self._start()
 
     async def drain(self, timeout_s: float) -> None:
@@ -351,9 +346,16 @@ async def _execute(
 
 def _render(items: Sequence[_Item] | Sequence[_Failure]) -> dict[str, Any]:
     """The parameters of a statement: groups, and an array for each value."""
-    numbers: dict[tuple[Any, ...], int] = {}
-    nos = [str(numbers.setdefault(one.group, len(numbers))) for one in items]
-    groups = [dict(zip(_GROUP, group, strict=True)) | {"no": no} for group, no in numbers.items()]
+    numbers: dict[tuple[int | str, ...], str] = {}
+    groups: list[dict[str, Any]] = []
+    nos = []
+    for one in items:
+        key = _identify_group(one.prediction)
+        no = numbers.get(key)
+        if no is None:
+            no = numbers[key] = str(len(groups))
+            groups.append({"no": len(groups), **_make_group(one.prediction)})
+        nos.append(no)
     columns = zip(*(one.values for one in items), strict=True)
     parameters: dict[str, Any] = {
         name: "{" + ",".join(column) + "}" for name, column in zip(_VALUES, columns, strict=True)
@@ -363,20 +365,27 @@ def _render(items: Sequence[_Item] | Sequence[_Failure]) -> dict[str, Any]:
     return parameters
 
 
-def _make_group(prediction: Prediction) -> tuple[Any, ...]:
-    """In the order of `_GROUP`."""
+def _identify_group(prediction: Prediction) -> tuple[int | str, ...]:
+    """The same for predictions with the same group, as long as these are not forgotten."""
+    draw = prediction.draw
+    hold = id(draw.hold) if draw is not None else 0
+    return (id(prediction.caller), id(prediction.offer), hold, prediction.protocol)
+
+
+def _make_group(prediction: Prediction) -> dict[str, Any]:
+    """What a prediction has in common with others of its caller, offer and hold."""
     caller, offer, draw = prediction.caller, prediction.offer, prediction.draw
-    return (
-        caller.account_id,
-        caller.key_id,
-        offer.version_id,
-        offer.owner_id,
-        prediction.price_id,
-        prediction.mode,
-        None if draw is None else draw.hold.id,
-        caller.source,
-        prediction.protocol,
-    )
+    return {
+        "account_id": caller.account_id,
+        "api_key_id": caller.key_id,
+        "version_id": offer.version_id,
+        "creator_id": offer.owner_id,
+        "price_id": prediction.price_id,
+        "mode": prediction.mode,
+        "hold_id": None if draw is None else draw.hold.id,
+        "source": caller.source,
+        "protocol": prediction.protocol,
+    }
 
 
 def _make_values(prediction: Prediction) -> tuple[str, ...]:

@@ -33,6 +33,9 @@ class FakeConnection:
         self.batches.append(batch)
         self.look(batch)
         rows = [{"prediction_id": one["prediction_id"], "outcome": "settled"} for one in batch]
+        if "extras" not in parameters:
+            # Those that were simply booked are counted, not named.
+            rows = [{"prediction_id": None, "outcome": str(len(batch))}]
         return SimpleNamespace(fetchall=lambda: _done(rows))
 
     async def close(self):
@@ -53,7 +56,8 @@ def _read_batch(parameters):
 
 async def _done(rows):
     for row in rows:
-        row["prediction_id"] = module.UUID(row["prediction_id"])
+        if row["prediction_id"] is not None:
+            row["prediction_id"] = module.UUID(row["prediction_id"])
     return rows
 
 

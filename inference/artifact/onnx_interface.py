@@ -26,6 +26,8 @@ def check_interface(model: OnnxModel, interface: Interface) -> None:
         if one.name not in graph_inputs:
             _fail(f"The graph has no input {shown(one.name)}.")
         _check_value(one, graph_inputs[one.name], interface)
+    if interface.streamed_output is not None:
+        _fail(f"A graph gives {shown(interface.streamed_output.name)} at once: it has no stream.")
     for output in interface.wire_outputs:
         if output.name not in graph_outputs:
             _fail(f"The graph has no output {shown(output.name)}.")

@@ -59,6 +59,9 @@ def _generation_roles(interface: Interface) -> Roles:
             prompts.append(one)
     texts = [one for one in interface.outputs if one.name != "finish_reason" and one.kind == "text"]
     result = _only(texts, "text output")
+    streamed = interface.streamed_output
+    if streamed is not None and streamed.name != result:
+        _fail(f"{shown(streamed.name)} is given at once: it has no stream.")
     side_outputs = _side_outputs(interface, result, (*COUNTERS, "finish_reason"))
     return Roles(_only_text(prompts), result, frozenset(settings), side_outputs)
 

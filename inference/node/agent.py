@@ -129,9 +129,10 @@ class Node:
         )
 
     def _run_work(self, order: WorkOrder, cancelled: threading.Event) -> Result:
+        is_streaming = order.manifest.parsed_interface.streamed_output is not None
         return trial.run(
             order,
-            self._control.infer,
+            self._control.infer_streaming if is_streaming else self._control.infer,
             triton_version=self._supervisor.version,
             cancelled=cancelled,
         )

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from inference.artifact import formats
 from inference.artifact.errors import ArtifactError
@@ -27,8 +27,9 @@ from inference.serving.decryption import Decrypted
 from inference.serving.errors import LoadError, RequestError
 from inference.serving.execution import Executor
 from inference.serving.first_run import check_canary, warm_up
-from inference.serving.runtimes.base import Runtime
+from inference.serving.runtimes.base import Runtime, StreamingRuntime
 from inference.serving.session import NodeSession, check_parts
+from inference.serving.streaming import StreamExecutor
 from marketplace.core.errors import MarketplaceError
 from strongroom.errors import StrongroomError
 from strongroom.interface import Interface
@@ -92,7 +93,7 @@ class Loader:
     def __init__(self) -> None:
         self._decrypted: Decrypted | None = None
         self._runtime: Runtime | None = None
-        self._executor: Executor | None = None
+        self._executor: Executor | StreamExecutor | None = None
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the model.
@@ -118,8 +119,8 @@ class Loader:
         # Outside of the handlers: Triton would log the text of an error's cause, too.
         raise RuntimeError(reason_code)
 
-    def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer requests of Triton's."""
+    def execute(self, requests: Sequence[Any]) -> list[Any] | None:
+        """Answer requests of Triton's; a model that streams returns nothing."""
         assert self._executor is not None
         return self._executor.execute(requests)
 
@@ -177,7 +178,7 @@ class Loader:
         self._build(session, runtime)
         clock.stop("build")
         _run_first(config, session, runtime, artifact)
-        self._executor = Executor(runtime, artifact.interface, pb_utils)
+        self._executor = _make_executor(runtime, artifact.interface, pb_utils)
         clock.stop("warm_up")
         session.send({"loaded": self._describe(clock, confined, threads)})
 
@@ -282,6 +283,15 @@ def _make_runtime(name: str, threads: int) -> Runtime:
     from inference.serving.runtimes.transformers import TransformersRuntime
 
     return TransformersRuntime(threads=threads)
+
+
+def _make_executor(
+    runtime: Runtime, interface: Interface, pb_utils: Any
+) -> Executor | StreamExecutor:
+    if interface.streamed_output is None:
+        return Executor(runtime, interface, pb_utils)
+    # Validation has refused a streamed output for every other runtime.
+    return StreamExecutor(cast("StreamingRuntime", runtime), interface, pb_utils)
 
 
 def _import_libraries(runtime: Runtime) -> Any:

@@ -27,8 +27,8 @@ class TritonPythonModel:
         self._loader = Loader()
         self._loader.initialize(args)
 
-    def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer requests."""
+    def execute(self, requests: list[Any]) -> list[Any] | None:
+        """Answer requests; a model that streams sends its responses itself."""
         return self._loader.execute(requests)
 
     def finalize(self) -> None:

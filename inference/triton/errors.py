@@ -10,6 +10,10 @@ from marketplace.core.errors import (
     UnavailableError,
 )
 
+# Begins the text of an error that another input would have avoided; Triton's stream of
+# responses carries no codes.
+INPUT_FAULT_MARK = "input fault: "
+
 
 class TritonStartError(MarketplaceError):
     """tritonserver could not be started; the detail says where its log lies."""

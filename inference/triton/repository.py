@@ -121,6 +121,7 @@ def render_config(name: str, interface: Interface, parameters: Parameters) -> st
         *_tensor_lines("input", interface.inputs),
         *_tensor_lines("output", interface.wire_outputs),
         *_batching_lines(interface.batch),
+        *_transaction_lines(interface),
         "instance_group [ { kind: KIND_CPU count: 1 } ]",
     ]
     for key, value in parameters.as_texts().items():
@@ -139,6 +140,13 @@ def _batching_lines(batch: Batch) -> list[str]:
     if batch.max_size == 1 or not batch.coalesce:
         return []
     return ["dynamic_batching { max_queue_delay_microseconds: 0 }"]
+
+
+def _transaction_lines(interface: Interface) -> list[str]:
+    """Several responses to one request, which Triton takes over gRPC's stream only."""
+    if interface.streamed_output is None:
+        return []
+    return ["model_transaction_policy { decoupled: true }"]
 
 
 def _tensor_lines(member: str, tensors: Iterable[Input | Output]) -> list[str]:

@@ -41,6 +41,8 @@ RESTRICTED_APIS = "model-repository,shared-memory,model-config,statistics,trace,
 _SHM_BYTES = 1 << 20
 # Loading a model blocks its thread for as long as the loader runs.
 _LOAD_THREADS = 4
+# How often a client may ask whether we are still there; Triton's default is five minutes.
+_PING_MS = 10_000
 # Idle threads cost little, but two cores gain nothing from Triton's default of eight.
 _HTTP_THREADS_MAX = 8
 _STUB_TIMEOUT_S = 60
@@ -239,6 +241,7 @@ class TritonServer:
             *("--metrics-address", config.host, "--metrics-port", str(config.metrics_port)),
             f"--http-restricted-api={restricted}",
             f"--grpc-restricted-protocol={restricted}",
+            f"--grpc-http2-min-recv-ping-interval-without-data={_PING_MS}",
             f"--http-thread-count={max(2, min(_HTTP_THREADS_MAX, config.threads))}",
             f"--model-load-thread-count={_LOAD_THREADS}",
             f"--exit-timeout-secs={config.exit_timeout_s}",

@@ -39,6 +39,8 @@ NUMPY_TYPES: Mapping[str, Any] = {
 }
 # Of a server's whole answer: outputs as large as the largest of an interface, and their head.
 ANSWER_BYTES_MAX = 512 * 1024 * 1024
+# Of a request: whether a model that streams answers with pieces, or all at once.
+STREAM_PARAMETER = "stream"
 _LENGTH = struct.Struct("<I")
 
 

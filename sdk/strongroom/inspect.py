@@ -411,7 +411,7 @@ def _draft_generation() -> dict[str, Any]:
             },
         ],
         "outputs": [
-            {"name": "text", "kind": "text"},
+            {"name": "text", "kind": "text", "stream": True},
             {"name": "tokens_in", "kind": "integer"},
             {"name": "tokens_out", "kind": "integer"},
         ],

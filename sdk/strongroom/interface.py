@@ -84,7 +84,7 @@ _INPUT_MEMBERS: Mapping[str, frozenset[str]] = {
 }
 _OUTPUT_COMMON = _COMMON | {"hidden"}
 _OUTPUT_MEMBERS: Mapping[str, frozenset[str]] = {
-    "text": _OUTPUT_COMMON,
+    "text": _OUTPUT_COMMON | {"stream"},
     "number": _OUTPUT_COMMON | {"datatype"},
     "integer": _OUTPUT_COMMON | {"datatype"},
     "boolean": _OUTPUT_COMMON,
@@ -158,7 +158,10 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One named output. A label is derived from the tensor output named `source`."""
+    """One named output. A label is derived from the tensor output named `source`.
+
+    A text with `stream` can be had piece by piece while the model writes it.
+    """
 
     name: str
     kind: str
@@ -169,6 +172,7 @@ class Output:
     source: str = ""
     labels: tuple[str, ...] = ()
     top: int = 1
+    stream: bool = False
 
     @property
     def wire_shape(self) -> tuple[int, ...]:
@@ -182,6 +186,8 @@ class Output:
             members["description"] = self.description
         if self.hidden:
             members["hidden"] = True
+        if self.stream:
+            members["stream"] = True
         if self.kind == "label":
             members |= {"source": self.source, "labels": list(self.labels)}
             if self.top != 1:
@@ -219,6 +225,8 @@ class Interface:
     visible_outputs: tuple[Output, ...] = field(init=False, repr=False, compare=False)
     # What Triton is asked for: every output but the derived labels.
     wire_outputs: tuple[Output, ...] = field(init=False, repr=False, compare=False)
+    # The text that can be had piece by piece.
+    streamed_output: Output | None = field(init=False, repr=False, compare=False)
     inputs_by_name: Mapping[str, Input] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -226,6 +234,7 @@ class Interface:
         derived = {
             "visible_outputs": tuple(one for one in self.outputs if not one.hidden),
             "wire_outputs": tuple(one for one in self.outputs if one.kind != "label"),
+            "streamed_output": next((one for one in self.outputs if one.stream), None),
             "inputs_by_name": {one.name: one for one in self.inputs},
         }
         for name, value in derived.items():
@@ -250,7 +259,9 @@ class Interface:
         _refuse_repeated(inputs, "inputs")
         _refuse_repeated(outputs, "outputs")
         _check_outputs(outputs)
-        return cls(inputs, outputs, _parse_batch(members))
+        batch = _parse_batch(members)
+        _check_streams(outputs, batch)
+        return cls(inputs, outputs, batch)
 
     def to_json(self) -> dict[str, Any]:
         """The normal form: `Interface.parse(i.to_json()) == i`."""
@@ -702,6 +713,7 @@ def _parse_output(members: _Members) -> Output:
             description=description,
             hidden=hidden,
             shape=_parse_shape(members) if kind == "tensor" else (),
+            stream=members.boolean("stream", False),
         )
     members.require("source")
     labels = members.texts("labels", MAX_LABELS, MAX_LABEL_LENGTH, "too_many_labels")
@@ -751,6 +763,19 @@ def _check_outputs(outputs: Sequence[Output]) -> None:
         if source.shape != (len(one.labels),):
             detail = f"The source must have the shape [{len(one.labels)}], one score a label."
             raise InterfaceError(f"{place}/labels", "shape_mismatch", detail)
+
+
+def _check_streams(outputs: Sequence[Output], batch: Batch) -> None:
+    streamed = [index for index, one in enumerate(outputs) if one.stream]
+    for index in streamed:
+        place = f"/outputs/{index}/stream"
+        if index != streamed[0]:
+            raise InterfaceError(place, "repeated", "Only one output can be streamed.")
+        if outputs[index].hidden:
+            raise InterfaceError(place, "stream_not_allowed", "A hidden output has no readers.")
+        if batch.max_size != 1:
+            detail = "A model that streams answers one row at a time: batch.max_size must be 1."
+            raise InterfaceError(place, "stream_not_allowed", detail)
 
 
 def _datatype_json(kind: str, datatype: str, shape: tuple[int, ...]) -> dict[str, Any]:

@@ -519,3 +519,53 @@ def test_a_long_flat_list_is_checked_fast():
 def test_input_is_immutable():
     with pytest.raises(AttributeError):
         Input("x", "number", "FP32").name = "y"
+
+
+def _telling(*outputs, **batch):
+    inputs = [{"name": "prompt", "kind": "text"}]
+    return {"inputs": inputs, "outputs": list(outputs), "batch": batch}
+
+
+_STREAMED = {"name": "text", "kind": "text", "stream": True}
+
+
+def test_text_may_be_streamed():
+    interface = Interface.parse(_telling(_STREAMED, {"name": "count", "kind": "integer"}))
+
+    assert interface.streamed_output == interface.outputs[0]
+    assert interface.to_json()["outputs"][0] == _STREAMED
+    assert Interface.parse(interface.to_json()) == interface
+
+
+def test_stream_must_be_asked_for():
+    interface = Interface.parse(_telling(_STREAMED | {"stream": False}))
+
+    assert interface.streamed_output is None
+    assert "stream" not in interface.to_json()["outputs"][0]
+
+
+@pytest.mark.parametrize(
+    ("_outputs", "_batch", "_code", "_pointer"),
+    [
+        ([_STREAMED, _STREAMED | {"name": "b"}], {}, "repeated", "/outputs/1/stream"),
+        ([_STREAMED], {"max_size": 2}, "stream_not_allowed", "/outputs/0/stream"),
+        (
+            [_STREAMED | {"hidden": True}, {"name": "b", "kind": "text"}],
+            {},
+            "stream_not_allowed",
+            "/outputs/0/stream",
+        ),
+        (
+            [{"name": "n", "kind": "integer", "stream": True}],
+            {},
+            "unknown_member",
+            "/outputs/0/stream",
+        ),
+        ([_STREAMED | {"stream": 1}], {}, "type_mismatch", "/outputs/0/stream"),
+    ],
+)
+def test_stream_that_cannot_be_is_refused(_outputs, _batch, _code, _pointer):
+    with pytest.raises(InterfaceError) as caught:
+        Interface.parse(_telling(*_outputs, **_batch))
+
+    assert (caught.value.code, caught.value.pointer) == (_code, _pointer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -60,3 +60,22 @@ class Runtime(Protocol):
 
     def close(self) -> None:
         """Let go of the model."""
+
+
+class StreamingRuntime(Runtime, Protocol):
+    """A runtime whose models can give their answer while they write it."""
+
+    def stream(self, inputs: Arrays, is_cancelled: IsCancelled) -> Iterator[dict[str, np.ndarray]]:
+        """Run one row.
+
+        Args:
+            inputs: As for `run`.
+            is_cancelled: Asked between tokens.
+
+        Yields:
+            Arrays by wire output. Each holds a further piece of the streamed text, and the
+            last, which may hold an empty one, every other output as well.
+
+        Raises:
+            RequestError: The row cannot be answered, or not to its end.
+        """

@@ -8,7 +8,7 @@ between two tokens, counts them, and needs none of the library's lazily loaded p
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,8 @@ from inference.serving.decryption import PlainFile
 from inference.serving.errors import CancelledError, LoadError, RequestError
 from inference.serving.runtimes.base import Arrays, IsCancelled
 from inference.serving.runtimes.chat import ChatTemplate
-from strongroom.interface import Interface
+from inference.serving.runtimes.detokenise import Detokeniser
+from strongroom.interface import Interface, Output
 
 if TYPE_CHECKING:
     import torch
@@ -151,6 +152,31 @@ class TransformersRuntime:
             return self._embed(inputs)
         return self._generate_rows(inputs, is_cancelled)
 
+    def stream(self, inputs: Arrays, is_cancelled: IsCancelled) -> Iterator[dict[str, np.ndarray]]:
+        """Generate one row, piece by piece; see `StreamingRuntime.stream`."""
+        assert self._tokenizer is not None
+        [prompt] = self._texts(inputs)
+        prompt_ids = self._encode(prompt, inputs, 0)
+        tokens = self._tokens(prompt_ids, self._row(inputs, 0), is_cancelled)
+        text = Detokeniser(self._decode_tokens)
+        count = 0
+        while True:
+            try:
+                token = next(tokens)
+            except StopIteration as end:
+                finish_reason = end.value
+                break
+            count += 1
+            piece = text.push(token)
+            if piece:
+                yield self._arrange_named(piece, {"tokens_out": np.array([count])})
+        beside = {
+            "tokens_in": np.array([len(prompt_ids)]),
+            "tokens_out": np.array([count]),
+            "finish_reason": _texts_array([finish_reason]),
+        }
+        yield self._arrange_named(text.finish(), beside)
+
     def close(self) -> None:
         """Let go of model and tokenizer."""
         self._model = None
@@ -236,7 +262,7 @@ class TransformersRuntime:
             self._generate(self._encode(prompt, inputs, row), self._row(inputs, row), is_cancelled)
             for row, prompt in enumerate(prompts)
         ]
-        texts = [self._tokenizer.decode(one.token_ids, skip_special_tokens=True) for one in answers]
+        texts = [self._decode_tokens(one.token_ids) for one in answers]
         return self._arrange(
             _texts_array(texts),
             {
@@ -281,6 +307,18 @@ class TransformersRuntime:
     def _generate(
         self, prompt_ids: list[int], settings: GenerationSettings, is_cancelled: IsCancelled
     ) -> Generated:
+        tokens = self._tokens(prompt_ids, settings, is_cancelled)
+        answer: list[int] = []
+        while True:
+            try:
+                answer.append(next(tokens))
+            except StopIteration as end:
+                return Generated(answer, len(prompt_ids), end.value)
+
+    def _tokens(
+        self, prompt_ids: list[int], settings: GenerationSettings, is_cancelled: IsCancelled
+    ) -> Generator[int, None, str]:
+        """The tokens of the answer, as they are made; returns why it ended."""
         import torch
         from transformers import DynamicCache
 
@@ -292,11 +330,11 @@ class TransformersRuntime:
         random.manual_seed(_fresh_seed() if settings.seed is None else settings.seed)
         cache = DynamicCache(config=self._model.config)
         next_ids = torch.tensor([prompt_ids])
-        answer: list[int] = []
-        with torch.inference_mode():
-            for _ in range(min(room, settings.max_new_tokens)):
-                if is_cancelled():
-                    raise CancelledError
+        for _ in range(min(room, settings.max_new_tokens)):
+            if is_cancelled():
+                raise CancelledError
+            # Entered for each step: between two of them others run on this thread.
+            with torch.inference_mode():
                 logits = (
                     self._model(
                         input_ids=next_ids, past_key_values=cache, use_cache=True, logits_to_keep=1
@@ -305,11 +343,15 @@ class TransformersRuntime:
                     .float()
                 )
                 token = _choose(logits, settings, random)
-                if token in self._eos:
-                    return Generated(answer, len(prompt_ids), "stop")
-                answer.append(token)
-                next_ids = torch.tensor([[token]])
-        return Generated(answer, len(prompt_ids), "length")
+            if token in self._eos:
+                return "stop"
+            yield token
+            next_ids = torch.tensor([[token]])
+        return "length"
+
+    def _decode_tokens(self, token_ids: Sequence[int]) -> str:
+        assert self._tokenizer is not None
+        return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True))
 
     # --- Wire ---
 
@@ -332,17 +374,27 @@ class TransformersRuntime:
         """The outputs in the interface's order, in its types."""
         assert self._interface is not None
         assert self._roles is not None
-        arrays: Arrays = []
-        for one in self._interface.wire_outputs:
-            array = result if one.name == self._roles.result else beside[one.name]
-            if one.datatype in _INTEGERS:
-                array = array.astype(_INTEGERS[one.datatype])
-            arrays.append(array.reshape(len(result), *one.wire_shape))
-        return arrays
+        named = {**beside, self._roles.result: result}
+        return [_shape(one, named[one.name]) for one in self._interface.wire_outputs]
+
+    def _arrange_named(self, piece: str, beside: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """A piece of one row's text, and what is known beside it, by output."""
+        assert self._interface is not None
+        assert self._roles is not None
+        named = {**beside, self._roles.result: _texts_array([piece])}
+        outputs = self._interface.wire_outputs
+        return {one.name: _shape(one, named[one.name]) for one in outputs if one.name in named}
 
 
 _HAS_POOLER = frozenset({"BertModel", "RobertaModel"})
 _INTEGERS = {"INT64": np.int64, "INT32": np.int32}
+
+
+def _shape(one: Output, array: np.ndarray) -> np.ndarray:
+    """An array as the interface promises it."""
+    if one.datatype in _INTEGERS:
+        array = array.astype(_INTEGERS[one.datatype])
+    return array.reshape(len(array), *one.wire_shape)
 
 
 def _mean(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -134,3 +134,10 @@ def test_texts_are_strings():
 
     check(graph([None, 1], TensorProto.STRING), described)
     refuse(graph([None, 1], TensorProto.FLOAT), described)
+
+
+def test_graph_has_no_stream():
+    streamed = {"name": "text", "kind": "text", "stream": True}
+    promised = interface(lambda i: (i["outputs"].append(streamed), i.update(batch={})))
+
+    assert "it has no stream" in refuse(linear(), promised)

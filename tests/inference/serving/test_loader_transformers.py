@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import copy
 import time
 from typing import Any
@@ -11,6 +13,17 @@ import pytest
 import torch
 import tritonclient.grpc as grpc
 
+from inference.gateway.triton_stream import TritonStreams
+from inference.triton import tensors
+from inference.triton.control import TritonControl
+from inference.triton.errors import (
+    ModelNotReadyError,
+    TensorError,
+    TritonDeadlineError,
+    TritonUnavailableError,
+)
+from inference.triton.tensors import Tensor
+from strongroom.interface import Interface
 from tests.inference.serving import builders
 from tests.inference.serving.sealed import seal
 
@@ -116,3 +129,70 @@ def test_cancelled_request_frees_the_model(triton, load, parts):
     # Six thousand tokens take this model a quarter of a minute.
     assert waited_s < 5
     assert "CANCELLED" in str(finished[0])
+
+
+def test_sealed_model_streams_and_stops(triton, load, parts):
+    interface = copy.deepcopy(builders.GENERATION_INTERFACE)
+    interface["inputs"][1]["maximum"] = 6000
+    interface["outputs"][0]["stream"] = True
+    interface["batch"]["max_size"] = 1
+    sealed = seal(
+        parts,
+        builders.llama_files(max_position_embeddings=8000, eos_token_id=None),
+        runtime="transformers",
+        interface=interface,
+    )
+    name, _ = load(sealed)
+    parsed = Interface.parse(interface)
+    outputs = [one.name for one in parsed.wire_outputs]
+
+    def inputs(limit: int) -> list[Tensor]:
+        row = {"prompt": "hello", "max_new_tokens": limit, "temperature": 0.0, "seed": -1}
+        return tensors.encode(parsed, [row])
+
+    async def read(limit: int, *, until: int) -> list[dict[str, np.ndarray]]:
+        streams = TritonStreams()
+        found = streams.stream(
+            triton.config.grpc_url, name, inputs(limit), outputs, deadline_s=time.monotonic() + 60
+        )
+        parts = []
+        async with contextlib.aclosing(found):
+            async for part in found:
+                parts.append(part)
+                if len(parts) == until:
+                    break
+        await streams.close()
+        return parts
+
+    pieces = asyncio.run(read(20, until=1000))
+    assert len(asyncio.run(read(6000, until=3))) == 3
+    begin = time.monotonic()
+    with TritonControl(triton.config.grpc_url, "") as control:
+        whole = control.infer_streaming(name, inputs(20), outputs, timeout_s=60)
+        waited_s = time.monotonic() - begin
+        with pytest.raises(TensorError):
+            control.infer_streaming(
+                name,
+                tensors.encode(
+                    parsed,
+                    [{"prompt": "a" * 8001, "max_new_tokens": 1, "temperature": 0, "seed": -1}],
+                ),
+                outputs,
+                timeout_s=60,
+            )
+        with pytest.raises(TritonDeadlineError):
+            control.infer_streaming(name, inputs(6000), outputs, timeout_s=0.5)
+        with pytest.raises(ModelNotReadyError):
+            control.infer_streaming(f"r{0:032x}", inputs(6000), outputs, timeout_s=5)
+    with (
+        TritonControl("127.0.0.1:1", "") as control,
+        pytest.raises(TritonUnavailableError),
+    ):
+        control.infer_streaming(name, inputs(1), outputs, timeout_s=2)
+
+    assert len(pieces) > 2
+    assert b"".join(one["text"][0, 0] for one in pieces) == whole["text"][0, 0]
+    assert pieces[-1]["tokens_out"] == whole["tokens_out"] == 20
+    assert pieces[-1]["finish_reason"][0, 0] == b"length"
+    # Six thousand tokens take this model a quarter of a minute.
+    assert waited_s < 5

@@ -413,3 +413,53 @@ def test_folder_of_a_sentence_transformer_says_how_to_pool_and_where_to_cut():
         first = builders.bert()(torch.tensor([ids])).last_hidden_state[0, 0]
     assert counts.tolist() == [[5]]
     assert np.allclose(vectors[0], (first / first.norm()).numpy(), atol=1e-6)
+
+
+# --- Streams ---
+
+
+def stream(runtime: TransformersRuntime, **settings: Any) -> list[dict[str, Any]]:
+    """The parts of an answer, with the outputs of each by name."""
+    is_cancelled = settings.pop("is_cancelled", never)
+    settings = {"max_new_tokens": 12, "temperature": 0.0, "seed": -1} | settings
+    inputs = [
+        np.array([[b"hello world the"]], dtype=object),
+        np.array([[settings["max_new_tokens"]]]),
+        np.array([[settings["temperature"]]], np.float32),
+        np.array([[settings["seed"]]]),
+    ]
+    parts = runtime.stream(inputs, is_cancelled)
+    return [{name: array[0, 0] for name, array in part.items()} for part in parts]
+
+
+@pytest.mark.parametrize("_seed", range(6))
+def test_pieces_are_the_whole_answer(llama, _seed):
+    # At this temperature the model babbles octets of all kinds, most of them no characters.
+    settings = {"max_new_tokens": 60, "temperature": 5.0, "seed": _seed}
+
+    parts = stream(llama, **settings)
+
+    whole = ask(llama, **settings)
+    assert b"".join(one["text"] for one in parts) == whole["text"]
+    assert {name: parts[-1][name] for name in whole if name != "text"} == {
+        name: value for name, value in whole.items() if name != "text"
+    }
+    for one in parts:
+        one["text"].decode()
+    counts = [one["tokens_out"] for one in parts]
+    assert counts == sorted(counts)
+    assert len(parts) > 5
+
+
+def test_stream_stops_between_two_tokens(llama):
+    asked = 0
+
+    def after_three() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 3
+
+    with pytest.raises(CancelledError):
+        stream(llama, is_cancelled=after_three)
+
+    assert asked == 4

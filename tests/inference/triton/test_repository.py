@@ -151,3 +151,19 @@ def test_clear_takes_only_our_folders(tmp_path):
 
     assert [one.name for one in tmp_path.iterdir()] == ["other"]
     assert repository.clear(tmp_path / "missing") == []
+
+
+def test_model_that_streams_is_decoupled():
+    described = {
+        "inputs": [{"name": "prompt", "kind": "text"}],
+        "outputs": [{"name": "text", "kind": "text", "stream": True}],
+    }
+    parameters = Parameters(REPLICA, Path("/run/a.sock"))
+
+    streaming = parse(render_config(NAME, Interface.parse(described), parameters))
+    described["outputs"][0]["stream"] = False
+    plain = parse(render_config(NAME, Interface.parse(described), parameters))
+
+    assert streaming.model_transaction_policy.decoupled
+    assert streaming.max_batch_size == 1
+    assert not plain.HasField("model_transaction_policy")

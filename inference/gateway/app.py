@@ -45,17 +45,15 @@ from inference.gateway.route import Routes
 from inference.gateway.route_name import name_method, name_route
 from inference.gateway.running import Running
 from inference.gateway.triton_pool import TritonPool
+from inference.gateway.triton_stream import TritonStreams
 from marketplace.core import logs
 from marketplace.core.errors import MarketplaceError, NotFoundError
-from marketplace.core.ids import to_public
 from marketplace.core.problem import problem_headers
 
 logger = logging.getLogger(__name__)
 
 _DRAIN_S = 10.0
 _TIDY_S = 30.0
-# Of every answer: they belong to one caller, and no cache between may keep them.
-_COMMON = [("cache-control", "private, no-store"), ("vary", "Authorization")]
 # An error that a repeat of the same call cannot mend, for client libraries that ask.
 _NO_RETRY = frozenset(
     {
@@ -87,6 +85,7 @@ class Gateway:
         listeners: list[Listener] = [self.authenticator, self.catalog, self.routes, self.holds]
         self.changes = Changes(config.database_url, [*listeners, self.running])
         self.pool = TritonPool()
+        self.streams = TritonStreams()
         self.meter = Meter(config.database_url, wait_s=config.settle_wait_s)
         self.idempotency = Idempotency(self.database, claim_ttl_s=config.hold_ttl_s)
         self.limits = Limits(config)
@@ -96,6 +95,7 @@ class Gateway:
             holds=self.holds,
             routes=self.routes,
             pool=self.pool,
+            streams=self.streams,
             meter=self.meter,
             idempotency=self.idempotency,
             running=self.running,
@@ -134,6 +134,7 @@ class Gateway:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.pool.close()
         await self.limits.stop()
+        await self.streams.close()
         await self.database.close()
         self.observer.stop()
 
@@ -158,19 +159,17 @@ class Gateway:
             answer = await self._answer(request, scope.client)
         else:
             answer = await self._answer_counted(request, scope.client)
-        # A replay names the prediction that was booked before.
-        named = request.prediction_id or request.id
-        public_id = request.request_id if named == request.id else to_public(named)
+        if request.events is not None and request.events.has_begun:
+            request.events.close()
+            return
         protocol.response_bytes(
             answer.status,
             [
                 ("content-type", answer.content_type),
-                ("x-request-id", request.request_id),
-                ("inference-id", public_id),
                 ("x-cost-nano-usd", str(answer.cost_nanos)),
-                *_COMMON,
+                *request.common_headers,
                 *answer.headers,
-                *_limit_headers(request),
+                *request.limit_headers,
             ],
             answer.body,
         )
@@ -215,6 +214,8 @@ class Gateway:
                 *(failure.http_status, failure.code),
                 extra=_fields(request),
             )
+        if request.events is not None:
+            await request.events.fail(failure)
         return answer
 
     def _choose_family(self, segment: str) -> NativeProtocol | OIPProtocol | OpenAIProtocol:
@@ -229,6 +230,7 @@ class Gateway:
         while True:
             await asyncio.sleep(_TIDY_S)
             self.pool.keep_only(self.routes.list_base_urls())
+            self.streams.keep_only(self.routes.list_grpc_addresses())
 
 
 class Application:
@@ -262,12 +264,6 @@ class Application:
 
 def _fields(request: Request) -> dict[str, Any]:
     return {"fields": {"request_id": request.request_id}}
-
-
-def _limit_headers(request: Request) -> list[tuple[str, str]]:
-    if request.limits is None:
-        return []
-    return request.limits.render(is_openai=request.segments[0] == "openai")
 
 
 def _raise_file_limit() -> None:

@@ -11,7 +11,8 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -184,6 +185,43 @@ class Coalescer:
             raise TritonDeadlineError from None
         finally:
             item.outputs.cancel()
+            if item.is_waiting:
+                self._waiting.remove(item)
+
+    @asynccontextmanager
+    async def place(self, tensors: Sequence[Tensor], *, deadline_s: float) -> AsyncIterator[None]:
+        """A place at the replica for as long as the block runs, for a call that streams.
+
+        Raises:
+            QueueFullError: Too many wait already.
+            TritonDeadlineError: Time is up.
+        """
+        assert self.rows_max == 1, "a call that streams is not joined with others"
+        if len(self._waiting) >= self.waiting_max:
+            raise QueueFullError(retry_after_s=_RETRY_S)
+        loop = asyncio.get_running_loop()
+        is_given: asyncio.Future[None] = loop.create_future()
+        is_left: asyncio.Future[Outputs] = loop.create_future()
+
+        async def stay(_: Sequence[Tensor], /, **__: object) -> Outputs:
+            return await is_left
+
+        def give() -> None:
+            if not is_given.done():
+                is_given.set_result(None)
+
+        item = _Item(tensors, stay, deadline_s, give, loop.create_future())
+        self._waiting.append(item)
+        self._wake(loop)
+        try:
+            try:
+                async with asyncio.timeout(deadline_s - time.monotonic()):
+                    await is_given
+            except TimeoutError:
+                raise TritonDeadlineError from None
+            yield
+        finally:
+            is_left.set_result({})
             if item.is_waiting:
                 self._waiting.remove(item)
 

@@ -66,6 +66,12 @@ SERVER_OPTIONS = (
 LINGER_S = 2.0
 LINGER_BYTES_MAX = 256 * 1024 * 1024
 
+# While nothing comes, a comment keeps a stream open: client libraries give up after 30 s.
+KEEP_ALIVE_S = 10.0
+# Of all events of a stream. The server underneath takes them as fast as the model writes,
+# however slowly the client reads: this much of one stream may lie in memory.
+STREAM_BYTES_MAX = 8 * 1024 * 1024
+
 DEADLINE_S = 60
 # Replicate's own lower limit; below it their clients get an error as well.
 CANCEL_AFTER_MIN_S = 5

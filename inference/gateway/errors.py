@@ -37,6 +37,8 @@ __all__ = [
     "ParameterError",
     "RateLimitedError",
     "RequestTimeoutError",
+    "StreamBrokenError",
+    "StreamKeyedError",
     "UnitsExceedLimitError",
     "UnsupportedParameterError",
     "copy_for_another",
@@ -174,6 +176,23 @@ class ClientGoneError(MarketplaceError):
     code = "client_gone"
     http_status = 499
     title = "The connection was closed before the answer."
+
+
+class StreamBrokenError(MarketplaceError):
+    """The stream ended early, after something of it had been delivered."""
+
+    code = "stream_broken"
+    title = "The answer broke off. What was delivered of it was charged."
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(f"The answer broke off ({cause}). What was delivered of it was charged.")
+
+
+class StreamKeyedError(BadRequestError):
+    """A stream is charged as it was delivered, once; no retry could deliver it again."""
+
+    code = "stream_with_key"
+    title = "A stream cannot be repeated: leave out its Idempotency-Key, or `stream`."
 
 
 class BookingUnknownError(UnavailableError):

@@ -37,6 +37,7 @@ from marketplace.core.ids import new_id, to_public
 if TYPE_CHECKING:
     from inference.gateway.auth import Caller
     from inference.gateway.catalog import Offer
+    from inference.gateway.events import EventStream
     from inference.gateway.limits import Plan
     from inference.gateway.tracing import Trace
 
@@ -44,6 +45,8 @@ JSON = "application/json"
 _PROTOCOLS = {"v1": "native", "v2": "oip", "openai": "openai"}
 # Possessive: a text without an end is passed once, and not tried again from every quote in it.
 _TEXTS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+# Of every answer: they belong to one caller, and no cache between may keep them.
+_COMMON = (("cache-control", "private, no-store"), ("vary", "Authorization"))
 _NO_BRACKETS = bytes(octet for octet in range(256) if octet not in b"[]{}")
 
 
@@ -82,6 +85,16 @@ class RSGIProtocol(Protocol):
     def response_bytes(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
         """Send the answer."""
 
+    def response_stream(self, status: int, headers: list[tuple[str, str]]) -> RSGITransport:
+        """Send the head of an answer that comes in parts."""
+
+
+class RSGITransport(Protocol):
+    """The part of granian's transport that is used here; it never waits for the client."""
+
+    async def send_str(self, data: str) -> None:
+        """Hand over a part; raises where the connection is closed."""
+
 
 @dataclass(slots=True)
 class Request:
@@ -105,6 +118,8 @@ class Request:
     # Set once it is known which limits the request meets.
     limits: Plan | None = None
     body_is_unread: bool = False
+    # Set where the answer comes in events.
+    events: EventStream | None = None
     _request_id: str = ""
     # For those who watch: what it came to on its way.
     caller: Caller | None = None
@@ -125,6 +140,21 @@ class Request:
         if not self._request_id:
             self._request_id = to_public(self.id)
         return self._request_id
+
+    @property
+    def common_headers(self) -> list[tuple[str, str]]:
+        """Of every answer, whatever it is."""
+        # A replay names the prediction that was booked before.
+        named = self.prediction_id or self.id
+        public_id = self.request_id if named == self.id else to_public(named)
+        return [("x-request-id", self.request_id), ("inference-id", public_id), *_COMMON]
+
+    @property
+    def limit_headers(self) -> list[tuple[str, str]]:
+        """What is left of the limits that the request meets."""
+        if self.limits is None:
+            return []
+        return self.limits.render(is_openai=self.segments[0] == "openai")
 
     @property
     def query(self) -> dict[str, str]:

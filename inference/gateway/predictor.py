@@ -3,6 +3,7 @@
 limits -> claim (keyed requests) -> hold -> route -> Triton -> settle. An answer is returned
 only after its booking is on disk; whatever fails on the way releases the hold and charges
 nothing.
+A stream is charged from its first piece on: its end is told after its booking is on disk.
 """
 
 from __future__ import annotations
@@ -10,17 +11,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
 from inference.gateway.auth import Caller
 from inference.gateway.catalog import Offer, require_price
 from inference.gateway.coalesce import Outputs
 from inference.gateway.config import GatewayConfig
+from inference.gateway.delivery import Delivery
 from inference.gateway.errors import (
     BookingUnknownError,
+    ClientGoneError,
     HoldGoneError,
     KeyModeForbiddenError,
+    StreamBrokenError,
 )
 from inference.gateway.holds import Holds
 from inference.gateway.http import Request
@@ -36,11 +41,13 @@ from inference.gateway.triton_pool import (
     ServerSilentError,
     TritonPool,
 )
+from inference.gateway.triton_stream import TritonStreams
 from inference.triton.errors import (
     ModelExecutionError,
     ModelNotReadyError,
     OutputError,
     TensorError,
+    TritonDeadlineError,
     TritonUnavailableError,
 )
 from inference.triton.tensors import Tensor
@@ -70,6 +77,7 @@ class Predictor:
         holds: Holds,
         routes: Routes,
         pool: TritonPool,
+        streams: TritonStreams,
         meter: Meter,
         idempotency: Idempotency,
         running: Running,
@@ -79,6 +87,7 @@ class Predictor:
         self.holds = holds
         self.routes = routes
         self.pool = pool
+        self.streams = streams
         self.meter = meter
         self.idempotency = idempotency
         self.running = running
@@ -202,6 +211,126 @@ class Predictor:
             self.running.leave(prediction)
         return output
 
+    async def run_stream(
+        self, prediction: Prediction, tensors: Sequence[Tensor], delivery: Delivery
+    ) -> dict[str, Any]:
+        """Run it, hand on each piece as it comes, and book it; its end may be told then.
+
+        Whoever ends it, it is charged if a piece was delivered, and else it is not.
+
+        Args:
+            prediction: From `begin`, without a claim.
+            tensors: The inputs, checked.
+            delivery: Takes the pieces.
+
+        Returns:
+            The whole answer.
+
+        Raises:
+            StreamBrokenError, BookingUnknownError: It was, or may have been, charged.
+            ClientGoneError: It was charged if a piece was delivered.
+            MarketplaceError: Nothing was charged.
+        """
+        assert prediction.claim is None
+        replica = await self.routes.pick(prediction.offer.version_id)
+        with await self.limits.admit(prediction.caller, prediction.offer, prediction.rows):
+            return await self._stream_admitted(prediction, tensors, delivery, replica)
+
+    async def _stream_admitted(
+        self,
+        prediction: Prediction,
+        tensors: Sequence[Tensor],
+        delivery: Delivery,
+        replica: Replica,
+    ) -> dict[str, Any]:
+        replica.calls.admit(prediction.deadline_s)
+        self.running.enter(prediction, delivery.events.request)
+        try:
+            try:
+                await self._hold(prediction)
+            finally:
+                replica.calls.arrive()
+            await self._stream(prediction, tensors, delivery, replica)
+            answer = delivery.finish()
+            if not delivery.has_begun:
+                prediction.check_going_on()
+        except BaseException as error:
+            if not delivery.has_begun:
+                await self._give_up(prediction, error)
+                raise
+            await self._book(prediction)
+            if isinstance(error, MarketplaceError) and not isinstance(error, ClientGoneError):
+                raise StreamBrokenError(error.code) from error
+            raise
+        finally:
+            self.running.leave(prediction)
+        await self._book(prediction)
+        return answer
+
+    async def _book(self, prediction: Prediction) -> None:
+        """Book what was delivered, also if it was stopped."""
+        prediction.completed_at = utc_now()
+        prediction.is_booking = True
+        try:
+            await self._settle(prediction)
+        except BaseException as error:
+            await self._give_up(prediction, error)
+            raise
+
+    async def _stream(
+        self,
+        prediction: Prediction,
+        tensors: Sequence[Tensor],
+        delivery: Delivery,
+        replica: Replica,
+    ) -> None:
+        """Stream from a replica, or from another one if the first fails before it says a word.
+
+        Raises:
+            MarketplaceError: Time is up, the client has left, or it was canceled.
+        """
+
+        def leave() -> None:
+            prediction.stop(ClientGoneError())
+
+        with delivery.events.on_gone(leave):
+            async with _until_stopped(prediction):
+                try:
+                    return await self._stream_from(replica, prediction, tensors, delivery)
+                except INFRASTRUCTURE_ERRORS as error:
+                    replica.penalise()
+                    other = await self.routes.pick(prediction.offer.version_id, besides=replica)
+                    if other is replica or delivery.has_begun:
+                        raise
+                    prediction.series.observe_retry()
+                    logger.info(
+                        "prediction %s goes to another replica: %s", prediction.id, error.code
+                    )
+                await self._stream_from(other, prediction, tensors, delivery)
+
+    async def _stream_from(
+        self,
+        replica: Replica,
+        prediction: Prediction,
+        tensors: Sequence[Tensor],
+        delivery: Delivery,
+    ) -> None:
+        deadline_s = prediction.deadline_s
+        outputs = [one.name for one in prediction.offer.interface.wire_outputs]
+        prediction.queue(replica.id)
+        async with replica.calls.place(tensors, deadline_s=deadline_s):
+            prediction.start()
+            parts = self.streams.stream(
+                replica.grpc_address, replica.triton_name, tensors, outputs, deadline_s=deadline_s
+            )
+            try:
+                with _reported(replica):
+                    async with aclosing(parts):
+                        async for part in parts:
+                            await delivery.take(part)
+            finally:
+                prediction.end()
+
     async def _hold(self, prediction: Prediction) -> None:
         nanos, caller = prediction.gross_nanos, prediction.caller
         if nanos:
@@ -259,7 +388,10 @@ class Predictor:
     ) -> Outputs:
         if time.monotonic() >= prediction.deadline_s:
             raise DeadlineError
-        outputs = [one.name for one in prediction.offer.interface.wire_outputs]
+        interface = prediction.offer.interface
+        outputs = [one.name for one in interface.wire_outputs]
+        if interface.streamed_output is not None:
+            return await self._call_streaming(prediction, tensors, replica, outputs)
 
         async def send(together: Sequence[Tensor], /, **how: Any) -> Outputs:
             began_s = time.monotonic()
@@ -292,6 +424,82 @@ class Predictor:
             raise
         prediction.end()
         return found
+
+    async def _call_streaming(
+        self,
+        prediction: Prediction,
+        tensors: Sequence[Tensor],
+        replica: Replica,
+        outputs: Sequence[str],
+    ) -> Outputs:
+        """Call a model that could stream, which Triton does not take over HTTP."""
+        deadline_s = prediction.deadline_s
+        prediction.queue(replica.id)
+        try:
+            async with (
+                _until_stopped(prediction),
+                replica.calls.place(tensors, deadline_s=deadline_s),
+            ):
+                prediction.start()
+                with _reported(replica):
+                    found = await self.streams.infer(
+                        replica.grpc_address,
+                        replica.triton_name,
+                        tensors,
+                        outputs,
+                        deadline_s=deadline_s,
+                    )
+        except BaseException as error:
+            prediction.fail(error)
+            raise
+        prediction.end()
+        return found
+
+
+@asynccontextmanager
+async def _until_stopped(prediction: Prediction) -> AsyncIterator[None]:
+    """End the block when the prediction is given up, or its time is.
+
+    Raises:
+        TritonDeadlineError: Time is up.
+        MarketplaceError: With which it was given up.
+    """
+    loop = asyncio.get_running_loop()
+    stop: asyncio.Future[Any] = loop.create_future()
+    try:
+        async with asyncio.timeout(prediction.deadline_s - time.monotonic()) as limit:
+
+            def end(stop: asyncio.Future[Any]) -> None:
+                stop.exception()
+                if not limit.expired():
+                    limit.reschedule(loop.time())
+
+            stop.add_done_callback(end)
+            prediction.wait_on(stop)
+            try:
+                yield
+            finally:
+                stop.remove_done_callback(end)
+    except TimeoutError:
+        prediction.check_going_on()
+        raise TritonDeadlineError from None
+    finally:
+        if not stop.cancel():
+            stop.exception()
+
+
+@contextmanager
+def _reported(replica: Replica) -> Iterator[None]:
+    """Tell the replica's breaker how a call over gRPC ended."""
+    try:
+        yield
+    except (TritonUnavailableError, ModelNotReadyError):
+        replica.breaker.fail(is_silent=False)
+        raise
+    except (ModelExecutionError, TensorError):
+        replica.breaker.succeed()
+        raise
+    replica.breaker.succeed()
 
 
 def _read_code(error: BaseException) -> str:

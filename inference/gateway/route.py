@@ -31,7 +31,7 @@ from inference.triton.repository import model_name
 _PENALTY_S = 2.0
 
 _LIST_READY = """
-    SELECT r.id, r.version_id, n.triton_http_url,
+    SELECT r.id, r.version_id, n.triton_http_url, n.triton_grpc_url,
         coalesce((v.interface->'batch'->>'max_size')::integer, 1) AS batch_size_max,
         coalesce((v.interface->'batch'->>'coalesce')::boolean, true) AS coalesces
     FROM inference_replica r JOIN inference_node n ON n.id = r.node_id
@@ -51,6 +51,7 @@ class Replica:
     base_url: str
     batch_size_max: int = 1
     coalesces: bool = True
+    grpc_address: str = ""
     penalty_until_s: float = 0.0
     triton_name: str = field(init=False)
     calls: Coalescer = field(init=False)
@@ -144,6 +145,10 @@ class Routes:
         """The Triton servers behind all ready replicas."""
         return {one.base_url for many in self._replicas.values() for one in many}
 
+    def list_grpc_addresses(self) -> set[str]:
+        """The same, where they take streams."""
+        return {one.grpc_address for many in self._replicas.values() for one in many}
+
     async def run(self) -> None:
         """Draw the picture anew every few seconds."""
         while True:
@@ -191,13 +196,15 @@ class Routes:
         picture: dict[UUID, list[Replica]] = {}
         for row in rows:
             replica = known.get(row["id"])
-            if replica is None or replica.base_url != row["triton_http_url"]:
+            addresses = (row["triton_http_url"], row["triton_grpc_url"])
+            if replica is None or (replica.base_url, replica.grpc_address) != addresses:
                 replica = Replica(
                     row["id"],
                     row["version_id"],
                     row["triton_http_url"],
                     row["batch_size_max"],
                     row["coalesces"],
+                    row["triton_grpc_url"],
                 )
             picture.setdefault(row["version_id"], []).append(replica)
         return picture

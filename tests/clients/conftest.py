@@ -20,6 +20,7 @@ from tests.gateway.conftest import (  # noqa: F401 - fixtures, for the tests of 
     interface,
     language,
     shop,
+    teller,
     triton,
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import socket
@@ -20,6 +21,8 @@ from tests.gateway.conftest import (
     check_nothing_booked,
     check_untouched,
 )
+from tests.gateway.processes import eventually
+from tests.gateway.test_stream import SLOW_S, stops
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -173,7 +176,82 @@ def test_completion_is_answered_and_charged_once(language, openai_client):
     assert (answer.choices[0].text, answer.model) == ("How are you?", "maker/writer@prod")
 
 
-def test_stream_is_refused_as_not_there_yet(language, openai_client):
+def tell(client, prompt="one two three", **parameters):
+    return client.chat.completions.create(
+        model="maker/teller",
+        messages=[{"role": "user", "content": prompt}],
+        stream=True,
+        **parameters,
+    )
+
+
+@pytest.fixture
+def telling_client(teller):
+    with open_client(teller, teller.key.text) as client:
+        yield client
+
+
+def test_stream_is_read_and_charged_once(teller, telling_client):
+    stream = tell(telling_client, stream_options={"include_usage": True})
+    chunks = list(stream)
+
+    check_books(teller, [stream.response.headers["inference-id"]])
+    texts = [one.choices[0].delta.content or "" for one in chunks if one.choices]
+    assert "".join(texts) == "one two three"
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert chunks[-2].choices[0].finish_reason == "stop"
+    assert chunks[-1].usage.total_tokens == 6
+    assert chunks[-1].usage.cost_nano_usd == PRICE_NANOS
+    assert {one.id for one in chunks} == {f"chatcmpl-{stream.response.headers['inference-id']}"}
+
+
+def test_stream_of_a_completion_is_read(teller, telling_client):
+    chunks = list(
+        telling_client.completions.create(
+            model="maker/teller", prompt="one two three", stream=True, max_tokens=2
+        )
+    )
+
+    assert "".join(one.choices[0].text for one in chunks) == "one two"
+    assert chunks[-1].choices[0].finish_reason == "length"
+
+
+def test_asynchronous_client_reads_a_stream(teller):
+    async def read():
+        url = f"{teller.url}/openai/v1"
+        async with openai.AsyncOpenAI(base_url=url, api_key=teller.key.text) as client:
+            return [one async for one in await tell(client)]
+
+    chunks = asyncio.run(read())
+
+    assert "".join(one.choices[0].delta.content or "" for one in chunks) == "one two three"
+
+
+def test_loop_that_is_left_stops_the_model_and_is_charged_once(teller, telling_client, triton):
+    stream = tell(telling_client, "a repeat=400 pause=0.02 name=broken_off", max_tokens=400)
+    for chunk in stream:
+        if chunk.choices[0].delta.content:
+            break
+    stream.close()
+
+    how, count = eventually(lambda: stops(triton, "broken_off"), timeout_s=SLOW_S)
+    assert (how, count < 300) == ("stopped", True)
+    public_id = stream.response.headers["inference-id"]
+    eventually(lambda: check_books(teller, [public_id]), timeout_s=SLOW_S)
+
+
+def test_stream_that_breaks_off_is_an_error_of_the_library(teller, telling_client):
+    stream = tell(telling_client, "a b c fail=2")
+    read = []
+
+    with pytest.raises(openai.APIError, match="broke off") as caught:
+        read.extend(one.choices[0].delta.content or "" for one in stream)
+
+    assert caught.value.code == "stream_broken"
+    check_books(teller, [stream.response.headers["inference-id"]])
+
+
+def test_stream_is_refused_where_the_model_has_none(language, openai_client):
     for create, given in (
         (openai_client.chat.completions.create, {"messages": [{"role": "user", "content": "a"}]}),
         (openai_client.completions.create, {"prompt": "a"}),

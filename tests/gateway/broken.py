@@ -6,6 +6,7 @@ Run as `granian tests.gateway.broken:<name>`, in place of the real application.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import logging
 from collections.abc import Callable
@@ -15,10 +16,13 @@ from inference.gateway.app import Application, Gateway
 from inference.gateway.auth import Caller
 from inference.gateway.coalesce import Coalescer
 from inference.gateway.config import REQUESTS_OPEN_MAX
-from inference.gateway.errors import BookingUnknownError
+from inference.gateway.delivery import Delivery
+from inference.gateway.errors import BookingUnknownError, ClientGoneError
+from inference.gateway.events import EventStream
 from inference.gateway.http import Request
 from inference.gateway.origin import Origins
 from marketplace.core.address import parse_network
+from marketplace.core.errors import MarketplaceError
 
 
 class BrokenApplication(Application):
@@ -225,6 +229,36 @@ def _overlook_retries(gateway: Gateway) -> None:
     gateway.idempotency.find_implied = find_implied
 
 
+def _charge_without_delivery(gateway: Gateway) -> None:
+    Delivery.has_begun = property(lambda _: True, lambda *_: None)
+
+
+def _forget_deliveries(gateway: Gateway) -> None:
+    Delivery.has_begun = property(lambda _: False, lambda *_: None)
+
+
+def _never_notice_who_left(gateway: Gateway) -> None:
+    EventStream.on_gone = lambda *_: contextlib.nullcontext()
+    EventStream.is_gone = False
+    send = EventStream._send
+
+    async def send_to_nobody(events, text):
+        with contextlib.suppress(ClientGoneError):
+            await send(events, text)
+
+    EventStream._send = send_to_nobody
+
+
+def _end_in_spite_of_errors(gateway: Gateway) -> None:
+    settle = gateway.meter.settle
+
+    async def settle_or_not(prediction):
+        with contextlib.suppress(MarketplaceError):
+            await settle(prediction)
+
+    gateway.meter.settle = settle_or_not
+
+
 answers_before_commit = BrokenApplication(_answer_before_commit)
 skips_hold = BrokenApplication(_skip_hold)
 draws_uncounted = BrokenApplication(_draw_uncounted)
@@ -243,6 +277,10 @@ loses_count = BrokenApplication(_lose_count)
 hears_nothing = BrokenApplication(_hear_nothing)
 believes_everybody = BrokenApplication(_believe_everybody)
 runs_any_model = BrokenApplication(_run_any_model)
+charges_without_delivery = BrokenApplication(_charge_without_delivery)
+forgets_deliveries = BrokenApplication(_forget_deliveries)
+never_notices_who_left = BrokenApplication(_never_notice_who_left)
+ends_in_spite_of_errors = BrokenApplication(_end_in_spite_of_errors)
 gives_up_on_lost_answers = BrokenApplication(_give_up_on_lost_answers)
 keeps_limits_alone = BrokenApplication(_keep_limits_alone)
 watches_nobody = BrokenApplication(_watch_nobody)

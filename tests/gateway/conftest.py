@@ -75,8 +75,20 @@ WRITER = {
         {"name": "tokens_out", "kind": "integer"},
     ],
 }
+# Streams; its prompt says how, see `toy_language.py`.
+TELLER = {
+    "inputs": [
+        {"name": "prompt", "kind": "text", "max_length": 1000},
+        {"name": "max_new_tokens", "kind": "integer", "maximum": 100_000, "default": 100},
+    ],
+    "outputs": [
+        {"name": "text", "kind": "text", "stream": True},
+        {"name": "tokens_in", "kind": "integer"},
+        {"name": "tokens_out", "kind": "integer"},
+    ],
+}
 REPLICA_IDS = [new_id(), new_id()]
-LANGUAGE_REPLICA_IDS = {"vectors": new_id(), "writer": new_id()}
+LANGUAGE_REPLICA_IDS = {"vectors": new_id(), "writer": new_id(), "teller": new_id()}
 X = [1, 2.5, 3, 4]
 
 
@@ -140,7 +152,7 @@ def interface() -> Interface:
 @pytest.fixture(scope="session")
 def triton(tmp_path_factory, interface) -> Iterator[ToyTriton]:
     server = ToyTriton(tmp_path_factory.mktemp("triton"), interface, REPLICA_IDS)
-    for name, described in (("vectors", VECTORS), ("writer", WRITER)):
+    for name, described in (("vectors", VECTORS), ("writer", WRITER), ("teller", TELLER)):
         server.load(
             Interface.parse(described), LANGUAGE_REPLICA_IDS[name], model_source=TOY_LANGUAGE
         )
@@ -165,7 +177,7 @@ def shop(transactional_db, triton, gateway) -> Iterator[Shop]:
     )
     ChannelFactory(version=version)
     price = set_price(model)
-    node = make_node("node-1", triton.config.http_url)
+    node = make_node("node-1", triton.config.http_url, triton.config.grpc_url)
     wallet_id = ledger.get_ledger_account_id(LedgerAccount.Kind.WALLET, holder_id=consumer.pk)
     key = APIKeyFactory(account=consumer)
     replica = Replica(pk=REPLICA_IDS[0])
@@ -186,6 +198,13 @@ def language(shop: Shop) -> Shop:
         ("writer", "text-generation", WRITER),
     ):
         shop.sell(name, described, LANGUAGE_REPLICA_IDS[name], task)
+    return shop
+
+
+@pytest.fixture
+def teller(shop: Shop) -> Shop:
+    """The shop with one more model: `maker/teller` streams."""
+    shop.sell("teller", TELLER, LANGUAGE_REPLICA_IDS["teller"], "text-generation")
     return shop
 
 
@@ -218,13 +237,13 @@ def set_price(model: AIModel) -> Price:
     )
 
 
-def make_node(name: str, url: str) -> Node:
+def make_node(name: str, url: str, grpc_url: str = "") -> Node:
     return Node.objects.create(
         name=name,
         public_key=name,
         token_digest=os.urandom(32),
         triton_http_url=url,
-        triton_grpc_url="",
+        triton_grpc_url=grpc_url,
         triton_ready=True,
         last_seen_at=timezone.now(),
     )

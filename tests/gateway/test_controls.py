@@ -15,6 +15,7 @@ from tests.gateway import (
     test_predict,
     test_refusals,
     test_retries,
+    test_stream,
 )
 from tests.gateway.conftest import check_nothing_booked, predict
 from tests.gateway.test_breaker import frozen, pool  # noqa: F401 - fixtures
@@ -137,3 +138,43 @@ def test_retry_that_is_charged_again_is_noticed(shop, broken):
 
     with pytest.raises(AssertionError):
         test_retries.test_counted_retry_gets_the_first_answer_and_pays_once(shop, client)
+
+
+def test_stream_that_ends_before_its_booking_is_noticed(teller, broken):
+    client = broken("answers_before_commit")
+
+    with pytest.raises(AssertionError):
+        test_stream.test_stream_is_chunks_in_openais_shape_and_booked_once(teller, client)
+
+
+def test_charge_without_delivery_is_noticed(teller, broken):
+    client = broken("charges_without_delivery")
+
+    with pytest.raises(AssertionError):
+        test_stream.test_failure_before_the_first_token_has_a_status_and_costs_nothing(
+            teller, client
+        )
+
+
+def test_delivery_without_charge_is_noticed(teller, broken):
+    client = broken("forgets_deliveries")
+
+    with pytest.raises(AssertionError):
+        test_stream.test_failure_after_a_token_is_an_event_and_the_delivered_is_charged(
+            teller, client
+        )
+
+
+def test_model_that_runs_on_for_nobody_is_noticed(teller, broken, triton):
+    client = broken("never_notices_who_left")
+
+    with pytest.raises(AssertionError):
+        test_stream.check_leaving(teller, client, triton, "unnoticed")
+
+
+def test_end_without_a_booking_is_noticed(teller, wire, wired):  # noqa: F811
+    def start(**settings):
+        return wired(target="tests.gateway.broken:ends_in_spite_of_errors", **settings)
+
+    with pytest.raises(AssertionError):
+        test_stream.test_booking_that_fails_is_told_in_place_of_the_end(teller, wire, start)

@@ -17,11 +17,14 @@ import numpy as np
 from inference.gateway.auth import PREDICT, READ, Caller
 from inference.gateway.catalog import Offer, parse_reference
 from inference.gateway.config import MODELS_LISTED_MAX
-from inference.gateway.errors import ParameterError
+from inference.gateway.delivery import Delivery
+from inference.gateway.errors import ParameterError, StreamKeyedError
+from inference.gateway.events import EventStream, render_data, streamed
 from inference.gateway.http import Answer, Request, json_answer, parse_json
+from inference.gateway.prediction import Prediction
 from inference.gateway.protocols import openai_embeddings, openai_text
 from inference.gateway.protocols.keyed import read_keyed_body, replay
-from inference.gateway.protocols.openai_parameters import Head, Planner
+from inference.gateway.protocols.openai_parameters import Chunks, Head, Planner
 from inference.triton import tensors
 from inference.triton.errors import OutputError
 from marketplace.core.errors import MarketplaceError, MethodNotAllowedError, NotFoundError
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from inference.gateway.app import Gateway
 
 PROTOCOL = "openai"
+_DONE = "data: [DONE]\n\n"
 _PLANNERS: Mapping[str, Planner] = {
     "embeddings": openai_embeddings.plan,
     "completions": openai_text.plan_completion,
@@ -85,14 +89,7 @@ class OpenAIProtocol:
 
     def render_error(self, request: Request, error: MarketplaceError) -> Answer:
         """The error in OpenAI's envelope, with our code."""
-        kind = "invalid_request_error" if error.http_status < 500 else "server_error"
-        document = {
-            "message": error.detail,
-            "type": _TYPES.get(error.http_status, kind),
-            "param": error.params.get("param") or None,
-            "code": _CODES.get(error.code, error.code),
-        }
-        return json_answer({"error": document}, status=error.http_status)
+        return json_answer(_render_error(error), status=error.http_status)
 
     async def _list_models(self, caller: Caller) -> Answer:
         caller.require(PREDICT, READ)
@@ -135,6 +132,8 @@ class OpenAIProtocol:
             request, caller, offer, protocol=PROTOCOL, rows=len(rows), claim=keyed.claim
         )
         head = Head(to_public(request.id), int(request.created_at.timestamp()), model)
+        if plan.chunks is not None:
+            return await self._stream(request, prediction, rows, plan.chunks, head)
         size = interface.batch.max_size
         batches = [rows[at : at + size] for at in range(0, len(rows), size)]
 
@@ -148,6 +147,48 @@ class OpenAIProtocol:
             request=request,
         )
         return json_answer(answer, cost_nanos=prediction.gross_nanos)
+
+    async def _stream(
+        self,
+        request: Request,
+        prediction: Prediction,
+        rows: Sequence[Mapping[str, Any]],
+        chunks: Chunks,
+        head: Head,
+    ) -> Answer:
+        if prediction.claim is not None:
+            raise StreamKeyedError
+        interface = prediction.offer.interface
+
+        def render(piece: str) -> str:
+            return _render_events(chunks.render_piece(piece, head))
+
+        async with EventStream(request, self._render_error_event) as events:
+            delivery = Delivery(interface, events, render)
+            answer = await self.gateway.predictor.run_stream(
+                prediction, tensors.encode(interface, rows), delivery
+            )
+            end = chunks.render_end(answer, head, cost_nanos=prediction.gross_nanos)
+            await events.finish(_render_events(end) + _DONE)
+        return streamed(cost_nanos=prediction.gross_nanos)
+
+    def _render_error_event(self, error: MarketplaceError) -> str:
+        return _render_events([_render_error(error)])
+
+
+def _render_error(error: MarketplaceError) -> dict[str, Any]:
+    kind = "invalid_request_error" if error.http_status < 500 else "server_error"
+    document = {
+        "message": error.detail,
+        "type": _TYPES.get(error.http_status, kind),
+        "param": error.params.get("param") or None,
+        "code": _CODES.get(error.code, error.code),
+    }
+    return {"error": document}
+
+
+def _render_events(documents: Sequence[Mapping[str, Any]]) -> str:
+    return "".join(map(render_data, documents))
 
 
 def _read_model(document: Any) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from inference.gateway.catalog import Offer
 from inference.gateway.errors import ParameterError, UnsupportedParameterError
@@ -52,12 +52,26 @@ class Head:
 Render = Callable[[Sequence[Mapping[str, Any]], Head], dict[str, Any]]
 
 
+class Chunks(Protocol):
+    """What makes chunks of a stream; each returns one or several that belong together."""
+
+    def render_piece(self, piece: str, head: Head) -> list[dict[str, Any]]:
+        """Of a further piece of the text."""
+
+    def render_end(
+        self, answer: Mapping[str, Any], head: Head, *, cost_nanos: int
+    ) -> list[dict[str, Any]]:
+        """Of the end, once the whole answer is known and booked."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Rows to run, checked; and what makes an answer of the model's rows."""
 
     rows: Sequence[Mapping[str, Any]]
     render: Render
+    # Set where the answer is wanted piece by piece.
+    chunks: Chunks | None = None
 
 
 Planner = Callable[[Mapping[str, Any], Offer], Plan]

@@ -40,8 +40,9 @@ _SETTINGS: Mapping[str, str] = {
 }
 _SYSTEM = "system_prompt"
 _RESERVED = frozenset({*_SETTINGS.values(), _SYSTEM})
-_COMPLETION = frozenset({"model", "prompt", *_SETTINGS}) - {"max_completion_tokens"}
-_CHAT = frozenset({"model", "messages", *_SETTINGS})
+_STREAM = frozenset({"stream", "stream_options"})
+_COMPLETION = frozenset({"model", "prompt", *_SETTINGS, *_STREAM}) - {"max_completion_tokens"}
+_CHAT = frozenset({"model", "messages", *_SETTINGS, *_STREAM})
 _MESSAGE_MEMBERS = frozenset({"role", "content"})
 # OpenAI's newer name for the same thing.
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -108,6 +109,8 @@ def _plan(offer: Offer, wanted: Mapping[str, Any], asked: _Asked, *, is_chat: bo
         values[_SETTINGS[param]] = value
         params[_SETTINGS[param]] = param
     row = check_row(interface, values, params)
+    wants_usage = _read_stream(wanted, offer, answer)
+    chunks = None if wants_usage is None else _TextChunks(wants_usage, is_chat, row)
 
     def render(decoded: Sequence[Mapping[str, Any]], head: Head) -> dict[str, Any]:
         (given,) = decoded
@@ -115,7 +118,88 @@ def _plan(offer: Offer, wanted: Mapping[str, Any], asked: _Asked, *, is_chat: bo
         render_answer = _render_chat if is_chat else _render_completion
         return render_answer(given[answer], finish_reason, head) | {"usage": _count_usage(decoded)}
 
-    return Plan([row], render)
+    return Plan([row], render, chunks)
+
+
+@dataclass(slots=True)
+class _TextChunks:
+    """The chunks of one text.
+
+    Args:
+        wants_usage: Whether a last chunk tells what was used.
+        is_chat: Of a chat; else of a completion.
+        row: What the model was asked.
+    """
+
+    wants_usage: bool
+    is_chat: bool
+    row: Mapping[str, Any]
+    _has_begun: bool = False
+
+    def render_piece(self, piece: str, head: Head) -> list[dict[str, Any]]:
+        """A chunk with the piece; before the first one, one that says who speaks."""
+        return [*self._begin(head), self._render({"content": piece}, None, head)]
+
+    def render_end(
+        self, answer: Mapping[str, Any], head: Head, *, cost_nanos: int
+    ) -> list[dict[str, Any]]:
+        """Why it ended, and what it cost; then, if that was asked for, what was used."""
+        last = self._render({}, _tell_finish_reason(answer, self.row), head)
+        chunks = [*self._begin(head), last | {"cost_nano_usd": cost_nanos}]
+        if self.wants_usage:
+            usage = _count_usage([answer])
+            if usage is not None:
+                usage["cost_nano_usd"] = cost_nanos
+            chunks.append(self._frame([], head) | {"usage": usage})
+        return chunks
+
+    def _begin(self, head: Head) -> list[dict[str, Any]]:
+        if self._has_begun or not self.is_chat:
+            return []
+        self._has_begun = True
+        return [self._render({"role": "assistant", "content": ""}, None, head)]
+
+    def _render(
+        self, delta: Mapping[str, Any], finish_reason: str | None, head: Head
+    ) -> dict[str, Any]:
+        content = {"delta": delta} if self.is_chat else {"text": delta.get("content", "")}
+        choice = {"index": 0, **content, "logprobs": None, "finish_reason": finish_reason}
+        return self._frame([choice], head)
+
+    def _frame(self, choices: list[dict[str, Any]], head: Head) -> dict[str, Any]:
+        kind = "chat.completion.chunk" if self.is_chat else "text_completion"
+        name = f"{'chatcmpl' if self.is_chat else 'cmpl'}-{head.public_id}"
+        chunk = _frame(name, kind, head, choices)
+        return chunk | {"usage": None} if self.wants_usage else chunk
+
+
+def _read_stream(wanted: Mapping[str, Any], offer: Offer, answer: str) -> bool | None:
+    """Whether a stream shall end with what was used; None where none is wanted."""
+    wants_stream = wanted.get("stream", False)
+    if type(wants_stream) is not bool:
+        raise unsupported("stream")
+    if not wants_stream:
+        if "stream_options" in wanted:
+            raise unsupported("stream_options")
+        return None
+    streamed = offer.interface.streamed_output
+    if streamed is None or streamed.name != answer:
+        detail = f"{offer.model} gives its answer at once: it cannot stream."
+        raise UnsupportedParameterError("stream", detail)
+    return _read_include_usage(wanted.get("stream_options", {}))
+
+
+def _read_include_usage(options: Any) -> bool:
+    if not isinstance(options, dict):
+        raise ParameterError("stream_options", "stream_options: Must be an object.")
+    for name, value in options.items():
+        # Padding against those who count octets of a cipher is not made here.
+        if name != "include_usage" and value not in (None, False):
+            raise unsupported("stream_options")
+    include_usage = options.get("include_usage") or False
+    if type(include_usage) is not bool:
+        raise ParameterError("stream_options", "include_usage: Must be true or false.")
+    return include_usage
 
 
 def _has_input(interface: Interface, name: str) -> bool:
@@ -216,10 +300,16 @@ def _render_completion(text: str, finish_reason: str, head: Head) -> dict[str, A
 
 
 def _render(name: str, kind: str, head: Head, choice: Mapping[str, Any]) -> dict[str, Any]:
+    return _frame(name, kind, head, [choice])
+
+
+def _frame(
+    name: str, kind: str, head: Head, choices: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     return {
         "id": name,
         "object": kind,
         "created": head.created_s,
         "model": head.model,
-        "choices": [choice],
+        "choices": choices,
     }

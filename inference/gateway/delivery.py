@@ -1,0 +1,75 @@
+"""What a stream has delivered so far, and what it adds up to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from inference.gateway.events import EventStream
+from inference.gateway.triton_stream import Part
+from inference.triton import tensors
+from inference.triton.errors import OutputError
+from strongroom.interface import Interface
+
+
+class Delivery:
+    """Hands the pieces of one answer to the client, and keeps them.
+
+    Args:
+        interface: Of the version; it has an output that is streamed.
+        events: Where the pieces go.
+        render: Makes the event of a piece.
+    """
+
+    def __init__(
+        self, interface: Interface, events: EventStream, render: Callable[[str], str]
+    ) -> None:
+        assert interface.streamed_output is not None
+        self.events = events
+        # Whether anything of the answer was handed to a client that was there.
+        self.has_begun = False
+        self._interface = interface
+        self._render = render
+        self._streamed = interface.streamed_output.name
+        self._pieces: list[str] = []
+        self._outputs: Part = {}
+
+    async def take(self, part: Part) -> None:
+        """Hand one part on.
+
+        Raises:
+            ClientGoneError: Nobody is there.
+            OutputError: It is no text.
+        """
+        given = part.pop(self._streamed, None)
+        # Of all else the last word counts.
+        self._outputs |= part
+        if given is None:
+            return
+        piece = self._read(given)
+        if piece:
+            await self.events.send(self._render(piece))
+            self.has_begun = True
+            self._pieces.append(piece)
+
+    def finish(self) -> dict[str, Any]:
+        """The whole answer, as a call without a stream would have given it.
+
+        Raises:
+            OutputError: It is not what the interface promises.
+        """
+        text = np.array([["".join(self._pieces).encode()]], dtype=np.object_)
+        rows = tensors.decode(self._interface, {**self._outputs, self._streamed: text})
+        if len(rows) != 1:
+            raise OutputError(f"the model answered {len(rows)} rows to one")
+        return rows[0]
+
+    def _read(self, given: np.ndarray) -> str:
+        if given.dtype != np.object_ or given.shape != (1, 1):
+            raise OutputError(f"a piece of {self._streamed} is not one text")
+        try:
+            return bytes(given[0, 0]).decode()
+        except UnicodeDecodeError as error:
+            raise OutputError(f"a piece of {self._streamed} is no UTF-8 text") from error

@@ -13,9 +13,12 @@ from inference.artifact.errors import ArtifactError, shown
 from inference.artifact.transformers_config import TEXT_GENERATION, ModelConfig
 from strongroom.interface import Input, Interface, Output
 
+MESSAGES = "messages"
 # Settings of a generation that a request may have, and the kinds they may be given as.
 GENERATION_SETTINGS = {
     "system_prompt": ("text",),
+    # A whole conversation as JSON, in place of prompt and system prompt.
+    MESSAGES: ("text",),
     "max_new_tokens": ("integer",),
     "temperature": ("number",),
     "top_p": ("number",),

@@ -27,6 +27,8 @@ JSON_DEPTH_MAX = 32
 TENSORS_MAX = 32
 # One request's texts to embed. They run in batches, one after the other, within one deadline.
 EMBEDDING_TEXTS_MAX = 256
+# Turns of a conversation. A longer one does not fit into the models' contexts either.
+MESSAGES_MAX = 256
 # The list of models has no pages below /openai/v1; clients load it into a menu.
 MODELS_LISTED_MAX = 1000
 QUERY_FIELDS_MAX = 32

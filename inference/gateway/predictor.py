@@ -296,7 +296,8 @@ class Predictor:
         with delivery.events.on_gone(leave):
             async with _until_stopped(prediction):
                 try:
-                    return await self._stream_from(replica, prediction, tensors, delivery)
+                    await self._stream_from(replica, prediction, tensors, delivery)
+                    return
                 except INFRASTRUCTURE_ERRORS as error:
                     replica.penalise()
                     other = await self.routes.pick(prediction.offer.version_id, besides=replica)

@@ -32,6 +32,8 @@ EMBEDDING_BATCH_SIZE = 8
 
 FEATURE_EXTRACTION = "feature-extraction"
 TEXT_GENERATION = "text-generation"
+# Some pages; a creator who knows the model's context may allow more.
+CONVERSATION_LENGTH = 32_768
 
 # Files of a transformers folder that are read when the model is served, by their path.
 _TRANSFORMERS_KINDS: Mapping[str, str] = {
@@ -168,7 +170,7 @@ def draft_interface(folder: ModelFolder, labels: Sequence[str] = ()) -> dict[str
     if folder.runtime == "transformers":
         if _find_task(folder.config) == FEATURE_EXTRACTION:
             return _draft_embedding(folder.config)
-        return _draft_generation()
+        return _draft_generation(has_template=_has_chat_template(folder))
     assert folder.graph is not None
     return _draft_onnx(folder.graph, labels)
 
@@ -384,7 +386,22 @@ def _draft_embedding(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _draft_generation() -> dict[str, Any]:
+def _has_chat_template(folder: ModelFolder) -> bool:
+    found = {one.path: one.location for one in folder.files if one.kind == "tokenizer_config"}
+    if "chat_template.jinja" in found:
+        return True
+    settings = found.get("tokenizer_config.json")
+    return settings is not None and b'"chat_template"' in settings.read_bytes()
+
+
+def _draft_generation(*, has_template: bool) -> dict[str, Any]:
+    messages = {
+        "name": "messages",
+        "kind": "text",
+        "description": "A conversation as JSON, in place of the prompts.",
+        "default": "",
+        "max_length": CONVERSATION_LENGTH,
+    }
     return {
         "inputs": [
             {"name": "prompt", "kind": "text", "description": "What to answer."},
@@ -394,6 +411,7 @@ def _draft_generation() -> dict[str, Any]:
                 "description": "How to answer.",
                 "default": "",
             },
+            *([messages] if has_template else []),
             {
                 "name": "max_new_tokens",
                 "kind": "integer",

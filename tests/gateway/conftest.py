@@ -79,6 +79,7 @@ WRITER = {
 TELLER = {
     "inputs": [
         {"name": "prompt", "kind": "text", "max_length": 1000},
+        {"name": "messages", "kind": "text", "max_length": 20_000, "default": ""},
         {"name": "max_new_tokens", "kind": "integer", "maximum": 100_000, "default": 100},
     ],
     "outputs": [

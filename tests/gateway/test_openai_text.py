@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from inference.gateway.config import MESSAGES_MAX
 from inference.models import Prediction
 from tests.factories import AIModelFactory, ChannelFactory, ModelVersionFactory
 from tests.gateway.conftest import (
@@ -304,3 +305,51 @@ def test_keyed_retry_gets_the_first_answer_and_pays_once(language, client):
 def test_wrong_method_is_405(shop, client, _path):
     assert error_of(client.get(f"/openai/v1/{_path}"))[0] == 405
     assert error_of(client.post("/openai/v1/chat"))[0] == 404
+
+
+# --- Conversations ---
+
+TURNS = [SYSTEM, USER, ASSISTANT, {"role": "user", "content": 'Really, "ü"?'}]
+
+
+def talk(client, messages, **members):
+    body = {"model": "maker/teller", "messages": messages} | members
+    return client.post("/openai/v1/chat/completions", json=body)
+
+
+def test_conversation_reaches_the_model_in_its_order(teller, client):
+    response = talk(client, TURNS)
+
+    assert text_of(response) == (
+        'system:Be kind. user:How are you? assistant:Fine. user:Really, "ü"?'
+    )
+    check_books(teller, [response.headers["inference-id"]])
+
+
+def test_conversation_begins_with_whoever_speaks_first(teller, client):
+    response = talk(client, [ASSISTANT, USER, USER])
+
+    assert text_of(response) == "assistant:Fine. user:How are you? user:How are you?"
+
+
+def test_conversation_has_a_largest_number_of_turns(teller, client):
+    turn = {"role": "user", "content": "a"}
+
+    assert talk(client, [turn] * MESSAGES_MAX, max_tokens=300).status_code == 200
+    response = talk(client, [turn] * (MESSAGES_MAX + 1))
+
+    assert error_of(response) == (400, "invalid_parameter", "messages")
+    assert Prediction.objects.count() == 1
+
+
+def test_conversation_has_a_largest_size(teller, client):
+    turns = [USER, ASSISTANT | {"content": "a" * 20_000}, USER]
+
+    assert error_of(talk(client, turns)) == (400, "invalid_parameter", "messages")
+    check_untouched(teller)
+
+
+def test_system_message_without_a_place_of_its_own_is_a_turn(teller, client):
+    response = talk(client, [SYSTEM, USER])
+
+    assert text_of(response) == "system:Be kind. user:How are you?"

@@ -3,6 +3,7 @@
 A prompt of the teller is words, which it says again, and settings among them: `repeat=9`
 says the words so often, `pause=0.1` waits before each, `lead=1` before the first, `fail=2`
 fails and `die=2` ends the process after so many. What it has done stands in Triton's log.
+Of a conversation it says every turn.
 """
 
 import json
@@ -58,6 +59,8 @@ def _tell(request):
     (prompt,) = _read(request, "prompt")
     settings = dict(word.split("=", 1) for word in prompt.split(" ") if "=" in word)
     words = [word for word in prompt.split(" ") if "=" not in word]
+    for messages in filter(None, _read(request, "messages")):
+        words = [f"{one['role']}:{one['content']}" for one in json.loads(messages)]
     words *= int(settings.get("repeat", 1))
     sender = request.get_response_sender()
     in_pieces = json.loads(request.parameters() or "{}").get("stream", False)

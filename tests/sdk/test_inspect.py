@@ -476,9 +476,11 @@ def test_a_language_model_is_understood(llm_folder):
     assert parsed.check_input({"prompt": "hi"}) == {
         "prompt": "hi",
         "system_prompt": "",
+        "messages": "",
         "max_new_tokens": 64,
         "temperature": 0,
     }
+    assert parsed.streamed_output == parsed.outputs[0]
     assert [one.name for one in parsed.outputs] == ["text", "tokens_in", "tokens_out"]
     assert parsed.batch.max_size == 1
 
@@ -569,3 +571,15 @@ def test_linked_files_are_followed_and_sockets_are_not(llm_folder, tmp_path):
 
     (llm_folder / "dangling.safetensors").symlink_to(Path("nowhere"))
     assert refusals(llm_folder) >= {("dangling.safetensors", "unknown_format")}
+
+
+@pytest.mark.parametrize(
+    ("_settings", "_takes"), [("{}", False), ('{"chat_template": "{{ messages }}"}', True)]
+)
+def test_model_without_a_chat_template_takes_no_conversation(llm_folder, _settings, _takes):
+    (llm_folder / "chat_template.jinja").unlink()
+    (llm_folder / "tokenizer_config.json").write_text(_settings)
+
+    parsed = Interface.parse(draft_interface(read_folder(llm_folder)))
+
+    assert ("messages" in {one.name for one in parsed.inputs}) is _takes

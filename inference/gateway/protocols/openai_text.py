@@ -1,19 +1,21 @@
 """`/openai/v1/completions` and `/openai/v1/chat/completions`: a text in, a text out.
 
-A model takes one prompt and, if its interface says so, a system prompt; it applies its chat
-template to these itself. What a conversation holds beyond that has no place in it, and is
-refused rather than pressed into the prompt.
+A model takes one prompt and, if its interface says so, a system prompt or a whole
+conversation; it applies its chat template to these itself. A conversation for which a model
+has no place is refused rather than pressed into the prompt.
 
 Source: OpenAI API, "Create completion" and "Create chat completion".
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from inference.gateway.catalog import Offer
+from inference.gateway.config import MESSAGES_MAX
 from inference.gateway.errors import ParameterError, UnsupportedParameterError
 from inference.gateway.protocols.openai_parameters import (
     Head,
@@ -39,7 +41,8 @@ _SETTINGS: Mapping[str, str] = {
     "stop": "stop",
 }
 _SYSTEM = "system_prompt"
-_RESERVED = frozenset({*_SETTINGS.values(), _SYSTEM})
+_MESSAGES = "messages"
+_RESERVED = frozenset({*_SETTINGS.values(), _SYSTEM, _MESSAGES})
 _STREAM = frozenset({"stream", "stream_options"})
 _COMPLETION = frozenset({"model", "prompt", *_SETTINGS, *_STREAM}) - {"max_completion_tokens"}
 _CHAT = frozenset({"model", "messages", *_SETTINGS, *_STREAM})
@@ -57,6 +60,8 @@ class _Asked:
     param: str
     prompt: str
     system: str | None = None
+    # All turns, where there are more than a question.
+    turns: Sequence[tuple[str, str]] = ()
 
 
 def plan_completion(document: Mapping[str, Any], offer: Offer) -> Plan:
@@ -76,7 +81,7 @@ def plan_completion(document: Mapping[str, Any], offer: Offer) -> Plan:
 
 
 def plan_chat(document: Mapping[str, Any], offer: Offer) -> Plan:
-    """One question, after at most one system message, and one answer.
+    """The next answer of a conversation.
 
     Raises:
         ParameterError: What cannot be honoured, by name.
@@ -98,13 +103,8 @@ def _plan(offer: Offer, wanted: Mapping[str, Any], asked: _Asked, *, is_chat: bo
         if one.kind == "text" and one.name != _FINISH_REASON
     ]
     answer = find_only(texts, offer)
-    values: dict[str, Any] = {prompt: asked.prompt}
-    params = {prompt: asked.param, _SYSTEM: asked.param}
-    if asked.system is not None:
-        if not _has_input(interface, _SYSTEM):
-            detail = f"{offer.model} takes no system message."
-            raise UnsupportedParameterError(asked.param, detail)
-        values[_SYSTEM] = asked.system
+    values: dict[str, Any] = {prompt: asked.prompt, **_place_turns(asked, offer)}
+    params = dict.fromkeys(values, asked.param)
     for param, value in _list_settings(interface, wanted):
         values[_SETTINGS[param]] = value
         params[_SETTINGS[param]] = param
@@ -202,6 +202,27 @@ def _read_include_usage(options: Any) -> bool:
     return include_usage
 
 
+def _place_turns(asked: _Asked, offer: Offer) -> dict[str, str]:
+    """What stands beside the prompt, in the input that the model has for it."""
+    interface = offer.interface
+    if asked.system is None and not asked.turns:
+        return {}
+    if asked.system is not None and _has_input(interface, _SYSTEM):
+        return {_SYSTEM: asked.system}
+    if _has_input(interface, _MESSAGES):
+        turns = [("system", asked.system), ("user", asked.prompt)]
+        documents = [{"role": role, "content": content} for role, content in asked.turns or turns]
+        return {_MESSAGES: json.dumps(documents, ensure_ascii=False)}
+    if asked.system is not None:
+        detail = f"{offer.model} takes no system message."
+        raise UnsupportedParameterError(asked.param, detail)
+    detail = (
+        f"{offer.model} takes one user message, after at most one system message: its interface"
+        " has no input for a longer conversation."
+    )
+    raise UnsupportedParameterError(asked.param, detail)
+
+
 def _has_input(interface: Interface, name: str) -> bool:
     return any(one.name == name for one in interface.inputs)
 
@@ -223,16 +244,19 @@ def _list_settings(interface: Interface, wanted: Mapping[str, Any]) -> list[tupl
 
 
 def _read_messages(value: Any) -> _Asked:
-    if not isinstance(value, list) or not value:
-        raise ParameterError("messages", "Must be a list of messages.")
+    if not isinstance(value, list) or not 1 <= len(value) <= MESSAGES_MAX:
+        detail = f"Must be a list of 1 to {MESSAGES_MAX} messages."
+        raise ParameterError("messages", detail)
     read = [_read_message(one, f"messages[{index}]") for index, one in enumerate(value)]
     match read:
         case [("user", prompt)]:
             return _Asked("messages", prompt)
         case [("system", system), ("user", prompt)]:
             return _Asked("messages", prompt, system)
-    detail = "One user message, after at most one system message, is what can be answered yet."
-    raise UnsupportedParameterError("messages", detail)
+    # An answer to nothing, or a second one to the same, is not asked for in a conversation.
+    if read[-1][0] != "user":
+        raise UnsupportedParameterError("messages", "The last message must be the user's.")
+    return _Asked("messages", read[-1][1], turns=read)
 
 
 def _read_message(value: Any, place: str) -> tuple[str, str]:

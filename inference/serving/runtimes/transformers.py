@@ -20,11 +20,11 @@ from inference.artifact.errors import ArtifactError
 from inference.artifact.safetensors import SafetensorsHeader, parse_header
 from inference.artifact.tokenizer import TokenizerSettings
 from inference.artifact.transformers_config import FEATURE_EXTRACTION, ModelConfig
-from inference.artifact.transformers_interface import Roles, find_roles
+from inference.artifact.transformers_interface import MESSAGES, Roles, find_roles
 from inference.serving.decryption import PlainFile
 from inference.serving.errors import CancelledError, LoadError, RequestError
 from inference.serving.runtimes.base import Arrays, IsCancelled
-from inference.serving.runtimes.chat import ChatTemplate
+from inference.serving.runtimes.chat import ChatTemplate, read_messages
 from inference.serving.runtimes.detokenise import Detokeniser
 from strongroom.interface import Interface, Output
 
@@ -100,6 +100,9 @@ class TransformersRuntime:
         self._interface = interface
         self.can_batch = config.task == FEATURE_EXTRACTION
         self._read_tokenizer(config, files)
+        if MESSAGES in self._roles.settings and self._template is None:
+            detail = "The interface takes messages; that needs a chat template, and there is none."
+            raise ArtifactError("interface_mismatch", detail)
         parameters = 0
         for one in files:
             if one.kind == "labels":
@@ -276,10 +279,18 @@ class TransformersRuntime:
         assert self._tokenizer is not None
         if self._template is None:
             return list(self._tokenizer.encode(prompt).ids)
+        given = self._value(inputs, MESSAGES, row)
+        if given:
+            return self._render(read_messages(_decode(given)))
         messages = [{"role": "user", "content": prompt}]
         system = self._value(inputs, "system_prompt", row)
         if system:
             messages.insert(0, {"role": "system", "content": _decode(system)})
+        return self._render(messages)
+
+    def _render(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        assert self._tokenizer is not None
+        assert self._template is not None
         text = self._template.render(messages)
         # The template has written the special tokens already.
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import json
+import sys
+
 import pytest
 
 from inference.serving.errors import LoadError, RequestError
 from inference.serving.runtimes import chat
-from inference.serving.runtimes.chat import ChatTemplate
+from inference.serving.runtimes.chat import ChatTemplate, read_messages
 
 MESSAGES = [
     {"role": "system", "content": "Be short."},
@@ -86,3 +89,74 @@ def test_output_may_be_as_long_as_the_prompt_needs(monkeypatch):
     assert len(render("{{ messages[0].content }}" * 2, messages)) == 2000
     with pytest.raises(RequestError, match="chat_template_failed"):
         render("{{ messages[0].content }}" * 3, messages)
+
+
+# --- What would take for ever ---
+
+_ENDLESS = {
+    "loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "loops_over_a_text": "{% set s = messages[0].content * 9999 %}{% for a in s %}{% for b in s %}"
+    "{% for c in s %}{% endfor %}{% endfor %}{% endfor %}",
+    "power": "{{ 9 ** 9 ** 9 ** 9 }}",
+    "product": "{% set x = 2 ** 200 %}{% set x = x * x %}{% set x = x * x %}{{ x }}",
+}
+
+
+@pytest.mark.parametrize("_case", _ENDLESS)
+def test_template_that_takes_for_ever_is_ended(_case, monkeypatch):
+    monkeypatch.setattr(chat, "MAX_RENDER_S", 0.2)
+
+    with pytest.raises(RequestError) as caught:
+        render(_ENDLESS[_case])
+
+    assert caught.value.reason_code == "chat_template_failed"
+
+
+def test_limit_on_time_is_over_with_the_block(monkeypatch):
+    before = sys.gettrace()
+    monkeypatch.setattr(chat, "MAX_RENDER_S", 0.0)
+    with pytest.raises(RequestError):
+        render(SMOLLM)
+
+    assert sys.gettrace() is before
+
+
+def test_small_numbers_may_be_multiplied():
+    assert render("{{ 2 ** 10 * 3 }}{{ 'ab' * 2 }}") == "3072abab"
+
+
+# --- Conversations ---
+
+
+def test_conversation_is_read():
+    assert read_messages(json.dumps(MESSAGES)) == MESSAGES
+    assert len(read_messages(json.dumps(MESSAGES[:1] * chat.MAX_MESSAGES))) == chat.MAX_MESSAGES
+
+
+@pytest.mark.parametrize(
+    "_messages",
+    [
+        [],
+        {},
+        [5],
+        [{"role": "user"}],
+        [{"role": "tool", "content": ""}],
+        [{"role": ["user"], "content": ""}],
+        [{"role": "user", "content": None}],
+        [{"role": "user", "content": "", "name": ""}],
+        MESSAGES[:1] * (chat.MAX_MESSAGES + 1),
+    ],
+)
+def test_what_is_no_conversation_is_the_requests_fault(_messages):
+    with pytest.raises(RequestError) as caught:
+        read_messages(json.dumps(_messages))
+
+    assert (caught.value.reason_code, caught.value.is_input_fault) == ("messages_invalid", True)
+
+
+@pytest.mark.parametrize("_text", ["[", "[" * 100_000])
+def test_what_is_no_json_is_the_requests_fault(_text):
+    with pytest.raises(RequestError) as caught:
+        read_messages(_text)
+
+    assert caught.value.is_input_fault

@@ -463,3 +463,34 @@ def test_stream_stops_between_two_tokens(llama):
         stream(llama, is_cancelled=after_three)
 
     assert asked == 4
+
+
+def test_conversation_replaces_the_prompts():
+    interface = json.loads(json.dumps(builders.GENERATION_INTERFACE))
+    interface["inputs"].append({"name": "messages", "kind": "text", "default": ""})
+    runtime = build(builders.llama_files(chat_template=builders.CHAT_TEMPLATE), interface)
+
+    def count(messages: str) -> int:
+        inputs = [
+            np.array([[b"hello"]], dtype=object),
+            np.array([[1]]),
+            np.array([[0.0]], np.float32),
+            np.array([[-1]]),
+            np.array([[messages.encode()]], dtype=object),
+        ]
+        return int(runtime.run(inputs, never)[1][0, 0])
+
+    encode = builders.byte_tokenizer().encode
+    turns = [{"role": "user", "content": "cat"}, {"role": "assistant", "content": "dog"}]
+    assert count("") == len(encode("<s>user hello the ").ids)
+    assert count(json.dumps(turns)) == len(encode("<s>user cat <s>assistant dog the ").ids)
+
+
+def test_conversations_need_a_chat_template():
+    interface = json.loads(json.dumps(builders.GENERATION_INTERFACE))
+    interface["inputs"].append({"name": "messages", "kind": "text", "default": ""})
+
+    with pytest.raises(ArtifactError) as caught:
+        build(builders.llama_files(), interface)
+
+    assert caught.value.reason_code == "interface_mismatch"

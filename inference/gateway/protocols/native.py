@@ -25,7 +25,7 @@ from inference.gateway.deadline import read_wait
 from inference.gateway.errors import CanceledError
 from inference.gateway.http import Answer, Request, json_answer, parse_json
 from inference.gateway.prediction import Prediction
-from inference.gateway.protocols import schema
+from inference.gateway.protocols import native_stream, schema
 from inference.gateway.protocols.keyed import REPLAYED, read_keyed_body
 from inference.gateway.running import CANCELLATION
 from inference.triton import tensors
@@ -156,6 +156,8 @@ class NativeProtocol:
         prediction = predictor.begin(
             request, caller, offer, protocol=PROTOCOL, rows=1, claim=keyed.claim
         )
+        if native_stream.is_wanted(request, document):
+            return await native_stream.answer(request, predictor, prediction, checked)
 
         def decode(outputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
             rows = tensors.decode(interface, outputs)

@@ -244,7 +244,6 @@ def test_100_mb_body_is_refused_and_holds_nothing(shop, client, _is_chunked):
         "/v2/models/maker/echo/config",
         "/v2/models/maker/echo/stats",
         "/v2/models/maker/echo/trace/setting",
-        "/v2/models/maker/echo/generate",
     ],
 )
 def test_control_does_not_exist(shop, client, _path):

@@ -21,8 +21,9 @@ from inference.gateway.compression import read_plain_body
 from inference.gateway.database import Row
 from inference.gateway.http import Answer, Request, json_answer, parse_json
 from inference.gateway.idempotency import Claim
-from inference.gateway.protocols.keyed import REPLAYED, read_keyed_body, take_output
+from inference.gateway.protocols.keyed import REPLAYED, read_keyed_body, replay, take_output
 from inference.gateway.protocols.oip_answer import InferAnswer, render_answer
+from inference.gateway.protocols.oip_generate import Generation
 from inference.gateway.protocols.oip_request import (
     choose_outputs,
     read_document,
@@ -73,7 +74,7 @@ class OIPProtocol:
     async def _answer_model(self, request: Request, model: str, rest: list[str]) -> Answer:
         if rest[:1] == ["versions"] and len(rest) > 1:
             model, rest = f"{model}:{rest[1]}", rest[2:]
-        if rest == ["infer"]:
+        if rest in (["infer"], ["generate"], ["generate_stream"]):
             request.prediction_id = request.id
         caller = await self._authenticate(request)
         request.caller = caller
@@ -82,6 +83,8 @@ class OIPProtocol:
         match [request.method, *rest]:
             case ["POST", "infer"]:
                 return await self._infer(request, caller, model)
+            case ["POST", "generate" | "generate_stream" as action]:
+                return await self._generate(request, caller, model, action)
             case ["GET"]:
                 caller.require(PREDICT, READ)
                 offer = await self.gateway.catalog.find(parse_reference(model), caller)
@@ -92,7 +95,7 @@ class OIPProtocol:
                 # Raises what a prediction would be refused with now.
                 await self.gateway.routes.pick(offer.version_id)
                 return json_answer({"name": offer.model, "ready": True})
-            case [_] | [_, "infer" | "ready"]:
+            case [_] | [_, "infer" | "generate" | "generate_stream" | "ready"]:
                 raise MethodNotAllowedError
         raise NotFoundError
 
@@ -109,6 +112,21 @@ class OIPProtocol:
         offer = await self.gateway.catalog.find(parse_reference(model), caller)
         request.offer = offer
         return await self._predict(request, caller, offer, document, octets, keyed.claim)
+
+    async def _generate(self, request: Request, caller: Caller, model: str, action: str) -> Answer:
+        keyed = await read_keyed_body(self.gateway, request, caller)
+        if keyed.earlier is not None:
+            return replay(await self.gateway.native.find_row(caller, keyed.earlier))
+        document = parse_json(keyed.body)
+        offer = await self.gateway.catalog.find(parse_reference(model), caller)
+        request.offer = offer
+        generation = Generation(offer, document)
+        predictor = self.gateway.predictor
+        prediction = predictor.begin(
+            request, caller, offer, protocol=PROTOCOL, rows=1, claim=keyed.claim
+        )
+        run = generation.stream if action == "generate_stream" else generation.answer
+        return await run(request, predictor, prediction)
 
     async def _predict(
         self,

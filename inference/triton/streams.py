@@ -62,7 +62,7 @@ def make_request(
         given = request.inputs.add()
         given.name, given.datatype = one.name, one.datatype
         given.shape.extend(one.shape)
-        request.raw_input_contents.append(one.to_bytes())
+        request.raw_input_contents.append(bytes(one.to_bytes()))
     for wanted in outputs:
         request.outputs.add().name = wanted
     if in_pieces:

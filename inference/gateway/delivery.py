@@ -7,11 +7,24 @@ from typing import Any
 
 import numpy as np
 
+from inference.gateway.errors import StreamKeyedError
 from inference.gateway.events import EventStream
+from inference.gateway.prediction import Prediction
 from inference.gateway.triton_stream import Part
 from inference.triton import tensors
 from inference.triton.errors import OutputError
 from strongroom.interface import Interface
+
+
+def drop_claim(prediction: Prediction) -> None:
+    """Take the claim from a stream that nobody has given a key.
+
+    Raises:
+        StreamKeyedError: Somebody has.
+    """
+    if prediction.claim is not None and not prediction.claim.is_implied:
+        raise StreamKeyedError
+    prediction.claim = None
 
 
 class Delivery:

@@ -15,8 +15,7 @@ from typing import Any
 
 import orjson
 
-from inference.gateway.delivery import Delivery
-from inference.gateway.errors import StreamKeyedError
+from inference.gateway.delivery import Delivery, drop_claim
 from inference.gateway.events import CONTENT_TYPE, EventStream, streamed
 from inference.gateway.http import Answer, Request
 from inference.gateway.prediction import Prediction
@@ -50,8 +49,7 @@ async def answer(
     if output is None:
         detail = f"{prediction.offer.model} gives its answer at once: it cannot stream."
         raise InvalidInputError(detail, errors=[FieldError(pointer="/stream", detail=detail)])
-    if prediction.claim is not None:
-        raise StreamKeyedError
+    drop_claim(prediction)
     writer = _Writer()
 
     def render_error(error: MarketplaceError) -> str:

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from inference.gateway.catalog import Offer
-from inference.gateway.delivery import Delivery
-from inference.gateway.errors import StreamKeyedError
+from inference.gateway.delivery import Delivery, drop_claim
 from inference.gateway.events import EventStream, render_data, streamed
 from inference.gateway.http import Answer, Request, json_answer
 from inference.gateway.prediction import Prediction
@@ -72,7 +71,7 @@ class Generation:
             return self._render(rows[0])
 
         given = tensors.encode(self.interface, [self.row])
-        document = await predictor.run(prediction, given, decode, is_gone=request.is_gone)
+        document = await predictor.run(prediction, given, decode, request=request)
         return json_answer(document, cost_nanos=prediction.gross_nanos)
 
     async def stream(
@@ -87,8 +86,7 @@ class Generation:
         """
         if not self.output.stream:
             raise InvalidInputError(f"{prediction.offer.model} gives its answer at once.")
-        if prediction.claim is not None:
-            raise StreamKeyedError
+        drop_claim(prediction)
 
         def render_piece(piece: str) -> str:
             return render_data({**self._head, _TEXT_OUT: piece})

@@ -17,8 +17,8 @@ import numpy as np
 from inference.gateway.auth import PREDICT, READ, Caller
 from inference.gateway.catalog import Offer, parse_reference
 from inference.gateway.config import MODELS_LISTED_MAX
-from inference.gateway.delivery import Delivery
-from inference.gateway.errors import ParameterError, StreamKeyedError
+from inference.gateway.delivery import Delivery, drop_claim
+from inference.gateway.errors import ParameterError
 from inference.gateway.events import EventStream, render_data, streamed
 from inference.gateway.http import Answer, Request, json_answer, parse_json
 from inference.gateway.prediction import Prediction
@@ -156,8 +156,7 @@ class OpenAIProtocol:
         chunks: Chunks,
         head: Head,
     ) -> Answer:
-        if prediction.claim is not None:
-            raise StreamKeyedError
+        drop_claim(prediction)
         interface = prediction.offer.interface
 
         def render(piece: str) -> str:

@@ -238,6 +238,7 @@ def _forget_deliveries(gateway: Gateway) -> None:
 
 
 def _never_notice_who_left(gateway: Gateway) -> None:
+    _watch_nobody(gateway)
     EventStream.on_gone = lambda *_: contextlib.nullcontext()
     EventStream.is_gone = False
     send = EventStream._send

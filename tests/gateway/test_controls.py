@@ -15,6 +15,7 @@ from tests.gateway import (
     test_predict,
     test_refusals,
     test_retries,
+    test_slices,
     test_stream,
 )
 from tests.gateway.conftest import check_nothing_booked, predict
@@ -55,6 +56,29 @@ def test_missing_end_of_a_failure_is_noticed(shop, broken, damage):
 
     with pytest.raises(AssertionError):
         test_refusals.test_failing_model_costs_nothing(shop, client, "fail", 500, "model_failed")
+
+
+@pytest.mark.parametrize("damage", ["draws_uncounted", "draws_unreserved"])
+def test_draw_without_money_is_noticed(shop, broken, damage):
+    client = broken(damage)
+
+    with pytest.raises(AssertionError):
+        test_slices.check_all_served_from_slices(shop, client)
+
+
+def test_slice_that_does_not_come_back_is_noticed(shop, start_gateway):
+    def start():
+        return start_gateway(target="tests.gateway.broken:keeps_slices")
+
+    with pytest.raises(AssertionError):
+        test_slices.check_slice_comes_back(shop, start_gateway(), start())
+
+
+def test_idle_slice_that_is_kept_is_noticed(shop, broken):
+    client = broken("keeps_slices")
+
+    with pytest.raises(AssertionError):
+        test_slices.test_many_predictions_draw_on_few_holds(shop, client)
 
 
 def test_charged_failure_is_noticed(shop, broken):

@@ -87,6 +87,19 @@ def test_failures_use_no_slice_up(shop, client):
     check_nothing_booked(shop)
 
 
+def test_predictions_at_once_are_all_served_from_slices(shop, client):
+    check_all_served_from_slices(shop, client)
+
+
+def check_all_served_from_slices(shop, client):
+    pay_for(shop, 200)
+
+    responses = race([client], 100)
+
+    assert {one.status_code for one in responses} == {201}
+    check_books(shop, [one.json()["id"] for one in responses])
+
+
 @pytest.mark.parametrize("_affordable", [1, 2, 7, 20])
 def test_two_gateways_sell_exactly_what_a_small_wallet_pays_for(shop, start_gateway, _affordable):
     pay_for(shop, _affordable)
@@ -113,10 +126,14 @@ def test_two_gateways_sell_exactly_what_a_wallet_with_slices_pays_for(shop, star
     check_books(shop, answered)
 
 
-def test_slice_comes_back_when_another_gateway_needs_it(shop, start_gateway):
+def test_slice_comes_back_when_another_gateway_needs_it(shop, gateway, start_gateway):
+    check_slice_comes_back(shop, start_gateway(), gateway)
+
+
+def check_slice_comes_back(shop, asking, holding):
     """The one is left with an idle slice, the other asks for more than the rest of the wallet."""
     pay_for(shop, 40)
-    first, second = shop.client(), shop.client(url=start_gateway().url)
+    first, second = shop.client(url=holding.url), shop.client(url=asking.url)
     ids = [predict(first).json()["id"]]
     slice_nanos = 40 * PRICE_NANOS // 16
     assert Hold.objects.get().amount_nanos == slice_nanos
@@ -169,13 +186,15 @@ def check_open(count):
 def test_stopped_gateway_gives_its_slice_back(shop, start_gateway):
     pay_for(shop, 10_000)
     gateway = start_gateway()
-    answered = [predict(shop.client(url=gateway.url)).json()["id"]]
-    assert count_open() == 1
+    with ThreadPoolExecutor(1) as pool:
+        response = pool.submit(predict, shop.client(url=gateway.url), wait_s=1)
+        eventually(lambda: check_open(1))
+        assert Hold.objects.get().amount_nanos > PRICE_NANOS
 
-    gateway.stop()
+        gateway.stop()
 
-    assert count_open() == 0
-    check_books(shop, answered)
+        assert count_open() == 0
+        check_books(shop, [response.result().json()["id"]])
 
 
 def test_new_price_is_paid_from_the_slice_that_is_there(shop, client):

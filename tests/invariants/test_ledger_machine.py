@@ -23,7 +23,7 @@ from tests.factories import APIKeyFactory
 
 PRICES_NANOS = (1_001, 777)
 SHARES_BPS = (3_333, 10_000)
-BUDGET_NANOS = 7_000
+BUDGET_NANOS = 3_000
 # A failure is not made smaller: it would take longer than to understand it.
 PHASES = (Phase.explicit, Phase.generate)
 

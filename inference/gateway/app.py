@@ -53,6 +53,8 @@ from marketplace.core.problem import problem_headers
 logger = logging.getLogger(__name__)
 
 _DRAIN_S = 10.0
+# Each part of this process has so long to come to its end.
+_END_S = 3.0
 _TIDY_S = 30.0
 # An error that a repeat of the same call cannot mend, for client libraries that ask.
 _NO_RETRY = frozenset(
@@ -126,17 +128,27 @@ class Gateway:
             self._tasks.append(asyncio.create_task(job))
 
     async def stop(self) -> None:
-        """Book what is on its way, then let go of everything."""
+        """Book what is on its way, then let go of everything, one thing after the other."""
         await self.meter.drain(_DRAIN_S)
-        await self.holds.close()
+        for name, end in (
+            ("holds", self.holds.close),
+            ("tasks", self._end_tasks),
+            ("limits", self.limits.stop),
+            ("streams", self.streams.close),
+            ("database", self.database.close),
+        ):
+            try:
+                async with asyncio.timeout(_END_S):
+                    await end()
+            except Exception:  # What cannot be let go of in good order ends with the process.
+                logger.exception("the end of %s is not waited for", name)
+        self.pool.close()
+        self.observer.stop()
+
+    async def _end_tasks(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self.pool.close()
-        await self.limits.stop()
-        await self.streams.close()
-        await self.database.close()
-        self.observer.stop()
 
     def is_ready(self) -> bool:
         """Whether predictions can be taken: Postgres is there and tells of changes."""

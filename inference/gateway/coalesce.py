@@ -2,7 +2,8 @@
 
 There is no timer: while calls run at the replica, what comes meanwhile gathers, and leaves
 together when one of them ends. A lone request waits for nobody. A call that the model fails
-on is repeated request by request, so that nobody pays for, or fails by, a neighbour's input.
+on is repeated request by request, with nothing else at the replica, so that nobody pays for, or
+fails by, a neighbour's input.
 """
 
 from __future__ import annotations
@@ -96,6 +97,13 @@ class Coalescer:
         self._waiting: deque[_Item] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_woken = False
+        # Calls at the replica that are waited for, and how many there have been.
+        self._sending = 0
+        self._begun = 0
+        # While some are repeated alone nothing else begins.
+        self._repeating = 0
+        self._repeats = asyncio.Lock()
+        self._is_quiet = asyncio.Event()
 
     @property
     def waiting(self) -> int:
@@ -233,7 +241,7 @@ class Coalescer:
 
     def _start(self) -> None:
         self._is_woken = False
-        while self.running < self.calls_max and (batch := self._take()):
+        while not self._repeating and self.running < self.calls_max and (batch := self._take()):
             self.running += 1
             self._requests_running += len(batch)
             task = asyncio.ensure_future(self._run(batch))
@@ -294,20 +302,57 @@ class Coalescer:
     async def _answer(self, batch: list[_Item]) -> None:
         for one in batch:
             one.on_start()
+        had_company = self._look_for_company()
         try:
             outputs = await self._send(batch)
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear
-            if len(batch) == 1 or isinstance(error, INFRASTRUCTURE_ERRORS):
+            is_alone = len(batch) == 1 and (self.rows_max == 1 or not had_company())
+            if is_alone or isinstance(error, INFRASTRUCTURE_ERRORS):
                 _fail(batch, error)
-                return
+            else:
+                await self._repeat(batch)
         else:
             _deliver(batch, outputs)
-            return
-        for one in batch:
-            if not one.outputs.done():
-                await self._answer([one])
+
+    def _look_for_company(self) -> Callable[[], bool]:
+        """Whether another call was at the replica with the one that begins now.
+
+        Triton's own batcher may have joined them, so that one failed by the other's input.
+        """
+        others, begun = self._sending, self._begun + 1
+        return lambda: others > 0 or self._begun > begun
+
+    async def _repeat(self, batch: list[_Item]) -> None:
+        """Request by request, with nothing else at the replica; who fails now fails by itself."""
+        self._repeating += 1
+        try:
+            async with self._repeats:
+                while self._sending:
+                    self._is_quiet.clear()
+                    await self._is_quiet.wait()
+                for one in batch:
+                    if not one.outputs.done():
+                        await self._answer_alone(one)
+        finally:
+            self._repeating -= 1
+
+    async def _answer_alone(self, one: _Item) -> None:
+        try:
+            _deliver([one], await self._send([one]))
+        except Exception as error:  # noqa: BLE001 - as above
+            _fail([one], error)
 
     async def _send(self, batch: list[_Item]) -> Outputs:
+        self._sending += 1
+        self._begun += 1
+        try:
+            return await self._call(batch)
+        finally:
+            self._sending -= 1
+            if not self._sending:
+                self._is_quiet.set()
+
+    async def _call(self, batch: list[_Item]) -> Outputs:
         deadline_s = max(one.deadline_s for one in batch)
         tensors = batch[0].tensors if len(batch) == 1 else _join(batch)
         rows = sum(one.rows for one in batch)

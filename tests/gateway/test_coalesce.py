@@ -277,3 +277,59 @@ def test_whatever_a_call_raises_somebody_hears_it(error):
         assert calls.running == 0
 
     asyncio.run(run())
+
+
+class Batcher(Replica):
+    """A server that joins the calls that are there at the same time, as Triton's batcher does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.here: list[np.ndarray] = []
+
+    async def __call__(self, tensors, /, *, deadline_s, keep_slot):
+        [x] = tensors
+        joined = self.here
+        joined.append(x.data)
+        self.calls.append(x.data.ravel().tolist())
+        # Who comes within this time is run together.
+        await asyncio.sleep(0.02)
+        if joined is self.here:
+            self.here = []
+        if any(BAD in data for data in joined):
+            raise ModelExecutionError
+        return {"y": self.answer(x.data)}
+
+
+def test_nobody_fails_by_a_call_that_the_server_joined_with_theirs():
+    async def run():
+        calls, replica = Coalescer(2, calls_max=2), Batcher()
+        asked = [ask(calls, replica, row(one)) for one in (1, 2, 3, BAD, 4)]
+        assert await collect(*asked) == [[2], [4], [6], ModelExecutionError, [8]]
+        # A lone one, too, that met a bad one there.
+        lone = Coalescer(1 + 1, calls_max=2)
+        good = ask(lone, replica, row(5, 6))
+        bad = ask(lone, replica, row(BAD, 7))
+        assert await collect(good, bad) == [[10, 12], ModelExecutionError]
+        assert (calls.load, calls.running, lone.load, lone.running) == (0, 0, 0, 0)
+
+    asyncio.run(run())
+
+
+def test_repeats_side_by_side_would_fail_each_other(monkeypatch):
+    """The negative control: without the pause the server joins the repeats with other calls."""
+
+    async def repeat_at_once(self, batch):
+        await asyncio.gather(*(self._answer_alone(one) for one in batch))
+
+    monkeypatch.setattr(Coalescer, "_repeat", repeat_at_once)
+    with pytest.raises(AssertionError):
+        test_nobody_fails_by_a_call_that_the_server_joined_with_theirs()
+
+
+def test_a_bad_call_that_had_no_company_is_not_repeated():
+    async def run():
+        calls, replica = Coalescer(2, calls_max=2), Batcher()
+        assert await collect(ask(calls, replica, row(BAD))) == [ModelExecutionError]
+        assert replica.calls == [[BAD]]
+
+    asyncio.run(run())

@@ -93,6 +93,10 @@ def test_triton_killed_in_mid_call_costs_nothing(shop, client, doomed, pool):
     assert problem_of(response.result()) == (503, "triton_unavailable")
     assert int(response.result().headers["retry-after"]) > 0
     check_nothing_booked(shop)
+    eventually(check_failure)
+
+
+def check_failure():
     rows = Prediction.objects.values_list("state", "error", "cost_nanos")
     assert list(rows) == [("failed", "triton_unavailable", 0)]
 

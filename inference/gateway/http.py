@@ -279,7 +279,8 @@ def parse_json(body: bytes) -> Any:
     except orjson.JSONDecodeError as error:
         detail = f"The body is not JSON: {error.msg}."
     try:
-        document = json.loads(body.decode())
+        # Integers of more than 64 bits become floats, as above: nothing could send them back.
+        document = json.loads(body.decode(), parse_int=orjson.loads)
         # Half of a surrogate pair could not be sent back, nor stored.
         json.dumps(document, ensure_ascii=False).encode()
     except (ValueError, RecursionError):

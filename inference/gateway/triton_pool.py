@@ -401,6 +401,8 @@ def _read_answer(model: str, status: int, json_bytes: int, body: bytes) -> dict[
     try:
         for one in orjson.loads(octets[:at])["outputs"]:
             size_bytes = one["parameters"]["binary_data_size"]
+            if not 0 <= size_bytes <= len(octets) - at:
+                raise ValueError("an output does not lie within the answer")
             data = octets[at : at + size_bytes]
             outputs[one["name"]] = unpack(one["datatype"], one["shape"], data)
             at += size_bytes

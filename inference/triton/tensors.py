@@ -179,7 +179,11 @@ def unpack(datatype: str, shape: Sequence[int], data: bytes | memoryview) -> np.
         count *= length
     if array.size != count:
         raise TensorError(f"{array.size} elements do not fill the shape {list(shape)}")
-    return array.reshape(shape)
+    try:
+        return array.reshape(shape)
+    except (ValueError, OverflowError):
+        # Nothing fills [0, 2**63], and numpy counts that far neither.
+        raise TensorError("a length of the shape is too large") from None
 
 
 def _encode_column(one: Input, values: list[Any]) -> np.ndarray:

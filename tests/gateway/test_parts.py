@@ -318,6 +318,11 @@ class FakeTransport:
 
 
 GOOD = tensors(np.array([3, 4], np.float32).tobytes())
+# Nothing fills it, and numpy cannot count so far.
+HUGE = (
+    b'{"outputs":[{"name":"y","datatype":"FP32","shape":[0,18446744073709551615],'
+    b'"parameters":{"binary_data_size":0}}]}'
+)
 
 
 def test_call_is_binary_both_ways():
@@ -404,6 +409,9 @@ def test_connection_that_was_closed_while_idle_is_replaced():
         (http(200, b"no json"), OutputError),
         (tensors(b"1234"), OutputError),
         (tensors(b"12345678", size_bytes=4), OutputError),
+        (tensors(b"12345678", size_bytes=9), OutputError),
+        (tensors(b"12345678", size_bytes=-1), OutputError),
+        (http(200, HUGE, f"Inference-Header-Content-Length: {len(HUGE)}"), OutputError),
         (http(200, b"{}", "Inference-Header-Content-Length: 99"), TritonUnavailableError),
         (b"HTTP/1.1 200 OK\r\n\r\n", TritonUnavailableError),
         (b"nonsense\r\n\r\n", TritonUnavailableError),

@@ -505,9 +505,10 @@ def _read_cursor(cursor: str | None) -> tuple[bool, UUID | None]:
 def _read_time(name: str, text: str) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        # In UTC the first and the last day of the calendar may lie outside of it.
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
         raise BadRequestError(f"{name} must be a time in ISO 8601.") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _render_offer(offer: Offer) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import hmac
 import ipaddress
 from typing import TYPE_CHECKING, Any
 
+from inference.gateway import openapi
 from inference.gateway.http import Answer, Headers, Request, json_answer
 from inference.gateway.metrics import METRICS
 from inference.gateway.metrics_page import CONTENT_TYPE, render
@@ -17,7 +18,7 @@ from marketplace.core.errors import AuthenticationError, NotFoundError
 if TYPE_CHECKING:
     from inference.gateway.app import Gateway
 
-ROOTS = frozenset({"health", "metrics"})
+ROOTS = frozenset({"health", "metrics", "openapi.json"})
 # Headers of which one is in every request that a proxy has passed on: the peer on loopback
 # is then the proxy, and tells nothing of who asks.
 _FORWARDED = (
@@ -27,7 +28,7 @@ _FORWARDED = (
 
 
 class Operations:
-    """Answers the routes below /health, and /metrics."""
+    """Answers the routes below /health, /metrics and /openapi.json."""
 
     def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
@@ -48,6 +49,8 @@ class Operations:
                 return self._answer_ready()
             case ["GET", "health", "live"]:
                 return json_answer({"status": "ok"})
+            case ["GET", "openapi.json"]:
+                return Answer(200, openapi.render(self.gateway.config.gateway_url))
             case ["GET", "metrics"]:
                 self._require_operator(request.headers, peer)
                 return Answer(200, render(self.gateway, METRICS), content_type=CONTENT_TYPE)

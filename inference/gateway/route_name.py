@@ -18,6 +18,7 @@ _ROUTES: Sequence[Sequence[str]] = [
         "health/live",
         "health/ready",
         "metrics",
+        "openapi.json",
         "v1/predictions",
         "v1/predictions/*",
         "v1/predictions/*/cancel",

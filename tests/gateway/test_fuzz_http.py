@@ -7,7 +7,9 @@ import hashlib
 import hmac
 import json
 import math
+import re
 import tracemalloc
+import types
 import zlib
 from urllib.parse import quote
 
@@ -16,18 +18,21 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from inference.gateway import auth, catalog, idempotency
+from inference.gateway import auth, catalog, deadline, idempotency
 from inference.gateway.compression import inflate
 from inference.gateway.config import (
     IDEMPOTENCY_KEY_LENGTH_MAX,
     JSON_DEPTH_MAX,
     QUERY_FIELDS_MAX,
     REFERENCE_LENGTH_MAX,
+    WAIT_MAX_S,
 )
 from inference.gateway.http import Request, parse_json
+from inference.gateway.origin import Origins
 from inference.gateway.protocols import native
 from inference.gateway.protocols.oip_request import LENGTH_HEADER, read_json_length
 from inference.gateway.tracing import read_traceparent
+from marketplace.core.address import parse_address, parse_network
 from marketplace.core.errors import MarketplaceError
 from marketplace.core.ids import from_public, new_id, to_public
 from tests.gateway.hostile import INTEGERS, JSON, TEXTS, Refused, fuzz, try_out
@@ -254,6 +259,70 @@ def test_trace_of_a_client_is_read_or_passed_over(text):
     assert found is None or f"{found[0]:032x}-{found[1]:016x}" in text
 
 
+TIMES = st.one_of(
+    HEADER_TEXTS, st.from_regex(r"[0-9]{0,4}h?[0-9]{0,7}m?[0-9]{0,8}s?", fullmatch=True)
+)
+
+
+@fuzz
+@given(st.dictionaries(st.sampled_from(["cancel-after", "x-request-timeout-ms"]), TIMES))
+@example({"cancel-after": "٩s"})
+@example({"cancel-after": "9" * 5000})
+@example({"x-request-timeout-ms": "0"})
+@example({"x-request-timeout-ms": "1e3"})
+@example({"x-request-timeout-ms": "²"})
+def test_time_of_a_caller_is_within_the_limit_or_refused(headers):
+    found = try_out(lambda: deadline.read_deadline(headers, 60))
+
+    assert isinstance(found, Refused) or 0 < found <= 60
+
+
+@fuzz
+@given(st.one_of(HEADER_TEXTS, TIMES.map(lambda one: f"wait={one}"), TIMES.map("{};wait".format)))
+@example("wait=")
+@example("wait=0")
+@example("WAIT = 5 ; x")
+@example("respond-async, wait=61")
+@example(",,,=;")
+def test_preference_is_read_passed_over_or_refused(text):
+    found = try_out(lambda: deadline.read_wait({"prefer": text}))
+
+    if found is not None and not isinstance(found, Refused):
+        assert 0 < found[1] <= WAIT_MAX_S
+        # It is sent back in a header.
+        assert re.fullmatch(r"wait(=\d+)?", found[0], re.ASCII)
+
+
+class ForwardedHeaders(dict):
+    def get_all(self, name):
+        return self.get(name, [])
+
+
+@fuzz
+@given(
+    st.lists(
+        st.one_of(HEADER_TEXTS.map(lambda one: one or ""), st.ip_addresses().map(str)), max_size=3
+    ),
+    st.one_of(TEXTS, st.ip_addresses().map("{}:1".format), st.just("127.0.0.1:1")),
+)
+@example(["10.0.0.1," * 50], "127.0.0.1:1")
+@example(["1.2.3.4%eth0"], "127.0.0.1:1")
+@example(["::ffff:1.2.3.4"], "[::1]:1")
+def test_origin_is_an_address_or_unknown(entries, peer):
+    origins = Origins([parse_network("127.0.0.0/8"), parse_network("10.0.0.0/8")])
+    request = types.SimpleNamespace(
+        headers=ForwardedHeaders({"x-forwarded-for": entries} if entries else {}),
+        scope=types.SimpleNamespace(client=peer),
+    )
+
+    found = origins.find(request)
+
+    assert found is None or parse_address(str(found)) == found
+    if found is not None and peer != "127.0.0.1:1":
+        # What anybody writes counts only where a proxy of ours is the peer.
+        assert found == parse_address(peer) or parse_address(peer) in origins._trusted
+
+
 # --- Names, ids and cursors ---
 
 NAME = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,10}[a-z0-9]", fullmatch=True)
@@ -333,7 +402,7 @@ def test_moment_has_a_time_zone_and_fits_into_the_calendar(text):
 @example("&".join("a" * QUERY_FIELDS_MAX))
 @example("&".join("a" * (QUERY_FIELDS_MAX + 1)))
 def test_query_has_few_fields(text):
-    request = Request("GET", "/", [""], text, {}, None, 0, 0.0)
+    request = Request("GET", "/", [""], text, {}, None, None, 0, 0.0)
 
     query = try_out(lambda: request.query)
 

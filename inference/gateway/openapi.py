@@ -24,7 +24,7 @@ from marketplace.core.problem import CONTENT_TYPE as PROBLEM
 
 Document = dict[str, Any]
 
-_JSON, _OCTETS = "application/json", "application/octet-stream"
+_JSON, _OCTETS, _EVENTS = "application/json", "application/octet-stream", "text/event-stream"
 # Everything that a request can be refused with; 500 `internal` stands for faults of ours.
 ERRORS: Sequence[type[MarketplaceError]] = (
     MarketplaceError,
@@ -55,6 +55,8 @@ ERRORS: Sequence[type[MarketplaceError]] = (
     errors.ParameterError,
     errors.RateLimitedError,
     errors.RequestTimeoutError,
+    errors.StreamBrokenError,
+    errors.StreamKeyedError,
     errors.UnitsExceedLimitError,
     errors.UnsupportedParameterError,
     triton_errors.ModelExecutionError,
@@ -115,6 +117,7 @@ def _native() -> Document:
     create: Document = {
         "parameters": [_header("Prefer", "^wait(=[1-9][0-9]?)?$"), *_PREDICTING],
         "problem": _refusals("Problem"),
+        "beside": _EVENTS,
     }
     get: Document = {"problem": _refusals("Problem", _READING)}
     return {
@@ -168,7 +171,12 @@ def _oip() -> Document:
         "problem": _refusals("InferenceError"),
         "body": "InferRequest",
         "parameters": [binary, *_PREDICTING],
-        "binary": True,
+        "beside": _OCTETS,
+    }
+    generate: Document = {
+        "problem": _refusals("InferenceError"),
+        "body": "GenerateRequest",
+        "parameters": _PREDICTING,
     }
     get: Document = {"problem": _refusals("InferenceError", _READING)}
     paths: Document = {
@@ -193,6 +201,16 @@ def _oip() -> Document:
                 "parameters": shared,
                 "post": _operation(f"infer{suffix}", "oip", {200: "InferResponse"}, **infer),
             },
+            f"{root}/generate": {
+                "parameters": shared,
+                "post": _operation(
+                    f"generate{suffix}", "oip", {200: "GenerateResponse"}, **generate
+                ),
+            },
+            f"{root}/generate_stream": {
+                "parameters": shared,
+                "post": _stream_only(_operation(f"generateStream{suffix}", "oip", {}, **generate)),
+            },
         }
     return paths
 
@@ -200,6 +218,7 @@ def _oip() -> Document:
 def _openai() -> Document:
     get: Document = {"problem": _refusals("OpenAIError", _READING)}
     post: Document = {"problem": _refusals("OpenAIError"), "parameters": _PREDICTING}
+    text: Document = {**post, "beside": _EVENTS}
     show = _operation("getOpenAIModel", "openai", {200: "OpenAIModel"}, **get)
     whole = show | {"operationId": "getOpenAIModelByReference"}
     return {
@@ -219,7 +238,7 @@ def _openai() -> Document:
         },
         "/openai/v1/completions": {
             "post": _operation(
-                "createCompletion", "openai", {200: "Completion"}, body="CompletionRequest", **post
+                "createCompletion", "openai", {200: "Completion"}, body="CompletionRequest", **text
             )
         },
         "/openai/v1/chat/completions": {
@@ -286,11 +305,11 @@ def _operation(
     *,
     problem: Document,
     body: str = "",
-    binary: bool = False,
+    beside: str = "",
     parameters: Sequence[Document] = (),
 ) -> Document:
     responses = {
-        str(status): _response("As asked for.", _JSON, _ref(schema), has_octets=binary)
+        str(status): _response("As asked for.", _JSON, _ref(schema), beside=beside)
         for status, schema in answers.items()
     }
     operation: Document = {"operationId": name, "tags": [tag], "responses": responses | problem}
@@ -298,7 +317,7 @@ def _operation(
         operation["parameters"] = list(parameters)
     if body:
         content: Document = {_JSON: {"schema": _ref(body)}}
-        if binary:
+        if beside == _OCTETS:
             # The JSON, and the tensors' octets behind it.
             content[_OCTETS] = {"schema": {"type": "string", "format": "binary"}}
         operation["requestBody"] = {"required": True, "content": content}
@@ -313,12 +332,22 @@ def _public(name: str, tag: str, answers: Mapping[int, str]) -> Document:
 
 
 def _response(
-    description: str, content_type: str, schema: Document, *, has_octets: bool = False
+    description: str, content_type: str, schema: Document, *, beside: str = ""
 ) -> Document:
+    """An answer; `beside` is the type of its other form, octets or events."""
     content: Document = {content_type: {"schema": schema}}
-    if has_octets:
-        content[_OCTETS] = {"schema": {"type": "string", "format": "binary"}}
-    return {"description": description, "headers": _HEADERS, "content": content}
+    if beside:
+        content[beside] = {"schema": _ref("Event") if beside == _EVENTS else {"type": "string"}}
+    # What a stream costs is known at its end only, and said there.
+    headers = {**_HEADERS, "X-Cost-Nano-USD": _COST_AT_END} if beside == _EVENTS else _HEADERS
+    return {"description": description, "headers": headers, "content": content}
+
+
+def _stream_only(operation: Document) -> Document:
+    answer = _response("Pieces of the text, and then the rest.", _EVENTS, _ref("Event"))
+    answer["headers"] = {**_HEADERS, "X-Cost-Nano-USD": _COST_AT_END}
+    operation["responses"]["200"] = answer
+    return operation
 
 
 _PUBLIC_ID: Document = {"type": "string", "pattern": "^[a-z2-7]{26}$"}
@@ -328,6 +357,7 @@ _HEADERS_BY_NAME: Document = {
     "X-Cost-Nano-USD": {"required": True, "schema": {"type": "integer", "minimum": 0}},
 }
 _HEADERS: Document = {name: {"$ref": f"#/components/headers/{name}"} for name in _HEADERS_BY_NAME}
+_COST_AT_END: Document = {"schema": {"type": "integer", "minimum": 0}}
 # By schema, how a refusal is sent.
 _ENVELOPES = {"Problem": PROBLEM, "InferenceError": _JSON, "OpenAIError": _JSON}
 
@@ -507,6 +537,17 @@ def _oip_schemas() -> Document:
                 _object(*tensor, **tensor, data={"type": "array"}, parameters=parameters)
             ),
         ),
+        # Further members are inputs of the model, as those of `parameters` are.
+        "GenerateRequest": _object(
+            "text_input", id=_STRING, text_input=_STRING, parameters=_ANY_OBJECT
+        ),
+        "GenerateResponse": _object(
+            *("model_name", "model_version", "text_output"),
+            id=_STRING,
+            model_name=_STRING,
+            model_version=_STRING,
+            text_output=_STRING,
+        ),
         "InferenceError": _all(error=_STRING),
     }
 
@@ -525,13 +566,14 @@ def _openai_schemas() -> Document:
         "top_p": _NUMBER,
         "seed": _INTEGER,
         "stop": {"type": ["string", "array", "null"]},
-        "stream": {"const": False},
+        "stream": _BOOLEAN,
+        "stream_options": _or_null(_object(include_usage=_BOOLEAN)),
         "n": {"const": 1},
         "user": {},
     }
     part = _all(type={"const": "text"}, text=_STRING)
     asked = _all(
-        role={"enum": ["system", "developer", "user"]},
+        role={"enum": ["system", "developer", "user", "assistant"]},
         content={"anyOf": [_STRING, _list(part, minItems=1)]},
     )
     vector = {"anyOf": [_list(_NUMBER), {"type": "string", "contentEncoding": "base64"}]}
@@ -581,6 +623,8 @@ def _openai_schemas() -> Document:
 
 def _operation_schemas() -> Document:
     return {
+        # Of every stream: each of its events, as the standard of server-sent events reads it.
+        "Event": _object("data", event=_STRING, id=_STRING, data=_STRING),
         "Health": _object(
             *("status", "database"),
             status={"enum": ["ok", "unavailable"]},

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 live = settings(fuzz, max_examples=250)
 V1, V2 = "/v1/models/maker/echo/predictions", "/v2/models/maker/echo/infer"
 BAD = "/v1/predictions"
+WRITE = "/v2/models/maker/writer/generate"
 OPENAI = ["/openai/v1/embeddings", "/openai/v1/completions", "/openai/v1/chat/completions"]
 _TIMEOUT_S = 60
 
@@ -86,7 +87,7 @@ HEADERS = st.dictionaries(
     max_size=3,
 )
 PATHS = st.one_of(
-    st.sampled_from([V1, V2, BAD, *OPENAI]),
+    st.sampled_from([V1, V2, BAD, WRITE, f"{WRITE}_stream", *OPENAI]),
     st.sampled_from([V1, V2, BAD, *OPENAI]),
     st.builds(
         lambda text, tail: f"/v1/models/{quote(text, safe='')}/{tail}", TEXTS, TEXTS.map(quote)

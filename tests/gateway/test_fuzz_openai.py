@@ -51,7 +51,8 @@ SETTINGS = {
     "seed": mostly(INTEGERS),
     "stop": mostly(st.one_of(st.none(), TEXTS, st.lists(TEXTS, max_size=3))),
     "n": mostly(st.just(1)),
-    "stream": mostly(st.just(False)),
+    "stream": mostly(st.booleans()),
+    "stream_options": mostly(st.one_of(st.none(), objects({"include_usage": st.booleans()}))),
     "logit_bias": mostly(st.just({})),
     "logprobs": mostly(st.just(False)),
     "response_format": mostly(st.just({"type": "text"})),
@@ -113,6 +114,9 @@ def check_plan(planner, document, offer) -> Any:
         for one in sent:
             one.to_bytes()
     orjson.dumps(plan.render([answer_of(offer)] * len(plan.rows), HEAD))
+    if plan.chunks is not None:
+        orjson.dumps(plan.chunks.render_piece("said", HEAD))
+        orjson.dumps(plan.chunks.render_end(answer_of(offer), HEAD, cost_nanos=1))
     return plan
 
 

@@ -47,6 +47,10 @@ RIGHT = {
     "/v1/models/{owner}/{name}/predictions": {"input": {"x": X}},
     "/v2/models/{owner}/{name}/infer": {"inputs": [TENSOR]},
     "/v2/models/{owner}/{name}/versions/{version}/infer": {"inputs": [TENSOR]},
+    "/v2/models/{owner}/{name}/generate": {"text_input": "a text"},
+    "/v2/models/{owner}/{name}/generate_stream": {"text_input": "a text"},
+    "/v2/models/{owner}/{name}/versions/{version}/generate": {"text_input": "a text"},
+    "/v2/models/{owner}/{name}/versions/{version}/generate_stream": {"text_input": "a text"},
     "/openai/v1/embeddings": {"model": "maker/vectors", "input": ["a text"]},
     "/openai/v1/completions": {"model": "maker/writer", "prompt": "a text"},
     "/openai/v1/chat/completions": {"model": "maker/writer", "messages": [MESSAGE]},
@@ -58,6 +62,12 @@ OPERATIONS = [
     for method in ("get", "post")
     if method in item
 ]
+
+
+@pytest.fixture
+def market(language, teller):
+    """The shop with all its models."""
+    return teller
 
 
 @pytest.fixture
@@ -74,12 +84,17 @@ def operation_of(document: dict[str, Any], path: str, method: str):
 def send(case, shop, session):
     """The request and the judgement of its answer."""
     response = case.call(base_url=shop.url, session=session)
-    case.validate_response(response, checks=CHECKS)
+    # Who gives a prediction a millisecond is told that it was not enough.
+    is_wanted = response.status_code == 504 and "X-Request-Timeout-Ms" in (case.headers or {})
+    case.validate_response(response, checks=CHECKS[1:] if is_wanted else CHECKS)
     return response
 
 
 def ids_of(path: str, prediction_id: str) -> dict[str, str]:
     known = {**NAMES, "id": prediction_id}
+    if "generate" in path:
+        # The one that answers in pieces too.
+        known["name"] = "teller"
     return {name: known[name] for name in re.findall(r"\{([a-z]+)\}", path)}
 
 
@@ -93,8 +108,8 @@ def succeed(document, path, method, shop, session):
 
 
 @pytest.mark.parametrize(("_path", "_method"), OPERATIONS)
-def test_success_is_as_described(language, session, _path, _method):
-    assert succeed(DOCUMENT, _path, _method, language, session).status_code in (200, 201)
+def test_success_is_as_described(market, session, _path, _method):
+    assert succeed(DOCUMENT, _path, _method, market, session).status_code in (200, 201)
 
 
 def can_be_wrong(path: str, method: str) -> bool:
@@ -112,18 +127,18 @@ MODES = [
 
 
 @pytest.mark.parametrize(("_path", "_method", "_mode"), MODES)
-def test_every_answer_is_as_described(language, session, _path, _method, _mode):
-    language.fund(1000 * PRICE_NANOS)
+def test_every_answer_is_as_described(market, session, _path, _method, _mode):
+    market.fund(1000 * PRICE_NANOS)
     operation = operation_of(DOCUMENT, _path, _method)
 
     # A cancellation of what nobody knows waits for the other gateways.
     @settings(fuzz, max_examples=2 if _path.endswith("cancel") else 15)
     @given(operation.as_strategy(generation_mode=_mode))
     def check(case):
-        send(case, language, session)
+        send(case, market, session)
         # Once more at a model that is there.
         case.path_parameters = {**case.path_parameters, **ids_of(_path, "a" * 26)}
-        send(case, language, session)
+        send(case, market, session)
 
     check()
 
@@ -160,15 +175,15 @@ def _require_a_header(document):
     "_lie",
     [_forget_status, _require_a_member, _change_type, _change_content_type, _require_a_header],
 )
-def test_description_that_lies_is_caught(language, session, _lie):
+def test_description_that_lies_is_caught(market, session, _lie):
     document = copy.deepcopy(DOCUMENT)
     path, method, is_right = _lie(document)
 
     def judge():
         if is_right:
-            return succeed(document, path, method, language, session)
+            return succeed(document, path, method, market, session)
         case = operation_of(document, path, method).Case(path_parameters={"id": "a" * 26})
-        return send(case, language, session)
+        return send(case, market, session)
 
     with pytest.raises(FailureGroup):
         judge()

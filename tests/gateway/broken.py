@@ -260,6 +260,17 @@ def _end_in_spite_of_errors(gateway: Gateway) -> None:
     gateway.meter.settle = settle_or_not
 
 
+def _keep_requests(gateway: Gateway) -> None:
+    """Remembers every request, as a list of what to do later does that nobody empties."""
+    end, kept = gateway.observer.end, []
+
+    def end_and_keep(request, **how):
+        kept.append(request)
+        end(request, **how)
+
+    gateway.observer.end = end_and_keep
+
+
 answers_before_commit = BrokenApplication(_answer_before_commit)
 skips_hold = BrokenApplication(_skip_hold)
 draws_uncounted = BrokenApplication(_draw_uncounted)
@@ -274,6 +285,7 @@ logs_paths = BrokenApplication(_log_requests(lambda request: request.path))
 logs_keys = BrokenApplication(_log_requests(lambda request: request.headers.get("authorization")))
 logs_bodies = BrokenApplication(_log_bodies)
 is_full = BrokenApplication(_fill)
+keeps_requests = BrokenApplication(_keep_requests)
 loses_count = BrokenApplication(_lose_count)
 hears_nothing = BrokenApplication(_hear_nothing)
 believes_everybody = BrokenApplication(_believe_everybody)

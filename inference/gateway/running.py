@@ -60,7 +60,10 @@ class Running:
         self._fresh.pop(prediction.id, None)
         run = self._runs.pop(prediction.id, None)
         if run is not None and run.gone is not None:
-            run.gone.cancel()
+            # granian's future is not seen by Python's collector: in a ring of references with it
+            # the run, its request and its prediction would stay for ever.
+            gone, run.gone = run.gone, None
+            gone.cancel()
 
     def cancel(self, account_id: UUID, prediction_id: UUID) -> Prediction | None:
         """Give up a prediction of an account; None if it is not here or is being booked."""

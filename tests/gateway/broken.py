@@ -193,6 +193,11 @@ def _fill(gateway: Gateway) -> None:
     gateway.requests_open = REQUESTS_OPEN_MAX
 
 
+def _leave_one_place(gateway: Gateway) -> None:
+    """One request more may come."""
+    gateway.requests_open = REQUESTS_OPEN_MAX - 1
+
+
 def _keep_limits_alone(gateway: Gateway) -> None:
     """The mistake of most gateways: the limits multiply by the number of processes."""
     limits = gateway.limits
@@ -260,6 +265,19 @@ def _end_in_spite_of_errors(gateway: Gateway) -> None:
     gateway.meter.settle = settle_or_not
 
 
+def _keep_watches(gateway: Gateway) -> None:
+    """Leaves a run and granian's future in a ring, which nobody collects."""
+    running = gateway.running
+
+    def leave(prediction):
+        running._fresh.pop(prediction.id, None)
+        run = running._runs.pop(prediction.id, None)
+        if run is not None and run.gone is not None:
+            run.gone.cancel()
+
+    running.leave = leave
+
+
 def _keep_requests(gateway: Gateway) -> None:
     """Remembers every request, as a list of what to do later does that nobody empties."""
     end, kept = gateway.observer.end, []
@@ -285,7 +303,9 @@ logs_paths = BrokenApplication(_log_requests(lambda request: request.path))
 logs_keys = BrokenApplication(_log_requests(lambda request: request.headers.get("authorization")))
 logs_bodies = BrokenApplication(_log_bodies)
 is_full = BrokenApplication(_fill)
+has_one_place = BrokenApplication(_leave_one_place)
 keeps_requests = BrokenApplication(_keep_requests)
+keeps_watches = BrokenApplication(_keep_watches)
 loses_count = BrokenApplication(_lose_count)
 hears_nothing = BrokenApplication(_hear_nothing)
 believes_everybody = BrokenApplication(_believe_everybody)

@@ -114,6 +114,7 @@ def replica_row(version_id):
         "id": new_id(),
         "version_id": version_id,
         "triton_http_url": "http://127.0.0.1:1",
+        "triton_grpc_url": "127.0.0.1:2",
         "batch_size_max": 4,
         "coalesces": True,
     }

@@ -70,6 +70,8 @@ class _Batch:
         self.groups: list[list[list[int]]] = []
         # Beside each group: the request that waits for it, or the rate that is filled up.
         self.askers: list[Ask | Rate] = []
+        # Of each gate, what the last who asks for a place of it will ask for.
+        self.last_places: dict[Gate, list[int]] = {}
         self._numbers: dict[Item, int] = {}
 
     def number(self, item: Item) -> int:
@@ -200,6 +202,10 @@ class LimitsStore:
             ask = self._waiting.popleft()
             if not ask.is_abandoned:
                 self._add_ask(batch, ask)
+        for gate, place in batch.last_places.items():
+            # Of many who come together only the last brings places that will lie ready: what
+            # the others brought would be missing where the cap ends.
+            place[2] += gate.kept // 4
         refills, self._refills = self._refills, []
         for rate in refills:
             ahead = rate.grow_slice(self.gateways)
@@ -224,7 +230,9 @@ class LimitsStore:
         for item, count in zip(ask.items, ask.counts, strict=True):
             number = batch.number(item)
             if isinstance(item, Gate):
-                group.append([number, item.cap, 1 + item.kept // 4])
+                place = [number, item.cap, 1]
+                batch.last_places[item] = place
+                group.append(place)
             else:
                 # Who comes with many others does not ask for all of them.
                 ahead = 0 if item.is_refilling else item.grow_slice(self.gateways)

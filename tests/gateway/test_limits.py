@@ -336,6 +336,23 @@ def test_cap_holds_over_all_gateways(url):
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("_cap", [KEPT_CAP_MIN, 200])
+def test_as_many_as_the_cap_come_in_at_once(url, _cap):
+    """Places that are leased ahead are not taken from those who wait."""
+
+    async def run():
+        async with running(url, 1) as [limits]:
+            caller, offer = make_caller(concurrency_max=_cap), make_offer()
+            asked = [limits.admit(caller, offer, 1) for _ in range(_cap)]
+            with contextlib.ExitStack() as inside:
+                for plan in await asyncio.gather(*asked):
+                    inside.enter_context(plan)
+                with pytest.raises(ConcurrencyLimitedError):
+                    await limits.admit(caller, offer, 1)
+
+    asyncio.run(run())
+
+
 async def until_admitted(limits: Limits, caller, offer) -> None:
     deadline = time.monotonic() + 30
     while not await try_once(limits, caller, offer):

@@ -148,6 +148,8 @@ def test_nothing_is_lost_or_charged_twice_whoever_dies(
     stack: Stack, consumer: Consumer, crowd: Crowd, capsys: pytest.CaptureFixture[str]
 ) -> None:
     price = consumer.read_price()
+    # Of what other tests have asked for, a slice may still be here.
+    wait_for(lambda: consumer.books.count_pending_holds() == 0, "the end of earlier holds")
     before = consumer.books.read_wallet()
     for client in crowd.clients:
         client.start()

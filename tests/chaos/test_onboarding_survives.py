@@ -127,7 +127,9 @@ def kill(stack: Stack, part: str) -> int:
 def kill_at(stack: Stack, version: Version, part: str, *steps: str) -> None:
     """Kill a part when the onboarding has come to one of some steps, and see it return."""
     present = wait_for(
-        lambda: version.find_present() in steps and version.find_present(), f"one of {steps}"
+        lambda: version.find_present() in steps and version.find_present(),
+        f"one of {steps}",
+        within_s=REVIEW_WITHIN_S,
     )
     pid = kill(stack, part)
     assert version.state == "onboarding", f"it was over before {part} died at {present}"

@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NODE_NAME = "node-1"
 WEB_PORT = 8000
 GATEWAY_PORT = 8001
+GRPC_PORT = 8002
 
 # From the person's own environment: what programs need to find their way about.
 _PASSED_TO_ALL = ("HOME", "LANG", "TMPDIR", "STRONGROOM_LOG_LEVEL", "STRONGROOM_LOG_FORMAT")
@@ -67,6 +68,7 @@ class Place:
     ports: Mapping[str, int]
     web_port: int
     gateway_port: int
+    grpc_port: int
     run_dir: Path
     person: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)
 
@@ -77,6 +79,11 @@ class Place:
     @property
     def gateway_url(self) -> str:
         return f"http://127.0.0.1:{self.gateway_port}"
+
+    @property
+    def grpc_address(self) -> str:
+        """Where the gateway speaks gRPC, as its clients want it: without a scheme."""
+        return f"127.0.0.1:{self.grpc_port}"
 
     @property
     def keybroker_url(self) -> str:
@@ -188,6 +195,7 @@ def _manage(place: Place) -> dict[str, str]:
 def _gateway(place: Place) -> dict[str, str]:
     return {
         "STRONGROOM_GATEWAY_DATABASE_URL": place.database_url(postgres.GATEWAY),
+        "STRONGROOM_GATEWAY_GRPC_LISTEN": place.grpc_address,
         "STRONGROOM_REDIS_URL": place.gateway_redis_url,
         "STRONGROOM_WEB_URL": place.web_url,
         "STRONGROOM_GATEWAY_URL": place.gateway_url,

@@ -198,7 +198,7 @@ def _gateway(place: Place) -> Process:
         env=environment.for_process(place, "gateway"),
         after=("prepare", "redis"),
         is_ready=answers(f"{place.gateway_url}/health"),
-        where=place.gateway_url,
+        where=f"{place.gateway_url}, gRPC at {place.grpc_address}",
     )
 
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from embedded import environment, guard, home, ports, postgres, processes, status
-from embedded.environment import GATEWAY_PORT, ROOT, WEB_PORT, Place
+from embedded.environment import GATEWAY_PORT, GRPC_PORT, ROOT, WEB_PORT, Place
 from embedded.errors import StartError
 from embedded.home import Home
 from embedded.processes import Process
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refuse(error)
     try:
         home.check_disk(place_home)
-        for option, port in (("web", options.web_port), ("gateway", options.gateway_port)):
+        for option, port in _list_ports(options).items():
             _check_port(option, port)
         return guard.run(lambda: supervise(options, place_home))
     except StartError as error:
@@ -91,6 +91,7 @@ def _run(
 def _welcome(place: Place) -> list[str]:
     """Where everything is, and a command to paste. It shows a key, so no log has it."""
     lines = ["", f"Site     {place.web_url}", f"Gateway  {place.gateway_url}"]
+    lines.append(f"gRPC     {place.grpc_address}")
     if place.home.demo_file.exists():
         demo = json.loads(place.home.demo_file.read_text())
         model = demo["models"][0]
@@ -114,9 +115,10 @@ def _prepare(options: argparse.Namespace, place_home: Home, run_dir: Path) -> Pl
     place = Place(
         home=place_home,
         secrets=secrets,
-        ports=home.choose_ports(place_home, {options.web_port, options.gateway_port}),
+        ports=home.choose_ports(place_home, set(_list_ports(options).values())),
         web_port=options.web_port,
         gateway_port=options.gateway_port,
+        grpc_port=options.grpc_port,
         run_dir=run_dir,
     )
     folder = place_home / "postgres"
@@ -167,6 +169,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--home", type=Path, default=_default_home(), help="folder for all state")
     parser.add_argument("--web-port", type=_port, default=WEB_PORT, help="of the site")
     parser.add_argument("--gateway-port", type=_port, default=GATEWAY_PORT, help="of the API")
+    parser.add_argument("--grpc-port", type=_port, default=GRPC_PORT, help="of the API by gRPC")
     parser.add_argument(
         "--check", action="store_true", help="one prediction with every demo model, then stop"
     )
@@ -178,9 +181,15 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     # 0 means any: chosen here, so that every part knows it.
     options.web_port = options.web_port or ports.choose()
     options.gateway_port = options.gateway_port or ports.choose([options.web_port])
-    if options.web_port == options.gateway_port:
-        parser.error("--web-port and --gateway-port must differ")
+    taken = [options.web_port, options.gateway_port]
+    options.grpc_port = options.grpc_port or ports.choose(taken)
+    if len({*taken, options.grpc_port}) < len(taken) + 1:
+        parser.error("--web-port, --gateway-port and --grpc-port must differ")
     return options
+
+
+def _list_ports(options: argparse.Namespace) -> dict[str, int]:
+    return {"web": options.web_port, "gateway": options.gateway_port, "grpc": options.grpc_port}
 
 
 def _default_home() -> Path:

@@ -16,6 +16,7 @@ from embedded import descendants, ports
 from embedded.environment import ROOT
 
 # Four models are built, sealed, loaded and measured; two cores may be busy with other tests.
+ANY_PORTS = ("--web-port=0", "--gateway-port=0", "--grpc-port=0")
 START_TIMEOUT_S = 1500.0
 STOP_TIMEOUT_S = 120.0
 _PART_TIMEOUT_S = 120.0
@@ -85,7 +86,7 @@ def start(folder: Path) -> Stack:
     home = folder / "home"
     output = folder / "output.txt"
     foreign_memory = frozenset(list_shared_memory())
-    command = [ROOT / "bin" / "up", "--home", home, "--web-port", "0", "--gateway-port", "0"]
+    command = [ROOT / "bin" / "up", "--home", home, *ANY_PORTS]
     with output.open("wb") as file:
         process = subprocess.Popen(
             [*command, "--plain"], stdout=file, stderr=file, env=environment(), cwd=folder

@@ -14,7 +14,7 @@ import asyncio
 import logging
 import resource
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
 from inference.gateway import memory
@@ -24,6 +24,7 @@ from inference.gateway.changes import Changes, Listener
 from inference.gateway.config import (
     CONNECTIONS_MAX,
     FILES_BESIDES,
+    GRPC_CONNECTIONS_MAX,
     REQUESTS_OPEN_MAX,
     GatewayConfig,
 )
@@ -50,9 +51,14 @@ from marketplace.core import logs
 from marketplace.core.errors import MarketplaceError, NotFoundError
 from marketplace.core.problem import problem_headers
 
+if TYPE_CHECKING:
+    from inference.gateway.grpc_server import GRPCServer
+
 logger = logging.getLogger(__name__)
 
 _DRAIN_S = 10.0
+# For calls of gRPC that still run; those of HTTP are waited for by the server underneath.
+_CALLS_DRAIN_S = 5.0
 # Each part of this process has so long to come to its end.
 _END_S = 3.0
 _TIDY_S = 30.0
@@ -67,6 +73,16 @@ _NO_RETRY = frozenset(
         "canceled",
     }
 )
+
+
+class Family(Protocol):
+    """A protocol, as far as this file is concerned."""
+
+    async def answer(self, request: Request) -> Answer:
+        """Find the route and answer; raises what is wrong."""
+
+    def render_error(self, request: Request, error: MarketplaceError) -> Answer:
+        """An error in the protocol's words."""
 
 
 class Gateway:
@@ -110,6 +126,7 @@ class Gateway:
         self.requests_open = 0
         # By account: how many bodies are on their way.
         self.bodies_open: dict[UUID, int] = {}
+        self.grpc = self._make_grpc()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -126,9 +143,13 @@ class Gateway:
             self._tidy(),
         ):
             self._tasks.append(asyncio.create_task(job))
+        if self.grpc is not None:
+            await self.grpc.start()
 
     async def stop(self) -> None:
         """Book what is on its way, then let go of everything, one thing after the other."""
+        if self.grpc is not None:
+            await self.grpc.stop(_CALLS_DRAIN_S)
         await self.meter.drain(_DRAIN_S)
         for name, end in (
             ("holds", self.holds.close),
@@ -188,24 +209,32 @@ class Gateway:
         if request.body_is_unread:
             await request.discard_body()
 
-    async def _answer_counted(self, request: Request, peer: str) -> Answer:
+    async def answer_call(self, request: Request, family: Family) -> Answer:
+        """Answer a request that came another way than by HTTP, in the words of its family."""
+        return await self._answer_counted(request, "", family)
+
+    async def _answer_counted(
+        self, request: Request, peer: str, family: Family | None = None
+    ) -> Answer:
         self.observer.begin(request)
         self.requests_open += 1
         try:
-            answer = await self._answer(request, peer)
+            answer = await self._answer(request, peer, family)
         finally:
             self.requests_open -= 1
         self.observer.end(request, status=answer.status, cost_nanos=answer.cost_nanos)
         return answer
 
-    async def _answer(self, request: Request, peer: str) -> Answer:
+    async def _answer(self, request: Request, peer: str, called: Family | None = None) -> Answer:
         """The answer, an error included, in the words of the protocol that was called."""
-        family = self._choose_family(request.segments[0])
+        family = called or self._choose_family(request.segments[0])
         try:
             if request.segments[0] in OPERATIONS:
                 return self.operations.answer(request, peer)
             if self.requests_open > REQUESTS_OPEN_MAX:
                 raise CapacityError(retry_after_s=1)
+            if called is not None:
+                return await called.answer(request)
             match request.segments:
                 case ["v1" | "v2" | "openai", *_]:
                     return await family.answer(request)
@@ -230,13 +259,21 @@ class Gateway:
             await request.events.fail(failure)
         return answer
 
-    def _choose_family(self, segment: str) -> NativeProtocol | OIPProtocol | OpenAIProtocol:
+    def _choose_family(self, segment: str) -> Family:
         match segment:
             case "v2":
                 return self.oip
             case "openai":
                 return self.openai
         return self.native
+
+    def _make_grpc(self) -> GRPCServer | None:
+        if not self.config.grpc_listen:
+            return None
+        # It takes half a second to import.
+        from inference.gateway.grpc_server import GRPCServer
+
+        return GRPCServer(self)
 
     async def _tidy(self) -> None:
         while True:
@@ -280,7 +317,7 @@ def _fields(request: Request) -> dict[str, Any]:
 
 def _raise_file_limit() -> None:
     """Let the process have as many connections as it takes; many systems begin at 1,024 files."""
-    wanted = CONNECTIONS_MAX + FILES_BESIDES
+    wanted = CONNECTIONS_MAX + GRPC_CONNECTIONS_MAX + FILES_BESIDES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < wanted:
         limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)

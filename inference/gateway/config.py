@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from urllib.parse import urlparse
+from urllib.parse import urlparse, urlsplit
 
 from marketplace.core.address import Network, parse_network
 from marketplace.core.env import (
@@ -73,6 +73,29 @@ KEEP_ALIVE_S = 10.0
 # Of all events of a stream. The server underneath takes them as fast as the model writes,
 # however slowly the client reads: this much of one stream may lie in memory.
 STREAM_BYTES_MAX = 8 * 1024 * 1024
+
+# Of a message over gRPC, side by side: some for each tensor, and room for parameters.
+MESSAGE_FIELDS_MAX = 256
+# Metadata of a call, the key among it; gRPC counts names, values and 32 bytes for each pair.
+GRPC_METADATA_BYTES_MAX = 16 * 1024
+# Connections of one process for gRPC, beside those for HTTP.
+GRPC_CONNECTIONS_MAX = 2048
+# Calls at the same time on one connection; a client queues what is more.
+GRPC_CALLS_PER_CONNECTION_MAX = 256
+# Streams that are open in one process, busy or not, and how long a client may say nothing on
+# one, or read nothing of it.
+GRPC_STREAMS_MAX = 1024
+GRPC_STREAM_IDLE_S = 300.0
+# A connection that nobody uses is closed; one that is used is told to come anew after a while,
+# so that callers spread over gateways that were added. What runs on it has some time to end.
+GRPC_CONNECTION_IDLE_S = 300.0
+GRPC_CONNECTION_AGE_S = 3600.0
+GRPC_CONNECTION_GRACE_S = 600.0
+GRPC_HANDSHAKE_S = 10.0
+# A peer that has vanished is found by asking it; one that asks us more often is sent away.
+GRPC_KEEPALIVE_S = 60.0
+GRPC_KEEPALIVE_WAIT_S = 20.0
+GRPC_PING_INTERVAL_MIN_S = 10.0
 
 DEADLINE_S = 60
 # Replicate's own lower limit; below it their clients get an error as well.
@@ -219,6 +242,8 @@ class GatewayConfig:
     deadline_s: int = DEADLINE_S
     settle_wait_s: int = SETTLE_WAIT_S
     metrics_token: str = field(default="", repr=False)
+    # Where gRPC is spoken, as host:port; nowhere if it is empty.
+    grpc_listen: str = ""
     logs_access: bool = False
     # Traces are sent if either our own setting or a standard one names a collector.
     is_traced: bool = False
@@ -271,6 +296,7 @@ class GatewayConfig:
             redis_wait_ms=env_int("STRONGROOM_GATEWAY_REDIS_WAIT_MS", REDIS_WAIT_MS, minimum=1),
             gateway_count=env_int("STRONGROOM_GATEWAY_COUNT", 1, minimum=1),
             metrics_token=_read_metrics_token(),
+            grpc_listen=_read_grpc_listen(),
             logs_access=env_bool("STRONGROOM_GATEWAY_ACCESS_LOG", False),
             is_traced=any(os.environ.get(name) for name in _COLLECTORS),
             otlp_endpoint=_read_otlp_endpoint(),
@@ -287,6 +313,21 @@ def _read_metrics_token() -> str:
     if len(token) < METRICS_TOKEN_LENGTH_MIN:
         raise SettingError(f"{name} must have at least {METRICS_TOKEN_LENGTH_MIN} characters")
     return token
+
+
+def _read_grpc_listen() -> str:
+    name = "STRONGROOM_GATEWAY_GRPC_LISTEN"
+    text = os.environ.get(name, "")
+    if not text:
+        return ""
+    try:
+        parts = urlsplit(f"//{text}")
+        is_address = bool(parts.hostname and parts.port) and parts.netloc == text
+    except ValueError:
+        is_address = False
+    if not is_address or "@" in text:
+        raise SettingError(f"{name} must be host:port, not {text!r}")
+    return text
 
 
 def _read_otlp_endpoint() -> str:

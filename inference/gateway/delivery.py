@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 import numpy as np
 
 from inference.gateway.errors import StreamKeyedError
-from inference.gateway.events import EventStream
+from inference.gateway.http import Request
 from inference.gateway.prediction import Prediction
 from inference.gateway.triton_stream import Part
 from inference.triton import tensors
@@ -27,18 +28,29 @@ def drop_claim(prediction: Prediction) -> None:
     prediction.claim = None
 
 
+class Outlet(Protocol):
+    """Where the pieces of an answer go; as events of HTTP, or as messages of gRPC."""
+
+    # What is answered.
+    request: Request
+
+    def on_gone(self, tell: Callable[[], None]) -> AbstractContextManager[None]:
+        """Call `tell` once if the client leaves while the block runs."""
+
+    async def send(self, event: Any, /) -> None:
+        """Send what was made of a piece; raises where nobody is there."""
+
+
 class Delivery:
     """Hands the pieces of one answer to the client, and keeps them.
 
     Args:
         interface: Of the version; it has an output that is streamed.
         events: Where the pieces go.
-        render: Makes the event of a piece.
+        render: Makes of a piece what is sent.
     """
 
-    def __init__(
-        self, interface: Interface, events: EventStream, render: Callable[[str], str]
-    ) -> None:
+    def __init__(self, interface: Interface, events: Outlet, render: Callable[[str], Any]) -> None:
         assert interface.streamed_output is not None
         self.events = events
         # Whether anything of the answer was handed to a client that was there.
@@ -47,7 +59,8 @@ class Delivery:
         self._render = render
         self._streamed = interface.streamed_output.name
         self._pieces: list[str] = []
-        self._outputs: Part = {}
+        # What came besides the pieces; the last word of each output counts.
+        self.beside: Part = {}
 
     async def take(self, part: Part) -> None:
         """Hand one part on.
@@ -57,8 +70,7 @@ class Delivery:
             OutputError: It is no text.
         """
         given = part.pop(self._streamed, None)
-        # Of all else the last word counts.
-        self._outputs |= part
+        self.beside |= part
         if given is None:
             return
         piece = self._read(given)
@@ -74,7 +86,7 @@ class Delivery:
             OutputError: It is not what the interface promises.
         """
         text = np.array([["".join(self._pieces).encode()]], dtype=np.object_)
-        rows = tensors.decode(self._interface, {**self._outputs, self._streamed: text})
+        rows = tensors.decode(self._interface, {**self.beside, self._streamed: text})
         if len(rows) != 1:
             raise OutputError(f"the model answered {len(rows)} rows to one")
         return rows[0]

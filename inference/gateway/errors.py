@@ -11,6 +11,7 @@ from marketplace.core.errors import (
     InvalidInputError,
     LimitExceededError,
     MarketplaceError,
+    NotFoundError,
     UnavailableError,
 )
 
@@ -34,6 +35,7 @@ __all__ = [
     "KeyModeForbiddenError",
     "ModelNotAllowedError",
     "ModelNotReadyError",
+    "NotOfferedError",
     "ParameterError",
     "RateLimitedError",
     "RequestTimeoutError",
@@ -106,6 +108,14 @@ class UnitsExceedLimitError(LimitExceededError):
     code = "units_exceed_limit"
     retryable = False
     title = "The request has more units than the limit allows in a minute."
+
+
+class NotOfferedError(NotFoundError):
+    """A call of the protocol that controls a server; there is none to control."""
+
+    code = "not_offered"
+    http_status = 501
+    title = "This call is not offered here."
 
 
 class HoldGoneError(DeadlineError):

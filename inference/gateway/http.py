@@ -42,7 +42,12 @@ if TYPE_CHECKING:
     from inference.gateway.tracing import Trace
 
 JSON = "application/json"
-_PROTOCOLS = {"v1": "native", "v2": "oip", "openai": "openai"}
+_PROTOCOLS = {
+    "v1": "native",
+    "v2": "oip",
+    "openai": "openai",
+    "inference.GRPCInferenceService": "grpc",
+}
 # Possessive: a text without an end is passed once, and not tried again from every quote in it.
 _TEXTS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 # Of every answer: they belong to one caller, and no cache between may keep them.

@@ -47,6 +47,13 @@ _ROUTES: Sequence[Sequence[str]] = [
         "openai/v1/embeddings",
         "openai/v1/completions",
         "openai/v1/chat/completions",
+        "inference.GRPCInferenceService/ServerLive",
+        "inference.GRPCInferenceService/ServerReady",
+        "inference.GRPCInferenceService/ServerMetadata",
+        "inference.GRPCInferenceService/ModelReady",
+        "inference.GRPCInferenceService/ModelMetadata",
+        "inference.GRPCInferenceService/ModelInfer",
+        "inference.GRPCInferenceService/ModelStreamInfer",
     )
 ]
 _BY_LENGTH: dict[int, list[Sequence[str]]] = {}

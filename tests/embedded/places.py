@@ -23,6 +23,7 @@ def make_place(folder: Path, *, person: Mapping[str, str]) -> Place:
         ports={name: 20_000 + at for at, name in enumerate(home.PORT_NAMES)},
         web_port=8000,
         gateway_port=8001,
+        grpc_port=8002,
         run_dir=place_home / "run",
         person=person,
     )

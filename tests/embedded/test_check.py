@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from embedded.environment import ROOT
-from tests.stack import START_TIMEOUT_S, environment
+from tests.stack import ANY_PORTS, START_TIMEOUT_S, environment
 
 pytestmark = pytest.mark.timeout(2 * START_TIMEOUT_S)
-UP = [ROOT / "bin/up", "--check", "--plain", "--web-port", "0", "--gateway-port", "0"]
+UP = [ROOT / "bin/up", "--check", "--plain", *ANY_PORTS]
 MODELS = ["demo/digits", "demo/file-type", "demo/sentence-embeddings", "demo/smollm2"]
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from embedded import environment
 from embedded.environment import ROOT
+from tests.stack import ANY_PORTS
 from tests.stack import environment as persons_environment
 
 pytestmark = pytest.mark.stack
@@ -121,7 +122,7 @@ def test_plain_weights_are_nowhere_in_the_home(stack):
 
 
 def test_a_second_start_on_this_home_is_refused(stack):
-    outcome = run_up("--home", stack.home, "--web-port", "0", "--gateway-port", "0")
+    outcome = run_up("--home", stack.home, *ANY_PORTS)
 
     assert outcome.returncode == 2
     expected = f"the home {stack.home} is in use by process {stack.process.pid}"

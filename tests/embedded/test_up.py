@@ -9,6 +9,7 @@ import pytest
 
 from embedded import home, up
 from embedded.environment import ROOT
+from tests.stack import ANY_PORTS
 
 
 def run_up(*arguments, **env):
@@ -30,10 +31,9 @@ def taken_port():
         yield server.getsockname()[1]
 
 
-@pytest.mark.parametrize("option", ["web", "gateway"])
+@pytest.mark.parametrize("option", ["web", "gateway", "grpc"])
 def test_a_taken_port_is_refused_in_one_line(tmp_path, taken_port, option):
-    other = "gateway" if option == "web" else "web"
-    outcome = run_up("--home", tmp_path, f"--{option}-port", taken_port, f"--{other}-port", "0")
+    outcome = run_up("--home", tmp_path, *ANY_PORTS, f"--{option}-port", taken_port)
 
     assert outcome.returncode == 2
     assert outcome.stdout == ""
@@ -45,7 +45,7 @@ def test_a_taken_port_is_refused_in_one_line(tmp_path, taken_port, option):
 def test_a_home_in_use_is_refused_in_one_line(tmp_path):
     lock = home.lock(home.make(tmp_path))
     try:
-        outcome = run_up("--web-port", "0", "--gateway-port", "0", STRONGROOM_HOME=str(tmp_path))
+        outcome = run_up(*ANY_PORTS, STRONGROOM_HOME=str(tmp_path))
     finally:
         lock.release()
 
@@ -57,7 +57,7 @@ def test_a_home_in_use_is_refused_in_one_line(tmp_path):
 def test_too_little_disk_is_refused_in_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(home, "DISK_FREE_BYTES_MIN", 1 << 60)
 
-    code = up.main(["--home", str(tmp_path), "--web-port", "0", "--gateway-port", "0"])
+    code = up.main(["--home", str(tmp_path), *ANY_PORTS])
 
     assert code == 2
     assert capsys.readouterr().err.startswith("bin/up: ")
@@ -71,6 +71,7 @@ def test_too_little_disk_is_refused_in_one_line(tmp_path, monkeypatch, capsys):
         (["--web-port", "-1"], "'-1' is not a port"),
         (["--web-port", "x"], "'x' is not a port"),
         (["--web-port", "8000", "--gateway-port", "8000"], "must differ"),
+        (["--gateway-port", "8001", "--grpc-port", "8001"], "must differ"),
         (["--check", "--no-seed"], "--check needs the demo models"),
         (["--what"], "unrecognized arguments"),
     ],
@@ -91,6 +92,7 @@ def test_the_command_line_to_paste_survives_quotes(tmp_path):
         ports={},
         web_port=8000,
         gateway_port=8001,
+        grpc_port=8002,
         run_dir=tmp_path,
     )
     home.write_private(

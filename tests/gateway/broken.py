@@ -11,7 +11,7 @@ import copy
 import logging
 from collections.abc import Callable
 
-from inference.gateway import holds
+from inference.gateway import grpc_server, holds
 from inference.gateway.app import Application, Gateway
 from inference.gateway.auth import Caller
 from inference.gateway.coalesce import Coalescer
@@ -289,6 +289,30 @@ def _keep_requests(gateway: Gateway) -> None:
     gateway.observer.end = end_and_keep
 
 
+def _ignore_leaving(gateway: Gateway) -> None:
+    """Nobody is told that a client of gRPC has left."""
+
+    async def wait_gone(call):
+        await asyncio.Event().wait()
+
+    grpc_server._Call.wait_gone = wait_gone
+
+
+class NarrowApplication(Application):
+    """Not broken: the real application, with limits of connections that a test can reach."""
+
+    def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        grpc_server.GRPC_CONNECTIONS_MAX = 2
+        grpc_server.GRPC_CALLS_PER_CONNECTION_MAX = 2
+        super().__rsgi_init__(loop)
+
+
+def _narrow_streams(gateway: Gateway) -> None:
+    """Not broken: with limits that a test can reach."""
+    gateway.grpc.streams_max = 2
+    gateway.grpc.stream_idle_s = 0.5
+
+
 answers_before_commit = BrokenApplication(_answer_before_commit)
 skips_hold = BrokenApplication(_skip_hold)
 draws_uncounted = BrokenApplication(_draw_uncounted)
@@ -320,3 +344,6 @@ watches_nobody = BrokenApplication(_watch_nobody)
 admits_everybody = BrokenApplication(_admit_everybody)
 never_asks_whether_alive = BrokenApplication(_never_ask_whether_alive)
 overlooks_retries = BrokenApplication(_overlook_retries)
+ignores_leaving = BrokenApplication(_ignore_leaving)
+has_narrow_streams = BrokenApplication(_narrow_streams)
+has_narrow_connections = NarrowApplication()

@@ -28,7 +28,13 @@ from tests.factories import (
     ChannelFactory,
     ModelVersionFactory,
 )
-from tests.gateway.processes import TOY_LANGUAGE, GatewayProcess, ToyTriton, eventually
+from tests.gateway.processes import (
+    TOY_LANGUAGE,
+    GatewayProcess,
+    ToyTriton,
+    eventually,
+    with_grpc,
+)
 
 PRICE_NANOS = 1_001  # Odd, so that shares do not divide evenly.
 CREATOR_NANOS = 800  # 80 % of it, rounded down.
@@ -106,6 +112,7 @@ class Shop:
     key: APIKey
     funded_nanos: int = 0
     url: str = ""
+    grpc_address: str = ""
     clients: list[httpx.Client] = field(default_factory=list)
 
     def client(self, key: str | None = None, *, url: str = "") -> httpx.Client:
@@ -163,7 +170,9 @@ def triton(tmp_path_factory, interface) -> Iterator[ToyTriton]:
 
 @pytest.fixture(scope="session")
 def gateway(tmp_path_factory, database_urls) -> Iterator[GatewayProcess]:
-    process = GatewayProcess(tmp_path_factory.mktemp("gateway"), database_urls["gateway"])
+    process = GatewayProcess(
+        tmp_path_factory.mktemp("gateway"), database_urls["gateway"], **with_grpc()
+    )
     yield process
     process.stop()
 
@@ -185,6 +194,7 @@ def shop(transactional_db, triton, gateway) -> Iterator[Shop]:
     made = Shop(creator, consumer, model, version, price, node, replica, wallet_id, key)
     made.replica = made.add_replica(REPLICA_IDS[0])
     made.url = gateway.url
+    made.grpc_address = gateway.grpc_address
     made.fund(10 * PRICE_NANOS)
     yield made
     for client in made.clients:

@@ -28,6 +28,7 @@ from tests import servers
 ROOT = Path(__file__).resolve().parents[2]
 T = TypeVar("T")
 TOY_MODEL = Path(__file__).with_name("toy_model.py")
+GRPC_LISTEN = "STRONGROOM_GATEWAY_GRPC_LISTEN"
 TOY_LANGUAGE = Path(__file__).with_name("toy_language.py")
 
 
@@ -49,6 +50,7 @@ class GatewayProcess:
     ) -> None:
         self.port = ports.choose()
         self.url = f"http://127.0.0.1:{self.port}"
+        self.grpc_address = settings.get(GRPC_LISTEN, "")
         self.log_path = folder / f"gateway-{self.port}.log"
         command = [sys.executable, "-m", "granian", "--interface", "rsgi", "--loop", "uvloop"]
         command += ["--http", "1", "--no-ws", "--workers", "1", "--log-level", "warning"]
@@ -77,7 +79,8 @@ class GatewayProcess:
         eventually(self._check_ready, timeout_s=30)
 
     def _check_ready(self) -> None:
-        assert self.process.poll() is None, self.log()
+        if self.process.poll() is not None:
+            raise ChildProcessError(self.log())  # It will never be ready.
         try:
             if self.socket_path is not None:
                 with socket.socket(socket.AF_UNIX) as wire:
@@ -98,6 +101,11 @@ class GatewayProcess:
     def kill(self) -> None:
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(10)
+
+
+def with_grpc(**settings: str) -> dict[str, str]:
+    """The settings of a gateway that speaks gRPC too; it takes longer to start."""
+    return {GRPC_LISTEN: f"127.0.0.1:{ports.choose()}", **settings}
 
 
 class ToyTriton:

@@ -460,6 +460,12 @@ def test_call_ends_at_its_deadline_and_counts_until_triton_has_done_it(_answer):
         ("STRONGROOM_GATEWAY_DEADLINE_S", "0"),
         ("STRONGROOM_GATEWAY_DEADLINE_S", "soon"),
         ("STRONGROOM_GATEWAY_BODY_BYTES_MAX", "-1"),
+        *(
+            ("STRONGROOM_GATEWAY_GRPC_LISTEN", text)
+            for text in ("8002", ":8002", "host", "host:0", "host:65536", "host:x")
+        ),
+        ("STRONGROOM_GATEWAY_GRPC_LISTEN", "http://host:1"),
+        ("STRONGROOM_GATEWAY_GRPC_LISTEN", "user@host:1"),
         ("STRONGROOM_REDIS_URL", ""),
         ("STRONGROOM_GATEWAY_REDIS_WAIT_MS", "0"),
         ("STRONGROOM_GATEWAY_COUNT", "0"),

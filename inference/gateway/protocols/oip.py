@@ -10,7 +10,8 @@ Source: Open Inference Protocol, REST; Triton, binary tensor data extension.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,14 +26,16 @@ from inference.gateway.protocols.keyed import REPLAYED, read_keyed_body, replay,
 from inference.gateway.protocols.oip_answer import InferAnswer, render_answer
 from inference.gateway.protocols.oip_generate import Generation
 from inference.gateway.protocols.oip_request import (
+    WantedOutput,
     choose_outputs,
     read_document,
     read_json_length,
     read_tensors,
     read_timeout_s,
 )
+from inference.triton.tensors import Tensor
 from marketplace.core.errors import MarketplaceError, MethodNotAllowedError, NotFoundError
-from strongroom.interface import Input, Output
+from strongroom.interface import Input, Interface, Output
 
 if TYPE_CHECKING:
     from inference.gateway.app import Gateway
@@ -88,7 +91,7 @@ class OIPProtocol:
             case ["GET"]:
                 caller.require(PREDICT, READ)
                 offer = await self.gateway.catalog.find(parse_reference(model), caller)
-                return json_answer(_render_metadata(offer))
+                return json_answer(render_metadata(offer))
             case ["GET", "ready"]:
                 caller.require(PREDICT, READ)
                 offer = await self.gateway.catalog.find(parse_reference(model), caller)
@@ -111,7 +114,11 @@ class OIPProtocol:
         octets = None if json_bytes is None else memoryview(keyed.body)[json_bytes:]
         offer = await self.gateway.catalog.find(parse_reference(model), caller)
         request.offer = offer
-        return await self._predict(request, caller, offer, document, octets, keyed.claim)
+        asked = read_inference(request, offer, document, octets)
+        answer, cost_nanos = await self.predict(
+            request, caller, offer, asked, keyed.claim, protocol=PROTOCOL
+        )
+        return answer.to_http(cost_nanos=cost_nanos)
 
     async def _generate(self, request: Request, caller: Caller, model: str, action: str) -> Answer:
         keyed = await read_keyed_body(self.gateway, request, caller)
@@ -128,42 +135,78 @@ class OIPProtocol:
         run = generation.stream if action == "generate_stream" else generation.answer
         return await run(request, predictor, prediction)
 
-    async def _predict(
+    async def predict(
         self,
         request: Request,
         caller: Caller,
         offer: Offer,
-        document: Mapping[str, Any],
-        octets: memoryview | None,
+        asked: Inference,
         claim: Claim | None,
-    ) -> Answer:
-        interface = offer.interface
-        wanted = choose_outputs(interface, document)
-        request.deadline_s = min(request.deadline_s, read_timeout_s(document))
-        given = read_tensors(interface, document["inputs"], octets)
-        rows = given[0].shape[0]
+        *,
+        protocol: str,
+    ) -> tuple[InferAnswer, int]:
+        """Run what was asked for and book it; also told is what it cost.
+
+        Raises:
+            MarketplaceError: What `Predictor.run` raises.
+        """
         predictor = self.gateway.predictor
         prediction = predictor.begin(
-            request, caller, offer, protocol=PROTOCOL, rows=rows, claim=claim
+            request, caller, offer, protocol=protocol, rows=asked.rows, claim=claim
         )
-        head = {"model_name": offer.model, "model_version": str(offer.number)}
-        if document.get("id"):
-            head["id"] = document["id"]
-
-        def decode(outputs: Mapping[str, np.ndarray]) -> InferAnswer:
-            return render_answer(interface, head, wanted, outputs, rows=rows)
-
         answer = await predictor.run(
             prediction,
-            given,
-            decode,
+            asked.tensors,
+            asked.render,
             request=request,
             to_stored=InferAnswer.to_stored,
         )
-        return answer.to_http(cost_nanos=prediction.gross_nanos)
+        return answer, prediction.gross_nanos
 
 
-def _render_metadata(offer: Offer) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """What an inference request asks for, checked."""
+
+    interface: Interface
+    head: Mapping[str, Any]
+    wanted: Sequence[WantedOutput]
+    tensors: Sequence[Tensor]
+
+    @property
+    def rows(self) -> int:
+        """How many predictions it is charged as."""
+        return self.tensors[0].shape[0]
+
+    def render(self, outputs: Mapping[str, np.ndarray]) -> InferAnswer:
+        """The answer, made of what the model answered.
+
+        Raises:
+            OutputError: It is not what the interface promises.
+        """
+        return render_answer(self.interface, self.head, self.wanted, outputs, rows=self.rows)
+
+
+def read_inference(
+    request: Request, offer: Offer, document: Mapping[str, Any], octets: memoryview | None
+) -> Inference:
+    """Check a request by the model's interface; it may shorten the time that it may take.
+
+    Raises:
+        InvalidInputError: Naming what is wrong.
+    """
+    interface = offer.interface
+    wanted = choose_outputs(interface, document)
+    request.deadline_s = min(request.deadline_s, read_timeout_s(document))
+    given = read_tensors(interface, document["inputs"], octets)
+    head = {"model_name": offer.model, "model_version": str(offer.number)}
+    if document.get("id"):
+        head["id"] = document["id"]
+    return Inference(interface, head, wanted, given)
+
+
+def render_metadata(offer: Offer) -> dict[str, Any]:
+    """What a version takes and gives, in the words of the protocol."""
     interface = offer.interface
     return {
         "name": offer.model,

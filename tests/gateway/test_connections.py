@@ -309,7 +309,6 @@ CONTROLS = [
     "models/maker/echo/config",
     "models/maker/echo/stats",
     "models/maker/echo/trace/setting",
-    "models/maker/echo/generate",
     "models/maker/echo/versions/1/config",
     "models/../repository/index",
     "models/%2e%2e/repository/index",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, LiteralString
 from uuid import UUID
 
@@ -23,15 +22,15 @@ class Wallet:
 
 
 class Books:
-    """The rows of one account, over the connection of the running product.
+    """The rows of one account.
 
     Args:
-        home: Where the product runs.
+        url: Of the database.
         account: Slug of the consumer.
     """
 
-    def __init__(self, home: Path, account: str) -> None:
-        self._home = home
+    def __init__(self, url: str, account: str) -> None:
+        self._url = url
         self._account = account
 
     def read_wallet(self) -> Wallet:
@@ -45,9 +44,15 @@ class Books:
         return Wallet(*row)
 
     def list_usages(self, key_ids: Sequence[UUID]) -> list[Usage]:
-        """All usage events of some API keys."""
+        """All usage events of some API keys.
+
+        A key that the gateway made for a request without one is none of the client's: such
+        requests are told apart by their fingerprint.
+        """
         query = """
-            SELECT u.prediction_id, u.gross_nanos, u.transfer_id, r.idempotency_key
+            SELECT u.prediction_id, u.gross_nanos, u.transfer_id,
+                CASE WHEN r.idempotency_key NOT LIKE chr(31) || '%%' THEN r.idempotency_key END,
+                CASE WHEN r.idempotency_key LIKE chr(31) || '%%' THEN r.fingerprint END
             FROM billing_usageevent u
             LEFT JOIN inference_apirequest r ON r.prediction_id = u.prediction_id
             WHERE u.api_key_id = ANY(%s)"""
@@ -75,4 +80,4 @@ class Books:
         return [row[0] for row in self._fetch(query, [list(key_ids)])]
 
     def _fetch(self, query: LiteralString, parameters: list[Any]) -> list[tuple[Any, ...]]:
-        return database.fetch(self._home, query, parameters)
+        return database.fetch_from(self._url, query, parameters)

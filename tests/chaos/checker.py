@@ -32,6 +32,8 @@ class Usage:
     # What moved its money, together with that of others.
     transfer_id: UUID | None
     idempotency_key: str | None = None
+    # Of the request, where its client counts its attempts in place of a key.
+    fingerprint: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ def check(
     entries: Sequence[Entry],
     *,
     price: Fraction,
+    late_s: float = _CLOCK_S,
 ) -> Verdict:
     """Find everything that was lost, doubled, or charged without an answer.
 
@@ -77,6 +80,8 @@ def check(
         usages: All usage events of their keys.
         entries: All entries on their wallet since the first attempt, credit left out.
         price: Of one prediction, in dollars.
+        late_s: How long after its connection died a request may have arrived: one that its
+            client left at once lies unread while the gateway is busy.
     """
     verdict = Verdict()
     answers = [one for one in attempts if one.is_answered]
@@ -97,7 +102,7 @@ def check(
         for one in (refused - unknown - answered) & set(booked)
     ]
     left = [one for one in usages if one.prediction_id not in answered | refused]
-    verdict.undelivered, faults = _match_undelivered(attempts, left)
+    verdict.undelivered, faults = _match_undelivered(attempts, left, late_s)
     verdict.faults += faults
     verdict.undelivered += len((unknown - answered) & set(booked))
     verdict.faults += _check_amounts(answers, usages, entries, nanos=price * 10**9)
@@ -113,7 +118,7 @@ def _check_answers(attempts: Sequence[Attempt]) -> list[str]:
             ids[one.request].add(one.id)
             if not one.is_right:
                 faults.append(f"wrong: the output of {one.id} is another input's")
-        elif one.status and one.status not in AWAY and (one.status, one.code) not in REFUSALS:
+        elif one.status and one.status not in AWAY and not _is_allowed(one):
             faults.append(f"refused: {one.request} with {one.status} {one.code}")
     for request, several in ids.items():
         if len(several) > 1:
@@ -124,13 +129,23 @@ def _check_answers(attempts: Sequence[Attempt]) -> list[str]:
     return faults + [f"open: the request with key {key} was never answered" for key in open_keys]
 
 
+def _is_allowed(refusal: Attempt) -> bool:
+    return refusal.code in refusal.expects or (refusal.status, refusal.code) in REFUSALS
+
+
 def _check_keys(usages: Sequence[Usage]) -> list[str]:
     counts = Counter(one.idempotency_key for one in usages if one.idempotency_key)
-    return [f"double: key {key} is booked {n} times" for key, n in counts.items() if n > 1]
+    faults = [f"double: key {key} is booked {n} times" for key, n in counts.items() if n > 1]
+    prints = Counter(one.fingerprint for one in usages if one.fingerprint)
+    return faults + [
+        f"double: request {one.hex()[:8]} and its retries are booked {n} times"
+        for one, n in prints.items()
+        if n > 1
+    ]
 
 
 def _match_undelivered(
-    attempts: Sequence[Attempt], usages: Sequence[Usage]
+    attempts: Sequence[Attempt], usages: Sequence[Usage], late_s: float
 ) -> tuple[int, list[str]]:
     """Bookings that nobody was answered: each needs a connection of its own that died.
 
@@ -142,7 +157,7 @@ def _match_undelivered(
     for usage in sorted(usages, key=lambda one: one.prediction_id):
         arrived_at = (usage.prediction_id.int >> 80) / 1000
         fitting = [
-            one for one in died if one.sent_at - _CLOCK_S <= arrived_at <= one.ended_at + _CLOCK_S
+            one for one in died if one.sent_at - _CLOCK_S <= arrived_at <= one.ended_at + late_s
         ]
         if usage.idempotency_key or not fitting:
             faults.append(f"unanswered: {usage.prediction_id} is booked and nobody was answered")

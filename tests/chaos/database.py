@@ -14,6 +14,17 @@ def fetch(
     home: Path, query: LiteralString, parameters: Sequence[Any] = ()
 ) -> list[tuple[Any, ...]]:
     """The rows of a reading statement, on a connection of its own."""
-    url = json.loads((home / "env.json").read_text())["STRONGROOM_DATABASE_URL"]
+    return fetch_from(find_url(home), query, parameters)
+
+
+def fetch_from(
+    url: str, query: LiteralString, parameters: Sequence[Any] = ()
+) -> list[tuple[Any, ...]]:
+    """The same, of any database."""
     with psycopg.connect(url) as connection:
         return connection.execute(query, parameters).fetchall()
+
+
+def find_url(home: Path) -> str:
+    """Where the product that runs there keeps its rows."""
+    return str(json.loads((home / "env.json").read_text())["STRONGROOM_DATABASE_URL"])

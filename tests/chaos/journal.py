@@ -33,6 +33,9 @@ class Attempt:
         code: Of the error.
         cost_nanos: What the answer says it cost.
         is_right: Whether the model's output was the one for this input.
+        expects: Codes of the errors that this request asks for.
+        began_at: When its model began, as the answer says; 0 if it does not.
+        completed_at: When it was through.
     """
 
     request: str
@@ -44,6 +47,9 @@ class Attempt:
     code: str = ""
     cost_nanos: int | None = None
     is_right: bool = False
+    expects: tuple[str, ...] = ()
+    began_at: float = 0.0
+    completed_at: float = 0.0
 
     @property
     def is_answered(self) -> bool:
@@ -88,6 +94,9 @@ def read(path: Path) -> Iterator[Attempt]:
             code=end.get("code", ""),
             cost_nanos=end.get("cost_nanos"),
             is_right=end.get("is_right", False),
+            expects=tuple(line.get("expects", ())),
+            began_at=end.get("began_at", 0.0),
+            completed_at=end.get("completed_at", 0.0),
         )
 
 

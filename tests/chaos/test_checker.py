@@ -10,6 +10,7 @@ import pytest
 
 from tests.chaos.checker import Entry, Usage, Verdict, check
 from tests.chaos.journal import Attempt, Journal, parse_id, read
+from tests.chaos.limits import SETTLED_S, Disturbance, check_cap, check_rate
 
 PRICE = Fraction(2, 100_000)
 NANOS = 20_000
@@ -210,6 +211,31 @@ def test_refusal_that_no_dead_part_explains_is_seen(world, status, code):
     assert world.kinds == {"refused"}
 
 
+def test_refusal_that_was_asked_for_is_none_of_its_business(world):
+    world.refuse(NOW + 50, 402, "budget_exceeded")
+    world.attempts[-1] = replace(world.attempts[-1], expects=("budget_exceeded",))
+
+    assert world.check().faults == []
+
+
+def test_second_booking_of_a_counted_request_is_seen(world):
+    for number in (15, 16):
+        world.usages[number] = replace(world.usages[number], fingerprint=b"the same")
+
+    assert world.kinds == {"double"}
+
+
+@pytest.mark.parametrize(("late_s", "kinds"), [(1.0, set()), (0.5, {"unanswered"})])
+def test_request_that_lay_unread_is_known_for_so_long(world, late_s, kinds):
+    attempt = Attempt("request-50", None, NOW + 50, NOW + 50.02)
+    world.attempts.append(attempt)
+    world.book(make_id(NOW + 50.8))
+
+    found = check(world.attempts, world.usages, world.entries, price=PRICE, late_s=late_s)
+
+    assert {fault.partition(":")[0] for fault in found.faults} == kinds
+
+
 def test_keyed_request_that_is_never_answered_is_seen(world):
     world.refuse(NOW + 50, 503, "database_unavailable", key="key-50")
 
@@ -232,6 +258,62 @@ def test_wrong_amount_is_seen(world, what):
         world.entries[0] = replace(world.entries[0], amount_nanos=-NANOS + 1)
 
     assert world.kinds == {"amount"}
+
+
+# --- Limits ---
+
+
+def answer_at(*moments: float) -> list[Attempt]:
+    """Requests that were answered within a hundredth of a second."""
+    return [Attempt(f"request-{at}", None, NOW + at, NOW + at + 0.01, status=201) for at in moments]
+
+
+@pytest.mark.parametrize(("_count", "_excess"), [(10, False), (11, True)])
+def test_burst_that_is_too_large_is_seen(_count, _excess):
+    attempts = answer_at(*(number / 1000 for number in range(_count)))
+
+    assert bool(check_rate(attempts, per_minute=60, burst=10)) is _excess
+
+
+@pytest.mark.parametrize(("_pause_s", "_excess"), [(1.0, False), (0.8, True)])
+def test_rate_that_is_too_high_is_seen(_pause_s, _excess):
+    attempts = answer_at(*(number * _pause_s for number in range(100)))
+
+    assert bool(check_rate(attempts, per_minute=60, burst=10)) is _excess
+
+
+@pytest.mark.parametrize(
+    ("_at", "_bursts", "_excess"),
+    [(0, 1, False), (0, 0, True), (-SETTLED_S - 1, 1, True), (1, 1, True)],
+)
+def test_burst_more_is_allowed_to_a_disturbance_within_it(_at, _bursts, _excess):
+    attempts = answer_at(*(number / 1000 for number in range(20)))
+    disturbance = Disturbance(NOW + _at, NOW + _at + 0.01, _bursts)
+
+    found = check_rate(attempts, per_minute=60, burst=10, disturbances=[disturbance])
+
+    assert bool(found) is _excess
+
+
+def run_at(*moments: float) -> list[Attempt]:
+    """Requests whose model took a second."""
+    return [
+        replace(one, began_at=one.sent_at, completed_at=one.sent_at + 1)
+        for one in answer_at(*moments)
+    ]
+
+
+@pytest.mark.parametrize(("_moments", "_excess"), [((0, 0.5, 1), False), ((0, 0.5, 0.9), True)])
+def test_cap_that_is_exceeded_is_seen(_moments, _excess):
+    assert bool(check_cap(run_at(*_moments), cap=2, gateways=2)) is _excess
+
+
+@pytest.mark.parametrize(("_count", "_excess"), [(4, False), (5, True)])
+def test_cap_of_each_gateway_is_allowed_after_a_disturbance(_count, _excess):
+    attempts = run_at(*(number / 10 for number in range(_count)))
+    disturbance = Disturbance(NOW - SETTLED_S, NOW - SETTLED_S + 1, 1)
+
+    assert bool(check_cap(attempts, cap=2, gateways=2, disturbances=[disturbance])) is _excess
 
 
 def test_journal_gives_back_what_was_written(tmp_path):

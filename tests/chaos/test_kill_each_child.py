@@ -18,7 +18,7 @@ from uuid import UUID
 import httpx
 import pytest
 
-from tests.chaos import children, clients, journal
+from tests.chaos import children, clients, database, journal
 from tests.chaos.books import Books
 from tests.chaos.checker import Verdict, check
 from tests.chaos.children import ANSWERS_PASS, DEATHS, UNNOTICED, wait_for
@@ -52,7 +52,7 @@ class Consumer:
         ).raise_for_status()
         self.account = answer.json()["account"]
         self._api.headers["Authorization"] = f"Bearer {answer.json()['token']}"
-        self.books = Books(stack.home, self.account)
+        self.books = Books(database.find_url(stack.home), self.account)
 
     def make_key(self) -> tuple[UUID, str]:
         """A fresh API key: its id and its text."""

@@ -164,7 +164,7 @@ def test_killed_gateway_leaves_a_slice_that_expires_and_charges_nothing(shop, st
     gateway = start_gateway()
     client = shop.client(url=gateway.url)
     with ThreadPoolExecutor(1) as pool:
-        response = pool.submit(predict, client, wait_s=20)
+        response = pool.submit(predict, client, wait_s=3)
         eventually(lambda: check_open(1))
         gateway.kill()
         assert response.exception() is not None

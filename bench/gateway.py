@@ -214,6 +214,8 @@ def _serve_bentoml(stack: ExitStack) -> tuple[str, int]:
 def _serve_two_gateways(stack: ExitStack, running: Stack) -> tuple[str, int]:
     environ = Path(f"/proc/{running.pid_of('gateway')}/environ").read_text().split("\0")
     env = dict(pair.split("=", 1) for pair in environ if pair)
+    # Two processes cannot listen at one address for gRPC, and nobody calls them there.
+    env.pop("STRONGROOM_GATEWAY_GRPC_LISTEN", None)
     options = ("--http", "1", "--no-ws", "--loop", "uvloop", "--workers", "2", *SERVER_OPTIONS)
     return _serve(stack, "rsgi", "inference.gateway.app:app", env, *options)
 

@@ -11,7 +11,10 @@ import pytest
 from embedded.environment import ROOT
 
 # All that the script needs of a machine, and no browser.
-TOOLS = ("bash", "basename", "cat", "dirname", "env", "flock", "readlink", "sha256sum", "uname")
+TOOLS = (
+    *("bash", "basename", "cat", "dirname", "env", "flock", "mkdir", "readlink", "rm"),
+    *("sha256sum", "uname"),
+)
 LINTED = 77
 
 
@@ -23,6 +26,9 @@ def machine(tmp_path: Path) -> Path:
     for name in ("requirements.txt", "requirements-dev.txt", "requirements-data.txt"):
         shutil.copyfile(ROOT / name, tmp_path / "checkout" / name)
     shutil.copyfile(ROOT / "sdk/pyproject.toml", tmp_path / "checkout/sdk/pyproject.toml")
+    beside = "tests/clients/requirements-replicate-2.txt"
+    (tmp_path / "checkout" / beside).parent.mkdir(parents=True)
+    shutil.copyfile(ROOT / beside, tmp_path / "checkout" / beside)
     (tmp_path / "tools").mkdir()
     for name in TOOLS:
         (tmp_path / "tools" / name).symlink_to(str(shutil.which(name)))

@@ -268,6 +268,14 @@ def _end_in_spite_of_errors(gateway: Gateway) -> None:
 def _keep_watches(gateway: Gateway) -> None:
     """Leaves a run and granian's future in a ring, which nobody collects."""
     running = gateway.running
+    enter = running.enter
+
+    def watch_at_once(prediction, request):
+        # However fast the machine is: each is watched, not only who had to wait.
+        enter(prediction, request)
+        run = running._fresh.pop(prediction.id, None)
+        if run is not None:
+            run.watch()
 
     def leave(prediction):
         running._fresh.pop(prediction.id, None)
@@ -275,6 +283,7 @@ def _keep_watches(gateway: Gateway) -> None:
         if run is not None and run.gone is not None:
             run.gone.cancel()
 
+    running.enter = watch_at_once
     running.leave = leave
 
 

@@ -712,7 +712,8 @@ def test_calls_are_counted_as_grpc(shop, caller):
             "requests_total", protocol="grpc", **labels
         )
 
-    assert count(outcome="ok", model="maker/echo") == 1
+    # A gateway that has met many versions counts the later ones as others.
+    assert count(outcome="ok") == 1
     assert count(code="unauthenticated") == 1
     assert count(code="not_found") == 1
 

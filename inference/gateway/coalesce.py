@@ -178,14 +178,11 @@ class Coalescer:
             TritonDeadlineError: Time is up.
             MarketplaceError: What `send` raised for this request.
         """
-        if len(self._waiting) >= self.waiting_max:
-            raise QueueFullError(retry_after_s=_RETRY_S)
         loop = asyncio.get_running_loop()
         item = _Item(tensors, send, deadline_s, on_start, loop.create_future())
+        self._line_up(item, loop)
         if on_wait is not None:
             on_wait(item.outputs)
-        self._waiting.append(item)
-        self._wake(loop)
         try:
             with TimeLimit(deadline_s - time.monotonic()):
                 return await item.outputs
@@ -205,8 +202,6 @@ class Coalescer:
             TritonDeadlineError: Time is up.
         """
         assert self.rows_max == 1, "a call that streams is not joined with others"
-        if len(self._waiting) >= self.waiting_max:
-            raise QueueFullError(retry_after_s=_RETRY_S)
         loop = asyncio.get_running_loop()
         is_given: asyncio.Future[None] = loop.create_future()
         is_left: asyncio.Future[Outputs] = loop.create_future()
@@ -219,11 +214,10 @@ class Coalescer:
                 is_given.set_result(None)
 
         item = _Item(tensors, stay, deadline_s, give, loop.create_future())
-        self._waiting.append(item)
-        self._wake(loop)
+        self._line_up(item, loop)
         try:
             try:
-                async with asyncio.timeout(deadline_s - time.monotonic()):
+                with TimeLimit(deadline_s - time.monotonic()):
                     await is_given
             except TimeoutError:
                 raise TritonDeadlineError from None
@@ -232,6 +226,12 @@ class Coalescer:
             is_left.set_result({})
             if item.is_waiting:
                 self._waiting.remove(item)
+
+    def _line_up(self, item: _Item, loop: asyncio.AbstractEventLoop) -> None:
+        if len(self._waiting) >= self.waiting_max:
+            raise QueueFullError(retry_after_s=_RETRY_S)
+        self._waiting.append(item)
+        self._wake(loop)
 
     def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
         """Look for work soon: what else came at this moment joins."""
@@ -309,8 +309,9 @@ class Coalescer:
             is_alone = len(batch) == 1 and (self.rows_max == 1 or not had_company())
             if is_alone or isinstance(error, INFRASTRUCTURE_ERRORS):
                 _fail(batch, error)
-            else:
-                await self._repeat(batch)
+            elif left := [one for one in batch if not one.outputs.done()]:
+                # Nobody's line stands still for those who have given up meanwhile.
+                await self._repeat(left)
         else:
             _deliver(batch, outputs)
 

@@ -12,15 +12,15 @@ Source: WHATWG HTML, "Server-sent events"; granian, RSGI.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Self
 
 import orjson
 
 from inference.gateway.config import KEEP_ALIVE_S, STREAM_BYTES_MAX
 from inference.gateway.errors import ClientGoneError
-from inference.gateway.http import Answer, Request, RSGITransport
+from inference.gateway.http import Answer, Request, RSGITransport, telling
 from inference.triton.errors import OutputError
 from marketplace.core.errors import MarketplaceError
 
@@ -90,19 +90,10 @@ class EventStream:
             if job is not None:
                 job.cancel()
 
-    @contextmanager
-    def on_gone(self, tell: Callable[[], None]) -> Iterator[None]:
+    def on_gone(self, tell: Callable[[], None]) -> AbstractContextManager[None]:
         """Call `tell` once if the client leaves while the block runs."""
         assert self._gone is not None
-
-        def hear(_: object) -> None:
-            tell()
-
-        self._gone.add_done_callback(hear)
-        try:
-            yield
-        finally:
-            self._gone.remove_done_callback(hear)
+        return telling(self._gone, tell)
 
     async def send(self, text: str) -> None:
         """Send one event, or several that belong together.

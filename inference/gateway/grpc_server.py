@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
@@ -46,7 +46,7 @@ from inference.gateway.errors import (
     RequestTimeoutError,
     StreamKeyedError,
 )
-from inference.gateway.http import Answer, Request, RSGIProtocol
+from inference.gateway.http import Answer, Request, RSGIProtocol, telling
 from inference.gateway.protocols.oip_grpc import STREAM, GRPCProtocol
 from inference.gateway.time_limit import TimeLimit
 from marketplace.core.errors import (
@@ -354,18 +354,9 @@ class _Call:
         """Return when the client has cancelled, or its deadline is over."""
         await asyncio.shield(self._gone)
 
-    @contextmanager
-    def on_gone(self, tell: Callable[[], None]) -> Iterator[None]:
+    def on_gone(self, tell: Callable[[], None]) -> AbstractContextManager[None]:
         """Call `tell` once if that happens while the block runs."""
-
-        def hear(_: object) -> None:
-            tell()
-
-        self._gone.add_done_callback(hear)
-        try:
-            yield
-        finally:
-            self._gone.remove_done_callback(hear)
+        return telling(self._gone, tell)
 
     async def send(self, message: bytes) -> None:
         """Send a message; waits as long as the client takes no more.

@@ -165,8 +165,7 @@ class Holds:
         What the booking did not take is released when the hold expires.
         """
         if draw.pot.hold is draw.hold:
-            draw.pot.hold = None
-            self._retire(draw.hold)
+            self._drop(draw.pot)
 
     async def run(self) -> None:
         """Give back for ever what lies idle."""

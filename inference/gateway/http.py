@@ -7,8 +7,8 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
@@ -305,3 +305,22 @@ def _count_nesting(body: bytes) -> int:
     # [ and { are 91 and 123, their partners two above.
     steps = np.where((octets == 91) | (octets == 123), 1, -1)
     return int(np.cumsum(steps).max())
+
+
+@contextmanager
+def telling(gone: asyncio.Future[Any], tell: Callable[[], None]) -> Iterator[None]:
+    """Call `tell` once if a client leaves while the block runs.
+
+    Args:
+        gone: Done when it has left.
+        tell: What to do then.
+    """
+
+    def hear(_: object) -> None:
+        tell()
+
+    gone.add_done_callback(hear)
+    try:
+        yield
+    finally:
+        gone.remove_done_callback(hear)

@@ -299,13 +299,8 @@ class Predictor:
                     await self._stream_from(replica, prediction, tensors, delivery)
                     return
                 except INFRASTRUCTURE_ERRORS as error:
-                    replica.penalise()
-                    other = await self.routes.pick(prediction.offer.version_id, besides=replica)
-                    if other is replica or delivery.has_begun:
-                        raise
-                    prediction.series.observe_retry()
-                    logger.info(
-                        "prediction %s goes to another replica: %s", prediction.id, error.code
+                    other = await self._pick_another(
+                        prediction, replica, error, is_final=delivery.has_begun
                     )
                 await self._stream_from(other, prediction, tensors, delivery)
 
@@ -337,7 +332,7 @@ class Predictor:
         if nanos:
             began_s = time.monotonic()
             try:
-                drawn = self.holds.draw(caller, nanos) or await self.holds.take(caller, nanos)
+                drawn = await self.holds.take(caller, nanos)
             except BaseException as error:
                 _observe(METRICS.observe_hold, "hold", prediction, began_s, error)
                 raise
@@ -376,13 +371,32 @@ class Predictor:
         try:
             return await self._call(prediction, tensors, replica)
         except INFRASTRUCTURE_ERRORS as error:
-            replica.penalise()
-            other = await self.routes.pick(prediction.offer.version_id, besides=replica)
-            if other is replica:
-                raise
-            prediction.series.observe_retry()
-            logger.info("prediction %s goes to another replica: %s", prediction.id, error.code)
+            other = await self._pick_another(prediction, replica, error)
         return await self._call(prediction, tensors, other)
+
+    async def _pick_another(
+        self,
+        prediction: Prediction,
+        failed: Replica,
+        error: MarketplaceError,
+        *,
+        is_final: bool = False,
+    ) -> Replica:
+        """The replica to try after one has failed us; raises the error if there is none.
+
+        Args:
+            prediction: What was tried.
+            failed: Where.
+            error: With which it failed.
+            is_final: Whether it is too late for another one.
+        """
+        failed.penalise()
+        other = await self.routes.pick(prediction.offer.version_id, besides=failed)
+        if other is failed or is_final:
+            raise error
+        prediction.series.observe_retry()
+        logger.info("prediction %s goes to another replica: %s", prediction.id, error.code)
+        return other
 
     async def _call(
         self, prediction: Prediction, tensors: Sequence[Tensor], replica: Replica
@@ -397,19 +411,12 @@ class Predictor:
         async def send(together: Sequence[Tensor], /, **how: Any) -> Outputs:
             began_s = time.monotonic()
             try:
-                found = await self.pool.infer(
-                    replica.base_url, replica.triton_name, together, outputs, **how
-                )
-            except (TritonUnavailableError, ModelNotReadyError) as error:
-                replica.breaker.fail(is_silent=isinstance(error, ServerSilentError))
-                raise
-            except (ModelExecutionError, TensorError):
-                replica.breaker.succeed()
-                raise
+                with _reported(replica):
+                    return await self.pool.infer(
+                        replica.base_url, replica.triton_name, together, outputs, **how
+                    )
             finally:
                 prediction.series.call_seconds.observe(time.monotonic() - began_s)
-            replica.breaker.succeed()
-            return found
 
         prediction.queue(replica.id)
         try:
@@ -491,11 +498,11 @@ async def _until_stopped(prediction: Prediction) -> AsyncIterator[None]:
 
 @contextmanager
 def _reported(replica: Replica) -> Iterator[None]:
-    """Tell the replica's breaker how a call over gRPC ended."""
+    """Tell the replica's breaker how a call ended."""
     try:
         yield
-    except (TritonUnavailableError, ModelNotReadyError):
-        replica.breaker.fail(is_silent=False)
+    except (TritonUnavailableError, ModelNotReadyError) as error:
+        replica.breaker.fail(is_silent=isinstance(error, ServerSilentError))
         raise
     except (ModelExecutionError, TensorError):
         replica.breaker.succeed()

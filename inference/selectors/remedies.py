@@ -123,6 +123,7 @@ REMEDIES: Mapping[str, str] = {
     "tokenizer_vocab_mismatch": "The tokenizer has words that the model has not. Push its own one.",
     "chat_template_refused": "The chat template does more than is allowed. Use the model's own.",
     "chat_template_failed": "The chat template fails on your input. Try it with transformers.",
+    "messages_invalid": "Give the test input a list of messages, each with a role and a content.",
     "labels_malformed": "The labels must be a JSON list of texts, one for each class.",
     "model_invalid": "The runtime does not take the model. Load it with the same library first.",
     "load_timeout": "The model took too long to load. Push a smaller one, or one with fewer files.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from django.core.management import call_command
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
@@ -83,6 +84,8 @@ def old_tables(shop: Shop) -> Iterator[None]:
         yield
     finally:
         migrate(latest)
+        # Tables made anew have nobody's rights.
+        call_command("grant_roles", verbosity=0)
 
 
 def book_as_before(shop: Shop, key_id, occurred_at: str) -> None:

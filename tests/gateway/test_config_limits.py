@@ -293,7 +293,7 @@ def test_requests_of_a_call_to_redis(_excess):
     asked = []
     store._add_ask = lambda batch, ask: asked.append(ask)
 
-    limits_store.LimitsStore._compose(store, None, 0.0)
+    limits_store.LimitsStore._compose(store, limits_store._Batch(), 0.0)
 
     assert (len(asked), len(store._waiting)) == (LIMITS_PER_CALL_MAX, _excess)
 

@@ -246,6 +246,7 @@ class Gateway:
             failure = MarketplaceError()
         answer = family.render_error(request, failure)
         answer.headers += _error_headers(failure)
+        answer.cost_nanos = request.broken_cost_nanos
         request.code = failure.code
         if failure.http_status >= 500:
             # Not the path itself, which may hold anything.

@@ -131,6 +131,8 @@ class Request:
     offer: Offer | None = None
     trace: Trace | None = None
     is_replay: bool = False
+    # What was charged although it ended with an error: the delivered part of a stream.
+    broken_cost_nanos: int = 0
     code: str = OK
     ended_s: float = 0.0
 

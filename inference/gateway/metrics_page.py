@@ -29,6 +29,8 @@ _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n"})
 
 Labels = Mapping[str, str]
 
+_BREAKER_VALUES = {"closed": 0, "half_open": 0.5, "open": 1}
+
 
 @dataclass(frozen=True, slots=True)
 class Family:
@@ -101,6 +103,12 @@ FAMILIES = {
             f"{_PREFIX}replica_running_requests",
             "gauge",
             "Requests of this gateway that run on a replica.",
+        ),
+        Family(
+            f"{_PREFIX}replica_breaker",
+            "gauge",
+            "0 while requests go to a replica, 1 while nothing is sent there because it kept"
+            " failing, 0.5 while one request tries it.",
         ),
         Family(f"{_PREFIX}cache_hits_total", "counter", "Look-ups that a cache answered."),
         Family(f"{_PREFIX}cache_misses_total", "counter", "Look-ups that Postgres was asked for."),
@@ -262,6 +270,7 @@ def _add_replicas(page: _Page, gateway: Gateway, metrics: Metrics) -> None:
         }
         page.add("replica_waiting_requests", waiting, labels)
         page.add("replica_running_requests", running, labels)
+        page.add("replica_breaker", _BREAKER_VALUES[replica.breaker.state], labels)
     if any(others):
         labels = {"model": OTHER, "version": OTHER, "replica": OTHER}
         page.add("replica_waiting_requests", others[0], labels)

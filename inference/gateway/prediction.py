@@ -51,6 +51,8 @@ class Prediction:
     draw: Draw | None = None
     # True from the moment that it is handed over to be booked: nothing stops it any more.
     is_booking: bool = False
+    # Whether something of its answer has left: it will be charged, however it ends.
+    has_delivered: bool = False
     stopped: MarketplaceError | None = None
     # What its run waits for, where that can be given up.
     _awaited: asyncio.Future[Any] | None = None

@@ -259,6 +259,7 @@ class Predictor:
                 await self._give_up(prediction, error)
                 raise
             await self._book(prediction)
+            delivery.events.request.broken_cost_nanos = prediction.gross_nanos
             if isinstance(error, MarketplaceError) and not isinstance(error, ClientGoneError):
                 raise StreamBrokenError(error.code) from error
             raise
@@ -324,6 +325,7 @@ class Predictor:
                     async with aclosing(parts):
                         async for part in parts:
                             await delivery.take(part)
+                            prediction.has_delivered = delivery.has_begun
             finally:
                 prediction.end()
 

@@ -123,20 +123,6 @@ class Routes:
             chosen.breaker.take(now_s)
         return chosen
 
-    def describe(self) -> list[dict[str, object]]:
-        """Each ready replica, its load, its pace and its switch, for the metrics."""
-        return [
-            {
-                "replica_id": str(one.id),
-                "version_id": str(one.version_id),
-                "breaker": one.breaker.state,
-                "load": one.calls.load,
-                "pace_s": one.calls.pace_s,
-            }
-            for many in self._replicas.values()
-            for one in many
-        ]
-
     def list_replicas(self) -> list[Replica]:
         """All ready replicas."""
         return [one for many in self._replicas.values() for one in many]

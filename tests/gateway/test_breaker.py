@@ -172,7 +172,7 @@ def test_open_replicas_are_left_out_and_if_all_are_it_is_said_at_once(clock, ste
         with pytest.raises(TritonUnavailableError) as caught:
             await routes.pick(version_id)
         assert caught.value.retry_after_s == 1
-        assert [one["breaker"] for one in routes.describe()] == ["open", "open"]
+        assert [one.breaker.state for one in routes.list_replicas()] == ["open", "open"]
         # Each is tried by one request, and by no second one meanwhile.
         clock.now_s += BREAKER_OPEN_S
         tried = {(await routes.pick(version_id)).id for _ in range(2)}

@@ -21,6 +21,7 @@ from tests.gateway.collector import Collector
 from tests.gateway.conftest import PRICE_NANOS, X, predict
 from tests.gateway.processes import GatewayProcess, eventually
 from tests.gateway.scrape import Scrape
+from tests.gateway.test_stream import body_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -100,6 +101,18 @@ def test_a_refusal_is_one_line(shop, start_gateway):
     assert (line["status"], line["code"]) == (401, "unauthenticated")
     assert (line["account_id"], line["model"], line["prediction_id"]) == (None, None, None)
     assert (line["route"], line["cost_nanos"]) == ("/v1/account", 0)
+
+
+def test_a_stream_that_breaks_off_shows_what_it_cost(teller, start_gateway):
+    gateway = start_gateway(STRONGROOM_GATEWAY_ACCESS_LOG="true")
+    body = body_of("a b c fail=2")
+    answer = teller.client(url=gateway.url).post("/openai/v1/chat/completions", json=body)
+    [line] = read_lines(gateway, 1)
+
+    # Its client has seen a 200, and then an event that told of the error.
+    assert answer.status_code == 200
+    assert (line["status"], line["code"]) == (500, "stream_broken")
+    assert line["cost_nanos"] == PRICE_NANOS
 
 
 def test_a_traced_request_names_its_trace(shop, start_gateway, collector):

@@ -16,8 +16,10 @@ from django.utils import timezone
 
 from billing.models import Hold
 from billing.services import ledger
+from inference.gateway.config import BREAKER_FAILURES
 from inference.models import Prediction, Replica
 from strongroom.interface import Interface
+from tests.factories import APIKeyFactory
 from tests.gateway.conftest import (
     LANGUAGE_REPLICA_IDS,
     PRICE_NANOS,
@@ -28,6 +30,7 @@ from tests.gateway.conftest import (
     make_node,
 )
 from tests.gateway.processes import TOY_LANGUAGE, ToyTriton, eventually
+from tests.gateway.scrape import Scrape
 from tests.gateway.test_crashes import wire, wired  # noqa: F401 - fixtures
 from tests.gateway.test_openai import error_of
 
@@ -264,6 +267,59 @@ def test_deadline_before_the_first_token_costs_nothing(teller, start_gateway):
     check_nothing_booked(teller)
 
 
+# --- Cancellations ---
+
+
+def test_cancelled_stream_is_charged_for_what_it_delivered(teller, client, triton):
+    with opened(client, "a repeat=400 pause=0.02 name=cancelled", max_tokens=1000) as response:
+        events = events_of(response)
+        next(events), next(events)
+        public_id = response.headers["inference-id"]
+        shown = teller.client().post(f"/v1/predictions/{public_id}/cancel")
+        rest = list(events)
+
+    # Nothing is called free that is not.
+    assert (shown.status_code, shown.json()["status"]) == (200, "succeeded")
+    assert shown.json()["metrics"]["cost_nano_usd"] == PRICE_NANOS
+    assert rest[-1]["error"]["code"] == "stream_broken"
+    assert "(canceled)" in rest[-1]["error"]["message"]
+    how, count = eventually(lambda: stops(triton, "cancelled"), timeout_s=SLOW_S)
+    assert how == "stopped"
+    assert count < 300
+    check_books(teller, [public_id])
+
+
+# --- Limits ---
+
+
+def test_running_stream_keeps_its_place(teller, client):
+    teller.key = APIKeyFactory(account=teller.consumer, concurrency_max=1)
+    client = teller.client()
+    with opened(client, "a repeat=400 pause=0.02", max_tokens=1000) as response:
+        events = events_of(response)
+        next(events)
+        refused, _ = chat(teller.client(), "b")
+
+    assert error_of(refused)[:2] == (429, "rate_limit_exceeded")
+    _, events = eventually(lambda: check_streamed(chat(client, "b")))
+    assert text_of(events) == "b"
+
+
+def check_streamed(answer):
+    assert answer[0].status_code == 200
+    return answer
+
+
+def test_streams_count_as_requests(teller):
+    teller.key = APIKeyFactory(account=teller.consumer, requests_per_minute=2)
+    answers = [chat(teller.client(), "a")[0] for _ in range(3)]
+
+    assert [one.status_code for one in answers] == [200, 200, 429]
+    assert error_of(answers[2])[:2] == (429, "rate_limit_exceeded")
+    assert answers[0].headers["x-ratelimit-remaining-requests"] == "1"
+    check_books(teller, [one.headers["inference-id"] for one in answers[:2]])
+
+
 # --- Clients that leave ---
 
 
@@ -404,6 +460,21 @@ def test_dead_server_costs_nothing(fragile, client, own_triton):
     response, _ = chat(client, "a")
 
     assert error_of(response)[:2] == (503, "triton_unavailable")
+    check_nothing_booked(fragile)
+
+
+def test_dead_server_is_soon_left_alone(fragile, own_triton, start_gateway):
+    gateway = start_gateway()
+    client = fragile.client(url=gateway.url)
+    own_triton.kill()
+
+    refused = [chat(client, "a")[0] for _ in range(BREAKER_FAILURES + 1)]
+
+    assert {error_of(one)[:2] for one in refused} == {(503, "triton_unavailable")}
+    # The last one was not tried, and is told when to come.
+    assert "are tried again soon" in refused[-1].json()["error"]["message"]
+    assert int(refused[-1].headers["retry-after"]) >= 1
+    assert Scrape(gateway.url).sum("replica_breaker") == 1
     check_nothing_booked(fragile)
 
 

@@ -196,13 +196,14 @@ class NativeProtocol:
     async def _cancel(self, request: Request, caller: Caller, public_id: str) -> Answer:
         """Give up what still runs, in this process or another one, and show how it ended.
 
-        What is over, or is being booked, cannot be canceled any more.
+        What is over, or is being booked, cannot be canceled any more. A stream ends, and is
+        shown as it was charged for what it had delivered.
         """
         caller.require(PREDICT)
         self.gateway.limits.admit_read(caller)
         prediction_id = _read_id(public_id)
         stopped = self.gateway.running.cancel(caller.account_id, prediction_id)
-        if stopped is not None:
+        if stopped is not None and not stopped.has_delivered:
             request.prediction_id = prediction_id
             return json_answer(self._render_canceled(stopped, {}))
         try:

@@ -155,6 +155,14 @@ class Input:
         """The value as it is sent on, or `_ValueFaultError`."""
         return _CHECKS[self.kind](self, value)
 
+    def allows_all(self, elements: list[Any]) -> bool:
+        """Whether `check` would pass each of these numbers or truth values."""
+        try:
+            _check_elements(self, elements)
+        except _ValueFaultError:
+            return False
+        return True
+
 
 @dataclass(frozen=True, slots=True)
 class Output:

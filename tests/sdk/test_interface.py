@@ -569,3 +569,39 @@ def test_stream_that_cannot_be_is_refused(_outputs, _batch, _code, _pointer):
         Interface.parse(_telling(*_outputs, **_batch))
 
     assert (caught.value.code, caught.value.pointer) == (_code, _pointer)
+
+
+@pytest.mark.parametrize(
+    ("datatype", "members", "elements"),
+    [
+        ("FP32", {}, [1, 2.5, -3e38]),
+        ("FP32", {}, [1, math.nan]),
+        ("FP32", {}, [1, math.inf]),
+        ("FP32", {"allow_nan": True}, [1, math.nan, math.inf]),
+        ("FP32", {}, [1, 1e39]),
+        ("FP32", {}, [1, "2"]),
+        ("FP32", {}, [1, True]),
+        ("FP32", {}, [1, None]),
+        ("FP32", {}, [1, [2]]),
+        ("INT8", {}, [127, -128]),
+        ("INT8", {}, [127, 128]),
+        ("INT64", {}, [2**63 - 1, 1.0]),
+        ("INT64", {}, [2**63, 1]),
+        ("INT32", {"minimum": 2, "maximum": 3}, [2, 3]),
+        ("INT32", {"minimum": 2, "maximum": 3}, [1, 3]),
+        ("INT32", {"minimum": 2, "maximum": 3}, [2, 4]),
+        ("BOOL", {}, [True, False]),
+        ("BOOL", {}, [True, 0]),
+    ],
+)
+def test_elements_are_allowed_together_as_they_are_one_by_one(datatype, members, elements):
+    interface = tensor(datatype, (1,), **members)
+
+    def allows(value):
+        try:
+            interface.check_input({"x": [value]})
+        except InputError:
+            return False
+        return True
+
+    assert interface.inputs[0].allows_all(elements) == all(map(allows, elements))

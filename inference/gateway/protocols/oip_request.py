@@ -3,8 +3,10 @@
 A tensor's values stand in the JSON part, or as octets behind it. Both are held to the same
 interface, but not in the same way:
 
-- JSON values, and texts in either form, become rows that go through `Interface.check_input`
-  as those of /v1 do. A text is a Python object on every way, and a row has one of them.
+- Texts in either form become rows that go through `Interface.check_input` as those of /v1 do.
+  A text is a Python object on every way, and a row has one of them.
+- Numbers and truth values in the JSON part are looked at all together and become one array.
+  Where one of them does not fit, they go the way of the texts, to be told which and why.
 - Numbers and truth values that came as octets stay one numpy array over the body: smallest and
   largest element are found at memory speed, and nothing is copied until it is sent to Triton.
   1 MiB of FP32 takes 0.1 ms to check that way; as a Python list it takes 17 ms, during which
@@ -194,7 +196,12 @@ def read_tensors(
         count = shape[0]
         data = _take_octets(one, tensor, place, reader)
         if data is None:
-            by_name[name] = _read_values(one, tensor.get("data"), shape, place)
+            elements = _read_elements(one, tensor.get("data"), shape, place)
+            if one.datatype != "BYTES" and one.allows_all(elements):
+                array = np.array(elements, tensors.NUMPY_TYPES[one.datatype]).reshape(shape)
+                arrays[name] = Tensor(name, one.datatype, array.shape, array)
+            else:
+                by_name[name] = _split(one, elements, shape)
         elif one.datatype == "BYTES":
             by_name[name] = _read_texts(one, data, count, place)
         else:
@@ -236,12 +243,12 @@ def _fill(
     interface: Interface, by_name: Mapping[str, list[Any]], arrays: Mapping[str, Tensor], count: int
 ) -> list[Tensor]:
     """Check what came as values, add what was left out, and put all into order."""
-    rest = interface
-    if arrays:
-        left = tuple(one for one in interface.inputs if one.name not in arrays)
+    made = dict(arrays)
+    left = tuple(one for one in interface.inputs if one.name not in made)
+    if left:
         rest = replace(interface, inputs=left)
-    rows = _check_rows(rest, by_name, count)
-    made = {one.name: one for one in tensors.encode(rest, rows)} | dict(arrays)
+        rows = _check_rows(rest, by_name, count)
+        made |= {one.name: one for one in tensors.encode(rest, rows)}
     return [made[one.name] for one in interface.inputs]
 
 
@@ -399,12 +406,17 @@ def _read_texts(one: Input, data: memoryview, count: int, place: str) -> list[st
 # --- Values in the JSON part ---
 
 
-def _read_values(one: Input, data: Any, shape: list[int], place: str) -> list[Any]:
-    """The values by row, each as /v1 would have it."""
+def _read_elements(one: Input, data: Any, shape: list[int], place: str) -> list[Any]:
+    """All values in row-major order; whether they fit is not looked at."""
     elements = _flatten(data, shape)
     if elements is None:
         detail = f"Input {one.name!r}: the data does not fill the shape {shape}."
         raise invalid(f"{place}/data", detail)
+    return elements
+
+
+def _split(one: Input, elements: list[Any], shape: list[int]) -> list[Any]:
+    """The values by row, each as /v1 would have it."""
     if not one.shape:
         return elements
     width = len(elements) // shape[0]

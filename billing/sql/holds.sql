@@ -16,7 +16,8 @@ CREATE OR REPLACE FUNCTION billing_note_spend(
     p_keys uuid[], p_days date[], p_spent_nanos bigint[], p_held_nanos bigint[]
 ) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET enable_material = off AS $$
     -- First the rows: one that takes away would be refused as new before it is found to be old.
     INSERT INTO billing_keyspend (api_key_id, period, starts_on, spent_nanos, held_nanos)
     SELECT DISTINCT c.api_key_id, n.period, n.starts_on, 0, 0

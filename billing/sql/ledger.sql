@@ -11,8 +11,14 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
     v_id uuid;
 BEGIN
-    SELECT id INTO v_id FROM billing_ledgeraccount
-        WHERE holder_id IS NOT DISTINCT FROM p_holder AND kind = p_kind;
+    -- Not by IS NOT DISTINCT FROM, which no index answers.
+    IF p_holder IS NULL THEN
+        SELECT id INTO v_id FROM billing_ledgeraccount
+            WHERE holder_id IS NULL AND kind = p_kind;
+    ELSE
+        SELECT id INTO v_id FROM billing_ledgeraccount
+            WHERE holder_id = p_holder AND kind = p_kind;
+    END IF;
     IF v_id IS NULL THEN
         INSERT INTO billing_ledgeraccount
             (id, kind, holder_id, posted_nanos, held_nanos, min_available_nanos, created_at)

@@ -58,7 +58,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
-        self._waiter: asyncio.Future[tuple[int, int, bytes]] | None = None
+        self._waiter: asyncio.Future[tuple[int, int, memoryview]] | None = None
         self._parts: list[bytes] = []
         self._size_bytes = 0
         # Of the answer now being received: where its body begins, and its whole length.
@@ -100,7 +100,7 @@ class Connection(asyncio.Protocol):
 
     async def exchange(
         self, head: bytes, parts: Sequence[bytes | memoryview], keep_slot: KeepSlot
-    ) -> tuple[int, int, bytes]:
+    ) -> tuple[int, int, memoryview]:
         """Send a request and return status, length of the JSON part (-1: all) and body.
 
         Raises:
@@ -191,7 +191,8 @@ class Connection(asyncio.Protocol):
 
     def _finish(self) -> None:
         data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        answer = (self._status, self._json_bytes, data[self._head_end : self._total_bytes])
+        body = memoryview(data)[self._head_end : self._total_bytes]
+        answer = (self._status, self._json_bytes, body)
         if self._size_bytes > self._total_bytes or self._on_end is not None:
             self.close()
         self._parts, self._size_bytes = [], 0
@@ -288,7 +289,7 @@ class TritonPool:
 
     async def _exchange(
         self, base_url: str, head: bytes, parts: Sequence[bytes | memoryview], keep_slot: KeepSlot
-    ) -> tuple[int, int, bytes]:
+    ) -> tuple[int, int, memoryview]:
         idle = self._idle.setdefault(base_url, deque())
         while idle:
             connection = idle.pop()
@@ -312,7 +313,7 @@ class TritonPool:
         head: bytes,
         parts: Sequence[bytes | memoryview],
         keep_slot: KeepSlot,
-    ) -> tuple[int, int, bytes]:
+    ) -> tuple[int, int, memoryview]:
         connections = self._open.setdefault(base_url, set())
         if connection not in connections:
             connections.add(connection)
@@ -392,12 +393,13 @@ def _render_head(
     ).encode()
 
 
-def _read_answer(model: str, status: int, json_bytes: int, body: bytes) -> dict[str, np.ndarray]:
+def _read_answer(
+    model: str, status: int, json_bytes: int, octets: memoryview
+) -> dict[str, np.ndarray]:
     if status != 200:
-        raise _make_error(model, status, body)
+        raise _make_error(model, status, bytes(octets))
     outputs: dict[str, np.ndarray] = {}
-    at = len(body) if json_bytes < 0 else json_bytes
-    octets = memoryview(body)
+    at = len(octets) if json_bytes < 0 else json_bytes
     try:
         for one in orjson.loads(octets[:at])["outputs"]:
             size_bytes = one["parameters"]["binary_data_size"]

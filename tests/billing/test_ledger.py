@@ -10,6 +10,7 @@ from django.db import DatabaseError, IntegrityError, connection, connections, tr
 from billing.errors import TransferConflictError
 from billing.models import (
     Hold,
+    KeySpend,
     LedgerAccount,
     Topup,
     Transfer,
@@ -22,6 +23,7 @@ from billing.services.price import set_price
 from marketplace.core.errors import InsufficientCreditError, NotFoundError
 from marketplace.core.ids import new_id
 from marketplace.core.money import NANOS_PER_CENT
+from marketplace.models import Account, APIKey
 from marketplace.selectors.access import Actor
 from marketplace.services import audit
 from tests.billing.conftest import (
@@ -35,6 +37,7 @@ from tests.billing.conftest import (
     reserve,
     settle,
 )
+from tests.factories import APIKeyFactory
 
 pytestmark = pytest.mark.django_db
 
@@ -106,6 +109,38 @@ def test_settle_twice_books_once(shop: Shop, fund: Fund) -> None:
 
     assert balances() == before
     assert UsageEvent.objects.count() == 1
+
+
+READ = """SELECT relname, coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0)
+    FROM pg_stat_xact_user_tables WHERE relname LIKE 'billing_%%'"""
+MANY = 300
+
+
+def read_by_booking(shop: Shop, key: APIKey) -> dict[str, int]:
+    """How many rows of each table one more booking reads, among very many."""
+    for _ in range(2):  # The second one finds the accounts and plans of the first.
+        item = shop.item(hold(shop), api_key_id=str(key.pk))
+        before = dict(query(READ))
+        assert settle(item) == ["settled"]
+    return {name: count - before.get(name, 0) for name, count in query(READ)}
+
+
+def test_a_booking_reads_the_few_rows_that_it_is_about(shop: Shop, fund: Fund) -> None:
+    key = APIKeyFactory(account=shop.consumer)
+    for number in range(MANY):
+        other = Account.objects.create(slug=f"other-{number}", name="Other")
+        for kind in (LedgerAccount.Kind.WALLET, LedgerAccount.Kind.CREATOR_PAYABLE):
+            ledger.get_ledger_account_id(kind, holder_id=other.pk)
+        KeySpend.objects.create(
+            api_key_id=new_id(), period="day", starts_on="2026-11-21", spent_nanos=1, held_nanos=0
+        )
+    fund(9_000)
+
+    assert max(read_by_booking(shop, key).values()) < 40
+    # The control: with plans that may read a table once and look through it again and again.
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER FUNCTION billing_settle RESET enable_material")
+    assert read_by_booking(shop, key)["billing_ledgeraccount"] > MANY
 
 
 def test_one_batch_settles_what_it_can(shop: Shop, fund: Fund) -> None:

@@ -226,7 +226,9 @@ def test_sizes_of_outputs_that_lie_are_refused(data):
     }
     head = json.dumps(document).encode()
 
-    found = try_out(lambda: _read_answer("r0", 200, len(head), head + bytes(16)), statuses=STATUSES)
+    octets = memoryview(head + bytes(16))
+
+    found = try_out(lambda: _read_answer("r0", 200, len(head), octets), statuses=STATUSES)
 
     assert isinstance(found, Refused) == (sizes != [8, 8])
 

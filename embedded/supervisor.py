@@ -91,10 +91,11 @@ class Supervisor:
         """Stop everything, in the reverse order of the start; returns when all have ended."""
         while not all(child.is_over for child in self.children):
             for child in self.children:
+                # Looked at in the next round only: whoever reads along sees each step.
+                child.watch_stop()
                 stopping = child.state in (State.STOPPING, State.STOPPED)
                 if not stopping and self._may_stop(child):
                     child.stop()
-                child.watch_stop()
                 if self._stop_requests > 1:
                     child.kill()
             self._status.show(self.children)

@@ -13,22 +13,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import statistics
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from bench import load, product
-from bench.load import LoadError, Request, Result
+from bench import compare, product, servers
+from bench.compare import FLOOR
+from bench.load import Request, Result
 from bench.product import TINY, WIDE, Sold
-from embedded import ports
+from bench.servers import Server
 from embedded.environment import ROOT
 from inference.gateway.config import SERVER_OPTIONS
 from tests.stack import Stack
@@ -36,20 +33,10 @@ from tests.stack import Stack
 CONNECTIONS = (1, 8, 64, 256)
 # A wide request is 2 MiB of JSON: more connections would measure this machine's memory.
 WIDE_CONNECTIONS = (1, 8)
-FLOOR = "Triton alone"
 DRF = "DRF view"
 BENTOML = "BentoML"
 
 MakeBody = Callable[[Sold], tuple[bytes, dict[str, str]]]
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """Something that answers the request, and the processes whose time that takes."""
-
-    name: str
-    request: Request
-    pids: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,27 +53,7 @@ class Row:
 
 def main() -> int:
     """Measure and print; 1 if a measurement failed."""
-    options = _parse()
-    try:
-        load.find_wrk()
-        with tempfile.TemporaryDirectory(prefix="strongroom-bench-") as name:
-            rows = _measure_all(options, Path(name))
-    except LoadError as error:
-        print(f"bench.gateway: {error}", file=sys.stderr)
-        return 1
-    print(_describe_machine(options), *_table(rows), sep="\n")
-    if options.json:
-        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
-    return 0
-
-
-def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="bench.gateway", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--duration", type=int, default=5, help="seconds of each measurement")
-    parser.add_argument("--rounds", type=int, default=3, help="the median of so many counts")
-    parser.add_argument("--json", type=Path, help="write all figures into this file")
-    return parser.parse_args()
+    return compare.run("bench.gateway", __doc__, _measure_all, _draw_table)
 
 
 def _measure_all(options: argparse.Namespace, folder: Path) -> list[Row]:
@@ -113,9 +80,10 @@ def _measure_all(options: argparse.Namespace, folder: Path) -> list[Row]:
             ("1 MiB, JSON", WIDE_CONNECTIONS, _list_servers(running, wide, _json_body)),
             ("1 MiB, binary", WIDE_CONNECTIONS, _list_servers(running, wide, _binary_body)),
         ]
-        for name, steps, servers in cases:
+        for name, steps, asked in cases:
             for connections in steps:
-                rows += _compare(name, servers, connections, options, folder)
+                found = compare.measure_in_turn(name, asked, connections, options, folder)
+                rows += _make_rows(name, connections, found)
     return rows
 
 
@@ -125,7 +93,7 @@ def _list_servers(running: Stack, sold: Sold, make_body: MakeBody) -> list[Serve
     own = [running.pid_of("gateway"), running.pid_of("postgres")]
     gateway_url = running.demo["gateway_url"]
     floor_url = f"{triton}/v2/models/{sold.triton_name}/infer"
-    servers = [
+    asked = [
         Server(FLOOR, _oip_request(floor_url, sold, make_body), [running.pid_of("node")]),
         Server("gateway /v2", _gateway_v2(running, sold, gateway_url, make_body), own),
     ]
@@ -133,8 +101,8 @@ def _list_servers(running: Stack, sold: Sold, make_body: MakeBody) -> list[Serve
         headers = {"Content-Type": "application/json"} | _authorization(running)
         body = json.dumps({"input": {"x": _numbers(sold)}}).encode()
         url = f"{gateway_url}/v1/models/{sold.name}/predictions"
-        servers.append(Server("gateway /v1", Request(url, headers, body), own))
-    return servers
+        asked.append(Server("gateway /v1", Request(url, headers, body), own))
+    return asked
 
 
 def _gateway_v2(running: Stack, sold: Sold, url: str, make_body: MakeBody) -> Request:
@@ -187,21 +155,14 @@ def _bentoml_request(url: str, sold: Sold) -> Request:
 
 
 def _serve_bentoml(stack: ExitStack) -> tuple[str, int]:
-    """Serve `bench.bentoml_service`; its packages would not go together with ours."""
-    folder = ROOT / "var" / "bench" / "bentoml"
-    python = folder / "bin" / "python"
-    if not (folder / "bin" / "bentoml").exists():
-        print("installing BentoML", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        wanted = Path(__file__).with_name("requirements-bentoml.txt")
-        subprocess.run([python, "-m", "pip", "install", "-q", "-r", wanted], check=True)
-    url = f"http://127.0.0.1:{ports.choose()}"
-    port = url.rpartition(":")[2]
+    """Serve `bench.bentoml_service`."""
+    python = servers.install("bentoml")
+    url, port = servers.choose_address()
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    env |= {"BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": str(folder / "home")}
+    env |= {"BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": str(python.parents[1] / "home")}
     command = ["bentoml", "serve", "bentoml_service:Negate", "--host", "127.0.0.1"]
     pid = stack.enter_context(
-        product.serve(
+        servers.serve(
             *(*command, "--port", port, "--working-dir", str(ROOT / "bench")),
             url=url,
             env=env,
@@ -223,53 +184,20 @@ def _serve_two_gateways(stack: ExitStack, running: Stack) -> tuple[str, int]:
 def _serve(
     stack: ExitStack, interface: str, app: str, env: dict[str, str], *options: str
 ) -> tuple[str, int]:
-    url = f"http://127.0.0.1:{ports.choose()}"
-    port = url.rpartition(":")[2]
+    url, port = servers.choose_address()
     command = ["granian", "--interface", interface, "--host", "127.0.0.1", "--port", port]
-    pid = stack.enter_context(product.serve(*command, *options, app, url=url, env=env))
+    pid = stack.enter_context(servers.serve(*command, *options, app, url=url, env=env))
     return url, pid
 
 
-def _compare(
-    name: str,
-    servers: Sequence[Server],
-    connections: int,
-    options: argparse.Namespace,
-    folder: Path,
-) -> Iterator[Row]:
-    """All servers in turn, round by round, so that a slow moment of the machine meets each."""
-    found: dict[str, list[Result]] = {one.name: [] for one in servers}
-    for _ in range(options.rounds):
-        for one in servers:
-            print(f"{name}, {connections} connections: {one.name}", file=sys.stderr)
-            result = load.measure(
-                one.request,
-                connections=connections,
-                duration_s=options.duration,
-                pids=one.pids,
-                folder=folder,
-            )
-            found[one.name].append(result)
-    middle = {server: _median(results) for server, results in found.items()}
-    floor = middle[FLOOR]
-    for server, result in middle.items():
+def _make_rows(name: str, connections: int, found: dict[str, Result]) -> Iterator[Row]:
+    floor = found[FLOOR]
+    for server, result in found.items():
         ratio = result.requests_per_s / floor.requests_per_s
         yield Row(name, connections, server, result, ratio, result.p50_ms - floor.p50_ms)
 
 
-def _median(results: Sequence[Result]) -> Result:
-    names = [one.name for one in fields(Result)]
-    return Result(*(statistics.median(getattr(one, name) for one in results) for name in names))
-
-
-def _describe_machine(options: argparse.Namespace) -> str:
-    return (
-        f"{os.cpu_count()} cores, {platform.system()} {platform.release()};"
-        f" median of {options.rounds} rounds of {options.duration} s\n"
-    )
-
-
-def _table(rows: Sequence[Row]) -> Iterator[str]:
+def _draw_table(rows: Sequence[Row]) -> Iterator[str]:
     yield "| request | connections | server | /s | of Triton | p50 ms | added | p99 ms | CPU µs |"
     yield "|---|---|---|---|---|---|---|---|---|"
     for row in rows:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
+from onnx import GraphProto, TensorProto, helper, numpy_helper
 
-from embedded import ports
+from strongroom.interface import Interface
+from strongroom.listing import LISTING_FILE, Listing, parse_price
 from tests import stack
 from tests.chaos.children import list_triton_names, wait_for
 from tests.e2e.terminal import Creator, manage
@@ -24,6 +22,8 @@ from tests.stack import Stack
 
 TINY, WIDE = 16, 262_144
 PRICE_DOLLARS = "0.000001"
+# What `strongroom init` proposes for graphs that take several rows.
+ROWS_MAX = 32
 SERVED_WITHIN_S = 120.0
 
 
@@ -34,7 +34,7 @@ class Sold:
     Args:
         name: `owner/name`.
         triton_name: Of its one replica.
-        width: Numbers in a row of x.
+        width: Elements in a row of its input.
     """
 
     name: str
@@ -62,6 +62,34 @@ def sell(product: Stack, folder: Path, name: str, width: int) -> Sold:
         "init", name, "--name", name, "--title", name, "--price", PRICE_DOLLARS,
         "--task", "regression", "--licence", "MIT",
     )  # fmt: skip
+    return _publish(product, creator, name, width)
+
+
+def sell_echo(product: Stack, folder: Path, name: str) -> Sold:
+    """The same with a model that writes text: what it was asked, at once."""
+    (folder / name).mkdir()
+    (folder / name / "model.onnx").write_bytes(_echo())
+    # `strongroom init` drafts no texts of a graph, but a listing may well name them.
+    listing = Listing(
+        owner="demo",
+        name=name,
+        title=name,
+        task="text-generation",
+        licence="MIT",
+        price_nanos=parse_price(PRICE_DOLLARS),
+        interface=Interface.parse(
+            {
+                "inputs": [{"name": "prompt", "kind": "text"}],
+                "outputs": [{"name": "text", "kind": "text"}],
+                "batch": {"max_size": ROWS_MAX},
+            }
+        ),
+    )
+    (folder / name / LISTING_FILE).write_text(listing.to_toml())
+    return _publish(product, Creator(product, folder), name, width=1)
+
+
+def _publish(product: Stack, creator: Creator, name: str, width: int) -> Sold:
     pushed = json.loads(creator.run("push", name, "--wait", "--json"))
     admin = product.demo["admin"]["email"]
     manage(product, "review_version", pushed["id"], "--approve", "--reason", "x", "--email", admin)
@@ -78,30 +106,29 @@ def sell(product: Stack, folder: Path, name: str, width: int) -> Sold:
 
 def _negate(width: int) -> bytes:
     value = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        [helper.make_node("Mul", ["x", "minus"], ["y"])],
-        "negate",
-        [value("x", TensorProto.FLOAT, ["batch", width])],
-        [value("y", TensorProto.FLOAT, ["batch", width])],
-        [numpy_helper.from_array(np.array([-1], np.float32), "minus")],
+    return _serialise(
+        helper.make_graph(
+            [helper.make_node("Mul", ["x", "minus"], ["y"])],
+            "negate",
+            [value("x", TensorProto.FLOAT, ["batch", width])],
+            [value("y", TensorProto.FLOAT, ["batch", width])],
+            [numpy_helper.from_array(np.array([-1], np.float32), "minus")],
+        )
     )
+
+
+def _echo() -> bytes:
+    value = helper.make_tensor_value_info
+    return _serialise(
+        helper.make_graph(
+            [helper.make_node("Identity", ["prompt"], ["text"])],
+            "echo",
+            [value("prompt", TensorProto.STRING, ["batch", 1])],
+            [value("text", TensorProto.STRING, ["batch", 1])],
+        )
+    )
+
+
+def _serialise(graph: GraphProto) -> bytes:
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     return made.SerializeToString()
-
-
-@contextlib.contextmanager
-def serve(
-    *command: str, url: str, env: dict[str, str], python: str = sys.executable
-) -> Iterator[int]:
-    """Run another server beside the product until the block ends; yields its pid."""
-    process = subprocess.Popen([python, "-m", *command], env=env)
-    try:
-        deadline = time.monotonic() + 60
-        while not ports.is_listening(int(url.rpartition(":")[2])):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{command[0]} did not come up")
-            time.sleep(0.1)
-        yield process.pid
-    finally:
-        process.terminate()
-        process.wait(30)

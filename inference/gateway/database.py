@@ -137,11 +137,7 @@ async def connect(url: str, *, durable: bool) -> psycopg.AsyncConnection[Row]:
         url: Of the database.
         durable: True where a commit must be on disk before anyone is told of it.
     """
-    # A statement of a dozen parts is planned as long as it runs: once is enough.
-    options = (
-        f"-c synchronous_commit={'on' if durable else 'off'} {_STATEMENT_TIMEOUT}"
-        " -c plan_cache_mode=force_generic_plan -c enable_seqscan=off"
-    )
+    options = f"-c synchronous_commit={'on' if durable else 'off'} {_STATEMENT_TIMEOUT}"
     return await psycopg.AsyncConnection.connect(
         url, autocommit=True, row_factory=dict_row, options=options, **_CONNECT, **_KEEPALIVE
     )

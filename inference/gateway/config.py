@@ -176,6 +176,10 @@ STATEMENT_TIMEOUT_S = 10
 STATEMENT_LIMIT_S = 12.0
 # Items of one settle: enough to share a commit, small enough to lock wallets briefly.
 SETTLE_BATCH_MAX = 256
+# If so many came while a commit ran, the next one waits for more, as long as that one took and
+# no longer than this.
+GATHER_MIN = 3
+GATHER_MAX_S = 0.003
 # The same for holds, and how many such statements may run at once.
 HOLD_BATCH_MAX = 256
 HOLD_STATEMENTS_MAX = 2

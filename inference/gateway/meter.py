@@ -1,8 +1,8 @@
 """Book what was answered: many predictions in one commit, before any of the answers leaves.
 
-No timer and no batch size to tune: while one commit runs, the items of the next one gather.
-A lone prediction waits for nobody, and under load a batch is as large as the last commit was
-slow.
+While one commit runs, the items of the next one gather. Where several came meanwhile, the next
+one waits as long again for more of them, a few milliseconds at most: half as many commits are a
+sixth less work for each prediction. A lone prediction waits for nobody.
 
 One statement books usage and transfers (`billing_settle`), stores the predictions
 and completes the idempotency keys, so these are true together or not at all. It may be sent
@@ -27,6 +27,8 @@ import psycopg
 
 from inference.gateway.config import (
     FAILURES_WAITING_MAX,
+    GATHER_MAX_S,
+    GATHER_MIN,
     SETTLE_BATCH_MAX,
     STATEMENT_LIMIT_S,
     STORED_OUTPUT_BYTES_MAX,
@@ -225,11 +227,16 @@ class Meter:
             self._committing = asyncio.create_task(self._commit())
 
     async def _commit(self) -> None:
+        took_s = 0.0
         try:
             while self._waiting or self._failures:
+                if GATHER_MIN <= len(self._waiting) < SETTLE_BATCH_MAX:
+                    await asyncio.sleep(min(took_s, GATHER_MAX_S))
                 if self._waiting:
+                    started_s = time.monotonic()
                     count = min(len(self._waiting), SETTLE_BATCH_MAX)
                     await self._settle([self._waiting.popleft() for _ in range(count)])
+                    took_s = time.monotonic() - started_s
                 if self._failures:
                     count = min(len(self._failures), SETTLE_BATCH_MAX)
                     await self._record([self._failures.popleft() for _ in range(count)])

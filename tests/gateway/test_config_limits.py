@@ -21,6 +21,7 @@ from inference.gateway.config import (
     CALLS_PER_BATCH_PLACE,
     COALESCED_CALLS_MAX,
     FAILURES_WAITING_MAX,
+    GATHER_MIN,
     HOLD_BATCH_MAX,
     HOLD_STATEMENTS_MAX,
     LIMITS_PER_CALL_MAX,
@@ -35,6 +36,7 @@ from inference.gateway.config import (
 )
 from inference.gateway.database import Database, DatabaseUnavailableError
 from inference.gateway.http import Request
+from inference.gateway.meter import Meter
 from inference.gateway.metrics import Metrics
 from inference.gateway.metrics_page import _add_replicas, _Page
 from inference.gateway.route import Replica
@@ -249,6 +251,34 @@ def test_items_of_a_booking(monkeypatch, _excess):
 
     sizes = [len(batch) for batch in connection.batches]
     assert sizes == [SETTLE_BATCH_MAX, *[1] * _excess]
+
+
+@pytest.mark.parametrize(("_come", "_waits"), [(GATHER_MIN - 1, False), (GATHER_MIN, True)])
+def test_items_for_which_a_booking_waits_for_more(monkeypatch, _come, _waits):
+    monkeypatch.setattr(meter_module, "GATHER_MAX_S", 0.3)
+    sizes = []
+
+    async def book(items):
+        sizes.append(len(items))
+        await asyncio.sleep(0.3)
+        for one in items:
+            one.booked.set_result("settled")
+
+    async def run():
+        meter = Meter("", wait_s=30)
+        monkeypatch.setattr(meter, "_settle", book)
+        bookings = []
+        # The first one waits for nobody; then so many while it is booked; then a late one.
+        for count, pause_s in ((1, 0.1), (_come, 0.35), (1, 0)):
+            bookings += [
+                asyncio.ensure_future(meter.settle(make_prediction())) for _ in range(count)
+            ]
+            await asyncio.sleep(pause_s)
+        await asyncio.gather(*bookings)
+
+    asyncio.run(run())
+
+    assert sizes == ([1, _come + 1] if _waits else [1, _come, 1])
 
 
 @pytest.mark.parametrize("_excess", [0, 1])

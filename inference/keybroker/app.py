@@ -61,7 +61,7 @@ class KeyBroker:
         logs.configure(hides_errors=True)
         self._config = self._config or KeyBrokerConfig.from_env()
         kms = LocalKms(self._config.kms_dir)
-        self._keys = UploadKeys(kms, kms.signing_key())
+        self._keys = UploadKeys(kms, kms.signing_key(), self._config.suite)
         logger.warning("keys are held by the local provider: for development and single machines")
         loop.run_until_complete(self._open_pool())
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from marketplace.core.env import SettingError, env_secret, env_text
+from strongroom.sealing.suite import SUITES, X25519, Suite, find_suite
 
 EVIDENCE_TYPES = frozenset({"none-dev"})
 
@@ -21,6 +22,7 @@ class KeyBrokerConfig:
         kms_dir: Folder of the local key store, readable by this process alone.
         loader_digests: Serving code that may receive keys; empty means none may.
         evidence: Accepted kinds of evidence about a node; empty means none is good enough.
+        suite: Kind of the key pairs that are made for uploads.
     """
 
     database_url: str
@@ -28,6 +30,7 @@ class KeyBrokerConfig:
     kms_dir: Path
     loader_digests: frozenset[str]
     evidence: frozenset[str]
+    suite: Suite = X25519
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> KeyBrokerConfig:
@@ -40,12 +43,16 @@ class KeyBrokerConfig:
         evidence = _words("STRONGROOM_KEYBROKER_EVIDENCE", "none-dev" if development else "", env)
         if unknown := evidence - EVIDENCE_TYPES:
             raise SettingError(f"STRONGROOM_KEYBROKER_EVIDENCE: unknown {sorted(unknown)}")
+        suite = find_suite(env_text("STRONGROOM_KEYBROKER_SUITE", X25519.name, env=env))
+        if suite is None:
+            raise SettingError(f"STRONGROOM_KEYBROKER_SUITE: one of {', '.join(SUITES)}")
         return cls(
             database_url=env_secret("STRONGROOM_KEYBROKER_DATABASE_URL", env=env),
             token=env_secret("STRONGROOM_KEYBROKER_TOKEN", env=env),
             kms_dir=Path(env_text("STRONGROOM_KEYBROKER_KMS_DIR", env=env)),
             loader_digests=_words("STRONGROOM_LOADER_DIGESTS", "", env),
             evidence=evidence,
+            suite=suite,
         )
 
 

@@ -27,13 +27,16 @@ from strongroom.errors import StrongroomError
 from strongroom.sealing import floe, signature, wrap
 from strongroom.sealing.canonical import decode_base64, encode_base64
 from strongroom.sealing.manifest import Manifest
+from strongroom.sealing.suite import X25519, Suite
 
 
 class UploadKeys:
     """Makes, checks and opens the key pairs of uploads."""
 
-    def __init__(self, kms: KeyProvider, signing_key: bytes) -> None:
+    def __init__(self, kms: KeyProvider, signing_key: bytes, suite: Suite = X25519) -> None:
         self._kms = kms
+        # Of the pairs that are made from now on; those of earlier uploads stay what they are.
+        self._suite = suite
         self._signing_key = signing_key
         self.platform_public_key = signature.derive_public_key(signing_key)
 
@@ -74,8 +77,8 @@ class UploadKeys:
         self, upload_id: UUID, artifact_id: UUID, model_id: UUID, expires_at: datetime
     ) -> UploadKeyRow:
         kek_ref = f"model-{model_id}"
-        private_key = wrap.generate_private_key()
-        public_key = wrap.derive_public_key(private_key)
+        private_key = wrap.generate_private_key(self._suite)
+        public_key = wrap.derive_public_key(private_key, self._suite)
         kid = wrap.derive_kid(public_key)
         context = _context(artifact_id, kid)
         try:
@@ -85,7 +88,7 @@ class UploadKeys:
             raise ShreddedError from None
         payload = signature.upload_key_payload(
             kid=kid,
-            suite=wrap.SUITE,
+            suite=self._suite.name,
             public_key=encode_base64(public_key),
             upload_id=str(upload_id),
             artifact_id=str(artifact_id),
@@ -97,7 +100,7 @@ class UploadKeys:
             artifact_id=artifact_id,
             model_id=model_id,
             kid=kid,
-            suite=wrap.SUITE,
+            suite=self._suite.name,
             public_key=encode_base64(public_key),
             kek_ref=kek_ref,
             sealed_private_key=sealed,
@@ -118,7 +121,7 @@ class UploadKeys:
         if row is None or stored is None:
             raise NotFoundError("There is no key for this artifact.")
         kid, suite, blob = stored
-        if not hmac.compare_digest(kid, row.kid):
+        if not hmac.compare_digest(kid, row.kid) or suite != row.suite:
             raise KeyWrapInvalidError
         try:
             wrapped = wrap.WrappedKey.parse(
@@ -157,7 +160,7 @@ class UploadKeys:
 
 def decode_public_key(text: Any) -> bytes:
     """A raw 32-byte key out of base64; raises StrongroomError."""
-    return decode_base64(text, size_bytes=wrap.PUBLIC_KEY_BYTES)
+    return decode_base64(text, size_bytes=X25519.public_key_bytes)
 
 
 def _context(artifact_id: UUID, kid: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ from strongroom.sealing import floe, wrap
 from strongroom.sealing.canonical import decode_base64
 from strongroom.sealing.errors import CanonicalError
 from strongroom.sealing.manifest import Manifest, SealedFile
+from strongroom.sealing.suite import X25519
 
 # A message for every twentieth of the way is enough for a progress bar.
 _PROGRESS_STEPS = 20
@@ -78,7 +79,9 @@ def open_lease(
         expires_at=str(members["expires_at"]),
     )
     try:
-        sealed = decode_base64(members["sealed_dek"], size_bytes=wrap.WRAP_BYTES)
+        sealed = decode_base64(
+            members["sealed_dek"], size_bytes=X25519.sealed_bytes(wrap.DEK_BYTES)
+        )
     except CanonicalError as error:
         raise LoadError("lease_invalid", f"The sealed key is malformed: {error.detail}") from None
     dek = wrap.unseal(sealed, private_key, info)

@@ -24,6 +24,7 @@ from strongroom.errors import StrongroomError
 from strongroom.sealing import signature, wrap
 from strongroom.sealing.canonical import decode_base64, encode_base64
 from strongroom.sealing.errors import CanonicalError
+from strongroom.sealing.suite import X25519
 
 PROFILE_FILE = "profile.json"
 PLATFORMS_FILE = "platforms.json"
@@ -172,7 +173,7 @@ class ConfigFolder:
         try:
             return Identity(
                 decode_base64(value.get("signing_key"), size_bytes=signature.PRIVATE_KEY_BYTES),
-                decode_base64(value.get("recovery_key"), size_bytes=wrap.PRIVATE_KEY_BYTES),
+                decode_base64(value.get("recovery_key"), size_bytes=X25519.private_key_bytes),
             )
         except CanonicalError:
             raise _damaged(path) from None

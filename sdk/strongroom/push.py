@@ -31,6 +31,7 @@ from strongroom.sealing.errors import (
     WrapError,
 )
 from strongroom.sealing.manifest import Manifest, Part, SealedFile, file_aad
+from strongroom.sealing.suite import Suite, find_suite
 from strongroom.sealing.wrap import WrappedKey
 from strongroom.upload_state import SavedUpload, SentPart, UploadStore, describe_sources
 
@@ -63,6 +64,7 @@ class _Kem:
 
     kid: str
     public_key: bytes
+    suite: Suite
 
 
 @dataclass(slots=True)
@@ -305,11 +307,12 @@ class Push:
                 "The key for this upload is not signed by the pinned platform key. "
                 "Nothing was sealed to it.",
             ) from None
-        if value["suite"] != wrap.SUITE:
+        suite = find_suite(value["suite"])
+        if suite is None:
             raise PushError("suite_unsupported", "The platform wants a wrap that is not known.")
         # What the platform signed is its own fault if it is no key.
-        public_key = decode_base64(value["public_key"], size_bytes=wrap.PUBLIC_KEY_BYTES)
-        return _Kem(value["kid"], public_key)
+        public_key = decode_base64(value["public_key"], size_bytes=suite.public_key_bytes)
+        return _Kem(value["kid"], public_key, suite)
 
     # --- Parts --------------------------------------------------------------------
 
@@ -400,6 +403,7 @@ class Push:
             recipient="platform",
             kid=upload.kem.kid,
             public_key=upload.kem.public_key,
+            suite=upload.kem.suite,
         )
         wrapped_keys = [for_platform.to_json(), upload.dek_for_creator.to_json()]
         try:

@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from strongroom.sealing import floe, signature, wrap
 from strongroom.sealing.canonical import decode_base64, encode_base64
 from strongroom.sealing.manifest import Manifest, check_files
+from strongroom.sealing.suite import X25519
 from strongroom.sealing.wrap import WrappedKey
 
 TOKEN = "srt_test_token_that_must_not_leak"
@@ -50,6 +51,7 @@ class Platform:
         # the connection without an answer, "cut_after" does the work first.
         self.fault = lambda method, path: None
         self.forge_kem = False
+        self.suite = X25519
         self.lock = threading.Lock()
 
     @property
@@ -115,11 +117,11 @@ class Platform:
         if body["signing_key"] not in self.signing_keys:
             raise RefusalError(422, "signing_key_unknown")
         upload_id, version_id = str(uuid.uuid4()), str(uuid.uuid4())
-        private_key = wrap.generate_private_key()
-        public_key = encode_base64(wrap.derive_public_key(private_key))
+        private_key = wrap.generate_private_key(self.suite)
+        public_key = encode_base64(wrap.derive_public_key(private_key, self.suite))
         fields = {
             "kid": wrap.derive_kid(decode_base64(public_key)),
-            "suite": wrap.SUITE,
+            "suite": self.suite.name,
             "public_key": public_key,
             "expires_at": EXPIRES,
         }

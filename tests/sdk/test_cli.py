@@ -23,6 +23,7 @@ from strongroom.commands import account as account_commands
 from strongroom.commands import model as model_commands
 from strongroom.listing import Listing
 from strongroom.sealing import floe, signature, wrap
+from strongroom.sealing.suite import HYBRID, X25519
 from strongroom.sealing.wrap import WrappedKey
 from tests.sdk.command_line import CANARY, INIT_FLAGS, external_tensor, log_in, run
 from tests.sdk.platform_server import API_KEY, PASSWORD, TOKEN
@@ -289,6 +290,19 @@ def test_the_creator_can_recover_the_data_key(ready, folder, config):
     assert dek == ready.open_upload(upload["upload_id"])[1]
 
 
+def test_a_platform_may_ask_for_a_hybrid_wrap(ready, folder):
+    ready.suite = HYBRID
+
+    run("push", folder)
+
+    upload = ready.uploads[only_upload(ready)]
+    wraps = {one["recipient"]: one["suite"] for one in upload["wraps"]}
+    # The creator's own key is of the other kind.
+    assert wraps == {"platform": HYBRID.name, "creator": X25519.name}
+    plain, _ = ready.open_upload(only_upload(ready))
+    assert plain["weights0.bin"] == (folder / "weights0.bin").read_bytes()
+
+
 def test_a_finished_push_leaves_no_state(ready, folder, config):
     run("push", folder)
 
@@ -361,6 +375,7 @@ def sign_upload_key(platform, answer, **changes):
             "platform_signature_invalid",
         ),
         ("other suite", lambda p, a: sign_upload_key(p, a, suite="x"), "suite_unsupported"),
+        ("no suite", lambda p, a: sign_upload_key(p, a, suite=""), "suite_unsupported"),
         ("short key", lambda p, a: sign_upload_key(p, a, public_key="AAAA"), "base64_invalid"),
     ],
 )

@@ -1,9 +1,10 @@
 """Wrap a data key for one recipient, bound to what the key is for.
 
 HPKE in base mode; the purpose, the artifact and the recipient stand in `info`. A wrap
-that is moved to another version, recipient or lease does not open.
+that is moved to another version, recipient or lease does not open. The kind of key pair is
+the recipient's choice, see `strongroom.sealing.suite`; keys of leases and of creators are X25519.
 
-Source: RFC 9180 (DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, AES-256-GCM).
+Source: RFC 9180.
 """
 
 from __future__ import annotations
@@ -14,35 +15,27 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
 from strongroom.sealing.canonical import canonicalize, decode_base64, encode_base64
 from strongroom.sealing.errors import CanonicalError, WrapError
+from strongroom.sealing.suite import SUITES, X25519, Suite, find_suite
 
-SUITE = "hpke-x25519-sha256-aes256gcm"
-PUBLIC_KEY_BYTES = 32
-PRIVATE_KEY_BYTES = 32
 DEK_BYTES = 32
-# Encapsulated key, the data key, and the GCM tag.
-WRAP_BYTES = 32 + DEK_BYTES + 16
 RECIPIENTS = ("platform", "creator")
 MAX_KID_LENGTH = 80
 
 DEK_PURPOSE = "strongroom-dek/1"
 LEASE_PURPOSE = "strongroom-lease/1"
 
-_HPKE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
+
+def generate_private_key(suite: Suite = X25519) -> bytes:
+    """A new private key, raw."""
+    return suite.generate()
 
 
-def generate_private_key() -> bytes:
-    """A new X25519 private key, raw."""
-    return X25519PrivateKey.generate().private_bytes_raw()
-
-
-def derive_public_key(private_key: bytes) -> bytes:
+def derive_public_key(private_key: bytes, suite: Suite = X25519) -> bytes:
     """The raw public key of a raw private key."""
-    return X25519PrivateKey.from_private_bytes(private_key).public_key().public_bytes_raw()
+    return suite.derive_public(private_key)
 
 
 def derive_kid(public_key: bytes) -> str:
@@ -50,29 +43,33 @@ def derive_kid(public_key: bytes) -> str:
     return hashlib.sha256(public_key).hexdigest()[:32]
 
 
-def seal(plain: bytes | bytearray, public_key: bytes, info: Mapping[str, Any]) -> bytes:
+def seal(
+    plain: bytes | bytearray, public_key: bytes, info: Mapping[str, Any], suite: Suite = X25519
+) -> bytes:
     """Seal bytes to a key: encapsulated key, then ciphertext.
 
     Raises:
         WrapError: `public_key_invalid`.
     """
     try:
-        recipient = X25519PublicKey.from_public_bytes(public_key)
-        return _HPKE.encrypt(plain, recipient, canonicalize(dict(info)))
+        recipient = suite.load_public(public_key)
+        return suite.hpke.encrypt(plain, recipient, canonicalize(dict(info)))
     except ValueError:
         # Also a point of small order, which would make the secret known to all.
-        raise WrapError("public_key_invalid", "This is not a usable X25519 key.") from None
+        raise WrapError("public_key_invalid", f"This is no usable key for {suite.name}.") from None
 
 
-def unseal(blob: bytes, private_key: bytes, info: Mapping[str, Any]) -> bytearray:
+def unseal(
+    blob: bytes, private_key: bytes, info: Mapping[str, Any], suite: Suite = X25519
+) -> bytearray:
     """Open what `seal` made, in memory that the caller can overwrite.
 
     Raises:
         WrapError: `key_wrap_invalid`: other key, other info, or changed bytes.
     """
-    key = X25519PrivateKey.from_private_bytes(private_key)
+    key = suite.load_private(private_key)
     try:
-        return bytearray(_HPKE.decrypt(blob, key, canonicalize(dict(info))))
+        return bytearray(suite.hpke.decrypt(blob, key, canonicalize(dict(info))))
     except (InvalidTag, ValueError):
         raise WrapError("key_wrap_invalid", "The wrapped key does not open.") from None
 
@@ -100,13 +97,14 @@ class WrappedKey:
         kid = value["kid"]
         if not isinstance(kid, str) or not 1 <= len(kid) <= MAX_KID_LENGTH:
             _refuse("The kid must be a text.")
-        if value["suite"] != SUITE:
-            _refuse(f"The suite must be {SUITE}.")
+        suite = find_suite(value["suite"])
+        if suite is None:
+            _refuse(f"The suite must be one of: {', '.join(SUITES)}.")
         try:
-            blob = decode_base64(value["blob"], size_bytes=WRAP_BYTES)
+            blob = decode_base64(value["blob"], size_bytes=suite.sealed_bytes(DEK_BYTES))
         except CanonicalError as error:
             _refuse(f"The blob is not valid. {error.detail}")
-        return cls(value["recipient"], kid, SUITE, blob)
+        return cls(value["recipient"], kid, suite.name, blob)
 
     def to_json(self) -> dict[str, str]:
         """The form on the wire."""
@@ -128,13 +126,19 @@ def dek_info(*, artifact_id: str, recipient_kid: str) -> dict[str, str]:
 
 
 def wrap_dek(
-    dek: bytes | bytearray, *, artifact_id: str, recipient: str, kid: str, public_key: bytes
+    dek: bytes | bytearray,
+    *,
+    artifact_id: str,
+    recipient: str,
+    kid: str,
+    public_key: bytes,
+    suite: Suite = X25519,
 ) -> WrappedKey:
     """Wrap the data key of an artifact for one recipient."""
     assert len(dek) == DEK_BYTES
     assert recipient in RECIPIENTS
-    blob = seal(dek, public_key, dek_info(artifact_id=artifact_id, recipient_kid=kid))
-    return WrappedKey(recipient, kid, SUITE, blob)
+    blob = seal(dek, public_key, dek_info(artifact_id=artifact_id, recipient_kid=kid), suite)
+    return WrappedKey(recipient, kid, suite.name, blob)
 
 
 def unwrap_dek(wrapped: WrappedKey, private_key: bytes, *, artifact_id: str) -> bytearray:
@@ -144,7 +148,7 @@ def unwrap_dek(wrapped: WrappedKey, private_key: bytes, *, artifact_id: str) -> 
         WrapError: `key_wrap_invalid`.
     """
     info = dek_info(artifact_id=artifact_id, recipient_kid=wrapped.kid)
-    dek = unseal(wrapped.blob, private_key, info)
+    dek = unseal(wrapped.blob, private_key, info, SUITES[wrapped.suite])
     if len(dek) != DEK_BYTES:
         _refuse("The wrapped key has the wrong length.")
     return dek

@@ -21,6 +21,7 @@ from strongroom.errors import StrongroomError
 from strongroom.sealing import floe, signature, wrap
 from strongroom.sealing.canonical import encode_base64
 from strongroom.sealing.manifest import Manifest
+from strongroom.sealing.suite import X25519
 
 TOKEN = "broker-token-of-the-tests"
 
@@ -49,7 +50,7 @@ class Broker:
         public_key = wrap.derive_public_key(private_key)
         key = {
             "kid": wrap.derive_kid(public_key),
-            "suite": wrap.SUITE,
+            "suite": X25519.name,
             "public_key": encode_base64(public_key),
             "expires_at": body["expires_at"],
         }

@@ -24,6 +24,7 @@ from marketplace.models import Account, AIModel, ModelVersion
 from strongroom.sealing import floe, signature, wrap
 from strongroom.sealing.canonical import canonicalize, decode_base64, encode_base64
 from strongroom.sealing.manifest import file_aad
+from strongroom.sealing.suite import SUITES
 
 ROOT = Path(__file__).resolve().parents[3]
 TOKEN = "t" * 40
@@ -91,7 +92,7 @@ class EnrolledNode:
         return self.sign(body)
 
 
-def start_broker(folder: Path, database_url: str) -> Broker:
+def start_broker(folder: Path, database_url: str, **settings: str) -> Broker:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -104,6 +105,7 @@ def start_broker(folder: Path, database_url: str) -> Broker:
         "STRONGROOM_KEYBROKER_TOKEN": TOKEN,
         "STRONGROOM_KEYBROKER_KMS_DIR": str(folder / "kms"),
         "STRONGROOM_LOADER_DIGESTS": LOADER_DIGEST,
+        **settings,
     }
     command = [str(Path(sys.executable).with_name("granian")), "--interface", "rsgi"]
     command += ["--host", "127.0.0.1", "--port", str(port), "inference.keybroker.app:app"]
@@ -181,6 +183,7 @@ def seal_version(broker: Broker, account: Account, model: AIModel, *, number: in
         recipient="platform",
         kid=kem["kid"],
         public_key=decode_base64(kem["public_key"]),
+        suite=SUITES[kem["suite"]],
     )
     WrappedKey.objects.create(
         version=version,

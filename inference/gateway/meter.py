@@ -1,8 +1,8 @@
 """Book what was answered: many predictions in one commit, before any of the answers leaves.
 
 While one commit runs, the items of the next one gather. Where several came meanwhile, the next
-one waits as long again for more of them, a few milliseconds at most: half as many commits are a
-sixth less work for each prediction. A lone prediction waits for nobody.
+one waits as long again for more of them, a few milliseconds at most: larger commits are less
+work for each prediction. A lone prediction waits for nobody.
 
 One statement books usage and transfers (`billing_settle`), stores the predictions
 and completes the idempotency keys, so these are true together or not at all. It may be sent

@@ -30,7 +30,7 @@ class KeyBrokerConfig:
     kms_dir: Path
     loader_digests: frozenset[str]
     evidence: frozenset[str]
-    suite: Suite = X25519
+    suite: Suite
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> KeyBrokerConfig:

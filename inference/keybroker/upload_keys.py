@@ -33,7 +33,7 @@ from strongroom.sealing.suite import X25519, Suite
 class UploadKeys:
     """Makes, checks and opens the key pairs of uploads."""
 
-    def __init__(self, kms: KeyProvider, signing_key: bytes, suite: Suite = X25519) -> None:
+    def __init__(self, kms: KeyProvider, signing_key: bytes, suite: Suite) -> None:
         self._kms = kms
         # Of the pairs that are made from now on; those of earlier uploads stay what they are.
         self._suite = suite

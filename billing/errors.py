@@ -26,3 +26,10 @@ class StripeRefusedError(MarketplaceError):
 class WebhookRefusedError(BadRequestError):
     code = "webhook_refused"
     title = "This is not a webhook that Stripe signed now."
+
+
+class ReceiptKeyError(MarketplaceError):
+    """The worker has no key that it may sign receipts with; for its operator."""
+
+    code = "receipt_key"
+    title = "There is no receipt key that follows the published ones."

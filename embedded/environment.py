@@ -87,7 +87,7 @@ class Place:
 
     @property
     def keybroker_url(self) -> str:
-        return f"http://127.0.0.1:{self.ports['keybroker']}"
+        return f"https://127.0.0.1:{self.ports['keybroker']}"
 
     @property
     def fakestripe_url(self) -> str:
@@ -174,16 +174,24 @@ def _stripe(place: Place) -> dict[str, str]:
 
 def _worker(place: Place) -> dict[str, str]:
     return {
+        **_control_plane(place),
+        "STRONGROOM_RECEIPT_KEY": place.secrets["receipt_key"],
+    }
+
+
+def _control_plane(place: Place) -> dict[str, str]:
+    return {
         **_django(place),
         **_stripe(place),
         "STRONGROOM_KEYBROKER_URL": place.keybroker_url,
+        "STRONGROOM_KEYBROKER_CA": str(place.home.tls_ca),
         "STRONGROOM_KEYBROKER_TOKEN": place.secrets["keybroker_token"],
     }
 
 
 def _web(place: Place) -> dict[str, str]:
     return {
-        **_worker(place),
+        **_control_plane(place),
         "STRONGROOM_PLAYGROUND_SECRET": place.secrets["playground_secret"],
     }
 
@@ -208,6 +216,9 @@ def _keybroker(place: Place) -> dict[str, str]:
         "STRONGROOM_KEYBROKER_DATABASE_URL": place.database_url(postgres.KEYBROKER),
         "STRONGROOM_KEYBROKER_TOKEN": place.secrets["keybroker_token"],
         "STRONGROOM_KEYBROKER_KMS_DIR": str(place.home / "keybroker"),
+        "STRONGROOM_KEYBROKER_LISTEN": f"127.0.0.1:{place.ports['keybroker']}",
+        "STRONGROOM_KEYBROKER_TLS_CERT": str(place.home.tls_certificate),
+        "STRONGROOM_KEYBROKER_TLS_KEY": str(place.home.tls_key),
         # The code of this very checkout may receive keys, and no other.
         "STRONGROOM_LOADER_DIGESTS": compute_loader_digest(),
     }
@@ -217,6 +228,7 @@ def _node(place: Place) -> dict[str, str]:
     return {
         "STRONGROOM_WEB_URL": place.web_url,
         "STRONGROOM_KEYBROKER_URL": place.keybroker_url,
+        "STRONGROOM_KEYBROKER_CA": str(place.home.tls_ca),
         "STRONGROOM_NODE_DIR": str(place.home / "node"),
         "STRONGROOM_NODE_NAME": NODE_NAME,
         "STRONGROOM_NODE_JOIN_TOKEN_FILE": str(place.home.join_token_file),

@@ -8,12 +8,14 @@ demo.json       logins and models of the demo, written when it is ready
 ports.json      ports of the parts nobody chose, kept from start to start
 logs/           one file for each part, with one older file at most
 postgres/ redis/ keybroker/ node/ objects/ beat/ stripe/    one folder for each part
+tls/            authority, certificate and key with which the key broker is served
 run/            sockets
 ```
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import fcntl
 import json
@@ -45,6 +47,7 @@ _SECRETS: Mapping[str, Callable[[], str]] = {
     "redis": lambda: secrets.token_hex(24),
     "redis_gateway": lambda: secrets.token_hex(24),
     "keybroker_token": lambda: secrets.token_urlsafe(32),
+    "receipt_key": lambda: base64.b64encode(secrets.token_bytes(32)).decode(),
     "playground_secret": lambda: secrets.token_urlsafe(32),
     "stripe_secret_key": lambda: "sk_test_" + secrets.token_hex(24),
     "stripe_webhook_secret": lambda: "whsec_" + secrets.token_hex(24),
@@ -81,6 +84,18 @@ class Home:
     @property
     def join_token_file(self) -> Path:
         return self.path / "node" / "join-token"
+
+    @property
+    def tls_ca(self) -> Path:
+        return self.path / "tls" / "ca.pem"
+
+    @property
+    def tls_certificate(self) -> Path:
+        return self.path / "tls" / "keybroker.pem"
+
+    @property
+    def tls_key(self) -> Path:
+        return self.path / "tls" / "keybroker.key"
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name

@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import psycopg
@@ -20,6 +21,11 @@ from psycopg import sql
 from embedded import postgres
 from embedded.environment import NODE_NAME, ROOT
 from embedded.home import Home, load_secrets
+from inference.node_certificate import RENEWAL_GRACE, CertificateError, NodeCertificate
+from marketplace.core.clock import utc_now
+
+# From here to the node's first renewal; a token too many does no harm.
+START_MARGIN = timedelta(hours=1)
 
 _SCHEMA_PATTERNS = (
     "*/migrations/*.py",
@@ -43,7 +49,7 @@ def main(home: Home) -> None:
             manage("migrate", "--no-input")
             manage("grant_roles")
             _note_digest(superuser, expected)
-    if not is_enrolled(home):
+    if not has_joined(home):
         write_join_token(home)
 
 
@@ -68,12 +74,15 @@ def manage(*arguments: str) -> str:
     return outcome.stdout
 
 
-def is_enrolled(home: Home) -> bool:
-    """Whether the node has joined: then it needs no token, and an old one is worth nothing."""
+def has_joined(home: Home) -> bool:
+    """Whether the node is one and can stay it: then it needs no token."""
     try:
-        return bool(json.loads((home / "node" / "identity.json").read_text())["node_id"])
-    except (OSError, ValueError, KeyError, TypeError):
+        document = json.loads((home / "node" / "identity.json").read_text())
+        certificate = NodeCertificate.parse(document["certificate"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, CertificateError):
         return False
+    # A home that slept for longer than its node may renew needs a new one.
+    return utc_now() < certificate.not_after + RENEWAL_GRACE - START_MARGIN
 
 
 def write_join_token(home: Home) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import ssl
 import sys
 import urllib.error
 import urllib.request
@@ -73,12 +74,20 @@ def python(*arguments: str | Path) -> list[str | Path]:
     return [sys.executable, "-P", *arguments]
 
 
-def answers(url: str) -> Probe:
-    """Whether an HTTP server is there and well: any status below 500."""
+def answers(url: str, ca: Path | None = None) -> Probe:
+    """Whether an HTTP server is there and well: any status below 500.
+
+    Args:
+        url: Asked with GET.
+        ca: File with the authority of the server's certificate, if it has one.
+    """
 
     def probe(_log: str) -> bool:
+        context = ssl.create_default_context(cafile=ca) if ca else None
         try:
-            with urllib.request.urlopen(url, timeout=PROBE_TIMEOUT_S) as answer:  # noqa: S310
+            with urllib.request.urlopen(  # noqa: S310
+                url, timeout=PROBE_TIMEOUT_S, context=context
+            ) as answer:
                 return int(answer.status) < 500
         except urllib.error.HTTPError as error:
             error.close()
@@ -161,10 +170,10 @@ def _keybroker(place: Place) -> Process:
     port = place.ports["keybroker"]
     return Process(
         name="keybroker",
-        command=_granian("rsgi", "inference.keybroker.app:app", port),
+        command=python("-m", "inference.keybroker"),
         env=environment.for_process(place, "keybroker"),
         after=("prepare",),
-        is_ready=answers(f"{place.keybroker_url}/health"),
+        is_ready=answers(f"{place.keybroker_url}/health", place.home.tls_ca),
         where=f"127.0.0.1:{port}",
     )
 

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from embedded import environment, guard, home, ports, postgres, processes, status
+from embedded import environment, guard, home, ports, postgres, processes, status, tls
 from embedded.environment import GATEWAY_PORT, GRPC_PORT, ROOT, WEB_PORT, Place
 from embedded.errors import StartError
 from embedded.home import Home
@@ -121,6 +121,7 @@ def _prepare(options: argparse.Namespace, place_home: Home, run_dir: Path) -> Pl
         grpc_port=options.grpc_port,
         run_dir=run_dir,
     )
+    tls.ensure(place_home)
     folder = place_home / "postgres"
     user = postgres.server_user(folder)
     postgres.prepare(folder, password=secrets["postgres_superuser"], user=user)

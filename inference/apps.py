@@ -4,3 +4,10 @@ from django.apps import AppConfig
 class InferenceConfig(AppConfig):
     name = "inference"
     verbose_name = "Inference"
+
+    def ready(self) -> None:
+        """Have reviewers asked about versions that new keys signed."""
+        from inference.services.signing_key import SigningKeyDoubter
+        from marketplace.services.doubt import register_doubter
+
+        register_doubter(SigningKeyDoubter())

@@ -58,6 +58,17 @@ class PartOutOfRangeError(InvalidInputError):
     title = "The announced files have no such part."
 
 
+class RangeNotSatisfiableError(MarketplaceError):
+    code = "range_not_satisfiable"
+    http_status = 416
+    title = "The part does not reach so far."
+
+
+class CiphertextGoneError(GoneError):
+    code = "ciphertext_gone"
+    title = "The platform no longer keeps the sealed files of this version."
+
+
 class UploadClosedError(ConflictError):
     code = "upload_closed"
     title = "This upload takes no more parts."
@@ -93,9 +104,34 @@ class SigningKeyRevokedError(ConflictError):
     title = "This signing key was revoked and cannot be used again."
 
 
+class SigningKeyCoolingError(ConflictError):
+    code = "signing_key_cooling"
+    title = "The signing key is too new: an owner of the account has to confirm it first."
+
+
+class SigningKeyUnconfirmedError(ConflictError):
+    code = "signing_key_unconfirmed"
+    title = "The version is signed by a new key, and nobody said that its creator confirmed it."
+
+
+class SameSessionError(ConflictError):
+    code = "signing_key_same_session"
+    title = "A key is confirmed in another session than the one that registered it."
+
+
 class KeyBrokerUnavailableError(UnavailableError):
     code = "keybroker_unavailable"
     title = "The key broker does not answer."
+
+
+class ReleaseLogTooLongError(ConflictError):
+    code = "release_log_too_long"
+    title = "The release log is too long for one export."
+
+
+class ConfirmationMissingError(InvalidInputError):
+    code = "confirmation_missing"
+    title = "What cannot be undone must be confirmed by its name."
 
 
 class ObjectStoreUnavailableError(UnavailableError):
@@ -106,6 +142,32 @@ class ObjectStoreUnavailableError(UnavailableError):
 class JoinTokenInvalidError(AuthenticationError):
     code = "join_token_invalid"
     title = "The join token is unknown, used, expired or for another name."
+
+
+class NodeRevokedError(MarketplaceError):
+    code = "node_revoked"
+    http_status = 403
+    title = "This node was revoked."
+
+
+class CertificateInvalidError(AuthenticationError):
+    code = "certificate_invalid"
+    title = "This is not a certificate that the key broker issued to a node."
+
+
+class CertificateExpiredError(AuthenticationError):
+    code = "certificate_expired"
+    title = "The node's certificate has expired."
+
+
+class CertificateMismatchError(AuthenticationError):
+    code = "certificate_mismatch"
+    title = "The certificate is not that of the node in whose name is asked."
+
+
+class EnrolmentStaleError(AuthenticationError):
+    code = "enrolment_stale"
+    title = "The enrolment was signed too long ago, or by a clock that is wrong."
 
 
 class GatewayUnavailableError(UnavailableError):

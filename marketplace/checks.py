@@ -39,6 +39,10 @@ def check_production(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
             len(settings.PLAYGROUND_SECRET) < SECRET_LENGTH_MIN,
             f"STRONGROOM_PLAYGROUND_SECRET is shorter than {SECRET_LENGTH_MIN} characters.",
         ),
+        "E008": (
+            not settings.KEYBROKER_URL.startswith("https://"),
+            "STRONGROOM_KEYBROKER_URL does not use https.",
+        ),
     }
     return [
         Error(text, id=f"strongroom.{number}") for number, (wrong, text) in faults.items() if wrong

@@ -237,8 +237,14 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 3600}  # Far above the 
 CELERY_TIMEZONE = "UTC"
 
 KEYBROKER_URL = env_text("STRONGROOM_KEYBROKER_URL", "http://127.0.0.1:8002").rstrip("/")
+# File with the authority of its certificate; empty: those that the system knows.
+KEYBROKER_CA = env_text("STRONGROOM_KEYBROKER_CA", "")
 KEYBROKER_TOKEN = env_secret("STRONGROOM_KEYBROKER_TOKEN", "unset")
 PLAYGROUND_SECRET = env_secret("STRONGROOM_PLAYGROUND_SECRET", "unset")
+# Ed25519 private keys, raw, in base64: of receipts, and the one that names it in a rotation.
+# Only workers need them.
+RECEIPT_KEY = env_secret("STRONGROOM_RECEIPT_KEY", "")
+RECEIPT_KEY_BEFORE = env_secret("STRONGROOM_RECEIPT_KEY_BEFORE", "")
 
 # The creator's share of a prediction; the rest is the platform's.
 CREATOR_SHARE_BPS = env_int("STRONGROOM_CREATOR_SHARE_BPS", 8000)

@@ -132,3 +132,38 @@ def test_links_between_documents_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text()):
             if not target.startswith("http"):
                 assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def read_threats() -> list[list[str]]:
+    """The rows of the threat model, as cells."""
+    text = (ROOT / "docs/threat-model.md").read_text()
+    rows = [line.strip().strip("|").split("|") for line in text.splitlines()]
+    return [[cell.strip() for cell in row] for row in rows if row[0].strip().isdecimal()]
+
+
+def test_every_threat_names_a_test_and_every_test_a_threat() -> None:
+    rows = read_threats()
+    named = [re.findall(r"`(tests/[^`]+)`", row[4]) for row in rows]
+
+    assert [int(row[0]) for row in rows] == list(range(1, len(rows) + 1))
+    # The first is the row's own, where its attack and its control are told.
+    own = [tests[0] for tests in named]
+    modules = [str(path.relative_to(ROOT)) for path in (ROOT / "tests/threats").glob("test_*.py")]
+    assert sorted(own) == sorted(modules)
+    for path in {path for tests in named for path in tests}:
+        assert re.search(r"^ *(async )?def test_", (ROOT / path).read_text(), re.MULTILINE), path
+    for path in own:
+        assert "control" in (ROOT / path).read_text().lower(), path
+
+
+def test_every_threat_names_code_that_is_there_and_what_remains() -> None:
+    folders = ("inference", "marketplace", "sdk/strongroom", "embedded")
+    files = {f"/{path.relative_to(ROOT)}" for name in folders for path in (ROOT / name).rglob("*")}
+
+    for row in read_threats():
+        assert len(row) == 6, row[0]
+        assert all(row), row[0]
+        places = re.findall(r"`([a-z_/]+(?:\.py|\.sql)|[a-z_]+/[a-z_/]+)`", row[3])
+        assert places, row[0]
+        for place in places:
+            assert any(path.endswith(f"/{place}") for path in files), f"row {row[0]}: {place}"

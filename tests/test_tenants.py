@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -25,12 +25,13 @@ from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, resolve, reverse
 from django.utils import timezone
 
-from billing.models import Topup
+from billing.models import Price, ReceiptBatch, ReceiptKey, ReceiptLeaf, Topup, UsageEvent
 from billing.services.price import set_price
 from inference.models import (
     Artifact,
     Deployment,
     Prediction,
+    QuerySketch,
     Replica,
     ReplicaWork,
     SigningKey,
@@ -79,12 +80,42 @@ LINES = [
         "billing:price-panel", "/panels/price/acme/digits", "POST", {"dollars_per_prediction": "1"}
     ),
     Line("billing:key-panel", "/panels/keys/{key}"),
+    Line("inference:push", "/dashboard/push?account=acme&model=digits"),
+    Line("inference:protection", "/dashboard/models/acme/digits/protection"),
+    Line("inference:protection", "/dashboard/models/acme/digits/protection", "POST", {}),
+    Line(
+        "inference:account-budget",
+        "/dashboard/models/acme/digits/protection/account",
+        "POST",
+        {"account": "acme", "queries_per_day_max": "5"},
+    ),
+    Line("inference:custody", "/dashboard/models/acme/digits/versions/1/custody"),
+    Line("inference:release-log", "/dashboard/models/acme/digits/versions/1/release-log"),
+    Line("inference:shred", "/dashboard/models/acme/digits/versions/1/shred"),
+    Line(
+        "inference:shred",
+        "/dashboard/models/acme/digits/versions/1/shred",
+        "POST",
+        {"confirm": "acme/digits:1", "reason": "mine"},
+    ),
     Line("inference:versions-panel", "/panels/versions/acme/digits"),
     Line("inference:onboarding-panel", "/panels/onboarding?account=acme"),
     Line("inference:version-panel", "/panels/onboarding/{version}"),
     Line("inference:try-panel", "/panels/try/acme/digits"),
     Line("inference:predictions-panel", "/panels/predictions?account=acme"),
     Line("inference:prediction", "/predictions/{prediction}"),
+    Line("inference:signing-keys", "/dashboard/signing-keys?account=acme"),
+    Line("inference:signing-key-confirm", "/dashboard/signing-keys/{signing_key}/confirm"),
+    Line(
+        "inference:signing-key-confirm",
+        "/dashboard/signing-keys/{signing_key}/confirm",
+        "POST",
+        {"password": PASSWORD},
+    ),
+    Line("inference:signing-key-revoke", "/dashboard/signing-keys/{signing_key}/revoke"),
+    Line(
+        "inference:signing-key-revoke", "/dashboard/signing-keys/{signing_key}/revoke", "POST", {}
+    ),
     Line(
         "marketplace-api:login",
         "/api/login",
@@ -107,6 +138,13 @@ LINES = [
         {"version": 1},
         by="token",
     ),
+    Line(
+        "marketplace-api:withdraw",
+        "/api/models/acme/digits/versions/1/withdraw",
+        "POST",
+        {},
+        by="token",
+    ),
     Line("marketplace-api:keys", "/api/keys?account=acme", by="token"),
     Line(
         "marketplace-api:keys",
@@ -125,9 +163,41 @@ LINES = [
         {"account": "acme", "public_key": "{public_key}"},
         by="token",
     ),
+    Line("inference-api:signing-keys", "/api/signing-keys?account=acme", by="token"),
+    Line("inference-api:signing-key", "/api/signing-keys/{signing_key}", "DELETE", by="token"),
     Line("inference-api:uploads", "/api/models/acme/digits/uploads", "POST", {}, by="token"),
     Line("inference-api:versions", "/api/models/acme/digits/versions", by="token"),
+    Line("inference-api:artifact", "/api/models/acme/digits/versions/1/artifact", by="token"),
+    Line(
+        "inference-api:artifact-part",
+        "/api/models/acme/digits/versions/1/artifact/files/0/parts/0",
+        by="token",
+    ),
     Line("inference-api:version", "/api/versions/{version}", by="token"),
+    Line(
+        "inference-api:shred-version",
+        "/api/models/acme/digits/versions/1/shred",
+        "POST",
+        {},
+        by="token",
+    ),
+    Line(
+        "inference-api:shred-model",
+        "/api/models/acme/digits/shred",
+        "POST",
+        {},
+        by="token",
+    ),
+    Line("inference-api:budgets", "/api/models/acme/digits/budgets", by="token"),
+    Line(
+        "inference-api:budget",
+        "/api/models/acme/digits/budgets/acme",
+        "PUT",
+        {"queries_per_day_max": 5},
+        by="token",
+    ),
+    Line("inference-api:budget", "/api/models/acme/digits/budgets/acme", "DELETE", by="token"),
+    Line("inference-api:release-log", "/api/versions/{version}/release-log", by="token"),
     Line("inference-api:upload", "/api/uploads/{upload}", by="token"),
     Line("inference-api:upload", "/api/uploads/{upload}", "DELETE", by="token"),
     Line("inference-api:complete", "/api/uploads/{upload}/complete", "POST", {}, by="token"),
@@ -148,6 +218,8 @@ LINES = [
     Line("billing-api:key-spend", "/api/keys/{key}/spend", by="token"),
     Line("billing-api:wallet", "/api/wallet?account=acme", by="token"),
     Line("billing-api:usage", "/api/usage?account=acme", by="token"),
+    Line("billing-api:usage-sums", "/api/usage/sums?account=acme", by="token"),
+    Line("billing-api:usage-export", "/api/usage/export/csv?account=acme", by="token"),
     Line(
         "billing-api:topups",
         "/api/topups",
@@ -156,14 +228,19 @@ LINES = [
         by="token",
     ),
     Line("billing-api:topup", "/api/topups/{topup}", by="token"),
+    Line("billing-api:receipt", "/api/predictions/{prediction}/receipt", by="token"),
 ]
 # Addresses that name nobody's rows, with the reason.
 NAMELESS = {
+    "billing-api:receipt-keys": "the platform",
+    "billing-api:receipt-batches": "the platform; a root tells nothing of its leaves",
     "billing:stripe-webhook": "signed by Stripe, and believed in nothing but that it happened",
     "marketplace-api:models": "what the caller may see; a filter for an owner hides the same",
     "marketplace-api:me": "the caller",
     "inference-api:platform": "the platform",
-    "inference-api:node-enrol": "a new node, by a join token that is its own",
+    "inference:sealing": "what sealing does, in words",
+    "inference-api:manifest-checks": "nobody: what is sent is checked and not kept",
+    "inference-api:node-enrol": "a new node, by a certificate that is its own",
     "inference-api:node-desired": "the calling node",
     "inference-api:node-report": "the calling node; replicas of others are passed over",
 }
@@ -249,18 +326,29 @@ def rows(acme: Tenant, account: Account, store: None) -> dict[str, str]:
     """One of everything that an address can name, by its name in the tables."""
     model = AIModelFactory(account=account, name="digits", visibility="private")
     version = ModelVersionFactory(model=model)
-    set_price(Actor(user=acme.user), model, nanos_per_prediction=1_000)
+    price = set_price(Actor(user=acme.user), model, nanos_per_prediction=1_000)
+    # Only who has asked a model can have a budget of its own.
+    QuerySketch.objects.create(
+        account=account,
+        model=model,
+        period="total",
+        starts_on=date(1970, 1, 1),
+        updated_at=timezone.now(),
+    )
+    prediction_id = _run(account, version)
+    _book(prediction_id, account, version, price)
     made = {
         "version": version.pk,
         "key": APIKeyFactory(account=account, created_by=acme.user).pk,
         "topup": Topup.objects.create(
             account=account, amount_cents=2_500, state=Topup.State.EXPIRED
         ).pk,
-        "prediction": ids.to_public(_run(account, version)),
+        "prediction": ids.to_public(prediction_id),
         "upload": _begin_upload(account, model).pk,
         "work": _assign(acme.node, version).pk,
     }
     _store_artifact(account, version)
+    made["signing_key"] = SigningKey.objects.get(account=account).pk
     Deployment.objects.create(version=version)
     return {name: str(value) for name, value in made.items()}
 
@@ -270,8 +358,24 @@ def _run(account: Account, version: ModelVersion) -> UUID:
     return Prediction.objects.create(version=version, state="succeeded", **fields).pk
 
 
+def _book(prediction_id: UUID, account: Account, version: ModelVersion, price: Price) -> None:
+    """A usage event, by a test key, and its place in a sealed batch."""
+    now = timezone.now()
+    fields = {"account": account, "creator": account, "version": version, "price": price}
+    UsageEvent.objects.create(
+        prediction_id=prediction_id, mode="test", units=1, gross_nanos=0, occurred_at=now, **fields
+    )
+    key = ReceiptKey.objects.create(kid="k", public_key="p", created_at=now)
+    batch = ReceiptBatch.objects.create(
+        seq=1, size=1, sealed_at=now, key=key, mark_transaction=1, mark_id=prediction_id
+    )
+    ReceiptLeaf.objects.create(prediction_id=prediction_id, batch=batch, index=0, hash=bytes(32))
+
+
 def _upload_of(account: Account, version: ModelVersion, state: str) -> Upload:
-    key, _ = SigningKey.objects.get_or_create(account=account, public_key="AA==", fingerprint="f")
+    key, _ = SigningKey.objects.get_or_create(
+        account=account, public_key="AA==", fingerprint="f", defaults={"trusted_at": timezone.now()}
+    )
     expires_at = timezone.now() + timedelta(hours=1)
     files = [{"path": "m", "kind": "onnx", "plain_size_bytes": 9, "cipher_size_bytes": 9}]
     fields = {"signing_key": key, "kem": {}, "files": files, "expires_at": expires_at}

@@ -3,6 +3,7 @@
 from billing.admin.budget import BudgetAlertAdmin, KeySpendAdmin
 from billing.admin.ledger import HoldAdmin, LedgerAccountAdmin, TransferAdmin
 from billing.admin.price import PriceAdmin
+from billing.admin.receipt import ReceiptBatchAdmin, ReceiptKeyAdmin
 from billing.admin.stripe import StripeCallAdmin, StripeEventAdmin, TopupAdmin
 from billing.admin.usage import UsageEventAdmin
 
@@ -12,6 +13,8 @@ __all__ = [
     "KeySpendAdmin",
     "LedgerAccountAdmin",
     "PriceAdmin",
+    "ReceiptBatchAdmin",
+    "ReceiptKeyAdmin",
     "StripeCallAdmin",
     "StripeEventAdmin",
     "TopupAdmin",

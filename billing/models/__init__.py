@@ -4,6 +4,7 @@ from billing.models.budget import KeySpend
 from billing.models.budget_alert import BudgetAlert
 from billing.models.ledger import Hold, LedgerAccount, Transfer, TransferEntry
 from billing.models.price import Price
+from billing.models.receipt import ReceiptBatch, ReceiptKey, ReceiptLeaf
 from billing.models.stripe_event import StripeCall, StripeEvent
 from billing.models.topup import StripeCustomer, Topup
 from billing.models.usage import UsageEvent
@@ -14,6 +15,9 @@ __all__ = [
     "KeySpend",
     "LedgerAccount",
     "Price",
+    "ReceiptBatch",
+    "ReceiptKey",
+    "ReceiptLeaf",
     "StripeCall",
     "StripeCustomer",
     "StripeEvent",

@@ -9,6 +9,7 @@ from django.db import connection
 from django.db.models import QuerySet
 
 from billing.models import LedgerAccount, TransferEntry
+from strongroom.receipts import GENESIS
 
 # How many offending rows a check shows; the count is always exact.
 SAMPLE_SIZE = 5
@@ -154,6 +155,27 @@ INVARIANTS = (
         "No hold outlives its time by more than two minutes.",
         """SELECT id FROM billing_hold WHERE state = 'pending'
            AND expires_at < clock_timestamp() - interval '2 minutes'""",
+    ),
+    Invariant(
+        "charges-are-sealed",
+        "Every charge is in a batch of receipts ten minutes later.",
+        """SELECT u.prediction_id FROM billing_usageevent u
+           LEFT JOIN billing_receiptleaf l ON l.prediction_id = u.prediction_id
+           WHERE l.prediction_id IS NULL
+               AND u.occurred_at < clock_timestamp() - interval '10 minutes'""",
+    ),
+    Invariant(
+        "batches-chain",
+        "Each batch of receipts names the one before it, and has as many leaves as it says.",
+        f"""SELECT b.seq FROM billing_receiptbatch b
+           LEFT JOIN billing_receiptbatch p ON p.seq = b.seq - 1
+           LEFT JOIN (
+               SELECT batch_id, count(*) AS leaves, max(index) + 1 AS places
+               FROM billing_receiptleaf GROUP BY 1
+           ) l ON l.batch_id = b.seq
+           WHERE b.previous <> CASE WHEN b.seq = 1 THEN '{GENESIS}' ELSE coalesce(p.hash, '') END
+               OR b.size IS DISTINCT FROM l.leaves
+               OR b.size IS DISTINCT FROM l.places""",  # noqa: S608 - of a constant
     ),
     Invariant(
         "topups-are-booked",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from datetime import timedelta
-from smtplib import SMTPException
 
 from django.conf import settings
 from django.core.mail import send_mail
@@ -17,6 +16,7 @@ from billing.models import BudgetAlert
 from billing.selectors.budget import Crossing, list_crossings
 from marketplace.models import Account, Membership
 from marketplace.services import audit
+from marketplace.services.mail import mail_once
 
 logger = logging.getLogger(__name__)
 
@@ -80,26 +80,14 @@ def _record(crossing: Crossing) -> None:
 
 
 def _mail(alert_id: int) -> bool:
-    with transaction.atomic():
-        alert = (
-            BudgetAlert.objects.select_for_update(skip_locked=True, of=("self",))
-            .select_related("api_key__account")
-            .filter(pk=alert_id, mailed_at=None)
-            .first()
-        )
-        if alert is None:
-            return False
-        addresses = _list_addresses(alert.api_key.account)
-        try:
-            if addresses:
-                _send(alert, addresses)
-        except (OSError, SMTPException) as error:
-            # The next run tries again.
-            logger.warning("the alert %s could not be mailed: %s", alert, type(error).__name__)
-            return False
-        alert.mailed_at = timezone.now()
-        alert.save(update_fields=["mailed_at"])
-    return bool(addresses)
+    rows = BudgetAlert.objects.select_for_update(skip_locked=True, of=("self",))
+    return mail_once(
+        rows.select_related("api_key__account"),
+        alert_id,
+        what="alert",
+        list_addresses=lambda alert: _list_addresses(alert.api_key.account),
+        send=_send,
+    )
 
 
 def _list_addresses(account: Account) -> list[str]:

@@ -13,10 +13,11 @@ from django.views.decorators.http import require_http_methods, require_safe
 
 from billing.errors import StripeUnavailableError
 from billing.forms.topup import TopupForm
+from billing.forms.usage import UsageForm
 from billing.models import LedgerAccount, Topup
 from billing.selectors.ledger import find_ledger_account, list_entries
 from billing.selectors.topup import access_topup, list_topups
-from billing.selectors.usage import list_usage, sum_usage
+from billing.selectors.usage import UsageFilter, list_usage, sum_usage, sum_usage_by
 from billing.services.topup import settle_topup, start_topup
 from marketplace.context import actor_of, requested_account
 from marketplace.core import ids
@@ -83,18 +84,35 @@ def topup_return(request: HttpRequest, topup_id: UUID) -> HttpResponse:
 @login_required
 @require_safe
 def usage(request: HttpRequest) -> HttpResponse:
-    """Every prediction that was booked, newest first."""
+    """What was booked: each prediction, newest first, or sums by day, model or key."""
     account = requested_account(request)
-    predictions, gross_nanos = sum_usage(account)
-    page = Paginator(list_usage(account), PAGE_SIZE).get_page(request.GET.get("page"))
+    form = UsageForm(request.GET, account=account)
+    is_valid = form.is_valid()
+    chosen = form.filter if is_valid else UsageFilter()
+    predictions, gross_nanos = sum_usage(account, chosen)
     context = {
         "account": account,
-        "page": page,
-        "rows": usage_rows(page.object_list),
+        "form": form,
+        "is_chosen": chosen != UsageFilter(),
         "predictions": predictions,
         "gross_nanos": gross_nanos,
+        "export_query": _export_query(request, account),
     }
-    return render(request, "billing/usage.html", context)
+    if is_valid and form.group:
+        context["sums"] = sum_usage_by(account, chosen, form.group)
+    else:
+        page = Paginator(list_usage(account, chosen), PAGE_SIZE).get_page(request.GET.get("page"))
+        context |= {"page": page, "rows": usage_rows(page.object_list)}
+    return render(request, "billing/usage.html", context, status=200 if is_valid else 422)
+
+
+def _export_query(request: HttpRequest, account: Account) -> str:
+    """The same choice, for the addresses that export it."""
+    query = request.GET.copy()
+    for name in ("page", "by"):
+        query.pop(name, None)
+    query["account"] = account.slug
+    return query.urlencode()
 
 
 @login_required

@@ -4,7 +4,7 @@ from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from inference.models import Deployment, KeyRelease, Node, Replica, ReplicaWork
+from inference.models import Deployment, KeyRelease, KeyShred, Node, Replica, ReplicaWork
 from inference.selectors.node import LOST_AFTER
 from inference.services import deployment
 from inference.services import node as node_service
@@ -18,7 +18,13 @@ from marketplace.selectors.access import Actor
 class NodeAdmin(ReadOnlyAdmin):
     """Nodes write their own rows; a person can only put one out."""
 
-    list_display = ["name", "condition", "triton_http_url", "last_seen_at", "enrolled_at"]
+    list_display = [
+        "name",
+        "condition",
+        "sandbox",
+        "triton_http_url",
+        "last_seen_at",
+    ]
     search_fields = ["name", "id"]
     # The digest of its token is nobody's business.
     exclude = ["token_digest"]
@@ -32,6 +38,21 @@ class NodeAdmin(ReadOnlyAdmin):
         if node.last_seen_at is None or node.last_seen_at < utc_now() - LOST_AFTER:
             return "lost"
         return "ready" if node.triton_ready else "no Triton"
+
+    @admin.display(description="Sandbox")
+    def sandbox(self, node: Node) -> str:
+        """What confines its serving processes, as it says itself."""
+        found = node.info.get("sandbox")
+        if not isinstance(found, dict):
+            return "not told"
+        abi = found.get("landlock_abi")
+        parts = [
+            f"Landlock {abi}" if abi and found.get("mode") == "full" else "no Landlock",
+            "seccomp" if found.get("seccomp") is True else "no seccomp",
+            f"memory locked: {found.get('mlock', 'unknown')}",
+            "no swap" if found.get("swap") is False else "swap",
+        ]
+        return ", ".join(parts)
 
     @admin.action(description="Revoke the selected nodes")
     def revoke(self, request: HttpRequest, rows: QuerySet[Node]) -> None:
@@ -78,7 +99,25 @@ class DeploymentAdmin(ReadOnlyAdmin):
 class KeyReleaseAdmin(ReadOnlyAdmin):
     """Each time a data key was asked for: by which node, for what, and what became of it."""
 
-    list_display = ["at", "outcome", "reason_code", "purpose", "artifact_id", "node_id"]
-    list_filter = ["outcome", "purpose", "reason_code"]
-    search_fields = ["artifact_id", "node_id", "replica_id", "lease_id"]
+    list_display = [
+        "at",
+        "outcome",
+        "reason_code",
+        "node_name",
+        "purpose",
+        "evidence",
+        "artifact_id",
+        "seq",
+    ]
+    list_filter = ["outcome", "purpose", "reason_code", "node_name"]
+    search_fields = ["artifact_id", "node_id", "node_name", "replica_id", "lease_id"]
     ordering = ["-id"]
+
+
+@admin.register(KeyShred)
+class KeyShredAdmin(ReadOnlyAdmin):
+    """The proofs that keys were destroyed."""
+
+    list_display = ["at", "model_id", "artifact_id", "provider", "by", "final_at"]
+    search_fields = ["model_id", "artifact_id", "by"]
+    ordering = ["-at"]

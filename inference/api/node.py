@@ -14,6 +14,7 @@ from rest_framework.views import APIView
 from inference.api.node_authentication import IsNode, NodeAuthentication
 from inference.api.parsing import ReportParser
 from inference.models import Node
+from inference.node_certificate import PEM_BYTES_MAX
 from inference.selectors import node as nodes
 from inference.services import node as node_service
 from inference.services import object_store
@@ -21,9 +22,11 @@ from marketplace.core.errors import NotFoundError
 
 
 class EnrolmentSerializer(serializers.Serializer):
-    join_token = serializers.CharField(max_length=200)
+    certificate = serializers.CharField(max_length=PEM_BYTES_MAX, trim_whitespace=False)
     name = serializers.CharField(max_length=63)
-    public_key = serializers.CharField(max_length=64)
+    token_sha256 = serializers.RegexField("^[0-9a-f]{64}$")
+    signed_at = serializers.DateTimeField()
+    signature = serializers.CharField(max_length=88)
     triton = serializers.DictField(child=serializers.CharField(max_length=200, allow_blank=True))
     info = serializers.JSONField(default=dict)
 
@@ -40,20 +43,23 @@ class EnrolView(APIView):
     parser_classes = (ReportParser,)
 
     def post(self, request: Request) -> Response:
-        """Let a node in that has a join token."""
+        """Let a node in that the key broker has certified."""
         body = EnrolmentSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         given = body.validated_data
-        node, token = node_service.enrol_node(
-            join_token=given["join_token"],
-            enrolment=node_service.Enrolment(
+        assert isinstance(request.data, dict)  # The parser takes nothing else.
+        node = node_service.enrol_node(
+            node_service.Enrolment(
+                certificate=given["certificate"],
                 name=given["name"],
-                public_key=given["public_key"],
+                token_digest=bytes.fromhex(given["token_sha256"]),
                 urls=given["triton"],
                 info=given["info"],
-            ),
+                signed_at=given["signed_at"],
+                signed=request.data,
+            )
         )
-        return Response({"node_id": str(node.pk), "token": token}, status=201)
+        return Response({"node_id": str(node.pk)}, status=201)
 
 
 class NodeAPIView(APIView):

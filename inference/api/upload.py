@@ -11,6 +11,7 @@ from rest_framework.views import APIView
 
 from inference.api.parsing import UploadParser
 from inference.selectors import onboarding as onboardings
+from inference.selectors import signing_key as signing_keys
 from inference.selectors import upload as uploads
 from inference.selectors.version import describe_version
 from inference.services import artifact, signing_key, upload
@@ -18,6 +19,8 @@ from marketplace.api.authentication import actor_of
 from marketplace.models import ModelVersion
 from marketplace.selectors.access import access_account, access_model
 from strongroom.sealing import floe
+
+SHOWN_KEYS_MAX = 100
 
 
 class SigningKeySerializer(serializers.Serializer):
@@ -29,17 +32,34 @@ class BeginSerializer(serializers.Serializer):
     # The SDK's own check says exactly what is wrong with which file.
     files = serializers.JSONField()
     signing_key = serializers.CharField(max_length=64)
+    # Kinds of wraps that the client can make; all that there are, if it does not say.
+    suites = serializers.ListField(
+        child=serializers.CharField(max_length=40), required=False, min_length=1, max_length=8
+    )
+
+
+class CheckSerializer(serializers.Serializer):
+    manifest = serializers.CharField(trim_whitespace=False)
 
 
 class CompleteSerializer(serializers.Serializer):
     # Exactly as sent: a trimmed text would have another hash.
     manifest = serializers.CharField(trim_whitespace=False)
     signature = serializers.CharField(max_length=128)
-    wrapped_keys = serializers.ListField(child=serializers.JSONField())
+    # Not a list of fields: a million entries would be looked at before they are counted.
+    wrapped_keys = serializers.JSONField()
 
 
 class SigningKeysView(APIView):
     parser_classes = (UploadParser,)
+
+    def get(self, request: Request) -> Response:
+        """The keys of an account, the newest first, with the last version of each."""
+        slug = request.query_params.get("account", "")
+        account = access_account(actor_of(request), slug, "push")
+        # A bound for scripts that make a key each time and revoke it.
+        found = signing_keys.list_signing_keys(account)[:SHOWN_KEYS_MAX]
+        return Response({"results": [signing_keys.describe_signing_key(key) for key in found]})
 
     def post(self, request: Request) -> Response:
         """Make a creator's public key known; the same key again changes nothing."""
@@ -47,10 +67,35 @@ class SigningKeysView(APIView):
         body.is_valid(raise_exception=True)
         actor = actor_of(request)
         account = access_account(actor, body.validated_data["account"], "push")
+        session = request._request.session  # noqa: SLF001 - the framework has no name for it
         key = signing_key.register_signing_key(
-            account=account, actor=actor, public_key=body.validated_data["public_key"]
+            account=account,
+            actor=actor,
+            public_key=body.validated_data["public_key"],
+            session_key="" if actor.api_key else session.session_key or "",
         )
-        return Response({"id": str(key.pk), "fingerprint": key.fingerprint})
+        answer = {"id": str(key.pk), "fingerprint": key.fingerprint, "state": str(key.state)}
+        return Response(answer)
+
+
+class SigningKeyView(APIView):
+    def delete(self, request: Request, key_id: UUID) -> Response:
+        """Revoke a key. Versions that it signed and that were approved go on to serve."""
+        actor = actor_of(request)
+        key = signing_keys.access_signing_key(actor, key_id)
+        revoked = signing_key.revoke_signing_key(key=key, actor=actor)
+        return Response(signing_keys.describe_signing_key(revoked))
+
+
+class ManifestChecksView(APIView):
+    parser_classes = (UploadParser,)
+
+    def post(self, request: Request) -> Response:
+        """Check a manifest before anything is sealed; keeps nothing."""
+        body = CheckSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        manifest = artifact.parse_manifest(body.validated_data["manifest"])
+        return Response({"interface": manifest.parsed_interface.to_json()})
 
 
 class UploadsView(APIView):
@@ -67,6 +112,7 @@ class UploadsView(APIView):
             actor=actor,
             files=body.validated_data["files"],
             fingerprint=body.validated_data["signing_key"],
+            suites=body.validated_data.get("suites"),
         )
         answer = uploads.describe_upload(begun) | {"part_size_bytes": floe.PART_BYTES}
         return Response(answer, status=201)

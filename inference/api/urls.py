@@ -3,7 +3,7 @@ from __future__ import annotations
 from django.urls import URLPattern, URLResolver, path, register_converter
 from django.urls.converters import IntConverter
 
-from inference.api import node, upload, version
+from inference.api import artifact, budget, node, upload, version
 
 
 class IndexConverter(IntConverter):
@@ -18,9 +18,43 @@ app_name = "inference-api"
 urlpatterns: list[URLPattern | URLResolver] = [
     path("platform", version.PlatformView.as_view(), name="platform"),
     path("signing-keys", upload.SigningKeysView.as_view(), name="signing-keys"),
+    path("signing-keys/<uuid:key_id>", upload.SigningKeyView.as_view(), name="signing-key"),
+    path("manifest-checks", upload.ManifestChecksView.as_view(), name="manifest-checks"),
     path("models/<str:owner>/<str:name>/uploads", upload.UploadsView.as_view(), name="uploads"),
     path("models/<str:owner>/<str:name>/versions", version.VersionsView.as_view(), name="versions"),
+    path(
+        "models/<str:owner>/<str:name>/versions/<index:number>/artifact",
+        artifact.ArtifactView.as_view(),
+        name="artifact",
+    ),
+    path(
+        "models/<str:owner>/<str:name>/versions/<index:number>"
+        "/artifact/files/<index:file_index>/parts/<index:part>",
+        artifact.ArtifactPartView.as_view(),
+        name="artifact-part",
+    ),
+    path(
+        "models/<str:owner>/<str:name>/versions/<index:number>/shred",
+        version.ShredVersionView.as_view(),
+        name="shred-version",
+    ),
+    path(
+        "models/<str:owner>/<str:name>/shred",
+        version.ShredModelView.as_view(),
+        name="shred-model",
+    ),
+    path("models/<str:owner>/<str:name>/budgets", budget.BudgetsView.as_view(), name="budgets"),
+    path(
+        "models/<str:owner>/<str:name>/budgets/<str:account>",
+        budget.BudgetView.as_view(),
+        name="budget",
+    ),
     path("versions/<uuid:version_id>", version.VersionView.as_view(), name="version"),
+    path(
+        "versions/<uuid:version_id>/release-log",
+        version.ReleaseLogView.as_view(),
+        name="release-log",
+    ),
     path("uploads/<uuid:upload_id>", upload.UploadView.as_view(), name="upload"),
     path("uploads/<uuid:upload_id>/complete", upload.CompleteView.as_view(), name="complete"),
     path(

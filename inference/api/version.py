@@ -5,17 +5,21 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
+from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from inference.selectors import onboarding as onboardings
+from inference.selectors.shredding import describe_shred
 from inference.selectors.version import describe_version
-from inference.services import platform
+from inference.services import platform, release_log, shredding
 from marketplace.api.authentication import actor_of
+from marketplace.core import limits
 from marketplace.core.errors import InvalidInputError
-from marketplace.models import ModelVersion
-from marketplace.selectors.access import access_version
+from marketplace.models import AIModel, ModelVersion
+from marketplace.selectors.access import access_model, access_version
+from marketplace.selectors.catalog import get_version
 
 
 class PlatformView(APIView):
@@ -49,9 +53,55 @@ def _read_before(request: Request) -> int | None:
     return int(text)
 
 
+class ReleaseLogView(APIView):
+    def get(self, request: Request, version_id: UUID) -> Response:
+        """The release log of an own version, with what is needed to check it."""
+        return Response(release_log.export(access_version(actor_of(request), version_id)))
+
+
 class VersionView(APIView):
     def get(self, request: Request, version_id: UUID) -> Response:
         """One version with its steps."""
         version = access_version(actor_of(request), version_id)
         found = onboardings.with_steps(ModelVersion.objects.filter(pk=version.pk)).get()
         return Response(describe_version(found))
+
+
+class ShredInput(serializers.Serializer):
+    reason = serializers.CharField(max_length=limits.REASON_LENGTH_MAX)
+
+
+class ShredVersionView(APIView):
+    """`POST /api/models/{owner}/{name}/versions/{number}/shred`."""
+
+    def post(self, request: Request, owner: str, name: str, number: int) -> Response:
+        """Destroy a version's key for good; needs the right `publish`."""
+        version = get_version(_access_model(request, owner, name), number)
+        reason = _read_shred(request, version)
+        proof = shredding.shred_version(version=version, actor=actor_of(request), reason=reason)
+        return Response(describe_shred(proof))
+
+
+class ShredModelView(APIView):
+    """`POST /api/models/{owner}/{name}/shred`."""
+
+    def post(self, request: Request, owner: str, name: str) -> Response:
+        """Destroy the keys of all versions for good; needs the right `publish`."""
+        model = _access_model(request, owner, name)
+        reason = _read_shred(request, model)
+        proof = shredding.shred_model(model=model, actor=actor_of(request), reason=reason)
+        return Response(describe_shred(proof))
+
+
+def _access_model(request: Request, owner: str, name: str) -> AIModel:
+    actor = actor_of(request)
+    return access_model(actor, owner, name, None if actor.is_admin else "publish")
+
+
+def _read_shred(request: Request, subject: AIModel | ModelVersion) -> str:
+    """The reason, if the body names what is to be destroyed."""
+    assert isinstance(request.data, dict)  # The parser takes nothing else.
+    shredding.check_confirmation(request.data.get("confirm"), subject)
+    body = ShredInput(data=request.data)
+    body.is_valid(raise_exception=True)
+    return str(body.validated_data["reason"])

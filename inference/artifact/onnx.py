@@ -34,6 +34,11 @@ MAX_NODES = 200_000
 MAX_GRAPH_DEPTH = 12
 MAX_FUNCTIONS = 4_096
 MAX_RANK = 16
+# The sets of today end at 26; a version far behind that is no version.
+MAX_OPSET = 1_000
+# Lengths that are multiplied in 64 bits must not wrap round, in whatever order: a length of
+# zero beside them makes the product small and the way to it no safer.
+MAX_ELEMENTS = 2**63 - 1
 
 # TensorProto.DataType: bits of an element, and the field that may hold it instead of
 # raw_data (see onnx.proto, TensorProto).
@@ -183,7 +188,11 @@ class _Check:
             domain = message.text("domain")
             if domain in opsets:
                 raise ArtifactError("onnx_malformed", f"The domain {shown(domain)} stands twice.")
-            opsets[domain] = message.number("version")
+            version = message.number("version")
+            if not 1 <= version <= MAX_OPSET:
+                detail = f"The operator set {shown(domain)} has the version {version}."
+                raise ArtifactError("onnx_malformed", detail)
+            opsets[domain] = version
         return opsets
 
     def read_functions(self, entries: Sequence[memoryview]) -> None:
@@ -212,6 +221,9 @@ class _Check:
         graph = _Graph(message.views("input"), message.views("output"))
         for one in message.views("initializer"):
             graph.initializers.append(self.read_tensor(one, is_initializer=True))
+        if len(set(graph.initializers)) != len(graph.initializers):
+            # Which of the two counts is each reader's own choice.
+            raise ArtifactError("onnx_malformed", "Two initializers have the same name.")
         self.read_nodes(message.views("node"), graph, depth)
         return graph
 
@@ -253,6 +265,9 @@ class _Check:
         shape = message.numbers("dims", self.budget)
         if len(shape) > MAX_RANK or any(length < 0 for length in shape):
             detail = f"{shown(name)} has a shape that no tensor has."
+            raise ArtifactError("onnx_initializer_size", detail)
+        if math.prod(length for length in shape if length) > MAX_ELEMENTS:
+            detail = f"{shown(name)} has more elements than can be counted."
             raise ArtifactError("onnx_initializer_size", detail)
         count = math.prod(shape)
         if message.number("data_location"):

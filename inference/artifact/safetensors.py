@@ -127,6 +127,10 @@ def _parse_entry(name: str, entry: Any, base: int) -> TensorRange:
     if not _is_sizes(shape) or len(shape) > MAX_RANK:
         detail = f"{shown(name)} must have a shape of at most {MAX_RANK} whole numbers."
         raise ArtifactError("safetensors_shape_mismatch", detail)
+    # Also where a length of zero makes the product small: readers multiply in 64 bits, in order.
+    if math.prod(length for length in shape if length) * ITEM_SIZES[dtype] >= 2**63:
+        detail = f"{shown(name)} has more elements than can be counted."
+        raise ArtifactError("safetensors_shape_mismatch", detail)
     if not _is_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         detail = f"{shown(name)} must have two offsets in order."
         raise ArtifactError("safetensors_out_of_range", detail)

@@ -7,6 +7,8 @@ only ever in the sandbox, and only up to a size.
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,12 @@ MAX_TOKENIZER_SIZE_BYTES = 32 * 1024 * 1024
 MAX_TOKENIZER_CONFIG_SIZE_BYTES = 4 * 1024 * 1024
 # Real chat templates have 1 to 15 KB.
 MAX_CHAT_TEMPLATE_LENGTH = 65_536
+# Rewriting before and after the model: real tokenizers have two to six steps, and make a text
+# a few bytes longer.
+MAX_PIPELINE_STEPS = 32
+MAX_GROWTH = 64
+# What a step adds once, whatever the text.
+MAX_STEP_TEXT_LENGTH = 1_024
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token")
 
 
@@ -41,7 +49,7 @@ def load_tokenizer(data: memoryview, *, vocab_size: int) -> Tokenizer:
         vocab_size: Rows of the model's embedding; every token must have one.
 
     Raises:
-        ArtifactError: `tokenizer_too_large`, `tokenizer_malformed` or
+        ArtifactError: `tokenizer_too_large`, `tokenizer_malformed`, `tokenizer_refused` or
             `tokenizer_vocab_mismatch`.
     """
     from tokenizers import Tokenizer
@@ -51,13 +59,55 @@ def load_tokenizer(data: memoryview, *, vocab_size: int) -> Tokenizer:
         raise ArtifactError("tokenizer_too_large", detail)
     try:
         tokenizer = Tokenizer.from_buffer(bytes(data))
-    except Exception:  # noqa: BLE001 - the library raises bare Exception
+    except BaseException as error:
+        # The library raises bare Exception, and for a panic something that is none.
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
         raise ArtifactError("tokenizer_malformed", "The tokenizer cannot be read.") from None
+    for part in (tokenizer.normalizer, tokenizer.decoder):
+        _check_pipeline(part)
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
     if largest >= vocab_size:
         detail = f"A token has the number {largest}; the model knows {vocab_size} tokens."
         raise ArtifactError("tokenizer_vocab_mismatch", detail)
     return tokenizer
+
+
+def _check_pipeline(part: Any) -> None:
+    """Refuse steps that together make a gigabyte of a letter.
+
+    Nine replacements of one letter by ten are a billion, and no limit of a request is of any
+    use then.
+    """
+    steps = list(_list_steps(json.loads(part.__getstate__()))) if part is not None else []
+    if len(steps) > MAX_PIPELINE_STEPS:
+        detail = f"The tokenizer rewrites texts in more than {MAX_PIPELINE_STEPS} steps."
+        raise ArtifactError("tokenizer_refused", detail)
+    if math.prod(_growth_of(step) for step in steps) > MAX_GROWTH:
+        detail = f"The tokenizer makes texts more than {MAX_GROWTH} times as long."
+        raise ArtifactError("tokenizer_refused", detail)
+    # Tables that map letters to texts of any length: one is SentencePiece's own.
+    if sum(step.get("type") == "Precompiled" for step in steps) > 1:
+        raise ArtifactError("tokenizer_refused", "The tokenizer has several tables of letters.")
+    texts = (step.get(name) for step in steps for name in ("content", "prepend"))
+    if any(isinstance(text, str) and len(text) > MAX_STEP_TEXT_LENGTH for text in texts):
+        detail = f"A step of the tokenizer adds more than {MAX_STEP_TEXT_LENGTH} characters."
+        raise ArtifactError("tokenizer_refused", detail)
+
+
+def _list_steps(part: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield part
+    for one in part.get("normalizers") or part.get("decoders") or ():
+        yield from _list_steps(one)
+
+
+def _growth_of(step: dict[str, Any]) -> float:
+    """By how much a replacement makes a text longer, at most."""
+    if step.get("type") != "Replace":
+        return 1.0
+    found = (step.get("pattern") or {}).get("String")
+    # An expression may fit between any two letters.
+    return max(1.0, len(step["content"]) / len(found) if found else len(step["content"]) + 1.0)
 
 
 def parse_settings(data: memoryview) -> TokenizerSettings:

@@ -42,6 +42,7 @@ from inference.gateway.predictor import Predictor
 from inference.gateway.protocols.native import NativeProtocol
 from inference.gateway.protocols.oip import OIPProtocol
 from inference.gateway.protocols.openai import OpenAIProtocol
+from inference.gateway.query_budget import QueryBudgets
 from inference.gateway.route import Routes
 from inference.gateway.route_name import name_method, name_route
 from inference.gateway.running import Running
@@ -71,6 +72,8 @@ _NO_RETRY = frozenset(
         "output_invalid",
         "units_exceed_limit",
         "canceled",
+        # Not within the time that a client waits by itself.
+        "query_budget_exceeded",
     }
 )
 
@@ -107,9 +110,10 @@ class Gateway:
         self.meter = Meter(config.database_url, wait_s=config.settle_wait_s)
         self.idempotency = Idempotency(self.database, claim_ttl_s=config.hold_ttl_s)
         self.limits = Limits(config)
+        self.queries = QueryBudgets(self.database, secret=config.playground_secret)
         self.predictor = Predictor(
-            config,
             limits=self.limits,
+            queries=self.queries,
             holds=self.holds,
             routes=self.routes,
             pool=self.pool,
@@ -139,6 +143,7 @@ class Gateway:
             self.routes.run(),
             self.holds.run(),
             self.running.run(),
+            self.queries.run(),
             self.pool.run(),
             self._tidy(),
         ):
@@ -155,6 +160,7 @@ class Gateway:
             ("holds", self.holds.close),
             ("tasks", self._end_tasks),
             ("limits", self.limits.stop),
+            ("queries", self.queries.close),
             ("streams", self.streams.close),
             ("database", self.database.close),
         ):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -36,6 +36,7 @@ _FIND = """
     SELECT v.id AS version_id, v.number, v.manifest_sha256, v.runtime, v.interface, v.created_at,
         m.id AS model_id, m.name, m.task, m.visibility, a.slug AS owner, a.id AS owner_id,
         m.requests_per_minute, m.units_per_minute, m.concurrency_max,
+        m.queries_per_day_max, m.queries_total_max, m.samples_queries,
         p.id AS price_id, p.nanos_per_prediction,
         extract(epoch FROM least(p.valid_until, (
             SELECT min(f.valid_from) FROM billing_price f
@@ -121,6 +122,17 @@ class Offer:
     requests_per_minute: int | None = None
     units_per_minute: int | None = None
     concurrency_max: int | None = None
+    # Of each caller: different inputs. None where there is no such budget.
+    queries_per_day_max: int | None = None
+    queries_total_max: int | None = None
+    samples_queries: bool = False
+    # Whether inputs are looked at, for one of the three.
+    is_guarded: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        budgets = (self.queries_per_day_max, self.queries_total_max)
+        is_guarded = self.samples_queries or budgets != (None, None)
+        object.__setattr__(self, "is_guarded", is_guarded)
 
     @property
     def model(self) -> str:
@@ -297,4 +309,7 @@ def _make_offer(row: Row) -> Offer:
         requests_per_minute=row["requests_per_minute"],
         units_per_minute=row["units_per_minute"],
         concurrency_max=row["concurrency_max"],
+        queries_per_day_max=row["queries_per_day_max"],
+        queries_total_max=row["queries_total_max"],
+        samples_queries=row["samples_queries"],
     )

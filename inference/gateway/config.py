@@ -194,6 +194,18 @@ STORED_OUTPUT_BYTES_MAX = 4 * 1024 * 1024
 # Failures that wait to be recorded; more are counted in the log only, holds expire anyway.
 FAILURES_WAITING_MAX = 10_000
 
+# Counts of different inputs are merged with those of the other gateways this often.
+QUERY_FLUSH_S = 2.0
+# Consumers of a model that one process counts, 33 KiB each; who has not come for so long, and of
+# too many who came longest ago, is counted from Postgres again.
+QUERY_PAIRS_MAX = 1000
+QUERY_IDLE_S = 600.0
+# Of the inputs of a model that is watched, the share that is kept as embeddings, and how many of
+# one consumer in an hour; so many wait for the next flush.
+QUERY_SAMPLE_SHARE = 0.05
+QUERY_SAMPLES_PER_HOUR_MAX = 60
+QUERY_SAMPLES_WAITING_MAX = 500
+
 # An account without limits of its own. More than one gateway process can answer, so nobody who
 # means well meets it; a runaway client of a large installation does.
 ACCOUNT_REQUESTS_PER_MINUTE = 600_000

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import psycopg
@@ -114,6 +115,29 @@ class Database:
             psycopg.Error: Postgres refused it.
         """
         return await self._run(query, parameters)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[psycopg.AsyncConnection[Row]]:
+        """Several statements that happen together or not at all.
+
+        Raises:
+            DatabaseUnavailableError: They may have happened or not.
+            psycopg.Error: Postgres refused one of them.
+        """
+        try:
+            async with (
+                self._pool.connection() as connection,
+                asyncio.timeout(STATEMENT_LIMIT_S),
+                connection.transaction(),
+            ):
+                yield connection
+        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+            logger.warning("database: %s", type(error).__name__)
+            raise DatabaseUnavailableError from error
+        except TimeoutError:
+            logger.warning("database: no answer for %g s", STATEMENT_LIMIT_S)
+            await self._pool.drain()
+            raise DatabaseUnavailableError from None
 
     async def _run(self, query: str, parameters: Parameters) -> list[Row]:
         try:

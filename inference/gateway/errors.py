@@ -37,6 +37,8 @@ __all__ = [
     "ModelNotReadyError",
     "NotOfferedError",
     "ParameterError",
+    "QueryBudgetExceededError",
+    "QueryBudgetSpentError",
     "RateLimitedError",
     "RequestTimeoutError",
     "StreamBrokenError",
@@ -108,6 +110,28 @@ class UnitsExceedLimitError(LimitExceededError):
     code = "units_exceed_limit"
     retryable = False
     title = "The request has more units than the limit allows in a minute."
+
+
+class QueryBudgetExceededError(LimitExceededError):
+    """The model's creator lets a consumer ask only so many different inputs a day."""
+
+    code = "query_budget_exceeded"
+    title = "The day's budget of different inputs to this model is used up."
+
+    def __init__(self, limit: int, *, retry_after_s: int) -> None:
+        detail = f"The model answers {limit:,} different inputs of an account a day (UTC)."
+        super().__init__(detail, retry_after_s=retry_after_s)
+
+
+class QueryBudgetSpentError(ForbiddenError):
+    """No waiting helps; only the model's creator does."""
+
+    code = "query_budget_spent"
+    title = "The budget of different inputs to this model is used up."
+
+    def __init__(self, limit: int) -> None:
+        detail = f"The model answers {limit:,} different inputs of an account in all."
+        super().__init__(detail)
 
 
 class NotOfferedError(NotFoundError):

@@ -21,6 +21,7 @@ from inference.triton import errors as triton_errors
 from marketplace.core import errors as core_errors
 from marketplace.core.errors import MarketplaceError
 from marketplace.core.problem import CONTENT_TYPE as PROBLEM
+from marketplace.core.receipt import ReceiptPendingError
 
 Document = dict[str, Any]
 
@@ -53,6 +54,8 @@ ERRORS: Sequence[type[MarketplaceError]] = (
     errors.ModelNotAllowedError,
     errors.OutputRemovedError,
     errors.ParameterError,
+    errors.QueryBudgetExceededError,
+    errors.QueryBudgetSpentError,
     errors.RateLimitedError,
     errors.RequestTimeoutError,
     errors.StreamBrokenError,
@@ -65,6 +68,7 @@ ERRORS: Sequence[type[MarketplaceError]] = (
     triton_errors.QueueFullError,
     triton_errors.TensorError,
     triton_errors.TritonUnavailableError,
+    ReceiptPendingError,
 )
 # What a request that runs nothing can be refused with.
 _READING = frozenset({400, 401, 403, 404, 405, 429, 500, 503})
@@ -140,6 +144,15 @@ def _native() -> Document:
         "/v1/predictions/{id}/cancel": {
             "parameters": [one],
             "post": _operation("cancelPrediction", "native", {200: "Prediction"}, **get),
+        },
+        "/v1/predictions/{id}/receipt": {
+            "parameters": [one],
+            "get": _operation(
+                "getReceipt",
+                "native",
+                {200: "Receipt"},
+                problem=_refusals("Problem", _READING | {ReceiptPendingError.http_status}),
+            ),
         },
         "/v1/models/{owner}/{name}": {
             "parameters": model,
@@ -456,6 +469,17 @@ def _native_schemas() -> Document:
             deadline=_MOMENT,
             metrics=metrics,
             urls=_all(get=_STRING, cancel=_STRING, web=_STRING),
+        ),
+        "Receipt": _all(
+            format=_STRING,
+            platform=_STRING,
+            model=_STRING,
+            charge=_ANY_OBJECT,
+            index=_COUNT,
+            path=_list(_STRING),
+            batch=_ANY_OBJECT,
+            signature=_STRING,
+            kid=_STRING,
         ),
         "PredictionPage": _all(**page, results=_list(_ref("Prediction"))),
         "Version": version,

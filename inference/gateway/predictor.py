@@ -1,8 +1,8 @@
 """One prediction from hold to booking, the same for every protocol.
 
-limits -> claim (keyed requests) -> hold -> route -> Triton -> settle. An answer is returned
-only after its booking is on disk; whatever fails on the way releases the hold and charges
-nothing.
+limits -> budget of inputs -> claim (keyed requests) -> hold -> route -> Triton -> settle. An
+answer is returned only after its booking is on disk; whatever fails on the way releases the hold
+and charges nothing.
 A stream is charged from its first piece on: its end is told after its booking is on disk.
 """
 
@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 from inference.gateway.auth import Caller
 from inference.gateway.catalog import Offer, require_price
 from inference.gateway.coalesce import Outputs
-from inference.gateway.config import GatewayConfig
 from inference.gateway.delivery import Delivery
 from inference.gateway.errors import (
     BookingUnknownError,
@@ -34,6 +33,7 @@ from inference.gateway.limits import Limits
 from inference.gateway.meter import Meter
 from inference.gateway.metrics import METRICS
 from inference.gateway.prediction import Prediction
+from inference.gateway.query_budget import QueryBudgets
 from inference.gateway.route import Replica, Routes
 from inference.gateway.running import Running
 from inference.gateway.triton_pool import (
@@ -71,9 +71,9 @@ class Predictor:
 
     def __init__(
         self,
-        config: GatewayConfig,
         *,
         limits: Limits,
+        queries: QueryBudgets,
         holds: Holds,
         routes: Routes,
         pool: TritonPool,
@@ -82,8 +82,8 @@ class Predictor:
         idempotency: Idempotency,
         running: Running,
     ) -> None:
-        self.config = config
         self.limits = limits
+        self.queries = queries
         self.holds = holds
         self.routes = routes
         self.pool = pool
@@ -171,6 +171,7 @@ class Predictor:
         # Before any money moves: most often nothing is wrong but a missing replica.
         replica = await self.routes.pick(prediction.offer.version_id)
         with await self.limits.admit(prediction.caller, prediction.offer, prediction.rows):
+            self.queries.admit(prediction.caller, prediction.offer, batches)
             return await self._run_admitted(
                 prediction, batches, decode, replica, request=request, to_stored=to_stored
             )
@@ -234,6 +235,7 @@ class Predictor:
         assert prediction.claim is None
         replica = await self.routes.pick(prediction.offer.version_id)
         with await self.limits.admit(prediction.caller, prediction.offer, prediction.rows):
+            self.queries.admit(prediction.caller, prediction.offer, [tensors])
             return await self._stream_admitted(prediction, tensors, delivery, replica)
 
     async def _stream_admitted(

@@ -22,6 +22,7 @@ _ROUTES: Sequence[Sequence[str]] = [
         "v1/predictions",
         "v1/predictions/*",
         "v1/predictions/*/cancel",
+        "v1/predictions/*/receipt",
         "v1/models/*/*",
         "v1/models/*/*/predictions",
         "v1/models/*/*/versions",

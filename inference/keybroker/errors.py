@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from marketplace.core.errors import MarketplaceError
+from typing import Any
+
+from marketplace.core.errors import (
+    AuthenticationError,
+    ConflictError,
+    MarketplaceError,
+    UnavailableError,
+)
 
 
 class SignatureInvalidError(MarketplaceError):
@@ -11,10 +18,14 @@ class SignatureInvalidError(MarketplaceError):
     title = "The request is not signed by an enrolled node."
 
 
-class NodeRevokedError(MarketplaceError):
-    code = "node_revoked"
-    http_status = 403
-    title = "This node was revoked."
+class CertificateRequiredError(AuthenticationError):
+    code = "certificate_required"
+    title = "The node must show its certificate in the connection itself."
+
+
+class TooManyPlatformKeysError(ConflictError):
+    code = "too_many_platform_keys"
+    title = "The platform's key was changed as often as it may be."
 
 
 class NotAssignedError(MarketplaceError):
@@ -41,6 +52,12 @@ class EvidenceInsufficientError(MarketplaceError):
     title = "The evidence about the node is not accepted here."
 
 
+class EvidenceInvalidError(MarketplaceError):
+    code = "evidence_invalid"
+    http_status = 403
+    title = "The evidence about the node does not hold."
+
+
 class NonceReplayedError(MarketplaceError):
     code = "nonce_replayed"
     http_status = 409
@@ -59,6 +76,11 @@ class ShreddedError(MarketplaceError):
     title = "The key of this model was destroyed."
 
 
+class VersionInUseError(ConflictError):
+    code = "version_state"
+    title = "The version is not withdrawn, refused or failed."
+
+
 class KeyWrapInvalidError(MarketplaceError):
     code = "key_wrap_invalid"
     http_status = 422
@@ -69,3 +91,19 @@ class HeaderTagInvalidError(MarketplaceError):
     code = "header_tag_invalid"
     http_status = 422
     title = "A file's header was not made with the wrapped key for this version."
+
+
+class SuiteUnsupportedError(MarketplaceError):
+    code = "suite_unsupported"
+    http_status = 422
+    title = "The client speaks none of the wraps that are made here."
+
+
+class KmsUnavailableError(UnavailableError):
+    """The KMS is away, slow, refuses us or answers rubbish; nothing was changed."""
+
+    code = "kms_unavailable"
+    title = "The key store does not answer as it should."
+
+    def __init__(self, detail: str = "", *, retry_after_s: int = 5, **params: Any) -> None:
+        super().__init__(detail, retry_after_s=retry_after_s, **params)

@@ -4,7 +4,7 @@ The request is checked against the desired state in the database: a node gets th
 version only while the platform wants that very replica on that very node. The key is sealed
 to an ephemeral key of the serving process, so that the node relays what it cannot open.
 
-Every request, granted or not, leaves a row in the release log.
+Every request, granted or not, and every end of a lease is an entry of the version's release log.
 
 Source: IETF RATS passport model as in CoCo Trustee's request-challenge-attestation-response.
 """
@@ -12,30 +12,32 @@ Source: IETF RATS passport model as in CoCo Trustee's request-challenge-attestat
 from __future__ import annotations
 
 import secrets
-from datetime import UTC
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 from psycopg import AsyncConnection
 
-from inference.keybroker import queries
+from inference.keybroker import evidence, node_identity, queries, release_log
 from inference.keybroker.config import KeyBrokerConfig
 from inference.keybroker.errors import (
     EvidenceInsufficientError,
     LeaseLostError,
     LoaderNotAllowedError,
-    NodeRevokedError,
-    NonceReplayedError,
     NotAssignedError,
-    SignatureInvalidError,
+    ShreddedError,
     VersionNotApprovedError,
 )
+from inference.keybroker.peer import Peer
+from inference.keybroker.release_log import Entry
 from inference.keybroker.upload_keys import UploadKeys, decode_public_key
-from marketplace.core.errors import InvalidInputError, MarketplaceError
+from marketplace.core.errors import InvalidInputError, MarketplaceError, NotFoundError
 from marketplace.core.ids import new_id
 from strongroom.errors import StrongroomError
 from strongroom.sealing import signature, wrap
-from strongroom.sealing.canonical import decode_base64, encode_base64
+from strongroom.sealing.canonical import encode_base64
+from strongroom.sealing.manifest import Manifest
 
 NONCE_TTL_S = 60
 # Short enough that a withdrawn version is gone soon even from a node that hides.
@@ -54,7 +56,11 @@ async def challenge(connection: AsyncConnection, node_id: UUID) -> dict[str, str
 
 
 async def grant(
-    connection: AsyncConnection, config: KeyBrokerConfig, keys: UploadKeys, body: dict[str, Any]
+    connection: AsyncConnection,
+    config: KeyBrokerConfig,
+    keys: UploadKeys,
+    body: dict[str, Any],
+    peer: Peer,
 ) -> dict[str, Any]:
     """Check a request and release the key; a refusal is logged and raised.
 
@@ -63,16 +69,36 @@ async def grant(
     request = _Request(body)
     lease_id = new_id()
     try:
-        ephemeral_key = await _check(connection, config, request)
+        ephemeral_key = await _check(connection, config, request, peer)
         dek = await keys.open_dek(connection, request.artifact_id)
         # Of a refusal that comes this late, nothing but the log's row may stay.
         async with connection.transaction():
             given = await _give(connection, request, lease_id, dek, ephemeral_key)
     except MarketplaceError as error:
-        await request.log(connection, outcome="refused", reason_code=error.code, lease_id=None)
+        entry = request.entry("refused", reason_code=error.code)
+        if not request.is_proven or not await queries.has_artifact(connection, request.artifact_id):
+            # Nobody may fill a creator's log who is not a node, or for a version that is not.
+            entry = replace(entry, artifact_id=None)
+        await _write(connection, config, keys, entry)
         raise
-    await request.log(connection, outcome="released", reason_code="", lease_id=lease_id)
+    await release_log.note_expired(connection, await keys.signer(connection), request.artifact_id)
+    entry = request.entry(
+        "released",
+        lease_id=lease_id,
+        lease_expires_at=datetime.fromisoformat(given["expires_at"]),
+    )
+    await _write(connection, config, keys, entry)
     return given
+
+
+async def _write(
+    connection: AsyncConnection, config: KeyBrokerConfig, keys: UploadKeys, entry: Entry
+) -> None:
+    signer = await keys.signer(connection)
+    await release_log.append(connection, signer, entry)
+    await release_log.watch_rate(
+        connection, signer, entry, per_hour_max=config.release_alarm_per_hour
+    )
 
 
 async def _give(
@@ -84,6 +110,9 @@ async def _give(
 ) -> dict[str, Any]:
     """Write the lease and seal the key to the serving process; the plain key is overwritten."""
     try:
+        # Once more: the key store may have taken its time. From here on a shred waits for this
+        # lease, and ends it.
+        await _check_not_shredded(connection, request.artifact_id, lasting=True)
         expires_at = await queries.insert_lease(
             connection,
             lease_id=lease_id,
@@ -114,42 +143,43 @@ async def _give(
 
 
 async def renew(
-    connection: AsyncConnection, lease_id: UUID, body: dict[str, Any]
+    connection: AsyncConnection,
+    keys: UploadKeys,
+    lease_id: UUID,
+    body: dict[str, Any],
+    peer: Peer,
 ) -> dict[str, str]:
     """Move the end of a live lease, if the desired state still wants the replica there.
 
     Raises:
         LeaseLostError: It ended, or the replica is not wanted there any more: unload it.
+        ShreddedError: The version's key was destroyed: unload it.
     """
     node_id = read_identifier(body, "node_id")
-    await _check_signature(connection, node_id, body)
+    await _check_signature(connection, node_id, body, peer)
     lease = await queries.find_lease(connection, lease_id)
-    if lease is None or lease.node_id != node_id or not lease.is_live:
+    if lease is None or lease.node_id != node_id:
+        raise LeaseLostError
+    await _check_not_shredded(connection, lease.artifact_id)
+    if not lease.is_live:
         raise LeaseLostError
     try:
         await _check_assignment(
             connection, node_id, lease.replica_id, lease.artifact_id, lease.purpose
         )
     except MarketplaceError as error:
-        await queries.end_lease(connection, lease_id)
-        await queries.insert_release(
-            connection,
-            outcome="refused",
-            reason_code=error.code,
-            node_id=node_id,
-            replica_id=lease.replica_id,
-            artifact_id=lease.artifact_id,
-            purpose=lease.purpose,
-            loader_digest="",
-            lease_id=lease_id,
-        )
+        await _end(connection, keys, lease_id, reason_code=error.code)
         raise LeaseLostError(error.detail) from error
     expires_at = await queries.extend_lease(connection, lease_id, ttl_s=LEASE_TTL_S)
     return {"expires_at": expires_at.astimezone(UTC).isoformat()}
 
 
 async def release(
-    connection: AsyncConnection, lease_id: UUID, body: dict[str, Any]
+    connection: AsyncConnection,
+    keys: UploadKeys,
+    lease_id: UUID,
+    body: dict[str, Any],
+    peer: Peer,
 ) -> dict[str, str]:
     """End a lease that the node does not need any more; repeating it changes nothing.
 
@@ -157,69 +187,97 @@ async def release(
         LeaseLostError: There is none of this id, or it is another node's.
     """
     node_id = read_identifier(body, "node_id")
-    await _check_signature(connection, node_id, body)
+    await _check_signature(connection, node_id, body, peer)
     lease = await queries.find_lease(connection, lease_id)
     if lease is None or lease.node_id != node_id:
         raise LeaseLostError
-    await queries.end_lease(connection, lease_id)
+    if lease.is_live:
+        await _end(connection, keys, lease_id, reason_code="given_back")
     return {}
 
 
-async def _check(connection: AsyncConnection, config: KeyBrokerConfig, request: _Request) -> bytes:
+async def _end(
+    connection: AsyncConnection,
+    keys: UploadKeys,
+    lease_id: UUID,
+    *,
+    reason_code: str,
+) -> None:
+    """End a lease, and say so in its version's log."""
+    ended = await queries.end_lease(connection, lease_id)
+    signer = await keys.signer(connection)
+    await release_log.note_end(connection, signer, ended, reason_code=reason_code)
+
+
+async def _check(
+    connection: AsyncConnection, config: KeyBrokerConfig, request: _Request, peer: Peer
+) -> bytes:
     """All conditions of a release; returns the raw ephemeral public key."""
-    await _check_signature(connection, request.node_id, request.body)
-    evidence = request.body.get("evidence")
-    kind = evidence.get("type") if isinstance(evidence, dict) else None
-    if kind not in config.evidence:
-        raise EvidenceInsufficientError
+    await _check_signature(connection, request.node_id, request.body, peer)
+    request.is_proven = True
+    shown = evidence.check(request.body, config)
+    request.evidence = shown.name
     if request.loader_digest not in config.loader_digests:
         raise LoaderNotAllowedError
+    await _check_not_shredded(connection, request.artifact_id)
     await _check_assignment(
         connection, request.node_id, request.replica_id, request.artifact_id, request.purpose
     )
+    await _check_policy(connection, request.artifact_id, shown)
     try:
         return decode_public_key(request.body.get("ephemeral_public_key"))
     except StrongroomError as error:
         raise InvalidInputError(f"ephemeral_public_key: {error.detail}") from None
 
 
-async def _check_signature(
-    connection: AsyncConnection, node_id: UUID, body: dict[str, Any]
+async def _check_policy(
+    connection: AsyncConnection, artifact_id: UUID, shown: evidence.Shown
 ) -> None:
-    """The request is the node's own and was never sent before."""
-    node = await queries.find_node(connection, node_id)
-    if node is None:
-        raise SignatureInvalidError
-    try:
-        signature.verify(
-            decode_base64(node.public_key),
-            signature.LEASE_REQUEST_TYPE,
-            signature.lease_request_payload(body),
-            decode_base64(body.get("signature")),
-        )
-    except StrongroomError:
-        raise SignatureInvalidError from None
-    if node.revoked:
-        raise NodeRevokedError
-    nonce = body.get("nonce")
-    if not isinstance(nonce, str) or not await queries.use_challenge(
-        connection, nonce=nonce, node_id=node_id
-    ):
-        raise NonceReplayedError
+    """The node has shown as much as the version's creator demands."""
+    text = await queries.find_manifest(connection, artifact_id=artifact_id)
+    if text is None:
+        raise NotFoundError("There is no such artifact.")
+    demanded = Manifest.parse(text).policy.evidence
+    if demanded is not None and not shown.is_at_least(demanded):
+        detail = f"The version's creator demands {demanded}; the node has shown {shown.kind}."
+        raise EvidenceInsufficientError(detail)
+
+
+async def _check_signature(
+    connection: AsyncConnection, node_id: UUID, body: dict[str, Any], peer: Peer
+) -> None:
+    """The request is the node's own, over its own connection, and was never sent before."""
+    identity = await node_identity.check_signature(
+        connection, node_id, body, signature.LEASE_REQUEST_TYPE
+    )
+    peer.check(node_id, identity.public_key)
+    await node_identity.use_nonce(connection, node_id, body)
 
 
 async def _check_assignment(
     connection: AsyncConnection, node_id: UUID, replica_id: UUID, artifact_id: UUID, purpose: str
 ) -> None:
     replica = await queries.find_replica(connection, replica_id)
-    if (
-        replica is None
-        or not replica.wanted
-        or (replica.node_id, replica.version_id, replica.purpose) != (node_id, artifact_id, purpose)
+    if replica is None or (replica.node_id, replica.version_id, replica.purpose) != (
+        node_id,
+        artifact_id,
+        purpose,
     ):
         raise NotAssignedError
+    # Before `wanted`, which follows from both: this is the reason of it.
     if replica.version_state not in STATES_BY_PURPOSE[purpose]:
         raise VersionNotApprovedError
+    if replica.is_suspended:
+        raise VersionNotApprovedError("The model or its account is suspended.")
+    if not replica.wanted:
+        raise NotAssignedError
+
+
+async def _check_not_shredded(
+    connection: AsyncConnection, artifact_id: UUID, *, lasting: bool = False
+) -> None:
+    if await queries.is_shredded(connection, artifact_id, lasting=lasting):
+        raise ShreddedError
 
 
 class _Request:
@@ -235,25 +293,30 @@ class _Request:
             raise InvalidInputError("purpose must be scan or serve.")
         # Cut to what the log keeps; another length is not allow-listed anyway.
         self.loader_digest = str(body.get("loader_digest", ""))[:64]
+        # Whether it is the node's own; until then its members are anybody's words.
+        self.is_proven = False
+        self.evidence = ""
 
-    async def log(
+    def entry(
         self,
-        connection: AsyncConnection,
-        *,
         outcome: str,
-        reason_code: str,
-        lease_id: UUID | None,
-    ) -> None:
-        await queries.insert_release(
-            connection,
+        *,
+        reason_code: str = "",
+        lease_id: UUID | None = None,
+        lease_expires_at: datetime | None = None,
+    ) -> Entry:
+        """What the release log says of it."""
+        return Entry(
             outcome=outcome,
+            artifact_id=self.artifact_id,
             reason_code=reason_code,
             node_id=self.node_id,
             replica_id=self.replica_id,
-            artifact_id=self.artifact_id,
             purpose=self.purpose,
             loader_digest=self.loader_digest,
+            evidence=self.evidence,
             lease_id=lease_id,
+            lease_expires_at=lease_expires_at,
         )
 
 

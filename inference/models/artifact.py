@@ -8,13 +8,34 @@ from marketplace.core.ids import new_id
 
 
 class SigningKey(models.Model):
-    """A creator's public Ed25519 key; manifests must be signed by one that is known here."""
+    """A creator's public Ed25519 key; manifests must be signed by one that is known here.
+
+    The first key of an account is trusted at once. A later one is new: whoever has taken the
+    account over would register one. An owner may confirm it, a reviewer's word makes it
+    trusted, and versions that it signed are not approved before; see
+    `inference.services.signing_key`. A revoked one signs nothing any more.
+    """
+
+    class State(models.TextChoices):
+        NEW = "new", "New"
+        TRUSTED = "trusted", "Trusted"
+        REVOKED = "revoked", "Revoked"
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     account = models.ForeignKey("marketplace.Account", models.CASCADE, related_name="signing_keys")
     public_key = models.CharField("public key (base64)", max_length=64)
     fingerprint = models.CharField(max_length=64)
     created_at = models.DateTimeField(auto_now_add=True)
+    # As the audit log names who it was; people may leave, the name stays.
+    registered_by = models.CharField(max_length=320, blank=True)
+    # SHA-256 of the key of the session that registered it; empty where a token did.
+    registered_session = models.CharField(max_length=64, blank=True, editable=False)
+    confirmed_at = models.DateTimeField(null=True, blank=True)
+    confirmed_by = models.ForeignKey(
+        "marketplace.User", models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+    trusted_at = models.DateTimeField(null=True, blank=True)
+    mailed_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
@@ -26,6 +47,13 @@ class SigningKey(models.Model):
 
     def __str__(self) -> str:
         return self.fingerprint
+
+    @property
+    def state(self) -> SigningKey.State:
+        """What it is worth today."""
+        if self.revoked_at is not None:
+            return self.State.REVOKED
+        return self.State.TRUSTED if self.trusted_at is not None else self.State.NEW
 
 
 class Upload(models.Model):

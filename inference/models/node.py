@@ -8,23 +8,29 @@ from marketplace.core.ids import new_id
 
 
 class NodeJoinToken(models.Model):
-    """A one-time secret with which a node enrols; stored as a digest."""
+    """A one-time secret with which a node joins at the key broker; stored as a digest.
+
+    Only the schema's owner makes one, and only the broker uses it up: the web can do neither.
+    """
 
     digest = models.BinaryField(max_length=32, unique=True)
     name = models.CharField(max_length=63)
     created_at = models.DateTimeField(auto_now_add=True)
     expires_at = models.DateTimeField()
     used_at = models.DateTimeField(null=True, blank=True)
+    # The node that it became, so that one whose answer was lost may ask again.
+    node_id = models.UUIDField(null=True, blank=True)
 
     def __str__(self) -> str:
         return self.name
 
 
 class Node(models.Model):
-    """One Triton server and its agent. Its public key signs the lease requests."""
+    """One Triton server and its agent. What the web knows of it gives no right to a key."""
 
+    # The id in the certificate that the key broker issued.
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
-    name = models.CharField(max_length=63, unique=True)
+    name = models.CharField(max_length=63)
     public_key = models.CharField("public key (base64)", max_length=64)
     token_digest = models.BinaryField(max_length=32, unique=True)
     triton_http_url = models.CharField(max_length=200)
@@ -37,6 +43,16 @@ class Node(models.Model):
     # Since when its reports have come without a gap.
     heard_since = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        constraints = [
+            # One that was replaced keeps its name, and its past.
+            models.UniqueConstraint(
+                fields=["name"],
+                condition=models.Q(revoked_at=None),
+                name="inference_one_node_of_a_name",
+            ),
+        ]
 
     def __str__(self) -> str:
         return self.name
@@ -99,7 +115,7 @@ class Replica(models.Model):
     progress = models.FloatField(default=0)
     reason_code = models.CharField(max_length=64, blank=True)
     detail = models.TextField(blank=True)
-    # What the loader reported: {"validation": {...}, "load": {...}}.
+    # What the loader reported: {"validation": {...}, "load": {...}, "canary": {...}}.
     report = models.JSONField(default=dict, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
     changed_at = models.DateTimeField(auto_now_add=True)

@@ -1,8 +1,8 @@
 """The node: all its parts, put together and run.
 
 The main thread supervises: it starts Triton, looks at every replica four times a second,
-and drains at the end. Beside it run the line to the platform, the keeper of leases, the
-socket for loaders, and a thread for each step that takes time.
+and drains at the end. Beside it run the line to the platform, the keepers of leases and of the
+certificate, the socket for loaders, and a thread for each step that takes time.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any
 
 from inference.node import health, trial
 from inference.node.cache import ArtifactCache
+from inference.node.canary import Canaries
+from inference.node.certificates import CertificateKeeper
 from inference.node.config import NodeConfig
 from inference.node.control_plane import ControlPlane, KeyBroker
 from inference.node.errors import IdentityError
@@ -28,11 +30,12 @@ from inference.node.reconcile import Reconciler
 from inference.node.replica import WorkOrder
 from inference.node.stub_socket import StubSocket
 from inference.node.supervisor import TritonSupervisor
-from inference.node.trial import Result
+from inference.node.trial import Infer, Result
 from inference.node.workbench import Workbench
 from inference.triton import processes, repository
 from inference.triton.control import TritonControl
 from inference.triton.server import TritonServer, stop_orphan
+from strongroom.sealing.manifest import Manifest
 
 logger = logging.getLogger("node")
 
@@ -52,9 +55,12 @@ class Node:
         self.config = config
         self._lock_handle = _lock_folder(config)
         self._stopping = threading.Event()
+        self._support = health.probe_sandbox(config.environment)
         identities = IdentityStore(config.node_dir)
         self._control_plane = ControlPlane(config.web_url, identities)
-        self._broker = KeyBroker(config.keybroker_url, identities)
+        self._broker = KeyBroker(
+            config.keybroker_url, identities, config.evidence, ca=config.keybroker_ca
+        )
         self._server = TritonServer(config.triton)
         self._control = TritonControl(config.triton.grpc_url, config.triton.secret)
         self._stubs = StubSocket(
@@ -72,6 +78,14 @@ class Node:
             loader=self._make_loader(), leases=self._leases, on_change=self._wake
         )
         self._workbench = Workbench(self._control_plane, self._run_work)
+        self._canaries = Canaries(
+            interval_s=config.canary_interval_s,
+            list_orders=self._reconciler.list_canaries,
+            is_busy=lambda: self._reconciler.is_loading() or self._workbench.is_busy,
+            find_infer=lambda order: self._find_infer(order.manifest),
+            on_record=self._reconciler.note_canary,
+            on_wrong=self._reconciler.condemn,
+        )
         self._supervisor = TritonSupervisor(
             self._server,
             self._control,
@@ -81,11 +95,15 @@ class Node:
         self._link = PlatformLink(
             name=config.name,
             control_plane=self._control_plane,
+            broker=self._broker,
             identities=identities,
             read_join_token=config.read_join_token,
             on_desired=self._reconciler.set_desired,
             describe=self._describe,
             on_reported=lambda body: self._reconciler.note_reported(body["replicas"]),
+        )
+        self._certificates = CertificateKeeper(
+            self._broker, identities, on_rejected=self._link.join_anew
         )
 
     def stop(self) -> None:
@@ -99,11 +117,14 @@ class Node:
         try:
             self._stubs.start()
             self._leases.start()
+            self._certificates.start()
             self._link.start()
             while not self._stopping.wait(TICK_S):
                 self._supervisor.tick()
                 self._reconciler.tick(is_triton_ready=self._supervisor.is_ready)
                 self._workbench.tick(self._reconciler.list_work())
+                if self._supervisor.is_ready:
+                    self._canaries.tick()
         finally:
             self._drain()
 
@@ -125,17 +146,23 @@ class Node:
             leases=self._leases,
             repository_dir=config.triton.repository_dir,
             socket_path=config.socket_path,
+            support=self._support,
             parallel=max(2, os.cpu_count() or 1),
         )
 
     def _run_work(self, order: WorkOrder, cancelled: threading.Event) -> Result:
-        is_streaming = order.manifest.parsed_interface.streamed_output is not None
         return trial.run(
             order,
-            self._control.infer_streaming if is_streaming else self._control.infer,
+            self._find_infer(order.manifest),
             triton_version=self._supervisor.version,
             cancelled=cancelled,
         )
+
+    def _find_infer(self, manifest: Manifest) -> Infer:
+        """How a model is called: one that could stream has another way in."""
+        if manifest.parsed_interface.streamed_output is not None:
+            return self._control.infer_streaming
+        return self._control.infer
 
     def _describe(self) -> dict[str, Any]:
         config = self.config.triton
@@ -147,7 +174,10 @@ class Node:
                 "grpc_url": config.grpc_url,
                 "metrics_url": config.metrics_url,
             },
-            "info": health.describe_machine(self.config.node_dir),
+            "info": {
+                **health.describe_machine(self.config.node_dir),
+                "sandbox": self._support.to_json(),
+            },
             "replicas": self._reconciler.describe(),
         }
 
@@ -170,6 +200,7 @@ class Node:
         """Stop being routed to, finish what runs, give the keys back, leave nothing behind."""
         event(logger, "node.drain")
         self._link.stop(timeout_s=2.0)
+        self._certificates.stop()
         self._workbench.stop(timeout_s=1.0)
         held = self._reconciler.list_leases()
         last_words = self._describe()

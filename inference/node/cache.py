@@ -96,7 +96,12 @@ class ArtifactCache:
 
     @contextmanager
     def hold(
-        self, version_id: UUID, *, on_progress: OnProgress, cancelled: threading.Event
+        self,
+        version_id: UUID,
+        *,
+        on_progress: OnProgress,
+        cancelled: threading.Event,
+        check: Callable[[Manifest], None] = lambda _: None,
     ) -> Iterator[CachedArtifact]:
         """Fetch what is missing of a version, and keep it from removal inside the block.
 
@@ -104,17 +109,18 @@ class ArtifactCache:
             version_id: Whose artifact.
             on_progress: Called with the share that is here, from 0 to 1.
             cancelled: Ends the fetch early.
+            check: Given the manifest before any part is fetched; raises to end it there.
 
         Raises:
-            ReplicaError: `fetch_failed`, `disk_full`, `artifact_corrupt`, or the code of a
-                manifest that is not valid.
+            ReplicaError: `fetch_failed`, `disk_full`, `artifact_corrupt`, the code of a
+                manifest that is not valid, or what `check` raised.
             CancelledError: As asked.
         """
         with self._lock:
             self._in_use[version_id] += 1
         try:
             with self._version_lock(version_id):
-                artifact = self._fetch(version_id, on_progress, cancelled)
+                artifact = self._fetch(version_id, on_progress, cancelled, check)
             yield artifact
         finally:
             with self._lock:
@@ -133,10 +139,15 @@ class ArtifactCache:
             return self._version_locks[version_id]
 
     def _fetch(
-        self, version_id: UUID, on_progress: OnProgress, cancelled: threading.Event
+        self,
+        version_id: UUID,
+        on_progress: OnProgress,
+        cancelled: threading.Event,
+        check: Callable[[Manifest], None],
     ) -> CachedArtifact:
         folder = self._folder / str(version_id)
         text, manifest = self._get_manifest(folder, version_id, cancelled)
+        check(manifest)
         # Used now, so the last to be removed. The kernel's own clock for files is coarse.
         now_ns = time.time_ns()
         os.utime(folder, ns=(now_ns, now_ns))

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from inference.node import evidence
+from inference.node.canary import INTERVAL_S_DEFAULT
+from inference.node.evidence import Evidence, NoEvidence
 from inference.triton.server import HOST, TritonConfig
 from marketplace.core.env import SettingError, env_int, env_secret, env_text
 
@@ -30,6 +33,12 @@ class NodeConfig:
     # Read again at each enrolment: the file may be written after the node was started.
     environment: Mapping[str, str] = field(repr=False)
     cache_bytes: int = CACHE_BYTES_DEFAULT
+    # What it shows of itself when it asks for a key.
+    evidence: Evidence = field(default_factory=NoEvidence)
+    # Of the key broker's certificate; None: the authorities that the system knows.
+    keybroker_ca: Path | None = None
+    # Between two questions to one replica; 0 asks none.
+    canary_interval_s: int = INTERVAL_S_DEFAULT
 
     @property
     def socket_path(self) -> Path:
@@ -73,7 +82,7 @@ class NodeConfig:
             run_dir=run_dir.resolve(),
             name=name,
             web_url=_read_url("STRONGROOM_WEB_URL", env),
-            keybroker_url=_read_url("STRONGROOM_KEYBROKER_URL", env),
+            keybroker_url=_read_broker_url(env),
             triton=TritonConfig(
                 work_dir=node_dir / "triton",
                 http_port=_read_port("HTTP", 18000, env),
@@ -83,8 +92,13 @@ class NodeConfig:
                 triton_dir=Path(triton_dir) if triton_dir else None,
             ),
             environment=env,
+            evidence=evidence.from_env(env),
             cache_bytes=env_int(
                 "STRONGROOM_NODE_CACHE_BYTES", CACHE_BYTES_DEFAULT, minimum=1, env=env
+            ),
+            keybroker_ca=_read_ca(env),
+            canary_interval_s=env_int(
+                "STRONGROOM_NODE_CANARY_INTERVAL_S", INTERVAL_S_DEFAULT, minimum=0, env=env
             ),
         )
         if len(os.fsencode(config.socket_path)) > SOCKET_PATH_LENGTH_MAX:
@@ -98,6 +112,21 @@ def _read_port(plane: str, default: int, env: Mapping[str, str]) -> int:
     if port > 65535:
         raise SettingError(f"{name} must be at most 65535, not {port}")
     return port
+
+
+def _read_broker_url(env: Mapping[str, str]) -> str:
+    url = _read_url("STRONGROOM_KEYBROKER_URL", env)
+    development = env_text("STRONGROOM_ENV", "production", env=env) == "development"
+    if not url.startswith("https://") and not development:
+        raise SettingError("STRONGROOM_KEYBROKER_URL must begin with https:// in production")
+    return url
+
+
+def _read_ca(env: Mapping[str, str]) -> Path | None:
+    path = env_text("STRONGROOM_KEYBROKER_CA", "", env=env)
+    if path and not Path(path).is_file():
+        raise SettingError(f"STRONGROOM_KEYBROKER_CA: there is no file {path}")
+    return Path(path) if path else None
 
 
 def _read_url(name: str, env: Mapping[str, str]) -> str:

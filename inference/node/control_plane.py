@@ -7,18 +7,27 @@ long to go on trying; `retry` waits in between, longer each time.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import random
+import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 from uuid import UUID
 
 import httpx
 
 from inference.node.errors import CancelledError, RefusedError, UnreachableError
-from inference.node.identity import IdentityStore
+from inference.node.evidence import Evidence, NoEvidence
+from inference.node.identity import Identity, IdentityStore
+from inference.node_certificate import CertificateError, make_request
+from marketplace.core.clock import to_wire, utc_now
+from strongroom.sealing import signature
 
 Answer = dict[str, Any]
 T = TypeVar("T")
@@ -55,17 +64,22 @@ class _Api:
         """Sent with every request."""
         return {}
 
+    def connected(self) -> AbstractContextManager[httpx.Client]:
+        """What one call goes over."""
+        return nullcontext(self._client)
+
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Answer:
         """One request and its decoded answer."""
         octets = None if body is None else _encode(body, path)
         headers = self.headers() | ({"Content-Type": "application/json"} if octets else {})
         try:
-            request = self._client.build_request(method, path, headers=headers, content=octets)
-            answer = self._client.send(request, stream=True)
-            try:
-                received = _read_bounded(answer)
-            finally:
-                answer.close()
+            with self.connected() as client:
+                request = client.build_request(method, path, headers=headers, content=octets)
+                answer = client.send(request, stream=True)
+                try:
+                    received = _read_bounded(answer)
+                finally:
+                    answer.close()
         except httpx.HTTPError as error:
             raise UnreachableError(f"{type(error).__name__} at {path}") from error
         document = _decode(answer, received)
@@ -113,21 +127,19 @@ class ControlPlane(_Api):
         token = self._identities.current.token
         return {"Authorization": f"Bearer {token}"} if token else {}
 
-    def enrol(self, *, join_token: str, name: str, triton: Answer, info: Answer) -> None:
-        """Become a node of the platform; the identity is kept."""
+    def enrol(self, *, name: str, triton: Answer, info: Answer) -> None:
+        """Show the web the key broker's certificate; it may be repeated at any time."""
+        identity = self._identities.current
         body = {
-            "join_token": join_token,
+            "certificate": identity.certificate,
             "name": name,
-            "public_key": self._identities.current.public_key,
+            # Not the token: whoever reads or repeats this request gets nothing by it.
+            "token_sha256": hashlib.sha256(identity.token.encode()).hexdigest(),
             "triton": triton,
             "info": info,
+            "signed_at": to_wire(utc_now()),
         }
-        answer = self.call("POST", "/enrol", body)
-        try:
-            node_id, token = str(UUID(answer["node_id"])), str(answer["token"])
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
-            raise UnreachableError("the answer to the enrolment is malformed") from error
-        self._identities.enrol(node_id=node_id, token=token)
+        self.call("POST", "/enrol", identity.sign(signature.NODE_ENROLMENT_TYPE, body))
 
     def get_desired(self) -> Answer:
         """What this node should hold."""
@@ -156,20 +168,93 @@ class ControlPlane(_Api):
 
 
 class KeyBroker(_Api):
-    """The key broker. Requests are signed by the node's key over a fresh nonce."""
+    """The key broker. Over TLS the node shows its certificate; requests are signed as well.
 
-    def __init__(self, keybroker_url: str, identities: IdentityStore) -> None:
+    Each request has a nonce of its own. So has each call a connection: a certificate belongs
+    to a connection, and calls are minutes apart.
+
+    Args:
+        keybroker_url: Where it is.
+        identities: Whose key and certificate are used.
+        evidence: What is shown of the machine when a key is asked for.
+        ca: File with the authority of the broker's own certificate; None: those of the system.
+    """
+
+    def __init__(
+        self,
+        keybroker_url: str,
+        identities: IdentityStore,
+        evidence: Evidence | None = None,
+        *,
+        ca: Path | None = None,
+    ) -> None:
         super().__init__(keybroker_url)
+        self._url = keybroker_url
         self._identities = identities
+        self._evidence = evidence or NoEvidence()
+        self._ca = ca
+        self._renewing = threading.Lock()
+        # Without a certificate there is none to read again.
+        self._context: tuple[str, ssl.SSLContext] | None = None
 
     @property
     def node_id(self) -> str:
         """Under which id requests are signed."""
         return self._identities.current.node_id
 
+    def connected(self) -> AbstractContextManager[httpx.Client]:
+        """A connection with the certificate as it is now."""
+        timeout = httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+        if not self._url.startswith("https://"):
+            return httpx.Client(base_url=self._url, timeout=timeout, trust_env=False)
+        context = self._find_context(self._identities.current)
+        return httpx.Client(base_url=self._url, timeout=timeout, trust_env=False, verify=context)
+
+    def join(self, *, join_token: str, name: str) -> None:
+        """Become a node of the platform; the identity is kept.
+
+        Raises:
+            RefusedError: The token is not good for that.
+        """
+        request = make_request(self._identities.current.private_key, name)
+        body = {"join_token": join_token, "name": name, "csr": request}
+        answer = self.call("POST", "/v1/nodes/join", body)
+        try:
+            self._identities.join(
+                node_id=str(UUID(answer["node_id"])), certificate=str(answer["certificate"])
+            )
+        except (KeyError, ValueError, TypeError, AttributeError, CertificateError) as error:
+            raise UnreachableError("the key broker's answer to joining is malformed") from error
+
+    def renew_certificate(self, known: str | None = None) -> None:
+        """Get a new certificate for the same key, also when the present one has ended.
+
+        Args:
+            known: The certificate that is to be replaced; where another thread has replaced
+                it already, nothing is left to do.
+
+        Raises:
+            RefusedError: The node is revoked, unknown, or was away for too long.
+        """
+        with self._renewing:
+            identity = self._identities.current
+            if known is not None and identity.certificate != known:
+                return
+            body = {"node_id": identity.node_id, "nonce": self._get_nonce(identity)}
+            signed = identity.sign(signature.NODE_RENEWAL_TYPE, body)
+            answer = self.call("POST", "/v1/nodes/renew", signed)
+            try:
+                self._identities.renew(str(answer["certificate"]))
+            except (KeyError, CertificateError) as error:
+                raise UnreachableError("the key broker's new certificate is malformed") from error
+
     def request_lease(self, body: Mapping[str, Any]) -> Answer:
-        """A lease with the data key, sealed to the loader that asked."""
-        return self._signed("/v1/leases", body)
+        """A lease with the data key, sealed to the loader that asked.
+
+        Raises:
+            ReplicaError: `evidence_unavailable`.
+        """
+        return self._signed("/v1/leases", body, self._evidence)
 
     def renew_lease(self, lease_id: str) -> Answer:
         """Move the end of a lease."""
@@ -179,14 +264,51 @@ class KeyBroker(_Api):
         """End a lease."""
         self._signed(f"/v1/leases/{lease_id}/release", {"lease_id": lease_id})
 
-    def _signed(self, path: str, body: Mapping[str, Any]) -> Answer:
+    def _signed(
+        self, path: str, body: Mapping[str, Any], evidence: Evidence | None = None
+    ) -> Answer:
         identity = self._identities.current
+        try:
+            return self._send_signed(identity, path, body, evidence)
+        except RefusedError as error:
+            if error.code != "certificate_expired":
+                raise
+        # This machine slept, or its clock is wrong: nobody renewed it in time.
+        self.renew_certificate(identity.certificate)
+        return self._send_signed(self._identities.current, path, body, evidence)
+
+    def _send_signed(
+        self, identity: Identity, path: str, body: Mapping[str, Any], evidence: Evidence | None
+    ) -> Answer:
+        request = {**body, "node_id": identity.node_id, "nonce": self._get_nonce(identity)}
+        if evidence is not None:
+            request["evidence"] = evidence.collect(signature.evidence_context(request))
+        return self.call("POST", path, identity.sign_lease_request(request))
+
+    def _get_nonce(self, identity: Identity) -> str:
         answer = self.call("POST", "/v1/leases/challenge", {"node_id": identity.node_id})
         nonce = answer.get("nonce")
         if not isinstance(nonce, str):
             raise UnreachableError("the key broker's challenge is malformed")
-        request = {**body, "node_id": identity.node_id, "nonce": nonce}
-        return self.call("POST", path, identity.sign_lease_request(request))
+        return nonce
+
+    def _find_context(self, identity: Identity) -> ssl.SSLContext:
+        found = self._context
+        if found is None or found[0] != identity.certificate:
+            found = (identity.certificate, self._make_context(identity))
+            self._context = found
+        return found[1]
+
+    def _make_context(self, identity: Identity) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=self._ca)
+        if identity.certificate:
+            # OpenSSL reads files only; this one is in memory, and gone with its descriptor.
+            handle = os.memfd_create("identity", os.MFD_CLOEXEC)
+            with os.fdopen(handle, "wb") as file:
+                file.write(identity.pem())
+                file.flush()
+                context.load_cert_chain(f"/proc/self/fd/{handle}")
+        return context
 
 
 class Backoff:

@@ -15,10 +15,12 @@ from pathlib import Path
 
 from inference.node.cache import ArtifactCache, CachedArtifact
 from inference.node.errors import CancelledError, ReplicaError
+from inference.node.health import SandboxSupport
 from inference.node.leases import Lease, LeaseKeeper
 from inference.node.log import event
 from inference.node.replica import Desired
 from inference.node.stub_socket import SESSION_CODES, LoadSession, StubSocket
+from inference.serving.errors import SandboxError
 from inference.triton import control, repository
 from inference.triton.errors import (
     ModelLoadError,
@@ -67,6 +69,7 @@ class ReplicaLoader:
         leases: Ends those of loads that failed.
         repository_dir: Triton's model folders.
         socket_path: Told to the loaders.
+        support: What can confine the loaders here.
         parallel: How many models are loaded at once; each load wants a core.
     """
 
@@ -79,6 +82,7 @@ class ReplicaLoader:
         leases: LeaseKeeper,
         repository_dir: Path,
         socket_path: Path,
+        support: SandboxSupport,
         parallel: int,
     ) -> None:
         self._cache = cache
@@ -87,6 +91,7 @@ class ReplicaLoader:
         self._leases = leases
         self._repository_dir = repository_dir
         self._socket_path = socket_path
+        self._support = support
         self._slots = threading.BoundedSemaphore(parallel)
         self._sessions: dict[threading.Event, LoadSession] = {}
 
@@ -164,6 +169,7 @@ class ReplicaLoader:
             desired.version_id,
             on_progress=lambda share: on_phase("fetching", share),
             cancelled=cancelled,
+            check=self._check_demands,
         ) as artifact:
             on_phase("starting", 0.0)
             self._wait_for_slot(cancelled)
@@ -172,6 +178,12 @@ class ReplicaLoader:
                 return self._load_into_triton(session, on_validation)
             finally:
                 self._slots.release()
+
+    def _check_demands(self, manifest: Manifest) -> None:
+        try:
+            self._support.check_demand(manifest.policy.sandbox)
+        except SandboxError as error:
+            raise ReplicaError(error.reason_code, error.detail) from error
 
     def _wait_for_slot(self, cancelled: threading.Event) -> None:
         while not self._slots.acquire(timeout=0.2):

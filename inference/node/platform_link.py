@@ -1,4 +1,4 @@
-"""Hold the line to the platform: enrol, read what is wanted, tell what is the case.
+"""Hold the line to the platform: join, enrol, read what is wanted, tell what is the case.
 
 One thread does all three. The platform may be away for as long as it likes: what was wanted
 last stays wanted, replicas serve on while their leases last, and the line is taken up
@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from inference.node.control_plane import Backoff, ControlPlane
+from inference.node.control_plane import Backoff, ControlPlane, KeyBroker
 from inference.node.errors import RefusedError, UnreachableError
 from inference.node.identity import IdentityStore
 from inference.node.log import event
@@ -26,6 +26,8 @@ DESIRED_EVERY_S = 1.0
 REPORT_EVERY_S = 2.0
 BACKOFF_LIMIT_S = 5.0
 ENROL_BACKOFF_LIMIT_S = 30.0
+# The web does not know this certificate, or does not want this node any more.
+_REJECTED_CODES = frozenset({"node_revoked", "certificate_invalid", "certificate_mismatch"})
 
 
 class PlatformLink:
@@ -34,8 +36,9 @@ class PlatformLink:
     Args:
         name: Of the node.
         control_plane: The node API.
-        identities: Where an enrolment is kept.
-        read_join_token: The secret for an enrolment, empty if there is none.
+        broker: Where a join token becomes a certificate.
+        identities: Where that is kept.
+        read_join_token: The secret to join with, empty if there is none.
         on_desired: Given each new desired state.
         describe: The body of a report: `triton`, `info` and `replicas`.
         on_reported: Given each body that arrived.
@@ -46,6 +49,7 @@ class PlatformLink:
         *,
         name: str,
         control_plane: ControlPlane,
+        broker: KeyBroker,
         identities: IdentityStore,
         read_join_token: Callable[[], str],
         on_desired: Callable[[list[Desired]], None],
@@ -54,6 +58,7 @@ class PlatformLink:
     ) -> None:
         self._name = name
         self._control_plane = control_plane
+        self._broker = broker
         self._identities = identities
         self._read_join_token = read_join_token
         self._on_desired = on_desired
@@ -64,7 +69,8 @@ class PlatformLink:
         self._thread = threading.Thread(target=self._run, name="platform", daemon=True)
         self._backoff = Backoff(0.5, BACKOFF_LIMIT_S)
         self._enrol_backoff = Backoff(1.0, ENROL_BACKOFF_LIMIT_S)
-        self._must_enrol = not identities.current.is_enrolled
+        self._must_join = not identities.current.has_joined
+        self._must_enrol = self._must_join
         self._desired_at = 0.0
         self._report_at = 0.0
         self._trouble = ""
@@ -81,6 +87,11 @@ class PlatformLink:
 
     def wake(self) -> None:
         """Something changed: report it now."""
+        self._changed.set()
+
+    def join_anew(self) -> None:
+        """The certificate is good for nothing any more: only a new join token helps."""
+        self._must_join = self._must_enrol = True
         self._changed.set()
 
     def report_once(self, body: dict[str, Any]) -> bool:
@@ -140,16 +151,38 @@ class PlatformLink:
             event(logger, "platform.desired_malformed", level=logging.ERROR, error=error)
 
     def _enrol(self) -> None:
-        token = self._read_join_token()
-        if not token:
-            raise RefusedError(401, "join_token_missing", "There is no join token to enrol with.")
+        """Join if need be, then show the web the certificate."""
+        if self._must_join:
+            self._join()
         body = self._describe()
-        self._control_plane.enrol(
-            join_token=token, name=self._name, triton=_only_urls(body["triton"]), info=body["info"]
-        )
+        try:
+            self._control_plane.enrol(
+                name=self._name, triton=_only_urls(body["triton"]), info=body["info"]
+            )
+        except RefusedError as error:
+            if error.code == "certificate_expired":
+                self._renew()
+            # Only a new token makes a node of it again.
+            self._must_join = error.code in _REJECTED_CODES
+            raise
         self._must_enrol = False
         self._enrol_backoff.reset()
         event(logger, "node.enrolled", node=self._identities.current.node_id, name=self._name)
+
+    def _join(self) -> None:
+        token = self._read_join_token()
+        if not token:
+            raise RefusedError(401, "join_token_missing", "There is no token to join with.")
+        self._broker.join(join_token=token, name=self._name)
+        self._must_join = False
+        event(logger, "node.joined", node=self._identities.current.node_id, name=self._name)
+
+    def _renew(self) -> None:
+        try:
+            self._broker.renew_certificate()
+        except RefusedError:
+            self._must_join = True
+            raise
 
     def _note_refusal(self, error: RefusedError) -> float:
         if self._must_enrol:

@@ -27,7 +27,14 @@ from inference.node.errors import CancelledError, ReplicaError
 from inference.node.leases import Lease, LeaseKeeper
 from inference.node.loading import Loaded, ReplicaLoader
 from inference.node.log import event
-from inference.node.replica import STATES_BY_PHASE, Desired, Replica, Stage, WorkOrder
+from inference.node.replica import (
+    STATES_BY_PHASE,
+    CanaryOrder,
+    Desired,
+    Replica,
+    Stage,
+    WorkOrder,
+)
 from inference.triton import processes
 from marketplace.core.errors import MarketplaceError
 
@@ -117,6 +124,39 @@ class Reconciler:
                 and wanted.work is not None
             ]
 
+    def list_canaries(self) -> list[CanaryOrder]:
+        """Replicas in service."""
+        with self._lock:
+            return [
+                CanaryOrder(one.id, one.manifest, one.stub_pid)
+                for one in self._replicas.values()
+                if one.stage is Stage.READY
+                and one.state == "ready"
+                and one.desired.purpose == "serve"
+                and one.manifest is not None
+                and one.condemned is None
+            ]
+
+    def is_loading(self) -> bool:
+        """Whether a load runs, which wants the cores for itself."""
+        with self._lock:
+            return any(one.stage is Stage.LOADING for one in self._replicas.values())
+
+    def note_canary(self, replica_id: UUID, found: dict[str, Any]) -> None:
+        """Tell the platform how a replica answers."""
+        with self._lock:
+            replica = self._replicas.get(replica_id)
+            if replica is not None:
+                self._note_report(replica, "canary", found)
+
+    def condemn(self, order: CanaryOrder, detail: str) -> None:
+        """Take a replica out that answers wrongly; the platform places another."""
+        with self._lock:
+            replica = self._replicas.get(order.replica_id)
+            # Loaded anew in between, it is another process with other memory.
+            if replica is not None and replica.stub_pid == order.stub_pid:
+                replica.condemned = ReplicaError("canary_mismatch", detail)
+
     def is_ready(self, replica_id: UUID) -> bool:
         """Whether the replica answers."""
         with self._lock:
@@ -185,7 +225,7 @@ class Reconciler:
         if not is_wanted:
             self._begin_unload(replica, lambda one: one.enter(Stage.GONE, "unloaded"))
             return
-        loss = replica.lease.loss if replica.lease else None
+        loss = replica.condemned or (replica.lease.loss if replica.lease else None)
         if loss is not None:
             self._begin_unload(replica, lambda one: self._fail(one, loss))
         elif not processes.is_alive(replica.stub_pid):

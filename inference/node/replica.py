@@ -55,6 +55,15 @@ class WorkOrder:
     load_ms: float
 
 
+@dataclass(frozen=True, slots=True)
+class CanaryOrder:
+    """A replica in service, to be asked one of its test vectors."""
+
+    replica_id: UUID
+    manifest: Manifest
+    stub_pid: int
+
+
 class Stage(enum.Enum):
     """What the node is doing about a replica."""
 
@@ -90,6 +99,8 @@ class Replica:
     lease: Lease | None = None
     stub_pid: int = 0
     load_ms: float = 0.0
+    # Why it must go although it is wanted and its lease holds.
+    condemned: ReplicaError | None = None
     # Ends a load that runs.
     cancelled: threading.Event = field(default_factory=threading.Event)
 
@@ -114,7 +125,7 @@ class Replica:
 
     def forget_load(self) -> None:
         """Nothing of it is loaded any more."""
-        self.manifest, self.lease, self.stub_pid = None, None, 0
+        self.manifest, self.lease, self.stub_pid, self.condemned = None, None, 0, None
 
     def describe(self) -> dict[str, Any]:
         """The line of the report."""

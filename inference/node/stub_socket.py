@@ -294,7 +294,6 @@ class StubSocket:
             "artifact_id": session.artifact.manifest.artifact_id,
             "loader_digest": digest,
             "ephemeral_public_key": str(hello.get("ephemeral_public_key"))[:64],
-            "evidence": {"type": "none-dev"},
         }
         try:
             answer = retry(

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from inference.artifact.examples import make_rows
-from inference.artifact.vectors import compare
+from inference.artifact.vectors import Mismatch, compare
 from inference.node.errors import CancelledError
 from inference.node.replica import WorkOrder
 from inference.triton import processes, tensors
@@ -30,6 +30,7 @@ from inference.triton.repository import model_name
 from inference.triton.tensors import Tensor
 from marketplace.core.errors import MarketplaceError
 from strongroom.errors import StrongroomError
+from strongroom.interface import Interface
 from strongroom.sealing.manifest import TestVector
 
 # A generation of the longest text on a slow core.
@@ -93,6 +94,21 @@ def run(
     return Result(False, {"detail": detail}, "work_unknown")
 
 
+def ask_vector(
+    infer: Infer, name: str, interface: Interface, vector: TestVector, *, timeout_s: float
+) -> list[Mismatch]:
+    """Ask a model one test vector, as a prediction would be; returns where it is wrong.
+
+    Raises:
+        MarketplaceError, StrongroomError: It gave no answer, or one that does not fit.
+    """
+    row = interface.check_input(dict(vector.input))
+    outputs = [one.name for one in interface.wire_outputs]
+    answers = infer(name, tensors.encode(interface, [row]), outputs, timeout_s=timeout_s)
+    [actual] = tensors.decode(interface, answers, include_hidden=True)
+    return compare(vector.expected, actual, tolerance=vector.tolerance)
+
+
 class _Trial:
     def __init__(self, order: WorkOrder, infer: Infer, cancelled: threading.Event) -> None:
         self._order = order
@@ -146,15 +162,16 @@ class _Trial:
         return Result(True, result)
 
     def _try_vector(self, vector: TestVector) -> list[dict[str, str]]:
+        if self._cancelled.is_set():
+            raise CancelledError
         try:
-            row = self._interface.check_input(dict(vector.input))
-            answers = self._call(tensors.encode(self._interface, [row]))
-            actual = tensors.decode(self._interface, answers, include_hidden=True)[0]
+            mismatches = ask_vector(
+                self._infer, self._name, self._interface, vector, timeout_s=CALL_TIMEOUT_S
+            )
         except INFRASTRUCTURE_ERRORS:
             raise
         except (MarketplaceError, StrongroomError) as error:
             return [{"pointer": "", "detail": error.detail[:500]}]
-        mismatches = compare(vector.expected, actual, tolerance=vector.tolerance)
         return [{"pointer": one.pointer, "detail": one.detail} for one in mismatches]
 
     def _list_batches(self, rows: Sequence[Mapping[str, Any]]) -> list[int]:

@@ -70,6 +70,11 @@ class Workbench:
         )
         self._thread.start()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is being tested or measured."""
+        return self._thread is not None and self._thread.is_alive()
+
     def stop(self, *, timeout_s: float) -> None:
         """End what is being done."""
         self._cancelled.set()

@@ -60,6 +60,10 @@ REMEDIES: Mapping[str, str] = {
     "member_missing": _MANIFEST,
     "member_invalid": _MANIFEST,
     "unknown_member": _MANIFEST,
+    "policy_invalid": "Correct the table [policy] in strongroom.toml and push again.",
+    "output_policy_invalid": (
+        "A rule below [policy.output] names no output of plain floats. Correct it and push again."
+    ),
     "unknown_content_format": _MANIFEST,
     "header_invalid": _SEAL_AGAIN,
     "header_tag_invalid": _SEAL_AGAIN,
@@ -68,6 +72,7 @@ REMEDIES: Mapping[str, str] = {
     "signature_invalid": "Sign with the key that is registered for this account, and push again.",
     "signing_key_revoked": "Make a new signing key with strongroom login, and push again.",
     "base64_invalid": _MANIFEST,
+    "suite_unsupported": "This CLI speaks no wrap that the platform takes. Update it, push again.",
     "shredded": "The key of this model was destroyed for good. Publish under a new model name.",
     # What may be in it at all.
     "pickle_refused": _CONVERT,
@@ -110,6 +115,15 @@ REMEDIES: Mapping[str, str] = {
     "safetensors_trailing_bytes": _SAFETENSORS,
     "safetensors_truncated": "The file ends early. Save the weights again.",
     "weights_mismatch": "Weights and config.json do not belong together. Save both at once.",
+    # The second scanner.
+    "second_opinion_refused": (
+        "A scanner for hostile models found something that is never served; the log names its "
+        "rules. Look for code, addresses or odd templates in metadata, and push clean files."
+    ),
+    "second_opinion_failed": (
+        "A scanner for hostile models could not look at all of the files; the log says why. Save "
+        "them again in the plainest way, or ask support."
+    ),
     "config_architecture_refused": (
         "This architecture is not served. See the list of architectures in the documentation."
     ),
@@ -120,6 +134,9 @@ REMEDIES: Mapping[str, str] = {
     "config_malformed": _CONFIG,
     "tokenizer_malformed": _TOKENIZER,
     "tokenizer_too_large": "tokenizer.json has at most 32 MiB. Save a tokenizer of this model.",
+    "tokenizer_refused": (
+        "The tokenizer rewrites texts more than is allowed. Push the one of the base model."
+    ),
     "tokenizer_vocab_mismatch": "The tokenizer has words that the model has not. Push its own one.",
     "chat_template_refused": "The chat template does more than is allowed. Use the model's own.",
     "chat_template_failed": "The chat template fails on your input. Try it with transformers.",
@@ -138,8 +155,8 @@ REMEDIES: Mapping[str, str] = {
         "these weights, or allow a larger tolerance."
     ),
     "canary_mismatch": (
-        "The model passed its tests and then answered the first test vector otherwise. Check that "
-        "it gives the same answer every time; if it does, ask support: a node may be faulty."
+        "The model passed its tests and then answered a test vector otherwise. Check that it "
+        "gives the same answer every time; if it does, ask support: a node may be faulty."
     ),
     "benchmark_failed": (
         "The model failed while it was measured; the log quotes why. Give an example for each "
@@ -158,6 +175,10 @@ REMEDIES: Mapping[str, str] = {
     "node_timeout": _AGAIN,
     "node_unreachable": _AGAIN,
     "node_revoked": _AGAIN,
+    "certificate_required": _AGAIN,
+    "certificate_expired": _AGAIN,
+    "certificate_invalid": _AGAIN,
+    "certificate_mismatch": _AGAIN,
     "protocol_error": _AGAIN,
     "session_broken": _AGAIN,
     "stub_died": (
@@ -173,6 +194,7 @@ REMEDIES: Mapping[str, str] = {
     "model_not_ready": _AGAIN,
     "invalid_tensor": _INTERFACE,
     "keybroker_unavailable": _AGAIN,
+    "kms_unavailable": _AGAIN,
     "object_store_unavailable": _AGAIN,
     "unavailable": _AGAIN,
     "deadline": _AGAIN,
@@ -183,10 +205,18 @@ REMEDIES: Mapping[str, str] = {
     "not_assigned": _AGAIN,
     "loader_not_allowed": _AGAIN,
     "evidence_insufficient": _AGAIN,
+    "evidence_invalid": _AGAIN,
+    "evidence_unavailable": _AGAIN,
     "version_not_approved": _AGAIN,
+    "version_state": "The version is in use. Withdraw it first.",
+    "too_many_platform_keys": _AGAIN,
     "sandbox_incomplete": _AGAIN,
     "sandbox_refused": _AGAIN,
     "sandbox_unsupported": _AGAIN,
+    "landlock_required": (
+        "Your version demands a sandbox that this node does not have. Leave sandbox out of "
+        "[policy], or ask support for nodes that have Landlock."
+    ),
     "internal_error": _AGAIN,
     "reason_unknown": FALLBACK,
 }

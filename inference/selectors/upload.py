@@ -70,13 +70,18 @@ def describe_upload(upload: Upload) -> dict[str, Any]:
         "state": upload.state,
         "expires_at": to_wire(upload.expires_at),
         "kem": upload.kem,
-        "parts": [
-            {
-                "file": part.file_index,
-                "part": part.part,
-                "size_bytes": part.size_bytes,
-                "sha256": part.sha256,
-            }
-            for part in list_parts(upload)
-        ],
+        "parts": describe_parts(upload),
     }
+
+
+def describe_parts(upload: Upload) -> list[dict[str, Any]]:
+    """What lies in the store, as the API shows it."""
+    return [
+        {
+            "file": part.file_index,
+            "part": part.part,
+            "size_bytes": part.size_bytes,
+            "sha256": part.sha256,
+        }
+        for part in list_parts(upload)
+    ]

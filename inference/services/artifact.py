@@ -37,7 +37,7 @@ def complete_upload(
     actor: Actor,
     manifest_text: str,
     signature_text: str,
-    wrapped_keys: list[Any],
+    wrapped_keys: Any,
 ) -> ModelVersion:
     """Accept the signed manifest; the version then goes through onboarding.
 
@@ -48,14 +48,14 @@ def complete_upload(
         actor: Who completes it.
         manifest_text: The canonical JSON, exactly as it was signed.
         signature_text: Ed25519 in base64, by the key that was announced.
-        wrapped_keys: The data key, sealed to the platform and to the creator.
+        wrapped_keys: Decoded JSON: the data key, sealed to the platform and to the creator.
 
     Raises:
         RefusedError: With the code of the first rule that is broken; nothing is written.
         UploadClosedError, UploadExpiredError: There is nothing to complete.
         ForbiddenError: The manifest wants to publish, and the actor may not.
     """
-    manifest = _parse(manifest_text)
+    manifest = parse_manifest(manifest_text)
     raw = manifest_text.encode()
     digest = hashlib.sha256(raw).hexdigest()
     with transaction.atomic():
@@ -84,7 +84,12 @@ def complete_upload(
     return version
 
 
-def _parse(text: str) -> Manifest:
+def parse_manifest(text: str) -> Manifest:
+    """Read a manifest and check every rule that it can break by itself.
+
+    Raises:
+        RefusedError: With the code of the first rule that is broken.
+    """
     try:
         manifest = Manifest.parse(text)
     except StrongroomError as error:
@@ -173,9 +178,9 @@ def _check_signature(upload: Upload, raw: bytes, text: str) -> None:
         raise RefusedError("signature_invalid", detail, pointer="/signature") from error
 
 
-def _check_wraps(upload: Upload, values: list[Any]) -> list[wrap.WrappedKey]:
-    if len(values) > WRAPS_MAX:
-        detail = f"At most {WRAPS_MAX} wraps are allowed."
+def _check_wraps(upload: Upload, values: Any) -> list[wrap.WrappedKey]:
+    if not isinstance(values, list) or len(values) > WRAPS_MAX:
+        detail = f"Must be a list of at most {WRAPS_MAX} wraps."
         raise RefusedError("key_wrap_invalid", detail, pointer="/wrapped_keys")
     wraps = []
     for index, value in enumerate(values):
@@ -224,6 +229,7 @@ def _write(
         manifest_sha256=digest,
         size_bytes=manifest.cipher_size_bytes,
         publish_channel=manifest.publish_channel or "",
+        output_policy=manifest.policy.to_json().get("output"),
     )
     onboarding.create_steps(version)
     payload = {"version": version.number, "manifest_sha256": digest}

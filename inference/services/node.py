@@ -3,30 +3,48 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from datetime import timedelta
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from django.db.models import Q
 
-from inference.errors import JoinTokenInvalidError, RefusedError
-from inference.models import Node, NodeJoinToken, OnboardingStep, Replica, ReplicaWork
+from inference.errors import (
+    CertificateExpiredError,
+    CertificateInvalidError,
+    CertificateMismatchError,
+    EnrolmentStaleError,
+    NodeRevokedError,
+    RefusedError,
+)
+from inference.models import (
+    Node,
+    NodeIdentity,
+    NodeJoinToken,
+    OnboardingStep,
+    Replica,
+    ReplicaWork,
+)
+from inference.node_certificate import CertificateError, NodeCertificate
 from inference.selectors.node import QUIET_AFTER
-from inference.services import deployment, onboarding
+from inference.services import deployment, keybroker_client, onboarding
 from inference.services.untrusted import clean_code, clean_fraction, clean_object, clean_text
 from marketplace.core import keys
 from marketplace.core.clock import utc_now
-from marketplace.core.errors import InvalidInputError
+from marketplace.core.errors import ConflictError, InvalidInputError
 from marketplace.selectors.access import Actor
 from marketplace.services import audit
+from strongroom.errors import StrongroomError
 from strongroom.sealing import signature
-from strongroom.sealing.canonical import decode_base64, encode_base64
-from strongroom.sealing.errors import CanonicalError
+from strongroom.sealing.canonical import decode_base64
 
 # Long enough to start a machine with it, short enough to be useless in an old log.
 JOIN_TOKEN_LIFETIME = timedelta(hours=24)
+# An enrolment is signed when it is sent; the rest is for clocks that differ.
+ENROLMENT_AGE_MAX = timedelta(minutes=5)
 # Replicas that one report may speak of; far above what fits on one GPU.
 REPORTED_REPLICAS_MAX = 256
 REASON_UNKNOWN = "reason_unknown"
@@ -41,12 +59,14 @@ _URL_MEMBERS = ("http_url", "grpc_url", "metrics_url")
 State = Replica.State
 # What a node may say of a replica. That one is lost is for us to say.
 REPORTABLE_STATES = frozenset(State.values) - {State.LOST}
-REPORT_MEMBERS = ("validation", "load")
+REPORT_MEMBERS = ("validation", "load", "canary")
 REPORT_TOO_LARGE = "The report was too large to be kept."
 
 
 def create_join_token(*, name: str) -> str:
-    """A secret with which one node of this name may enrol once; it is shown only here.
+    """A secret with which one node of this name may join once; it is shown only here.
+
+    For the schema's owner alone: the web's role may not write it.
 
     Raises:
         RefusedError: `node_name_invalid`.
@@ -67,64 +87,96 @@ def _check_name(name: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Enrolment:
-    """What a new node says of itself."""
+    """What a node says of itself, and `signed`: the request, whose signature covers it all."""
 
+    certificate: str
     name: str
-    public_key: str
+    token_digest: bytes
     urls: dict[str, str]
-    info: dict[str, Any] = field(default_factory=dict)
+    info: dict[str, Any]
+    signed_at: datetime
+    signed: Mapping[str, Any]
 
 
-def enrol_node(*, join_token: str, enrolment: Enrolment) -> tuple[Node, str]:
-    """Let a node in; returns it with its token, which is shown only here.
+def enrol_node(enrolment: Enrolment) -> Node:
+    """Let a node in that the key broker has certified; it may repeat itself at any time.
 
-    A node of the same name is replaced: its machine was set up anew. The same node may
-    repeat the call with the same token, in case the answer was lost, and gets a new token.
+    What this writes gives no right to a key: the broker has its own table of nodes. A node of
+    the same name is replaced: its machine was set up anew.
 
     Raises:
-        JoinTokenInvalidError: Unknown, expired, used by another node, or for another name.
-        RefusedError: Name, key or addresses are not in their form.
+        CertificateInvalidError: The broker did not issue it, or the request is not signed with it.
+        CertificateExpiredError: It has ended.
+        CertificateMismatchError: It is for another name.
+        EnrolmentStaleError: The request is an old one.
+        NodeRevokedError: Here, or at the broker.
+        RefusedError: Name or addresses are not in their form.
+        KeyBrokerUnavailableError: The broker's authority is not known yet.
     """
     _check_name(enrolment.name)
-    public_key = _check_public_key(enrolment.public_key)
     urls = _check_urls(enrolment.urls)
-    secret = keys.generate(keys.NODE)
-    with transaction.atomic():
-        token = _lock_join_token(join_token, enrolment.name)
-        node = Node.objects.select_for_update(no_key=True).filter(name=enrolment.name).first()
-        if token.used_at is not None and not _is_repeated(node, public_key):
-            raise JoinTokenInvalidError
-        if node is None:
-            node = Node(name=enrolment.name)
-        else:
-            deployment.mark_lost(node)
-        node.public_key = public_key
-        node.token_digest = secret.digest
-        node.triton_http_url = urls["http_url"]
-        node.triton_grpc_url = urls["grpc_url"]
-        node.triton_metrics_url = urls["metrics_url"]
-        node.info = clean_object(enrolment.info)
-        node.triton_ready = False
-        node.revoked_at = None
-        node.last_seen_at = node.heard_since = utc_now()
-        node.save()
-        token.used_at = utc_now()
-        token.save(update_fields=["used_at"])
-        payload = {"name": node.name, "public_key": public_key}
-        audit.record(f"node:{node.name}", "node.enrol", node, payload=payload)
-    return node, secret.text
-
-
-def _is_repeated(node: Node | None, public_key: str) -> bool:
-    """Whether a used token comes from the node that used it; a revoked one needs a new token."""
-    return node is not None and node.public_key == public_key and node.revoked_at is None
-
-
-def _check_public_key(text: str) -> str:
+    certificate = _check_certificate(enrolment)
+    now = utc_now()
     try:
-        return encode_base64(decode_base64(text, size_bytes=signature.PUBLIC_KEY_BYTES))
-    except CanonicalError as error:
-        raise RefusedError("public_key_invalid", error.detail, pointer="/public_key") from error
+        with transaction.atomic():
+            node = _lock_node(certificate)
+            node.public_key = certificate.public_key
+            node.token_digest = enrolment.token_digest
+            node.triton_http_url = urls["http_url"]
+            node.triton_grpc_url = urls["grpc_url"]
+            node.triton_metrics_url = urls["metrics_url"]
+            node.info = clean_object(enrolment.info)
+            node.triton_ready = False
+            node.last_seen_at = node.heard_since = now
+            node.save()
+            payload = {"name": node.name, "public_key": node.public_key}
+            audit.record(f"node:{node.name}", "node.enrol", node, payload=payload)
+    except IntegrityError:
+        raise ConflictError("Another enrolment came at the same time. Repeat this one.") from None
+    return node
+
+
+def _check_certificate(enrolment: Enrolment) -> NodeCertificate:
+    authority = keybroker_client.get_node_ca()
+    try:
+        certificate = NodeCertificate.verify(enrolment.certificate, authority)
+    except CertificateError as error:
+        raise CertificateInvalidError(f"The certificate is not usable: {error}.") from None
+    now = utc_now()
+    if not certificate.not_before <= now <= certificate.not_after:
+        raise CertificateExpiredError
+    try:
+        signature.verify(
+            decode_base64(certificate.public_key),
+            signature.NODE_ENROLMENT_TYPE,
+            signature.node_request_payload(enrolment.signed),
+            decode_base64(enrolment.signed.get("signature")),
+        )
+    except StrongroomError:
+        raise CertificateInvalidError("The request is not signed with its key.") from None
+    if abs(now - enrolment.signed_at) > ENROLMENT_AGE_MAX:
+        raise EnrolmentStaleError
+    if certificate.name != enrolment.name:
+        raise CertificateMismatchError(f"The certificate is for {certificate.name}.")
+    identity = NodeIdentity.objects.filter(pk=certificate.node_id).first()
+    if identity is None or identity.revoked_at is not None:
+        raise NodeRevokedError
+    return certificate
+
+
+def _lock_node(certificate: NodeCertificate) -> Node:
+    """The node's row, or a new one in the place of the others of its name."""
+    rows = Node.objects.select_for_update(no_key=True)
+    node = rows.filter(pk=certificate.node_id).first()
+    if node is not None:
+        if node.revoked_at is not None:
+            raise NodeRevokedError
+        return node
+    for replaced in rows.filter(name=certificate.name, revoked_at=None):
+        replaced.revoked_at = utc_now()
+        replaced.save(update_fields=["revoked_at"])
+        deployment.mark_lost(replaced)
+    return Node(pk=certificate.node_id, name=certificate.name)
 
 
 def _check_urls(urls: Any) -> dict[str, str]:
@@ -137,19 +189,6 @@ def _check_urls(urls: Any) -> dict[str, str]:
             detail = "Must be host:port, with a scheme before it or not."
             raise RefusedError("triton_url_invalid", detail, pointer=f"/triton/{name}")
     return found
-
-
-def _lock_join_token(text: str, name: str) -> NodeJoinToken:
-    if not keys.is_well_formed(text):
-        raise JoinTokenInvalidError
-    token = (
-        NodeJoinToken.objects.select_for_update()
-        .filter(digest=keys.digest(text), name=name, expires_at__gt=utc_now())
-        .first()
-    )
-    if token is None:
-        raise JoinTokenInvalidError
-    return token
 
 
 def record_report(*, node: Node, report: dict[str, Any]) -> None:
@@ -313,14 +352,16 @@ def record_work(
 
 
 def revoke_node(*, node: Node, actor: Actor) -> None:
-    """Put a node out: none of its tokens works any more, its replicas go elsewhere."""
+    """Put a node out for good: its token opens nothing, its replicas go elsewhere.
+
+    The key broker sees it here, gives it no key any more, and lets no token make a node of this
+    name that was made before.
+    """
     with transaction.atomic():
         node = Node.objects.select_for_update(no_key=True).get(pk=node.pk)
         if node.revoked_at is not None:
             return
         node.revoked_at = utc_now()
         node.save(update_fields=["revoked_at"])
-        # Also a token that was made for it and lies unused on its disk.
-        NodeJoinToken.objects.filter(name=node.name).update(expires_at=node.revoked_at)
         deployment.mark_lost(node)
         audit.record(actor.label, "node.revoke", node, payload={"name": node.name})

@@ -22,9 +22,10 @@ from inference.models import Artifact, OnboardingStep, Replica, ReplicaWork, Upl
 from inference.selectors import artifact as artifacts
 from inference.selectors import deployment as deployments
 from inference.services import deployment, keybroker_client, object_store, scan
+from inference.services.untrusted import clean_text
 from marketplace.core.clock import to_wire
 from marketplace.models import ModelVersion
-from marketplace.services import catalog
+from marketplace.services import catalog, doubt
 from strongroom.errors import StrongroomError
 from strongroom.sealing import signature
 from strongroom.sealing.canonical import decode_base64
@@ -32,6 +33,8 @@ from strongroom.sealing.manifest import Manifest
 
 # One look at the verify step hashes for about this long; a killed worker loses no more.
 VERIFY_SLICE_S = 15.0
+# Findings of the second scanner that stand in the log; all are in the step's detail.
+FINDINGS_SHOWN_MAX = 10
 
 
 class Verdict(enum.Enum):
@@ -159,8 +162,24 @@ def validate(step: OnboardingStep, version: ModelVersion) -> Progress:
     validation = replica.report.get("validation")
     if validation is not None:
         line = f"The files were opened and checked on node {replica.node.name}."
+        line += _describe_opinion(validation.get("second_opinion"))
         return Progress.done(line, detail={"validation": validation})
     return _refuse_or_wait(replica)
+
+
+def _describe_opinion(opinion: Any) -> str:
+    """What the second scanner said, as one sentence; the node's word, so nothing is taken as is."""
+    if not isinstance(opinion, dict):
+        return ""
+    scanner = f"{clean_text(opinion.get('scanner'), 40)} {clean_text(opinion.get('version'), 40)}"
+    findings = opinion.get("findings")
+    rules = [
+        f"{clean_text(one.get('rule'), 40)} ({clean_text(one.get('severity'), 20)})"
+        for one in (findings if isinstance(findings, list) else [])[:FINDINGS_SHOWN_MAX]
+        if isinstance(one, dict)
+    ]
+    found = f"notes on {', '.join(rules)}, none of which stops it" if rules else "nothing"
+    return f" A second scanner, {scanner}, found {found}."
 
 
 def load(step: OnboardingStep, version: ModelVersion) -> Progress:
@@ -211,7 +230,9 @@ def review(step: OnboardingStep, version: ModelVersion) -> Progress:
         return Progress.done("The version was approved.")
     if version.state == ModelVersion.State.REFUSED:
         return Progress.failed("refused", version.refusal_reason or "The version was refused.")
-    return Progress.wait("Waiting for a reviewer.")
+    doubts = [one.text for one in doubt.find_doubts(version)]
+    # One line: two that take turns would be told again at every look.
+    return Progress.wait(" ".join(["Waiting for a reviewer.", *doubts]))
 
 
 def publish(step: OnboardingStep, version: ModelVersion) -> Progress:

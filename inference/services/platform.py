@@ -12,14 +12,15 @@ from inference.services import keybroker_client
 from strongroom.sealing import floe, manifest
 
 NAME = "Strongroom"
-# The key changes by hand, years apart; a restart of the broker must not be felt here.
-CACHE_TTL_S = 300
+_KEY_MEMBERS = ("kid", "public_key", "fingerprint", "successions")
+# A restart of the broker must not be felt here; a new key is, by a push in this time.
+CACHE_TTL_S = 30
 
 
 @dataclass(frozen=True, slots=True)
 class _Cached:
     broker_url: str
-    key: dict[str, str]
+    key: dict[str, Any]
     expires_at: float  # On the monotonic clock.
 
 
@@ -37,7 +38,7 @@ def get_platform() -> dict[str, Any]:
         "name": NAME,
         "web_url": settings.WEB_URL,
         "gateway_url": settings.GATEWAY_URL,
-        "platform_key": {name: key[name] for name in ("kid", "public_key", "fingerprint")},
+        "platform_key": {name: key[name] for name in _KEY_MEMBERS},
         "limits": {
             "part_size_bytes": floe.PART_BYTES,
             "max_files": manifest.MAX_FILES,
@@ -49,7 +50,7 @@ def get_platform() -> dict[str, Any]:
     }
 
 
-def _get_platform_key() -> dict[str, str]:
+def _get_platform_key() -> dict[str, Any]:
     # Kept in the process, not in Redis: it is public, small, and wanted when Redis is down.
     global _cached  # noqa: PLW0603
     now = time.monotonic()

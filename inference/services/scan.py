@@ -37,6 +37,11 @@ INFRASTRUCTURE_CODES = frozenset(
         "lease_lost",
         "lease_expired",
         "nonce_replayed",
+        "evidence_unavailable",
+        "certificate_required",
+        "certificate_expired",
+        "certificate_invalid",
+        "certificate_mismatch",
         "stub_died",
         "session_broken",
         "node_lost",
@@ -50,7 +55,11 @@ INFRASTRUCTURE_CODES = frozenset(
         # The node's or its operator's doing: another attempt, or another node, may do.
         "out_of_memory",
         "load_timeout",
+        # The second scanner broke or was too slow: a busy node, perhaps.
+        "second_opinion_failed",
         "sandbox_unsupported",
+        # Another node may have the sandbox that the version demands.
+        "landlock_required",
         "sandbox_incomplete",
         "sandbox_refused",
         "loader_not_allowed",

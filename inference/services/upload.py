@@ -55,7 +55,14 @@ SWEEP_MAX = 200
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def begin_upload(*, model: AIModel, actor: Actor, files: Any, fingerprint: str) -> Upload:
+def begin_upload(
+    *,
+    model: AIModel,
+    actor: Actor,
+    files: Any,
+    fingerprint: str,
+    suites: list[str] | None = None,
+) -> Upload:
     """Announce the files of a new version, and get the key to seal its data key to.
 
     Args:
@@ -63,6 +70,7 @@ def begin_upload(*, model: AIModel, actor: Actor, files: Any, fingerprint: str) 
         actor: Who announces it.
         files: Decoded JSON, in the order of the later manifest.
         fingerprint: Of the signing key that will sign the manifest.
+        suites: Kinds of wraps that the client can make; None means all.
 
     Raises:
         RefusedError: The files break a rule of the manifest, or the key is not known.
@@ -84,6 +92,7 @@ def begin_upload(*, model: AIModel, actor: Actor, files: Any, fingerprint: str) 
         account_id=model.account_id,
         model_id=model.pk,
         expires_at=expires_at,
+        suites=suites,
     )
     with transaction.atomic():
         # Takes turns per account, so that two that begin at once stay within the limits.

@@ -18,7 +18,7 @@ import resource
 import stat
 import struct
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,7 +137,7 @@ def drop_capabilities() -> int:
         raise SandboxError("sandbox_incomplete", detail) from None
 
 
-def read_mode(environment: dict[str, str] | os._Environ[str]) -> str:
+def read_mode(environment: Mapping[str, str]) -> str:
     """The mode that the environment asks for.
 
     Raises:
@@ -151,6 +151,27 @@ def read_mode(environment: dict[str, str] | os._Environ[str]) -> str:
         detail = "A weaker sandbox is allowed in development only."
         raise SandboxError("sandbox_refused", detail)
     return mode
+
+
+def check_demand(demanded: str | None, mode: str, *, landlock_abi: int | None = None) -> None:
+    """Refuse a version whose creator wants more walls than this machine has.
+
+    The demand stands in the signed manifest. It is looked at before anything is asked for.
+
+    Args:
+        demanded: `landlock`, or None for no demand.
+        mode: From `read_mode`.
+        landlock_abi: What was found earlier; None to look now.
+
+    Raises:
+        SandboxError: `landlock_required`.
+    """
+    abi = landlock.find_abi() if landlock_abi is None else landlock_abi
+    if demanded is None or (mode != SECCOMP_ONLY and abi):
+        return
+    why = "was told to do without" if mode == SECCOMP_ONLY else "has none"
+    detail = f"The version demands a sandbox with Landlock; this node {why}."
+    raise SandboxError("landlock_required", detail)
 
 
 def find_readable(root: Path) -> list[Path]:

@@ -24,7 +24,7 @@ from inference.serving import kernel
 from inference.serving.errors import SandboxError
 
 _SECCOMP = 317
-_SET_MODE_FILTER, _FLAG_TSYNC = 1, 1
+_SET_MODE_FILTER, _FLAG_TSYNC, _GET_ACTION_AVAIL = 1, 1, 2
 _ARCH_X86_64 = 0xC000003E
 # Numbers with this bit belong to the x32 interface, a second name for every call.
 _X32_BIT = 0x40000000
@@ -179,6 +179,15 @@ _WRITING_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | 0x400000  #
 _CLONE_THREAD = 0x10000
 _CLONE_NAMESPACES = 0x7E020000
 _PR_SET_PTRACER = 0x59616D61
+
+
+def is_supported() -> bool:
+    """Whether this kernel takes filters, and this filter knows its system calls."""
+    try:
+        kernel.syscall(_SECCOMP, _GET_ACTION_AVAIL, 0, struct.pack("I", _ERRNO))
+    except OSError:
+        return False
+    return platform.machine() == "x86_64"
 
 
 def install() -> None:

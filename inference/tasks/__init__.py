@@ -1,14 +1,21 @@
 """Tasks of inference; each fetches nothing and calls one service, so it may run twice."""
 
+from inference.tasks.abuse import forget_queries, score_abuse
 from inference.tasks.node import sweep_nodes
 from inference.tasks.onboarding import advance_onboarding, sweep_onboarding
 from inference.tasks.prediction import forget_predictions
+from inference.tasks.release_log import anchor_release_logs
+from inference.tasks.signing_key import mail_signing_keys
 from inference.tasks.upload import expire_uploads
 
 __all__ = [
     "advance_onboarding",
+    "anchor_release_logs",
     "expire_uploads",
     "forget_predictions",
+    "forget_queries",
+    "mail_signing_keys",
+    "score_abuse",
     "sweep_nodes",
     "sweep_onboarding",
 ]

@@ -13,6 +13,7 @@ from inference.selectors import onboarding as onboardings
 from inference.selectors import progress
 from inference.views.panel import panel_login_required, render_panel
 from marketplace.context import actor_of, requested_account
+from marketplace.core.describe import describe_policy
 from marketplace.models import ModelVersion
 from marketplace.selectors.access import access_version
 
@@ -59,6 +60,7 @@ def version_panel(request: HttpRequest, version_id: UUID) -> HttpResponse:
         "version": version,
         "curve": progress.read_curve(version.certificate),
         "facts": progress.read_facts(version.certificate),
+        "shown": describe_policy(version.output_policy),
         "measured_at": progress.read_measured_at(version.certificate),
         "crumb": str(version.model),
         "crumb_url": _models_page(version),

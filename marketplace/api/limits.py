@@ -8,7 +8,7 @@ from rest_framework import serializers
 
 from marketplace.core import limits
 from marketplace.core.money import AMOUNT_NANOS_MAX
-from marketplace.models.limits import CONCURRENCY_MAX, PER_MINUTE_MAX
+from marketplace.models.limits import CONCURRENCY_MAX, PER_MINUTE_MAX, QUERIES_MAX
 
 
 def _number(maximum: int) -> serializers.IntegerField:
@@ -29,6 +29,19 @@ class RateInput(serializers.Serializer):
     requests_per_minute = _number(PER_MINUTE_MAX)
     units_per_minute = _number(PER_MINUTE_MAX)
     concurrency_max = _number(CONCURRENCY_MAX)
+
+
+class QueryBudgetInput(serializers.Serializer):
+    """How many different inputs a consumer may ask a model."""
+
+    queries_per_day_max = _number(QUERIES_MAX)
+    queries_total_max = _number(QUERIES_MAX)
+
+
+class GuardInput(QueryBudgetInput):
+    """How a model can be kept from being copied by asking."""
+
+    samples_queries = serializers.BooleanField(required=False)
 
 
 class KeyLimitInput(RateInput):

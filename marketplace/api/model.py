@@ -12,18 +12,18 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from marketplace.api.authentication import actor_of
-from marketplace.api.limits import RateInput
+from marketplace.api.limits import GuardInput, RateInput
 from marketplace.core import limits
 from marketplace.core.clock import to_wire
 from marketplace.core.errors import NotFoundError
 from marketplace.models import AIModel, Channel
 from marketplace.selectors.access import access_account, access_model, list_visible_models
 from marketplace.selectors.catalog import get_version
-from marketplace.services.catalog import publish_version, put_model
+from marketplace.services.catalog import GUARD_FIELDS, publish_version, put_model, withdraw
 from marketplace.services.limits import RATE_FIELDS
 
 
-class ModelInput(RateInput):
+class ModelInput(RateInput, GuardInput):
     title = serializers.CharField(max_length=120)
     summary = serializers.CharField(max_length=280, required=False, allow_blank=True)
     card = serializers.CharField(
@@ -96,6 +96,17 @@ class ChannelView(APIView):
         return Response({"model": str(model), "channel": channel, "version": version.number})
 
 
+class WithdrawView(APIView):
+    """`POST /api/models/{owner}/{name}/versions/{number}/withdraw`."""
+
+    def post(self, request: Request, owner: str, name: str, number: int) -> Response:
+        """Take a version out of service for good; needs the right `publish`."""
+        actor = actor_of(request)
+        version = get_version(access_model(actor, owner, name, "publish"), number)
+        withdraw(version=version, actor=actor)
+        return Response({"model": owner + "/" + name, "version": number, "state": version.state})
+
+
 def model_json(model: AIModel) -> dict[str, Any]:
     """A model on the wire."""
     return {
@@ -108,6 +119,6 @@ def model_json(model: AIModel) -> dict[str, Any]:
         "licence": model.licence,
         "industry": model.industry,
         "visibility": model.visibility,
-        **{name: getattr(model, name) for name in RATE_FIELDS},
+        **{name: getattr(model, name) for name in (*RATE_FIELDS, *GUARD_FIELDS)},
         "created_at": to_wire(model.created_at),
     }

@@ -15,6 +15,11 @@ urlpatterns = [
         model.ChannelView.as_view(),
         name="channel",
     ),
+    path(
+        "models/<slug:owner>/<str:name>/versions/<int:number>/withdraw",
+        model.WithdrawView.as_view(),
+        name="withdraw",
+    ),
     path("keys", key.KeysView.as_view(), name="keys"),
     path("keys/<uuid:key_id>", key.KeyView.as_view(), name="key"),
 ]

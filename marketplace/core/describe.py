@@ -37,6 +37,18 @@ def describe_outputs(interface: Mapping[str, Any]) -> list[Member]:
     ]
 
 
+def describe_policy(rules: Mapping[str, Mapping[str, Any]]) -> str:
+    """What of an answer leaves, in words; empty where it leaves whole.
+
+    Args:
+        rules: By output, as the signed manifest has them.
+    """
+    if len(rules) == 1:
+        [rule] = rules.values()
+        return f"Answers show {_rule(rule)}."
+    return " ".join(f"{name} shows {_rule(rule)}." for name, rule in rules.items())
+
+
 def example_input(interface: Mapping[str, Any]) -> str:
     """A JSON body for a first call; long tensors are left for the caller to fill in."""
     values = {
@@ -45,6 +57,30 @@ def example_input(interface: Mapping[str, Any]) -> str:
         if one.get("required", True) or one.get("example") is not None
     }
     return json.dumps({"input": values}, ensure_ascii=False, separators=(",", ":"))
+
+
+def _rule(rule: Mapping[str, Any]) -> str:
+    count = rule.get("top_k")
+    match rule.get("as"):
+        case "label":
+            shown = "the most likely class only"
+        case "probabilities" if count is None:
+            shown = "probabilities"
+        case "probabilities":
+            shown = "the most likely class" if count == 1 else f"the {count} most likely classes"
+        case _ if count is None:
+            shown = "values"
+        case _:
+            shown = "the largest value" if count == 1 else f"the {count} largest values"
+    match rule.get("decimals"):
+        case None:
+            return shown
+        case 0:
+            return f"{shown}, rounded to whole numbers"
+        case 1:
+            return f"{shown}, rounded to 1 decimal"
+        case decimals:
+            return f"{shown}, rounded to {decimals} decimals"
 
 
 def _member(one: Mapping[str, Any], rules: list[str]) -> Member:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
+from datetime import datetime
 
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 PUBLIC_LENGTH = 26  # ceil(128 / 5)
@@ -24,6 +25,12 @@ def new_id() -> uuid.UUID:
     random = int.from_bytes(os.urandom(10), "big")
     value = (time_ms & (1 << 48) - 1) << 80 | 0x7 << 76 | (random >> 62 & 0xFFF) << 64
     return uuid.UUID(int=value | 0b10 << 62 | random & (1 << 62) - 1)
+
+
+def lowest_id(moment: datetime) -> uuid.UUID:
+    """The first identifier of a moment: all that were made before it are lower."""
+    time_ms = int(moment.timestamp() * 1_000)
+    return uuid.UUID(int=time_ms << 80 | 0x7 << 76 | 0b10 << 62)
 
 
 def to_public(identifier: uuid.UUID) -> str:

@@ -16,8 +16,8 @@ RESERVED_SLUGS = frozenset(
         *("media", "metrics", "models", "node", "nodes", "openai", "panels", "password-reset"),
         *("payouts", "playground", "predictions", "pricing", "profile", "ready", "receipts"),
         *("reset", "robots", "search", "settings", "sign-in", "sign-up", "signin", "signup"),
-        *("static", "status", "stripe", "terms", "privacy", "topup", "topups", "usage", "users"),
-        *("v1", "v2", "v3", "versions", "wallet", "webhooks", "well-known"),
+        *("sealing", "static", "status", "stripe", "terms", "privacy", "topup", "topups", "usage"),
+        *("users", "v1", "v2", "v3", "versions", "wallet", "webhooks", "well-known"),
         # Names that speak for the platform.
         *("abuse", "administrator", "official", "platform", "root", "security", "staff"),
         *("strongroom", "support", "system"),

@@ -10,7 +10,7 @@ from django import forms
 from marketplace.core import limits
 from marketplace.core.money import format_nanos, parse_dollars
 from marketplace.models import APIKey
-from marketplace.models.limits import CONCURRENCY_MAX, PER_MINUTE_MAX
+from marketplace.models.limits import CONCURRENCY_MAX, PER_MINUTE_MAX, QUERIES_MAX
 from marketplace.services.limits import KEY_LIMIT_FIELDS
 
 # A hundred entries of the longest kind, with room for blanks.
@@ -68,6 +68,31 @@ class RateForm(forms.Form):
         "Units per minute", PER_MINUTE_MAX, "What the price counts, such as the rows of a batch."
     )
     concurrency_max = _rate("Requests at the same time", CONCURRENCY_MAX)
+
+
+class QueryBudgetForm(forms.Form):
+    """How many different inputs a consumer may ask a model."""
+
+    queries_per_day_max = _rate("Different inputs per day", QUERIES_MAX)
+    queries_total_max = _rate("Different inputs in all", QUERIES_MAX)
+
+
+class GuardForm(QueryBudgetForm):
+    """How a model is kept from being copied by asking."""
+
+    queries_per_day_max = _rate(
+        "Different inputs per day",
+        QUERIES_MAX,
+        "Of each consumer, to all versions together; the same input again is not counted.",
+    )
+    samples_queries = forms.BooleanField(
+        label="Watch for copying",
+        required=False,
+        help_text=(
+            "A few inputs are kept for 30 days as embeddings, from which they cannot be made "
+            "again. The model's page says so."
+        ),
+    )
 
 
 class KeyLimitsForm(RateForm):

@@ -7,7 +7,7 @@ from django.db import models
 
 from marketplace.core.ids import new_id
 from marketplace.models.account import Account, User
-from marketplace.models.limits import Limited
+from marketplace.models.limits import Guarded, Limited
 
 MODEL_NAME_PATTERN = r"^[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?$"
 model_name_validator = RegexValidator(
@@ -15,7 +15,7 @@ model_name_validator = RegexValidator(
 )
 
 
-class AIModel(Limited):
+class AIModel(Limited, Guarded):
     """A model that an account offers, addressed as `owner/name`."""
 
     class Visibility(models.TextChoices):
@@ -71,6 +71,8 @@ class ModelVersion(models.Model):
     state = models.CharField(max_length=16, choices=State, default=State.UPLOADING)
     runtime = models.CharField(max_length=16, blank=True)
     interface = models.JSONField(default=dict)
+    # Of the signed manifest: what of an answer leaves, by output.
+    output_policy = models.JSONField(default=dict, blank=True)
     manifest_sha256 = models.CharField(max_length=64, blank=True, db_index=True)
     size_bytes = models.BigIntegerField(default=0)
     publish_channel = models.CharField(max_length=16, blank=True)

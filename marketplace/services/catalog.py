@@ -21,7 +21,7 @@ from marketplace.errors import CountLimitError, VersionNotApprovedError, Version
 from marketplace.models import Account, AIModel, Channel, ModelVersion
 from marketplace.selectors.access import Actor
 from marketplace.services import audit
-from marketplace.services.limits import RATE_FIELDS, check_rates
+from marketplace.services.limits import QUERY_FIELDS, RATE_FIELDS, check_rates
 from marketplace.services.validation import check_row
 
 State = ModelVersion.State
@@ -39,7 +39,9 @@ ARROWS: Mapping[str, frozenset[str]] = {
 
 # What `put_model` may set; name and owner are the model's address and never change.
 LISTING_FIELDS = ("title", "summary", "card", "task", "licence", "industry", "visibility")
-MODEL_FIELDS = frozenset({*LISTING_FIELDS, *RATE_FIELDS})
+# Against copying; see `inference.gateway.query_budget`.
+GUARD_FIELDS = (*QUERY_FIELDS, "samples_queries")
+MODEL_FIELDS = frozenset({*LISTING_FIELDS, *RATE_FIELDS, *GUARD_FIELDS})
 
 # The same forms that a signed manifest accepts.
 TASK_PATTERN = r"^[a-z0-9][a-z0-9-]*\Z"
@@ -57,7 +59,7 @@ SYSTEM_LABEL = "system:onboarding"
 def put_model(
     *, actor: Actor, account: Account, name: str, fields: Mapping[str, Any]
 ) -> tuple[AIModel, bool]:
-    """Create a model or change its listing or rates; the same again changes nothing.
+    """Create a model or change its listing, rates or budgets; the same again changes nothing.
 
     Args:
         actor: Who does it; the caller has checked the right to push.
@@ -150,6 +152,7 @@ def start_onboarding(
     manifest_sha256: str,
     size_bytes: int,
     publish_channel: str = "",
+    output_policy: dict[str, Any] | None = None,
 ) -> ModelVersion:
     """The upload is complete: fix what the version is. `uploading` to `onboarding`."""
     with transaction.atomic():
@@ -159,6 +162,7 @@ def start_onboarding(
             version.manifest_sha256 = manifest_sha256
             version.size_bytes = size_bytes
             version.publish_channel = publish_channel
+            version.output_policy = output_policy or {}
             version.save(
                 update_fields=[
                     "runtime",
@@ -166,6 +170,7 @@ def start_onboarding(
                     "manifest_sha256",
                     "size_bytes",
                     "publish_channel",
+                    "output_policy",
                 ]
             )
     return version
@@ -225,8 +230,14 @@ def _decide(
     return version
 
 
-def withdraw(*, version: ModelVersion, actor: Actor) -> ModelVersion:
-    """Take a version out of service for good; channels that name it are taken away."""
+def withdraw(*, version: ModelVersion, actor: Actor, reason: str = "") -> ModelVersion:
+    """Take a version out of service for good; channels that name it are taken away.
+
+    Args:
+        version: Repeating it changes nothing.
+        actor: Who does it; the caller has checked the right to publish.
+        reason: Why, where a platform admin does it.
+    """
     with transaction.atomic():
         # Held against `publish_version`, which must not name it again meanwhile.
         AIModel.objects.select_for_update(no_key=True).get(pk=version.model_id)
@@ -238,7 +249,11 @@ def withdraw(*, version: ModelVersion, actor: Actor) -> ModelVersion:
                 "version.withdraw",
                 version,
                 account_id=version.model.account_id,
-                payload={"version": str(version), "channels": channels},
+                payload={
+                    "version": str(version),
+                    "channels": channels,
+                    **({"reason": reason} if reason else {}),
+                },
             )
     return version
 

@@ -17,13 +17,18 @@ from marketplace.core.money import AMOUNT_NANOS_MAX, format_nanos
 from marketplace.models import APIKey
 from marketplace.models.account import SLUG_PATTERN
 from marketplace.models.catalog import MODEL_NAME_PATTERN
-from marketplace.models.limits import CONCURRENCY_MAX, PER_MINUTE_MAX, Limited
+from marketplace.models.limits import CONCURRENCY_MAX, PER_MINUTE_MAX, QUERIES_MAX, Limited
 
 # The most that each may be set to. Whatever bears them has columns of these names.
 RATE_FIELDS: Mapping[str, int] = {
     "requests_per_minute": PER_MINUTE_MAX,
     "units_per_minute": PER_MINUTE_MAX,
     "concurrency_max": CONCURRENCY_MAX,
+}
+# Of a model: how many different inputs each consumer may ask.
+QUERY_FIELDS: Mapping[str, int] = {
+    "queries_per_day_max": QUERIES_MAX,
+    "queries_total_max": QUERIES_MAX,
 }
 BUDGET_FIELDS = ("budget_day_nanos", "budget_month_nanos", "budget_total_nanos")
 LIST_FIELDS = ("allowed_models", "allowed_networks")
@@ -33,14 +38,14 @@ _OWNER, _NAME = re.compile(SLUG_PATTERN), re.compile(MODEL_NAME_PATTERN)
 
 
 def check_rates(fields: Mapping[str, Any]) -> None:
-    """Check those of `RATE_FIELDS` that are there.
+    """Check those of `RATE_FIELDS` and `QUERY_FIELDS` that are there.
 
     Raises:
         InvalidInputError: With a pointer to each that is wrong.
     """
     faults: list[FieldError] = [
         {"pointer": f"/{name}", "detail": f"From 1 to {maximum:,}, or none."}
-        for name, maximum in RATE_FIELDS.items()
+        for name, maximum in {**RATE_FIELDS, **QUERY_FIELDS}.items()
         if not _is_none_or_within(fields.get(name), maximum)
     ]
     if faults:

@@ -14,7 +14,12 @@ from redis.exceptions import RedisError
 from marketplace.context import actor_of
 from marketplace.core import limits
 from marketplace.core.card import Card, render_card
-from marketplace.core.describe import describe_inputs, describe_outputs, example_input
+from marketplace.core.describe import (
+    describe_inputs,
+    describe_outputs,
+    describe_policy,
+    example_input,
+)
 from marketplace.core.errors import NotFoundError
 from marketplace.models import Account, AIModel, ModelVersion
 from marketplace.selectors import catalog
@@ -74,6 +79,7 @@ def model(request: HttpRequest, owner: str, name: str) -> HttpResponse:
         "facts": [one for one in card.facts if not (one[0] == "Licence" and found.licence)],
         "inputs": describe_inputs(version.interface) if version else [],
         "outputs": describe_outputs(version.interface) if version else [],
+        "shown": describe_policy(version.output_policy) if version else "",
         "example": example_input(version.interface) if version else "",
         "can_push": has_right(actor, found.account, "push"),
     }

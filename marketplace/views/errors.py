@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.core.exceptions import RequestDataTooBig
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.template.loader import render_to_string
@@ -15,6 +16,8 @@ from marketplace.middleware import problem_response, wants_json
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     """Django refused the request before a view saw it."""
+    if isinstance(exception, RequestDataTooBig):
+        return _answer(request, errors.PayloadTooLargeError())
     return _answer(request, errors.BadRequestError())
 
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import click
 
 from strongroom.commands.account import login, logout, whoami
+from strongroom.commands.audit import audit
 from strongroom.commands.context import StrongroomGroup
 from strongroom.commands.key import keys
-from strongroom.commands.model import init, publish, push, versions
+from strongroom.commands.model import init, model, publish, push, versions
 from strongroom.commands.predict import predict
+from strongroom.commands.receipt import receipt, verify_receipt
+from strongroom.commands.signing_key import signing_keys
+from strongroom.commands.version import recover, reseal
 
 
 @click.group(cls=StrongroomGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -17,13 +21,22 @@ def main() -> None:
     """Sell predictions, keep the weights.
 
     Creators: login, init, push, publish. Models are sealed on this machine; the platform
-    receives only ciphertext. Consumers: keys create, predict.
+    receives only ciphertext; `audit` shows who was given the key. Consumers: keys create,
+    predict. Both: receipt, verify-receipt.
 
     Exit codes: 0 done, 1 refused, 2 wrong use.
     """
 
 
-for command in (login, logout, whoami, init, push, versions, publish, predict, keys):
+for command in (recover, reseal):
+    model.add_command(command)
+_COMMANDS = (
+    *(login, logout, whoami, signing_keys),
+    *(init, push, versions, publish, model),
+    *(predict, keys, audit),
+    *(receipt, verify_receipt),
+)
+for command in _COMMANDS:
     main.add_command(command)
 
 if __name__ == "__main__":

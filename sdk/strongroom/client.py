@@ -13,7 +13,8 @@ import ipaddress
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -26,6 +27,8 @@ CONNECT_TIMEOUT_S = 5.0
 # Management calls answer at once; the slowest stores a part of 64 MiB.
 REQUEST_TIMEOUT_S = 60.0
 PREDICTION_TIMEOUT_S = 120.0
+# What survives is sealed anew before the answer comes.
+SHRED_TIMEOUT_S = 90.0
 MAX_ATTEMPTS = 5
 BACKOFF_FIRST_S = 0.25
 BACKOFF_MAX_S = 8.0
@@ -64,6 +67,14 @@ class UnreachableError(ApiError):
 
     def __init__(self, detail: str) -> None:
         super().__init__("unreachable", detail)
+
+
+class _AgainError(Exception):
+    """A refusal that may be over at the next attempt."""
+
+    def __init__(self, refusal: ApiError) -> None:
+        super().__init__(refusal.code)
+        self.refusal = refusal
 
 
 class Transport:
@@ -145,6 +156,61 @@ class Transport:
                 raise refusal
             self._sleep(_backoff_s(attempt) if wait_s is None else wait_s)
         raise AssertionError("the last attempt returns or raises")
+
+    def download(self, path: str, *, size_bytes: int) -> Iterator[bytes]:
+        """The bytes of an answer in order, gone on with where a cut interrupted them.
+
+        Args:
+            path: Below the base URL; what lies there must never change.
+            size_bytes: How many there are, to the byte.
+
+        Raises:
+            ApiError: With the platform's code; `unreachable` if nothing more came,
+                `answer_invalid` if it is another size than promised.
+        """
+        received_bytes, failures = 0, 0
+        while received_bytes < size_bytes:
+            before_bytes = received_bytes
+            try:
+                with self._open_from(path, received_bytes) as response:
+                    # As they come: what a cut would leave in a buffer is lost.
+                    for chunk in response.iter_raw():
+                        received_bytes += len(chunk)
+                        if received_bytes > size_bytes:
+                            raise _other_size()
+                        yield chunk
+                if received_bytes < size_bytes:
+                    raise _other_size()
+            except (httpx.HTTPError, _AgainError) as error:
+                failures = 1 if received_bytes > before_bytes else failures + 1
+                if failures == MAX_ATTEMPTS:
+                    if isinstance(error, _AgainError):
+                        raise error.refusal from None
+                    detail = f"{self.base_url} did not answer ({type(error).__name__})."
+                    raise UnreachableError(detail) from None
+                wait_s = error.refusal.retry_after_s if isinstance(error, _AgainError) else None
+                self._sleep(_backoff_s(failures) if wait_s is None else wait_s)
+
+    @contextmanager
+    def _open_from(self, path: str, first: int) -> Iterator[httpx.Response]:
+        # Ciphertext is not compressible; an encoding would only hide its size.
+        headers = {"Accept": "application/octet-stream, */*", "Accept-Encoding": "identity"}
+        if first:
+            headers["Range"] = f"bytes={first}-"
+        timeout = httpx.Timeout(REQUEST_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+        with self._http.stream(
+            "GET", self.base_url + path, headers=self._headers(headers), timeout=timeout
+        ) as response:
+            if not response.is_success:
+                response.read()
+                refusal = _read_refusal(response)
+                is_over = response.status_code not in _RETRIED_STATUSES
+                if is_over or (refusal.retry_after_s or 0) > RETRY_AFTER_MAX_S:
+                    raise refusal
+                raise _AgainError(refusal)
+            if first and response.status_code != httpx.codes.PARTIAL_CONTENT:
+                raise ApiError("answer_invalid", "The platform began a download from its start.")
+            yield response
 
     def _headers(self, headers: Mapping[str, str] | None) -> dict[str, str]:
         base = {"User-Agent": USER_AGENT, "Accept": "application/json"}
@@ -240,10 +306,70 @@ class WebClient:
         """One version with its onboarding steps."""
         return self.transport.call("GET", f"/api/versions/{quote(version_id, safe='')}")
 
+    def get_release_log(self, version_id: str) -> dict[str, Any]:
+        """Each time the key of a version was asked for, signed by the platform."""
+        path = f"/api/versions/{quote(version_id, safe='')}/release-log"
+        return self.transport.call("GET", path)
+
+    def get_receipt(self, prediction: str) -> dict[str, Any]:
+        """Proof that a prediction was counted, for who paid and for who is owed."""
+        return self.transport.call("GET", f"/api/predictions/{quote(prediction, safe='')}/receipt")
+
+    def get_receipt_keys(self) -> dict[str, Any]:
+        """The key that signs receipts, and how it followed from the first one."""
+        return self.transport.call("GET", "/api/receipt-keys")
+
+    def list_receipt_batches(self) -> Iterator[dict[str, Any]]:
+        """All batches of receipts, in their order."""
+        after: int | None = 0
+        while after is not None:
+            page = self.transport.call("GET", f"/api/receipt-batches?after={after}")
+            yield from page["results"]
+            after = page["next_after"]
+
+    def get_artifact(self, model: str, version: int) -> dict[str, Any]:
+        """The signed manifest of an own version, and the data key sealed to its creator."""
+        return self.transport.call("GET", f"/api/models/{_path(model)}/versions/{version}/artifact")
+
+    def read_part(
+        self, model: str, version: int, file_index: int, part: int, *, size_bytes: int
+    ) -> Iterator[bytes]:
+        """The ciphertext of one part of an own version, in pieces of any size."""
+        path = f"/api/models/{_path(model)}/versions/{version}/artifact"
+        return self.transport.download(
+            f"{path}/files/{file_index}/parts/{part}", size_bytes=size_bytes
+        )
+
+    def list_signing_keys(self, account: str) -> list[dict[str, Any]]:
+        """The keys that sign an account's manifests, with the last version of each."""
+        answer = self.transport.call("GET", "/api/signing-keys", params={"account": account})
+        return list(answer["results"])
+
+    def revoke_signing_key(self, key_id: str) -> dict[str, Any]:
+        """Refuse whatever else is signed with this key."""
+        return self.transport.call("DELETE", f"/api/signing-keys/{quote(key_id, safe='')}")
+
     def put_channel(self, model: str, channel: str, version: int) -> dict[str, Any]:
         """Move a channel to a version."""
         path = f"/api/models/{_path(model)}/channels/{quote(channel, safe='')}"
         return self.transport.call("PUT", path, json={"version": version})
+
+    def withdraw_version(self, model: str, version: int) -> dict[str, Any]:
+        """Take a version out of service for good."""
+        path = f"/api/models/{_path(model)}/versions/{version}/withdraw"
+        return self.transport.call("POST", path, json={}, is_idempotent=True)
+
+    def shred(self, model: str, version: int | None, reason: str) -> dict[str, Any]:
+        """Have the key of a version destroyed, or all keys of a model; returns the proof."""
+        name = model if version is None else f"{model}:{version}"
+        place = "" if version is None else f"/versions/{version}"
+        return self.transport.call(
+            "POST",
+            f"/api/models/{_path(model)}{place}/shred",
+            json={"confirm": name, "reason": reason},
+            is_idempotent=True,
+            timeout_s=SHRED_TIMEOUT_S,
+        )
 
     def list_keys(self, account: str) -> list[dict[str, Any]]:
         """The API keys of an account, without their secrets."""
@@ -483,6 +609,10 @@ def _read_retry_after(response: httpx.Response) -> float | None:
         return max(0.0, float(response.headers["Retry-After"]))
     except (KeyError, ValueError):
         return None
+
+
+def _other_size() -> ApiError:
+    return ApiError("answer_invalid", "The platform's answer has another size than promised.")
 
 
 def _finished(envelope: Mapping[str, Any]) -> Prediction:

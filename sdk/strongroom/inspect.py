@@ -183,11 +183,12 @@ def _walk(root: Path) -> Iterator[tuple[str, Path]]:
     count = 0
     for folder, names, files in os.walk(root):
         names[:] = sorted(name for name in names if not name.startswith("."))
+        # Folders count as well: a tree of empty ones would be walked for ever.
+        count += len(names) + len(files)
+        if count > MAX_FOLDER_ENTRIES:
+            detail = f"The folder holds more than {MAX_FOLDER_ENTRIES} files and folders."
+            raise PreflightError([Refusal("", "too_many_files", detail)])
         for name in sorted(files):
-            count += 1
-            if count > MAX_FOLDER_ENTRIES:
-                detail = f"The folder holds more than {MAX_FOLDER_ENTRIES} files."
-                raise PreflightError([Refusal("", "too_many_files", detail)])
             if not name.startswith("."):
                 place = Path(folder, name)
                 yield place.relative_to(root).as_posix(), place

@@ -15,7 +15,9 @@ from typing import Any
 
 from strongroom.errors import InputError, InterfaceError, StrongroomError
 from strongroom.interface import Interface
-from strongroom.sealing.manifest import DEFAULT_TOLERANCE, MAX_TEST_VECTORS, TestVector
+from strongroom.sealing.errors import PolicyError
+from strongroom.sealing.manifest import DEFAULT_TOLERANCE, MAX_TEST_VECTORS, Manifest, TestVector
+from strongroom.sealing.policy import Policy
 
 LISTING_FILE = "strongroom.toml"
 MAX_LISTING_BYTES = 4 * 1024 * 1024
@@ -28,7 +30,15 @@ PUBLISH_CHANNELS = ("prod", "")
 _TEXTS = ("owner", "name", "title", "summary", "task", "licence", "industry", "visibility")
 _REQUIRED = ("owner", "name", "title", "task", "licence", "price_dollars_per_prediction")
 _MEMBERS = frozenset(
-    {*_TEXTS, "price_dollars_per_prediction", "publish", "card", "interface", "test_vectors"}
+    {
+        *_TEXTS,
+        "price_dollars_per_prediction",
+        "publish",
+        "card",
+        "interface",
+        "policy",
+        "test_vectors",
+    }
 )
 
 
@@ -57,6 +67,7 @@ class Listing:
     publish: str = "prod"
     card: str = ""
     test_vectors: tuple[TestVector, ...] = field(default=())
+    policy: Policy = field(default_factory=Policy)
 
     @property
     def model(self) -> str:
@@ -108,6 +119,7 @@ class Listing:
             publish=publish,
             interface=interface,
             test_vectors=parse_test_vectors(value.get("test_vectors", []), interface),
+            policy=_parse_policy(value.get("policy", {}), interface),
         )
 
     def read_card(self, folder: Path) -> str:
@@ -129,6 +141,22 @@ class Listing:
         if len(text) > MAX_CARD_LENGTH:
             raise ListingError("card", f"At most {MAX_CARD_LENGTH} characters are allowed.")
         return text
+
+    def draft_manifest(self, runtime: str) -> Manifest:
+        """What the manifest of the next version will say, without its files."""
+        return Manifest(
+            artifact_id="",
+            model=self.model,
+            runtime=runtime,
+            task=self.task,
+            licence=self.licence,
+            interface=self.interface.to_json(),
+            files=(),
+            created_at="",
+            test_vectors=self.test_vectors,
+            publish_channel=self.publish or None,
+            policy=self.policy,
+        )
 
     def to_toml(self) -> str:
         """The text of `strongroom.toml`."""
@@ -157,6 +185,7 @@ class Listing:
         for member in ("inputs", "outputs"):
             for one in described[member]:
                 lines += ["", f"[[interface.{member}]]", *_table(one)]
+        lines += _policy_tables(self.policy)
         for vector in self.test_vectors:
             lines += ["", "[[test_vectors]]", *_table(vector.to_json())]
         return "\n".join(lines) + "\n"
@@ -222,6 +251,13 @@ def _parse_vector(value: Any, key: str, interface: Interface) -> TestVector:
     return TestVector(value["input"], expected, tolerance)
 
 
+def _parse_policy(value: Any, interface: Interface) -> Policy:
+    try:
+        return Policy.parse(value, interface)
+    except PolicyError as error:
+        raise ListingError("policy" + error.pointer.replace("/", "."), error.detail) from None
+
+
 def _text(value: Mapping[str, Any], key: str) -> str:
     text = value[key]
     if not isinstance(text, str):
@@ -237,6 +273,15 @@ def _one_of(value: Mapping[str, Any], key: str, allowed: Sequence[str], default:
 
 
 # --- TOML -------------------------------------------------------------------------
+
+
+def _policy_tables(policy: Policy) -> list[str]:
+    members = policy.to_json()
+    rules = members.pop("output", {})
+    lines = ["", "[policy]", *_table(members)] if members else []
+    for name, rule in rules.items():
+        lines += ["", f"[policy.output.{_toml(name)}]", *_table(rule)]
+    return lines
 
 
 def _table(members: Mapping[str, Any]) -> list[str]:

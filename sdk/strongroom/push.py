@@ -1,4 +1,4 @@
-"""Seal a model folder and upload it, in parts, in parallel, and again after a cut.
+"""Seal plain files and upload them, in parts, in parallel, and again after a cut.
 
 Order matters: the platform's key for this upload is checked against the pinned key
 before anything is sealed to it, and nothing leaves this machine that is not sealed.
@@ -9,19 +9,17 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from strongroom.client import ApiError, UnreachableError, WebClient
 from strongroom.config import Identity
 from strongroom.errors import StrongroomError
-from strongroom.inspect import ModelFolder, SourceFile
-from strongroom.listing import Listing
 from strongroom.sealing import floe, signature, wrap
 from strongroom.sealing.canonical import decode_base64, encode_base64
 from strongroom.sealing.errors import (
@@ -33,11 +31,14 @@ from strongroom.sealing.errors import (
 from strongroom.sealing.manifest import Manifest, Part, SealedFile, file_aad
 from strongroom.sealing.suite import Suite, find_suite
 from strongroom.sealing.wrap import WrappedKey
-from strongroom.upload_state import SavedUpload, SentPart, UploadStore, describe_sources
+from strongroom.source import PlainFile, Sources
+from strongroom.upload_state import SavedUpload, SentPart, UploadStore
 
 DEFAULT_THREADS = 4
 # Each thread holds one sealed part of 64 MiB in memory.
 MAX_THREADS = 16
+# The artifact of a manifest that is still a draft.
+NOBODY = "00000000-0000-7000-8000-000000000000"
 _GONE_STATUSES = frozenset({403, 404, 410})
 
 
@@ -90,14 +91,14 @@ class _ChangedError(Exception):
 
 
 class Push:
-    """One push of one folder.
+    """One push of one version.
 
     Args:
         api: The platform, logged in.
-        platform_key: The platform's pinned Ed25519 public key.
+        platform_keys: The platform's pinned Ed25519 public key, and those it had before.
         identity: The creator's keys.
-        listing: What `strongroom.toml` says.
-        folder: What was found in the folder.
+        draft: The manifest, but for its files, its artifact and its time.
+        sources: Where the plain bytes are.
         state_folder: Where interrupted pushes are remembered.
         threads: Parts sealed and sent at the same time.
         reporter: Told about progress.
@@ -107,27 +108,27 @@ class Push:
         self,
         api: WebClient,
         *,
-        platform_key: bytes,
+        platform_keys: Sequence[bytes],
         identity: Identity,
-        listing: Listing,
-        folder: ModelFolder,
+        draft: Manifest,
+        sources: Sources,
         state_folder: Path,
         threads: int = DEFAULT_THREADS,
         reporter: Reporter | None = None,
     ) -> None:
         assert 1 <= threads <= MAX_THREADS
         self._api = api
-        self._platform_key = platform_key
+        self._platform_keys = platform_keys
         self._identity = identity
-        self._listing = listing
-        self._folder = folder
+        self._draft = draft
+        self._sources = sources
         self._threads = threads
         self._reporter = reporter or Reporter()
         self._store = UploadStore(
             state_folder,
             web_url=api.transport.base_url,
-            model=listing.model,
-            root=folder.root,
+            model=draft.model,
+            root=sources.name,
         )
         self._stop = threading.Event()
 
@@ -144,9 +145,9 @@ class Push:
             SourceChangedError: A file changed during the push.
         """
         self._check_manifest()
-        sources = describe_sources(self._folder)
-        sizes = [one.size_bytes for one in self._folder.files]
-        if [one["size_bytes"] for one in sources] != sizes:
+        described = self._sources.describe()
+        sizes = [one.size_bytes for one in self._sources.files]
+        if [one["size_bytes"] for one in described] != sizes:
             raise SourceChangedError("A file changed while the folder was read. Push again.")
         saved = self._store.load()
         upload: _Upload | None = None
@@ -157,10 +158,10 @@ class Push:
                 finished, upload = self._try_resume(saved)
                 if finished is not None:
                     return finished
-        upload = upload or self._begin(sources)
+        upload = upload or self._begin(described)
         try:
             self._send_parts(upload)
-            if describe_sources(self._folder) != sources:
+            if self._sources.describe() != described:
                 self._give_up(upload)
                 raise SourceChangedError("A file changed during the push. Push again.")
             version = self._complete(upload)
@@ -175,12 +176,11 @@ class Push:
         """Find every fault of the manifest before a byte is sent."""
         header = floe.Message.start(bytes(floe.KEY_BYTES), b"").header
         files = tuple(
-            _sealed_file(one, header, ["0" * 64] * _count_parts(one)) for one in self._folder.files
+            _sealed_file(one, header, ["0" * 64] * _count_parts(one)) for one in self._sources.files
         )
-        nobody = "00000000-0000-7000-8000-000000000000"
-        Manifest.parse(self._manifest(nobody, files).canonical_bytes())
+        Manifest.parse(self._manifest(NOBODY, files).canonical_bytes())
 
-    def _begin(self, sources: tuple[dict[str, Any], ...]) -> _Upload:
+    def _begin(self, described: tuple[dict[str, Any], ...]) -> _Upload:
         announced = [
             {
                 "path": one.path,
@@ -188,9 +188,9 @@ class Push:
                 "plain_size_bytes": one.size_bytes,
                 "cipher_size_bytes": floe.PRODUCTION.cipher_size(one.size_bytes),
             }
-            for one in self._folder.files
+            for one in self._sources.files
         ]
-        answer = self._api.begin_upload(self._listing.model, announced, self._identity.fingerprint)
+        answer = self._api.begin_upload(self._draft.model, announced, self._identity.fingerprint)
         if answer.get("part_size_bytes") != floe.PART_BYTES:
             raise PushError(
                 "part_size_unsupported", "The platform wants parts of another size than 64 MiB."
@@ -206,10 +206,10 @@ class Push:
             public_key=self._identity.public_recovery_key,
         )
         messages = [
-            floe.Message.start(dek, self._aad(version_id, one)) for one in self._folder.files
+            floe.Message.start(dek, self._aad(version_id, one)) for one in self._sources.files
         ]
         headers = tuple(message.header for message in messages)
-        self._store.begin(SavedUpload(upload_id, version_id, dek_for_creator, headers, sources))
+        self._store.begin(SavedUpload(upload_id, version_id, dek_for_creator, headers, described))
         return _Upload(upload_id, version_id, kem, dek, dek_for_creator, messages)
 
     def _try_resume(self, saved: SavedUpload) -> tuple[dict[str, Any] | None, _Upload | None]:
@@ -221,7 +221,7 @@ class Push:
                 raise
             self._store.forget()
             return None, None
-        if remote.get("state") == "complete" and saved.sources != describe_sources(self._folder):
+        if remote.get("state") == "complete" and saved.sources != self._sources.describe():
             self._store.forget()
             self._reporter.note("The files are others than in the last push: a new version.")
             return None, None
@@ -241,7 +241,7 @@ class Push:
         if remote.get("state") != "open":
             raise _ChangedError("the upload is no longer open")
         unchanging = ("path", "kind", "size_bytes")
-        now = [{key: one[key] for key in unchanging} for one in describe_sources(self._folder)]
+        now = [{key: one[key] for key in unchanging} for one in self._sources.describe()]
         if now != [{key: one.get(key) for key in unchanging} for one in saved.sources]:
             raise _ChangedError("the files are others than before")
         try:
@@ -253,7 +253,7 @@ class Push:
         kem = self._check_kem(remote.get("kem"), saved.upload_id, saved.version_id)
         messages = [
             floe.Message.start(dek, self._aad(saved.version_id, one), iv=header[10:42])
-            for one, header in zip(self._folder.files, saved.headers, strict=True)
+            for one, header in zip(self._sources.files, saved.headers, strict=True)
         ]
         upload = _Upload(saved.upload_id, saved.version_id, kem, dek, saved.dek, messages)
         upload.sent = self._find_sent(remote)
@@ -262,8 +262,7 @@ class Push:
     def _find_sent(self, remote: dict[str, Any]) -> dict[tuple[int, int], SentPart]:
         """Parts that the platform holds as we sealed them, of sources that are the same.
 
-        Modification times can lie, so the plain bytes of every such part are read again:
-        a version must never be sealed from two states of a file.
+        A version must never be sealed from two states of a file.
         """
         known = self._store.load_parts()
         sent: dict[tuple[int, int], SentPart] = {}
@@ -272,7 +271,7 @@ class Push:
             if key in known and known[key].sha256 == one.get("sha256"):
                 sent[key] = known[key]
         for (file_index, part), hashes in sorted(sent.items()):
-            if _hash_plain(self._folder.files[file_index], part) != hashes.plain_sha256:
+            if not self._sources.is_same(file_index, part, hashes.plain_sha256):
                 raise _ChangedError("a file has changed since")
         if sent:
             self._reporter.note(f"Going on: {len(sent)} parts are there already.")
@@ -295,12 +294,7 @@ class Push:
                 artifact_id=version_id,
                 expires_at=value["expires_at"],
             )
-            signature.verify(
-                self._platform_key,
-                signature.UPLOAD_KEY_TYPE,
-                payload,
-                decode_base64(value["signature"]),
-            )
+            self._verify_any(payload, decode_base64(value["signature"]))
         except (KeyError, TypeError, CanonicalError, SignatureError):
             raise PushError(
                 "platform_signature_invalid",
@@ -314,12 +308,19 @@ class Push:
         public_key = decode_base64(value["public_key"], size_bytes=suite.public_key_bytes)
         return _Kem(value["kid"], public_key, suite)
 
+    def _verify_any(self, payload: bytes, signed: bytes) -> None:
+        """Signed by the platform's key, or by one that was its key when the upload began."""
+        for key in self._platform_keys:
+            with suppress(SignatureError):
+                return signature.verify(key, signature.UPLOAD_KEY_TYPE, payload, signed)
+        raise SignatureError
+
     # --- Parts --------------------------------------------------------------------
 
     def _send_parts(self, upload: _Upload) -> None:
         tasks = [
             (file_index, part)
-            for file_index, one in enumerate(self._folder.files)
+            for file_index, one in enumerate(self._sources.files)
             for part in range(_count_parts(one))
         ]
         sizes = {key: self._part_size(*key) for key in tasks}
@@ -354,8 +355,8 @@ class Push:
             raise
 
     def _seal_and_put(self, upload: _Upload, file_index: int, part: int) -> None:
-        one = self._folder.files[file_index]
-        with one.location.open("rb") as file:
+        one = self._sources.files[file_index]
+        with self._sources.open(file_index, part) as file:
             source = _HashingReader(file)
             segments = list(
                 floe.encrypt_part(upload.messages[file_index], source, one.size_bytes, part)
@@ -381,7 +382,7 @@ class Push:
         upload.sent[file_index, part] = hashes
 
     def _part_size(self, file_index: int, part: int) -> int:
-        cipher_size = floe.PRODUCTION.cipher_size(self._folder.files[file_index].size_bytes)
+        cipher_size = floe.PRODUCTION.cipher_size(self._sources.files[file_index].size_bytes)
         return min(floe.PART_BYTES, cipher_size - part * floe.PART_BYTES)
 
     # --- Complete -----------------------------------------------------------------
@@ -393,7 +394,7 @@ class Push:
                 upload.messages[index].header,
                 [upload.sent[index, part].sha256 for part in range(_count_parts(one))],
             )
-            for index, one in enumerate(self._folder.files)
+            for index, one in enumerate(self._sources.files)
         )
         raw = self._manifest(upload.version_id, files).canonical_bytes()
         signed = signature.sign(self._identity.signing_key, signature.MANIFEST_TYPE, raw)
@@ -417,28 +418,17 @@ class Push:
             return self._api.get_version(upload.version_id)
 
     def _manifest(self, version_id: str, files: tuple[SealedFile, ...]) -> Manifest:
-        listing = self._listing
-        return Manifest(
-            artifact_id=version_id,
-            model=listing.model,
-            runtime=self._folder.runtime,
-            task=listing.task,
-            licence=listing.licence,
-            interface=listing.interface.to_json(),
-            files=files,
-            created_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            test_vectors=listing.test_vectors,
-            publish_channel=listing.publish or None,
-        )
+        created_at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return replace(self._draft, artifact_id=version_id, files=files, created_at=created_at)
 
-    def _aad(self, version_id: str, one: SourceFile) -> bytes:
+    def _aad(self, version_id: str, one: PlainFile) -> bytes:
         return file_aad(artifact_id=version_id, path=one.path, plain_size_bytes=one.size_bytes)
 
 
 class _HashingReader:
     """A file that hashes what is read of it, so that the plain bytes are read once."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: floe.Source) -> None:
         self._file = file
         self._hash = hashlib.sha256()
 
@@ -476,30 +466,15 @@ class _Body:
             self._reported_bytes = 0
 
 
-def _count_parts(one: SourceFile) -> int:
+def _count_parts(one: PlainFile) -> int:
     return -(-floe.PRODUCTION.cipher_size(one.size_bytes) // floe.PART_BYTES)
 
 
-def _sealed_file(one: SourceFile, header: bytes, hashes: list[str]) -> SealedFile:
+def _sealed_file(one: PlainFile, header: bytes, hashes: list[str]) -> SealedFile:
     cipher_size = floe.PRODUCTION.cipher_size(one.size_bytes)
     sizes = floe.PRODUCTION.part_sizes(cipher_size)
     parts = tuple(Part(size, sha256) for size, sha256 in zip(sizes, hashes, strict=True))
     return SealedFile(one.path, one.kind, one.size_bytes, cipher_size, header, parts)
-
-
-def _hash_plain(one: SourceFile, part: int) -> str:
-    plain_part_bytes = floe.SEGMENTS_PER_PART * floe.PRODUCTION.plain_bytes
-    left_bytes = min(plain_part_bytes, one.size_bytes - part * plain_part_bytes)
-    digest = hashlib.sha256()
-    with one.location.open("rb") as file:
-        file.seek(part * plain_part_bytes)
-        while left_bytes > 0:
-            chunk = file.read(min(floe.SEGMENT_BYTES, left_bytes))
-            if not chunk:
-                break
-            digest.update(chunk)
-            left_bytes -= len(chunk)
-    return digest.hexdigest()
 
 
 def _text(answer: dict[str, Any], name: str) -> str:

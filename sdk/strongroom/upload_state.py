@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from strongroom.config import ConfigError, read_json, write_json
-from strongroom.inspect import ModelFolder
 from strongroom.sealing.canonical import decode_base64, encode_base64
 from strongroom.sealing.errors import CanonicalError, WrapError
 from strongroom.sealing.wrap import WrappedKey
@@ -48,7 +47,7 @@ class SavedUpload:
 class UploadStore:
     """The two files that remember one push: what was begun, and the parts sealed so far."""
 
-    def __init__(self, folder: Path, *, web_url: str, model: str, root: Path) -> None:
+    def __init__(self, folder: Path, *, web_url: str, model: str, root: Path | str) -> None:
         key = json.dumps([web_url, model, str(root)])
         name = hashlib.sha256(key.encode()).hexdigest()[:32]
         self._begun = folder / f"{name}.json"
@@ -116,19 +115,3 @@ class UploadStore:
         """Remove both files."""
         self._begun.unlink(missing_ok=True)
         self._parts.unlink(missing_ok=True)
-
-
-def describe_sources(folder: ModelFolder) -> tuple[dict[str, Any], ...]:
-    """What can be seen of the files without reading them."""
-    described = []
-    for one in folder.files:
-        status = one.location.stat()
-        described.append(
-            {
-                "path": one.path,
-                "kind": one.kind,
-                "size_bytes": status.st_size,
-                "mtime_ns": status.st_mtime_ns,
-            }
-        )
-    return tuple(described)

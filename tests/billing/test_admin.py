@@ -11,7 +11,15 @@ from django.db import models
 from django.test import Client, RequestFactory
 from django.utils import timezone
 
-from billing.models import BudgetAlert, KeySpend, StripeCall, StripeEvent, Topup
+from billing.models import (
+    BudgetAlert,
+    KeySpend,
+    ReceiptBatch,
+    ReceiptKey,
+    StripeCall,
+    StripeEvent,
+    Topup,
+)
 from marketplace.admin.readonly import ReadOnlyMixin
 from marketplace.core.ids import new_id
 from marketplace.models import User
@@ -29,6 +37,8 @@ FORMS: dict[str, dict[str, Any]] = {
     "keyspend": {"spent_nanos": 0, "held_nanos": 0, "period": "day", "starts_on": "2026-11-21"},
     "ledgeraccount": {"posted_nanos": 10**12, "held_nanos": 0, "min_available_nanos": -(10**12)},
     "price": {"nanos_per_prediction": 0, "creator_share_bps": 10_000},
+    "receiptbatch": {"size": 1, "root": "x", "hash": "x", "previous": "x", "signature": "x"},
+    "receiptkey": {"public_key": "x", "signature": "x"},
     "stripecall": {"state": "ok", "response_id": "x"},
     "stripeevent": {"state": "applied", "attempts": 0},
     "topup": {"amount_cents": 1_000_000, "state": "credited"},
@@ -37,7 +47,7 @@ FORMS: dict[str, dict[str, Any]] = {
 }
 # Seen on the page of the row that they belong to; and one that is nobody's page.
 INLINES = {"transferentry"}
-UNSEEN = {"stripecustomer"}
+UNSEEN = {"stripecustomer", "receiptleaf"}
 
 
 @pytest.fixture
@@ -53,6 +63,10 @@ def rows(shop: Shop, fund) -> None:
     spend = {"period": "day", "starts_on": "2026-11-21", "spent_nanos": 9}
     KeySpend.objects.create(api_key_id=api_key.pk, **spend)
     BudgetAlert.objects.create(api_key=api_key, percent=80, budget_nanos=10, **spend)
+    key = ReceiptKey.objects.create(kid="k", public_key="p", created_at=timezone.now())
+    ReceiptBatch.objects.create(
+        seq=1, size=1, sealed_at=timezone.now(), key=key, mark_transaction=1, mark_id=new_id()
+    )
     StripeCall.objects.create(idempotency_key="k", endpoint="customers", params_sha256="0")
 
 

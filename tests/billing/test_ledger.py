@@ -370,6 +370,11 @@ HARMS = {
     "key-holds-equal-holds (none)": "DELETE FROM billing_keyspend",
     "usage-equals-answers": "DELETE FROM inference_prediction",
     "holds-are-young": "UPDATE billing_hold SET state = 'pending', expires_at = '2020-01-01'",
+    "charges-are-sealed": "UPDATE billing_usageevent SET occurred_at = '2026-01-01'",
+    "batches-chain": "WITH k AS (INSERT INTO billing_receiptkey VALUES ('k', 'p', '', now()))"
+    " INSERT INTO billing_receiptbatch (seq, size, root, previous, hash, sealed_at, key_id,"
+    " signature, mark_transaction, mark_id)"
+    " VALUES (2, 1, '', 'nothing', 'h', now(), 'k', '', 1, uuidv7())",
     # Not booked, or booked with another amount.
     "topups-are-booked": "UPDATE billing_transfer SET idempotency_key = 'x'"
     " WHERE idempotency_key = 'topup:pi_test'",

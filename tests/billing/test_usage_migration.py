@@ -10,7 +10,10 @@ from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
 from billing.models import KeySpend, UsageEvent
+from billing.services.receipt import seal_receipts
 from marketplace.core.ids import new_id
+from strongroom.sealing.canonical import encode_base64
+from strongroom.sealing.signature import generate_signing_key
 from tests.billing.conftest import PRICE_NANOS, Shop, query
 from tests.billing.test_ledger import broken, record_answer
 
@@ -116,7 +119,7 @@ def book_as_before(shop: Shop, key_id, occurred_at: str) -> None:
 
 
 def test_events_get_their_creators_part_and_keys_what_they_spent(
-    shop: Shop, fund, old_tables: None
+    shop: Shop, fund, old_tables: None, settings
 ) -> None:
     fund(10 * PRICE_NANOS)
     first, second = new_id(), new_id()
@@ -148,6 +151,10 @@ def test_events_get_their_creators_part_and_keys_what_they_spent(
         (second, "month", "2026-02-01"): (1_001, 0),
         (second, "total", "1970-01-01"): (1_001, 0),
     }
+    # What was booked before there were receipts gets them.
+    assert broken() == {"charges-are-sealed"}
+    settings.RECEIPT_KEY = encode_base64(generate_signing_key())
+    assert seal_receipts() == 5
     assert broken() == set()
     # The guard of what is written stands again, and the old functions are gone.
     with pytest.raises(Exception, match="append-only"):

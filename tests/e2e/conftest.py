@@ -33,18 +33,23 @@ DESKTOP = {"width": 1280, "height": 900}
 SignIn = Callable[[str], Page]
 
 
+def find_program() -> str:
+    """The Chromium of this machine."""
+    return next(path for name in NAMES if (path := shutil.which(name)))
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    program = next(path for name in NAMES if (path := shutil.which(name)))
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=find_program(), args=ARGUMENTS)
         yield browser
         browser.close()
 
 
 def is_fault(message: ConsoleMessage) -> bool:
-    # A page that is not there says so in the console as well.
-    return message.type == "error" and "404 (Not Found)" not in message.text
+    # A page that is not there, and a form that is refused, say so in the console as well.
+    expected = ("404 (Not Found)", "422 (Unprocessable Entity)")
+    return message.type == "error" and not any(one in message.text for one in expected)
 
 
 @pytest.fixture

@@ -107,6 +107,60 @@ def list_changed_files(since: float, *but: Path) -> Iterator[Path]:
                     yield path
 
 
+def list_files(*folders: Path) -> Iterator[Path]:
+    """Every regular file below some folders, whenever it was changed: a browser's profile, say."""
+    for folder in folders:
+        for path in folder.rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                yield path
+
+
+def list_mapped_files(pids: Iterable[int], since: float) -> Iterator[Path]:
+    """Files behind mappings of processes, deleted ones and memory files among them.
+
+    Those that have a name and have not changed after the moment are left out: libraries.
+    """
+    seen: set[str] = set()
+    for pid in pids:
+        try:
+            lines = Path(f"/proc/{pid}/maps").read_text(errors="replace").splitlines()
+        except OSError:
+            continue
+        for line in lines:
+            addresses, _, _, _, inode, *rest = line.split(maxsplit=5)
+            if inode == "0" or not rest or rest[0] in seen:
+                continue
+            seen.add(rest[0])
+            # There, unlike here, addresses have no leading zeros.
+            name = "-".join(one.lstrip("0") for one in addresses.split("-"))
+            path = Path(f"/proc/{pid}/map_files/{name}")
+            named = Path(rest[0])
+            try:
+                if named.stat().st_ctime < since:
+                    continue
+                path = named
+            except OSError:
+                pass
+            yield path
+
+
+def list_core_folders(pids: Iterable[int]) -> list[Path]:
+    """Where the kernel would write memory of these processes if they crashed."""
+    pattern = Path("/proc/sys/kernel/core_pattern").read_text().strip()
+    folders = set()
+    if pattern.startswith("/"):
+        folders.add(Path(pattern).parent)
+    for pid in pids:
+        try:
+            folder = Path(f"/proc/{pid}/cwd").readlink()
+        except OSError:
+            continue
+        # The serving process stands in a folder that is gone: there, no file can be made.
+        if folder.is_dir():
+            folders.add(folder)
+    return sorted(folders)
+
+
 def is_in_file(canary: Canary, path: Path) -> bool:
     """Whether a file holds the canary; one that vanished does not."""
     try:
@@ -170,6 +224,22 @@ def read_redis(stack: Stack) -> Iterator[bytes]:
             kind = client.type(key)
             if kind != b"none":
                 yield key + b" " + b"".join(_flatten(readers[kind](key))) + b"\n"
+
+
+def save_redis(stack: Stack) -> Iterator[bytes]:
+    """The file that Redis would leave behind; values are written as they are for once."""
+    with redis.Redis.from_url(redis_url(stack)) as client:
+        before = client.config_get("rdbcompression")["rdbcompression"]
+        client.config_set("rdbcompression", "no")
+        try:
+            client.save()
+            folder = Path(client.config_get("dir")["dir"])
+            path = folder / client.config_get("dbfilename")["dbfilename"]
+            content = path.read_bytes()
+            path.unlink()
+        finally:
+            client.config_set("rdbcompression", before)
+    yield content
 
 
 def _flatten(value: object) -> Iterator[bytes]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import httpx
 
+from strongroom.config import IDENTITY_FILE, ConfigFolder
 from tests.stack import Stack, environment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,11 +23,17 @@ class Creator:
         stack: Whose demo creator it is.
         folder: Where the person works; the client's own files lie in it, too.
         web_url: Where the site is reached, if not directly.
+        has_own_keys: A machine of its own: its signing key is another than the demo's.
     """
 
-    def __init__(self, stack: Stack, folder: Path, web_url: str = "") -> None:
+    def __init__(
+        self, stack: Stack, folder: Path, web_url: str = "", *, has_own_keys: bool = False
+    ) -> None:
         self.folder = folder
         self.config = folder / "config"
+        if not has_own_keys:
+            # What another key signed would be held in review.
+            _copy_identity(stack.home / "creator", self.config)
         self.environment = environment() | {"STRONGROOM_CONFIG_DIR": str(self.config)}
         login = stack.demo["creator"]
         self.environment["STRONGROOM_PASSWORD"] = login["password"]
@@ -52,6 +60,12 @@ class Creator:
             "init", name, "--name", name, "--title", title, "--price", price,
             "--task", task, "--licence", "MIT", "--test-vectors-file", "vectors.json",
         )  # fmt: skip
+
+
+def _copy_identity(source: Path, target: Path) -> None:
+    ConfigFolder(source).load_identity()  # Made now if the demo has pushed nothing.
+    target.mkdir(mode=0o700, exist_ok=True)
+    shutil.copy(source / IDENTITY_FILE, target / IDENTITY_FILE)
 
 
 def manage(stack: Stack, *arguments: str) -> str:

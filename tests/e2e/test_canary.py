@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import mmap
 import os
 import secrets
 import subprocess
@@ -23,10 +24,12 @@ import psycopg
 import pytest
 import redis
 import torch
+from playwright.sync_api import Browser, Page
 from safetensors.torch import save_file
 
 from tests.chaos.children import find_stub, wait_for
 from tests.e2e import searching
+from tests.e2e.conftest import ARGUMENTS, SignIn, find_program
 from tests.e2e.searching import Canary
 from tests.e2e.terminal import Creator, manage, predict
 from tests.inference.artifact.onnx_models import linear
@@ -50,6 +53,8 @@ class Written:
         task: What it does.
         input: Something to ask it.
         output: What it answers; none of it comes about without the canary.
+        more_vectors: Test vectors that nobody but the product asks.
+        known: Numbers of these.
     """
 
     canary: Canary
@@ -57,6 +62,8 @@ class Written:
     task: str
     input: dict[str, Any]
     output: dict[str, Any]
+    more_vectors: tuple[dict[str, Any], ...] = ()
+    known: Canary | None = None
 
 
 def write_onnx(folder: Path) -> Written:
@@ -68,7 +75,14 @@ def write_onnx(folder: Path) -> Written:
     path.write_bytes(linear(weights))
     x = np.random.default_rng().standard_normal(ROWS).astype(np.float32)
     answer = (x @ weights).tolist()
-    return Written(canary, path, "regression", {"x": x.tolist()}, {"y": answer})
+    other = np.random.default_rng().standard_normal(ROWS).astype(np.float32)
+    answers = {"y": (other @ weights).tolist()}
+    vector = {"input": {"x": other.tolist()}, "expected": answers, "tolerance": 1e-2}
+    known = Canary.any_of(
+        Canary.of(one.tobytes()) for one in (other[:COLUMNS], (other @ weights).astype(np.float32))
+    )
+    written = {"x": x.tolist()}, {"y": answer}, (vector,), known
+    return Written(canary, path, "regression", *written)
 
 
 def write_transformers(folder: Path) -> Written:
@@ -142,7 +156,7 @@ def pushed(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Pushed:
 def publish(stack: Stack, creator: Creator, name: str, written: Written) -> None:
     """Push and approve a model in the creator's folder of this name."""
     vector = {"input": written.input, "expected": written.output, "tolerance": 1e-2}
-    (creator.folder / "vectors.json").write_text(json.dumps([vector]))
+    (creator.folder / "vectors.json").write_text(json.dumps([vector, *written.more_vectors]))
     creator.init(name, title="Canary", price="0.0001", task=written.task)
     version_id = json.loads(creator.run("push", name, "--wait", "--json"))["id"]
     admin = stack.demo["admin"]["email"]
@@ -159,6 +173,18 @@ def find_in_files(pushed: Pushed, canary: Canary) -> list[Path]:
     plain = [model.weights.parent for model in pushed.models.values()]
     changed = searching.list_changed_files(pushed.begun_at, *plain)
     return [path for path in changed if searching.is_in_file(canary, path)]
+
+
+def list_small(folder: Path) -> Iterator[Path]:
+    """The files of a folder itself, without those below: cores are written there."""
+    return (path for path in folder.iterdir() if path.is_file() and not path.is_symlink())
+
+
+def decoy_core(folder: Path, decoy: Canary) -> Path:
+    """A file as a crash would leave it."""
+    path = folder / f"core.{os.getpid()}"
+    path.write_bytes(decoy.content)
+    return path
 
 
 @pytest.fixture
@@ -180,6 +206,15 @@ def test_no_file_holds_the_canary(stack: Stack, pushed: Pushed) -> None:
     assert find_in_files(pushed, pushed.canary) == []
     opened = searching.list_open_files(stack.pids)
     assert [one for one in opened if searching.is_in_file(pushed.canary, one)] == []
+    mapped = searching.list_mapped_files(stack.pids, pushed.begun_at)
+    assert [one for one in mapped if searching.is_in_file(pushed.canary, one)] == []
+    # Also what was there before: the home, and wherever a crash would leave its memory.
+    folders = [stack.home, *searching.list_core_folders(stack.pids)]
+    kept = {
+        *searching.list_files(stack.home),
+        *(one for folder in folders[1:] for one in list_small(folder)),
+    }
+    assert [one for one in kept if searching.is_in_file(pushed.canary, one)] == []
 
 
 def test_the_search_of_files_would_find_it(
@@ -199,6 +234,20 @@ def test_the_search_of_files_would_find_it(
 
     assert sorted(find_in_files(pushed, decoy)) == sorted(planted)
 
+    cores = [decoy_core(folder, decoy) for folder in searching.list_core_folders([os.getpid()])]
+    planted.extend(cores)
+    for core in cores:
+        assert core in [one for one in list_small(core.parent) if searching.is_in_file(decoy, one)]
+
+    mapped = tmp_path / "mapped"
+    mapped.write_bytes(decoy.content)
+    with mapped.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ):
+        for _ in range(2):
+            found = searching.list_mapped_files([os.getpid()], pushed.begun_at)
+            assert IS_ROOT is False or any(searching.is_in_file(decoy, one) for one in found)
+            # With a name, then without one.
+            mapped.unlink(missing_ok=True)
+
     unlinked = tmp_path / "unlinked"
     unlinked.write_bytes(decoy.content)
     with unlinked.open("rb"):
@@ -210,6 +259,7 @@ def test_the_search_of_files_would_find_it(
 def test_neither_database_nor_redis_holds_the_canary(stack: Stack, pushed: Pushed) -> None:
     assert not pushed.canary.is_in_stream(searching.dump_database(stack))
     assert not pushed.canary.is_in_stream(searching.read_redis(stack))
+    assert not pushed.canary.is_in_stream(searching.save_redis(stack))
 
 
 def test_the_search_of_database_and_redis_would_find_it(stack: Stack, decoy: Canary) -> None:
@@ -224,8 +274,85 @@ def test_the_search_of_database_and_redis_would_find_it(stack: Stack, decoy: Can
         client.hset("planted", "field", b"x" + decoy.content)
         try:
             assert decoy.is_in_stream(searching.read_redis(stack))
+            assert decoy.is_in_stream(searching.save_redis(stack))
         finally:
             client.delete("planted")
+
+
+def test_a_browser_that_looked_at_the_models_keeps_nothing(
+    stack: Stack, pushed: Pushed, decoy: Canary, browser: Browser, tmp_path: Path
+) -> None:
+    profile = tmp_path / "profile"
+    for canary_kept, expected in ((None, False), (decoy.content.hex(), True)):
+        context = browser.browser_type.launch_persistent_context(
+            profile, executable_path=find_program(), args=ARGUMENTS
+        )
+        page = context.new_page()
+        for person in ("consumer", "creator"):
+            context.clear_cookies()
+            log_in(page, stack, person)
+            for model in pushed.models:
+                page.goto(f"{stack.demo['web_url']}/{model}")
+                page.get_by_text("Canary").first.wait_for()
+        page.goto(f"{stack.demo['web_url']}/dashboard/models/{next(iter(pushed.models))}")
+        if canary_kept:
+            page.evaluate("content => localStorage.setItem('planted', content)", canary_kept)
+        context.close()
+
+        written = list(searching.list_files(profile))
+        assert len(written) > 20
+        assert not any(searching.is_in_file(pushed.canary, one) for one in written)
+        assert any(searching.is_in_file(decoy, one) for one in written) is expected
+
+
+def log_in(page: Page, stack: Stack, person: str) -> None:
+    login = stack.demo[person]
+    page.goto(f"{stack.demo['web_url']}/login")
+    page.fill("input[name=email]", login["email"])
+    page.fill("input[name=password]", login["password"])
+    page.keyboard.press("Enter")
+    page.wait_for_url(lambda url: "/login" not in url)
+
+
+def test_consumers_never_see_test_vectors(stack: Stack, pushed: Pushed, sign_in: SignIn) -> None:
+    [(model, written)] = [
+        (name, one) for name, one in pushed.models.items() if one.known is not None
+    ]
+    known = written.known
+    assert known is not None
+    web, gateway = stack.demo["web_url"], stack.demo["gateway_url"]
+    page = sign_in("consumer")
+    ways = ["", "home", "console", model.partition("/")[0], model, f"panels/try/{model}"]
+    ways += [f"api/models/{model}", f"api/models/{model}/versions", f"dashboard/models/{model}"]
+    version_id = find_version(stack, model)
+    ways += [f"panels/onboarding/{version_id}", f"api/versions/{version_id}"]
+    seen = [page.request.get(f"{web}/{way}") for way in ways]
+    key = {"Authorization": f"Bearer {stack.demo['consumer']['api_key']}"}
+    ways = [f"v1/models/{model}", f"v1/models/{model}/versions", f"v2/models/{model}"]
+    ways += [f"v1/models/{model}/versions/{version_id}", "openapi.json", "openai/v1/models"]
+    answers = [httpx.get(f"{gateway}/{way}", headers=key) for way in ways]
+
+    assert sum(one.status == 200 for one in seen) >= 6, [one.status for one in seen]
+    assert sum(one.status_code == 200 for one in answers) >= 5, [one.status_code for one in answers]
+    assert not any(known.is_in(one.body()) for one in seen)
+    assert not any(known.is_in(one.content) for one in answers)
+    # Where the node reads them they are; the search knows them by sight.
+    identity = json.loads((stack.home / "node/identity.json").read_text())
+    token = {"Authorization": f"Bearer {identity['token']}"}
+    manifest = httpx.get(f"{web}/api/node/artifacts/{version_id}", headers=token).json()
+    assert known.is_in(manifest["manifest"].encode())
+
+
+def find_version(stack: Stack, model: str) -> str:
+    """The id of a model's newest version."""
+    query = """
+        SELECT v.id FROM marketplace_modelversion v
+        JOIN marketplace_aimodel m ON m.id = v.model_id
+        JOIN marketplace_account a ON a.id = m.account_id
+        WHERE a.slug || '/' || m.name = %s ORDER BY v.id DESC LIMIT 1"""
+    with psycopg.connect(searching.database_url(stack)) as connection:
+        [[version_id]] = connection.execute(query, [model]).fetchall()
+    return str(version_id)
 
 
 def test_no_process_was_started_with_the_canary(

@@ -10,14 +10,27 @@ from tests.e2e.conftest import SignIn
 from tests.stack import Stack
 
 PAGES = {
-    "": ["/", "/login", "/sign-up", "/password-reset", "/demo", "/demo/digits", "/nobody/nothing"],
+    "": [
+        "/",
+        "/login",
+        "/sign-up",
+        "/password-reset",
+        "/demo",
+        "/demo/digits",
+        "/nobody/nothing",
+        "/sealing",
+    ],
     "creator": [
         "/dashboard",
         "/dashboard/models",
         "/dashboard/models/new",
+        "/dashboard/push",
         "/dashboard/models/demo/digits",
         "/dashboard/models/demo/digits/edit",
+        "/dashboard/models/demo/digits/versions/1/custody",
+        "/dashboard/models/demo/digits/protection",
         "/dashboard/earnings",
+        "/dashboard/signing-keys",
         "/demo/smollm2",
         "/accounts/demo/settings",
         "/accounts/demo/members",

@@ -1,4 +1,4 @@
-"""`bin/test` before any test runs: a browser is found, installed, or asked for."""
+"""`bin/test` before any test runs: a browser and a TPM are found, installed, or asked for."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ TOOLS = (
     *("bash", "basename", "cat", "dirname", "env", "flock", "mkdir", "readlink", "rm"),
     *("sha256sum", "uname"),
 )
+# A software TPM, and the tools that talk to one.
+TPM = ("swtpm", "tpm2_quote")
 LINTED = 77
 
 
@@ -36,6 +38,8 @@ def machine(tmp_path: Path) -> Path:
     make(tmp_path / "checkout/.venv/bin/python", "exit 0")
     # The first thing that is run when everything is there; the script ends with its code.
     make(tmp_path / "checkout/.venv/bin/ruff", f"exit {LINTED}")
+    for name in TPM:
+        make(tmp_path / "tools" / name, "exit 0")
     return tmp_path
 
 
@@ -101,3 +105,29 @@ def test_an_install_that_fails_is_said(machine):
 
     assert done.returncode == 2
     assert done.stderr == "bin/test: Chromium could not be installed with apt-get\n"
+
+
+@pytest.mark.parametrize("missing", TPM)
+def test_root_gets_a_software_tpm_from_apt(machine, missing):
+    make(machine / "tools/chromium", "exit 0")
+    make(machine / "tools/apt-get", f'echo "$*" >> {machine}/calls')
+    (machine / "tools" / missing).unlink()
+
+    done = run(machine, uid=0)
+
+    wanted = ["Installing swtpm and tpm2-tools ...", "== ruff"]
+    assert (done.returncode, said(done)) == (LINTED, wanted)
+    assert (machine / "calls").read_text().splitlines() == [
+        "update -qq",
+        "install -y -qq --no-install-recommends swtpm tpm2-tools",
+    ]
+
+
+def test_others_are_told_what_to_install_for_a_tpm(machine):
+    make(machine / "tools/chromium", "exit 0")
+    (machine / "tools/swtpm").unlink()
+
+    done = run(machine, uid=1000)
+
+    assert done.returncode == 2
+    assert "sudo apt-get install swtpm tpm2-tools" in done.stderr

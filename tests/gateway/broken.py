@@ -11,7 +11,7 @@ import copy
 import logging
 from collections.abc import Callable
 
-from inference.gateway import grpc_server, holds
+from inference.gateway import grpc_server, holds, query_budget
 from inference.gateway.app import Application, Gateway
 from inference.gateway.auth import Caller
 from inference.gateway.coalesce import Coalescer
@@ -197,6 +197,14 @@ def _leave_one_place(gateway: Gateway) -> None:
     gateway.requests_open = REQUESTS_OPEN_MAX - 1
 
 
+def _count_inputs_alone(gateway: Gateway) -> None:
+    def take_over_nothing(counter, row):
+        counter.revision = row["revision"]
+        counter.has_own_limit, counter.own_limit = False, None
+
+    query_budget._take_over = take_over_nothing
+
+
 def _keep_limits_alone(gateway: Gateway) -> None:
     """The mistake of most gateways: the limits multiply by the number of processes."""
     limits = gateway.limits
@@ -347,6 +355,7 @@ forgets_deliveries = BrokenApplication(_forget_deliveries)
 never_notices_who_left = BrokenApplication(_never_notice_who_left)
 ends_in_spite_of_errors = BrokenApplication(_end_in_spite_of_errors)
 gives_up_on_lost_answers = BrokenApplication(_give_up_on_lost_answers)
+counts_inputs_alone = BrokenApplication(_count_inputs_alone)
 keeps_limits_alone = BrokenApplication(_keep_limits_alone)
 watches_nobody = BrokenApplication(_watch_nobody)
 admits_everybody = BrokenApplication(_admit_everybody)

@@ -151,6 +151,7 @@ UNSUPPORTED = [
     ("logit_bias", {"5": 1}),
     ("logprobs", True),
     ("logprobs", 0),
+    ("logprobs", 5),
     ("top_logprobs", 2),
     ("tools", [{"type": "function"}]),
     ("response_format", {"type": "json_object"}),

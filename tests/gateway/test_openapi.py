@@ -21,7 +21,7 @@ from marketplace.core.errors import MarketplaceError
 DOCUMENT = openapi.describe("https://gateway.example")
 METHODS = ("get", "post", "put", "patch", "delete")
 # Raised through a variable, or only where all other errors end.
-INDIRECT = {"concurrency_limited", "internal"}
+INDIRECT = {"concurrency_limited", "internal", "receipt_pending"}
 
 
 def list_operations(document):

@@ -2,7 +2,14 @@ from __future__ import annotations
 
 import json
 
-from marketplace.core.describe import describe_inputs, describe_outputs, example_input
+import pytest
+
+from marketplace.core.describe import (
+    describe_inputs,
+    describe_outputs,
+    describe_policy,
+    example_input,
+)
 
 INTERFACE = {
     "inputs": [
@@ -66,3 +73,25 @@ def test_nothing_is_described_as_nothing():
     assert describe_inputs({}) == []
     assert describe_outputs({}) == []
     assert example_input({}) == '{"input":{}}'
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ({"as": "probabilities", "top_k": 5}, "the 5 most likely classes"),
+        ({"as": "probabilities", "top_k": 1}, "the most likely class"),
+        ({"as": "probabilities", "decimals": 1}, "probabilities, rounded to 1 decimal"),
+        ({"as": "label"}, "the most likely class only"),
+        ({"top_k": 2}, "the 2 largest values"),
+        ({"top_k": 1, "decimals": 0}, "the largest value, rounded to whole numbers"),
+        ({"decimals": 2}, "values, rounded to 2 decimals"),
+    ],
+)
+def test_a_rule_of_an_output_in_words(rule, words):
+    assert describe_policy({"y": rule}) == f"Answers show {words}."
+    both = describe_policy({"y": rule, "z": {"decimals": 4}})
+    assert both == f"y shows {words}. z shows values, rounded to 4 decimals."
+
+
+def test_no_rule_is_no_sentence():
+    assert describe_policy({}) == ""

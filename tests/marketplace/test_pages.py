@@ -313,6 +313,17 @@ def test_a_models_page(client, account):
         assert f'hx-get="{panel}"' in text
 
 
+def test_a_models_page_says_what_of_an_answer_leaves(client, account):
+    version = ModelVersionFactory(model__account=account, model__name="digits")
+    ChannelFactory(version=version)
+    sentence = "Answers show the 5 most likely classes, rounded to 3 decimals."
+
+    assert "Answers show" not in client.get("/acme/digits").content.decode()
+    version.output_policy = {"y": {"as": "probabilities", "top_k": 5, "decimals": 3}}
+    version.save()
+    assert sentence in client.get("/acme/digits").content.decode()
+
+
 def test_a_private_model_is_for_members(client, owner_client, outsider_client, account):
     AIModelFactory(account=account, name="secret", visibility="private")
 

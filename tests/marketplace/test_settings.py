@@ -19,6 +19,7 @@ SAFE = {
     "STRIPE_SECRET_KEY": "rk_live_x",
     "STRIPE_WEBHOOK_SECRET": "whsec_x",
     "KEYBROKER_TOKEN": "t" * 32,
+    "KEYBROKER_URL": "https://keybroker:8443",
     "PLAYGROUND_SECRET": "p" * 32,
 }
 
@@ -43,6 +44,7 @@ def test_safe_settings_pass(settings):
         ("E005", {"STRIPE_WEBHOOK_SECRET": "unset"}),
         ("E006", {"KEYBROKER_TOKEN": "unset"}),
         ("E007", {"PLAYGROUND_SECRET": "unset"}),
+        ("E008", {"KEYBROKER_URL": "http://keybroker:8443"}),
     ],
 )
 def test_each_unsafe_setting_is_refused(settings, fault, changes):
@@ -90,9 +92,11 @@ def test_the_style_sheet_stays_small():
 
 def test_templates_have_no_inline_style_or_script():
     bad = []
+    # A list of hashes is no script; its own hash stands in the page's policy.
+    pattern = r'\sstyle=|<style|<script(?![^>]*\ssrc=)(?! type="importmap">)|\son[a-z]+='
     for path in (settings.BASE_DIR / "templates").rglob("*.html"):
         text = path.read_text()
-        if re.search(r"\sstyle=|<style|<script(?![^>]*\ssrc=)|\son[a-z]+=", text):
+        if re.search(pattern, text):
             bad.append(path.name)
 
     assert bad == []

@@ -24,6 +24,18 @@ EXPIRES = "2026-11-22T03:42:00Z"
 STEPS = ("verify", "validate", "load", "test", "benchmark", "review", "publish")
 
 
+def succeed(signer, public_key, **changes):
+    """A statement of one key about the next; changes are made after it is signed."""
+    statement = {
+        "kid": wrap.derive_kid(public_key),
+        "public_key": encode_base64(public_key),
+        "created_at": EXPIRES,
+    }
+    payload = signature.platform_key_payload(**statement)
+    signed = signature.sign(signer, signature.PLATFORM_KEY_TYPE, payload)
+    return statement | {"signature": encode_base64(signed)} | changes
+
+
 class RefusalError(Exception):
     def __init__(self, status, code, detail="Refused.", **members):
         super().__init__(code)
@@ -35,24 +47,40 @@ class Platform:
 
     def __init__(self):
         self.signing_key = signature.generate_signing_key()
+        self.successions = []
         self.kem_keys = {}
         self.uploads = {}
         self.versions = {}
+        self.release_logs = {}
+        self.receipts = {}
+        self.receipt_keys = {}
+        self.receipt_batches = []
         self.models = {}
         self.prices = {}
         self.signing_keys = {}
         self.channels = {}
         self.keys = []
         self.predictions = []
+        self.withdrawn = []
+        self.shredded = []
         self.requests = []
         self.bodies = []
         self.onboarding = []
         # Faults: called with (method, path) before the request is answered. "cut" closes
         # the connection without an answer, "cut_after" does the work first.
         self.fault = lambda method, path: None
+        # How many bytes of a downloaded part are sent before the connection is cut.
+        self.cut_part_at = None
+        self.ranges = []
+        self.revoked = set()
         self.forge_kem = False
         self.suite = X25519
         self.lock = threading.Lock()
+
+    def page_batches(self, after):
+        """Two batches at a time, so that there is more than one page."""
+        found = [one for one in self.receipt_batches if one["seq"] > after][:2]
+        return {"results": found, "next_after": found[-1]["seq"] if len(found) == 2 else None}
 
     @property
     def public_key(self):
@@ -62,6 +90,11 @@ class Platform:
     def fingerprint(self):
         return signature.fingerprint(self.public_key)
 
+    def rotate(self):
+        """A new key, named by the one before it."""
+        old, self.signing_key = self.signing_key, signature.generate_signing_key()
+        self.successions.append(succeed(old, self.public_key))
+
     # --- Endpoints ----------------------------------------------------------------
 
     def get_platform(self):
@@ -69,6 +102,7 @@ class Platform:
             "kid": "platform-1",
             "public_key": encode_base64(self.public_key),
             "fingerprint": self.fingerprint,
+            "successions": self.successions,
         }
         return 200, {
             "name": "Test",
@@ -206,11 +240,67 @@ class Platform:
         ]
         if promised != received or manifest.artifact_id != upload["version_id"]:
             raise RefusalError(422, "parts_mismatch")
-        upload |= {"state": "complete", "manifest": manifest, "wraps": body["wrapped_keys"]}
+        upload |= {
+            "state": "complete",
+            "manifest": manifest,
+            "text": body["manifest"],
+            "signature": body["signature"],
+            "wraps": body["wrapped_keys"],
+        }
         version = self.versions[upload["version_id"]]
         version["state"] = "onboarding"
         version["steps"] = [{"name": name, "state": "pending", "reason_code": ""} for name in STEPS]
         return 202, version
+
+    def find_pushed(self, model, number):
+        """The finished upload of a version by its number."""
+        for upload in self.uploads.values():
+            version = self.versions[upload["version_id"]]
+            if (version["model"], str(upload["version"])) == (model, number):
+                if not upload["received"]:
+                    raise RefusalError(410, "ciphertext_gone", "It was deleted.")
+                return upload
+        raise RefusalError(404, "not_found")
+
+    def get_artifact(self, model, number):
+        upload = self.find_pushed(model, number)
+        return 200, {
+            "version_id": upload["version_id"],
+            "manifest": upload["text"],
+            "signature": upload["signature"],
+            "signing_key": {
+                "public_key": encode_base64(self.signing_keys[upload["signing_key"]]),
+                "fingerprint": upload["signing_key"],
+            },
+            "wrapped_keys": [one for one in upload["wraps"] if one["recipient"] == "creator"],
+        }
+
+    def get_part(self, model, number, file, part, wanted):
+        data = self.find_pushed(model, number)["received"][int(file), int(part)][1]
+        if wanted is None:
+            return 200, data
+        first = int(wanted.removeprefix("bytes=").removesuffix("-"))
+        self.ranges.append(first)
+        return 206, data[first:]
+
+    def list_signing_keys(self):
+        results = [
+            {
+                "id": str(index),
+                "fingerprint": name,
+                "state": "revoked" if name in self.revoked else "trusted",
+                "created_at": "2026-11-21T03:42:17.000000Z",
+                "registered_by": "user:ada@example.com",
+                "last_used_for": "acme/digits:1",
+            }
+            for index, name in enumerate(self.signing_keys)
+        ]
+        return 200, {"results": results}
+
+    def revoke_signing_key(self, key_id):
+        name = list(self.signing_keys)[int(key_id)]
+        self.revoked.add(name)
+        return 200, {"id": key_id, "fingerprint": name, "state": "revoked"}
 
     def get_version(self, version_id):
         """Each look moves onboarding one step on, by what the test put into the queue."""
@@ -218,6 +308,25 @@ class Platform:
         if self.onboarding and version["state"] == "onboarding":
             self.onboarding.pop(0)(version)
         return 200, version
+
+    def withdraw(self, model, number):
+        self.withdrawn.append((model, number))
+        return 200, {"model": model, "version": number, "state": "withdrawn"}
+
+    def shred(self, model, number, body):
+        name = f"{model}:{number}" if number else model
+        if body["confirm"] != name:
+            raise RefusalError(422, "confirmation_missing", f"Confirm with {name}.")
+        if number and (model, int(number)) not in self.withdrawn:
+            raise RefusalError(409, "version_state", f"{name} is approved; withdraw it first.")
+        self.shredded.append((name, body["reason"]))
+        return 200, {
+            "kek_refs": ["model-1"],
+            "provider": "aws",
+            "at": "2026-11-21T03:42:17.000000Z",
+            "final_at": "2026-11-28T03:42:17.000000Z",
+            "reason": body["reason"],
+        }
 
     def create_key(self, body):
         key = {
@@ -297,10 +406,38 @@ ROUTES = [
     ("PUT", r"/api/models/([^/]+/[^/]+)", lambda p, m, b, r: p.put_model(m[1], b)),
     ("PUT", r"/api/models/([^/]+/[^/]+)/price", lambda p, m, b, r: p.put_price(m[1], b)),
     ("POST", r"/api/signing-keys", lambda p, m, b, r: p.post_signing_key(b)),
+    ("GET", r"/api/signing-keys\?account=.+", lambda p, m, b, r: p.list_signing_keys()),
+    ("DELETE", r"/api/signing-keys/([^/]+)", lambda p, m, b, r: p.revoke_signing_key(m[1])),
+    (
+        "GET",
+        r"/api/models/([^/]+/[^/]+)/versions/(\d+)/artifact",
+        lambda p, m, b, r: p.get_artifact(m[1], m[2]),
+    ),
+    (
+        "GET",
+        r"/api/models/([^/]+/[^/]+)/versions/(\d+)/artifact/files/(\d+)/parts/(\d+)",
+        lambda p, m, b, r: p.get_part(m[1], m[2], m[3], m[4], r.headers.get("Range")),
+    ),
     ("POST", r"/api/models/([^/]+/[^/]+)/uploads", lambda p, m, b, r: p.begin_upload(m[1], b)),
     ("GET", r"/api/uploads/([^/]+)", lambda p, m, b, r: (200, p.describe_upload(m[1]))),
     ("DELETE", r"/api/uploads/([^/]+)", lambda p, m, b, r: p.abort(m[1])),
     ("POST", r"/api/uploads/([^/]+)/complete", lambda p, m, b, r: p.complete(m[1], b)),
+    (
+        "GET",
+        r"/api/versions/([^/]+)/release-log",
+        lambda p, m, b, r: (200, p.release_logs[m[1]]),
+    ),
+    (
+        "GET",
+        r"/api/predictions/([^/]+)/receipt",
+        lambda p, m, b, r: (200, p.receipts[m[1]]),
+    ),
+    ("GET", r"/api/receipt-keys", lambda p, m, b, r: (200, p.receipt_keys)),
+    (
+        "GET",
+        r"/api/receipt-batches\?after=(\d+)",
+        lambda p, m, b, r: (200, p.page_batches(int(m[1]))),
+    ),
     ("GET", r"/api/versions/([^/]+)", lambda p, m, b, r: p.get_version(m[1])),
     (
         "GET",
@@ -311,6 +448,16 @@ ROUTES = [
         "PUT",
         r"/api/models/([^/]+/[^/]+)/channels/([^/]+)",
         lambda p, m, b, r: (200, p.channels.setdefault((m[1], m[2]), b)),
+    ),
+    (
+        "POST",
+        r"/api/models/([^/]+/[^/]+)/versions/(\d+)/withdraw",
+        lambda p, m, b, r: p.withdraw(m[1], int(m[2])),
+    ),
+    (
+        "POST",
+        r"/api/models/([^/]+/[^/]+)(?:/versions/(\d+))?/shred",
+        lambda p, m, b, r: p.shred(m[1], m[2], b),
     ),
     ("GET", r"/api/keys\?account=(.+)", lambda p, m, b, r: (200, {"results": p.keys})),
     (
@@ -361,7 +508,8 @@ class Handler(BaseHTTPRequestHandler):
         if fault == "cut_after":
             self.close_connection = True
             return
-        body = b"" if answer is None else json.dumps(answer).encode()
+        is_part = isinstance(answer, bytes)
+        body = b"" if answer is None else answer if is_part else json.dumps(answer).encode()
         self.send_response(status)
         kind = "application/problem+json" if status >= 400 else "application/json"
         self.send_header("Content-Type", kind)
@@ -369,6 +517,9 @@ class Handler(BaseHTTPRequestHandler):
         if isinstance(answer, dict) and "retry_after_s" in answer:
             self.send_header("Retry-After", str(answer["retry_after_s"]))
         self.end_headers()
+        if is_part and platform.cut_part_at is not None:
+            body, platform.cut_part_at = body[: platform.cut_part_at], None
+            self.close_connection = True
         self.wfile.write(body)
 
     do_GET = do_PUT = do_POST = do_PATCH = do_DELETE = handle_one  # noqa: N815 - http.server's names

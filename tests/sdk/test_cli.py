@@ -25,8 +25,9 @@ from strongroom.listing import Listing
 from strongroom.sealing import floe, signature, wrap
 from strongroom.sealing.suite import HYBRID, X25519
 from strongroom.sealing.wrap import WrappedKey
+from strongroom.source import FolderSources
 from tests.sdk.command_line import CANARY, INIT_FLAGS, external_tensor, log_in, run
-from tests.sdk.platform_server import API_KEY, PASSWORD, TOKEN
+from tests.sdk.platform_server import API_KEY, PASSWORD, TOKEN, succeed
 
 pytestmark = pytest.mark.usefixtures("config")
 
@@ -104,6 +105,35 @@ def test_a_platform_with_another_key_is_refused(platform, config):
 
     assert result.stderr.startswith("error: platform_key_changed:")
     assert config.find_pin(platform.url) != platform.public_key
+
+
+def test_a_platform_that_changed_its_key_is_followed_and_the_user_told(platform, config):
+    log_in(platform)
+    platform.rotate()
+
+    result = run("login", "--url", platform.url, "--token", TOKEN)
+
+    assert f"Platform key {platform.fingerprint} pinned: the key before it" in " ".join(
+        result.stderr.split()
+    )
+    assert config.find_pin(platform.url) == platform.public_key
+    # And so is what comes after that.
+    platform.rotate()
+    run("login", "--url", platform.url, "--token", TOKEN)
+    assert config.find_pin(platform.url) == platform.public_key
+
+
+def test_a_forged_succession_is_not_followed(platform, config):
+    log_in(platform)
+    pinned, thief = config.find_pin(platform.url), signature.generate_signing_key()
+    platform.rotate()
+    platform.signing_key = thief
+    platform.successions.append(succeed(thief, platform.public_key))
+
+    result = run("login", "--url", platform.url, "--token", TOKEN, code=1)
+
+    assert result.stderr.startswith("error: platform_key_changed:")
+    assert config.find_pin(platform.url) == pinned
 
 
 def test_a_fingerprint_can_be_demanded(platform, config):
@@ -413,6 +443,18 @@ def test_a_platform_with_another_key_gets_nothing(ready, folder):
     assert [path for _, path in ready.requests[before:]] == ["/api/platform"]
 
 
+def test_a_push_follows_the_platform_to_its_new_key(ready, folder, config):
+    ready.rotate()
+
+    result = run("push", folder)
+
+    assert f"Platform key {ready.fingerprint} pinned: the key before it" in " ".join(
+        result.stderr.split()
+    )
+    assert config.find_pin(ready.url) == ready.public_key
+    ready.open_upload(only_upload(ready))
+
+
 def test_a_refusal_names_the_field(ready, folder):
     text = (folder / "strongroom.toml").read_text()
     (folder / "strongroom.toml").write_text(text.replace('"Digits"', '"refused"'))
@@ -555,6 +597,29 @@ def test_a_cut_push_goes_on_where_it_stopped(ready, folder):
     assert plain == plain_files(folder)
 
 
+def test_an_upload_that_was_begun_under_the_key_before_is_gone_on_with(ready, folder):
+    interrupt(ready, folder, keep=2)
+    ready.rotate()
+
+    result = run("push", folder)
+
+    assert "Going on: 2 parts are there already." in result.stderr
+    assert len(ready.uploads) == 1
+    ready.open_upload(only_upload(ready))
+
+
+def test_but_not_by_who_never_pinned_that_key(ready, folder, config):
+    interrupt(ready, folder, keep=2)
+    ready.rotate()
+    pins = {ready.url: base64.b64encode(ready.public_key).decode()}
+    (config.root / "platforms.json").write_text(json.dumps(pins))
+
+    result = run("push", folder, code=1)
+
+    assert result.stderr.splitlines()[-1].startswith("error: platform_signature_invalid:")
+    assert ready.sent_parts() == []
+
+
 def test_the_state_of_a_cut_push_holds_no_key(ready, folder, config):
     interrupt(ready, folder)
     state = {path: path.read_bytes() for path in config.uploads.iterdir()}
@@ -623,9 +688,9 @@ def test_the_hash_of_the_source_is_what_tells(ready, folder, monkeypatch):
             before["weights0.bin"]
         ).hexdigest()
     }
-    real = push_module._hash_plain
+    real = FolderSources._hash_part
     monkeypatch.setattr(
-        push_module, "_hash_plain", lambda *args: known.get(real(*args), real(*args))
+        FolderSources, "_hash_part", lambda *args: known.get(real(*args), real(*args))
     )
 
     run("push", folder)

@@ -583,3 +583,31 @@ def test_model_without_a_chat_template_takes_no_conversation(llm_folder, _settin
     parsed = Interface.parse(draft_interface(read_folder(llm_folder)))
 
     assert ("messages" in {one.name for one in parsed.inputs}) is _takes
+
+
+# --- Folders that are no model ------------------------------------------------------
+
+
+def test_a_folder_of_a_hundred_thousand_files_is_refused_unread(onnx_folder, monkeypatch):
+    for number in range(100_000):
+        os.close(os.open(onnx_folder / f"{number}.bin", os.O_CREAT, 0o600))
+    opened = []
+    monkeypatch.setattr(inspect, "find_refused", opened.append)
+    monkeypatch.setattr(inspect, "read_onnx", opened.append)
+
+    with pytest.raises(PreflightError, match="too_many_files"):
+        read_folder(onnx_folder)
+
+    assert opened == []
+
+
+def test_folders_count_as_well(onnx_folder, monkeypatch):
+    """A tree of empty folders would be walked for ever."""
+    monkeypatch.setattr(inspect, "MAX_FOLDER_ENTRIES", 10)
+    for number in range(9):
+        (onnx_folder / f"folder{number}").mkdir()
+    assert read_folder(onnx_folder).runtime == "onnx"
+
+    (onnx_folder / "folder9").mkdir()
+    with pytest.raises(PreflightError, match="too_many_files"):
+        read_folder(onnx_folder)

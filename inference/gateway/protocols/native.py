@@ -41,6 +41,7 @@ from marketplace.core.errors import (
 )
 from marketplace.core.ids import from_public, to_public
 from marketplace.core.problem import CONTENT_TYPE, problem
+from marketplace.core.receipt import RECEIPT_SQL, assemble
 from strongroom.errors import Fault, InputError
 
 if TYPE_CHECKING:
@@ -108,6 +109,8 @@ class NativeProtocol:
                 return await self._list(request, caller)
             case ["predictions", public_id]:
                 return await self._show(request, caller, public_id)
+            case ["predictions", public_id, "receipt"]:
+                return await self._show_receipt(request, caller, public_id)
             case ["models", owner, name]:
                 return await self._show_model(caller, owner, name)
             case ["models", owner, name, "versions"]:
@@ -192,6 +195,16 @@ class NativeProtocol:
         row = await self.find_row(caller, _read_id(public_id))
         request.prediction_id = row["id"]
         return json_answer(self._render_row(row), cost_nanos=row["cost_nanos"])
+
+    async def _show_receipt(self, request: Request, caller: Caller, public_id: str) -> Answer:
+        """Proof that the prediction was counted once, at its price."""
+        caller.require(PREDICT, READ)
+        found = await self.find_row(caller, _read_id(public_id))
+        request.prediction_id = found["id"]
+        row = await self.gateway.database.fetch_one(RECEIPT_SQL, {"id": found["id"]})
+        if row is None:
+            raise NotFoundError("Nothing was booked for this prediction.")
+        return json_answer(assemble(row, platform=self.config.web_url))
 
     async def _cancel(self, request: Request, caller: Caller, public_id: str) -> Answer:
         """Give up what still runs, in this process or another one, and show how it ended.

@@ -27,6 +27,8 @@ MAX_PIECES = 100_000
 MAX_RENDER_S = 1.0
 # Powers and products of larger numbers are no part of a text, and can take for ever.
 MAX_NUMBER_BITS = 256
+# A text or a list that is repeated; indentation needs no more than this.
+MAX_REPEATED_LENGTH = 1_000_000
 # Turns of a conversation.
 MAX_MESSAGES = 256
 _ROLES = ("system", "user", "assistant")
@@ -133,6 +135,12 @@ def _time_limit(limit_s: float) -> Iterator[None]:
 
 
 def _check_product(operator: str, left: Any, right: Any) -> None:
+    for text, times in ((left, right), (right, left)):
+        if isinstance(text, str | bytes | list | tuple) and isinstance(times, int):
+            # One step of Python's, which no limit of time would interrupt.
+            if len(text) * times > MAX_REPEATED_LENGTH:
+                raise _TooLongError
+            return
     if isinstance(left, int) and isinstance(right, int):
         bits = left.bit_length() * right if operator == "**" else left.bit_length()
         if max(bits, right.bit_length()) > MAX_NUMBER_BITS:

@@ -21,6 +21,7 @@ from inference.artifact.safetensors import SafetensorsHeader, parse_header
 from inference.artifact.tokenizer import TokenizerSettings
 from inference.artifact.transformers_config import FEATURE_EXTRACTION, ModelConfig
 from inference.artifact.transformers_interface import MESSAGES, Roles, find_roles
+from inference.serving import environment
 from inference.serving.decryption import PlainFile
 from inference.serving.errors import CancelledError, LoadError, RequestError
 from inference.serving.runtimes.base import Arrays, IsCancelled
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     import torch
     from tokenizers import Tokenizer
 
+# transformers takes them along where they are, for training and for clouds.
+_UNUSED_LIBRARIES = ("accelerate", "boto3", "botocore", "pandas", "scipy", "sklearn")
 DEFAULT_NEW_TOKENS = 256
 # A request that wants more should be several.
 MAX_NEW_TOKENS = 8_192
@@ -78,14 +81,15 @@ class TransformersRuntime:
 
     def import_libraries(self) -> None:
         """Import torch and every class that may be built, which takes seconds."""
-        import torch
-        import transformers
-        import transformers.cache_utils
-        import transformers.masking_utils
-        import transformers.modeling_outputs
+        with environment.without(*_UNUSED_LIBRARIES):
+            import torch
+            import transformers
+            import transformers.cache_utils
+            import transformers.masking_utils
+            import transformers.modeling_outputs
 
-        for name in config_files.ARCHITECTURES:
-            getattr(transformers, name)
+            for name in config_files.ARCHITECTURES:
+                getattr(transformers, name)
         transformers.logging.set_verbosity_error()
         torch.set_num_threads(self._threads)
 

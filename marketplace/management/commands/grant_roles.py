@@ -21,7 +21,13 @@ MONEY_TABLES = (
     "billing_usageevent",
     "billing_keyspend",
 )
-BROKER_TABLES = ("inference_uploadkey", "inference_leasechallenge", "inference_lease")
+RECEIPT_TABLES = ("billing_receiptkey", "billing_receiptbatch", "billing_receiptleaf")
+BROKER_TABLES = (
+    "inference_uploadkey",
+    "inference_modelkey",
+    "inference_leasechallenge",
+    "inference_lease",
+)
 MONEY_FUNCTIONS = (
     "billing_account(uuid, text)",
     "billing_transfer(uuid, text, text, text, jsonb, uuid)",
@@ -38,13 +44,20 @@ INNER_FUNCTIONS = (
 # What the web and the workers may not do, out of everything on all tables.
 APP_REVOKED = {
     **dict.fromkeys(MONEY_TABLES, "INSERT, UPDATE, DELETE"),
+    **dict.fromkeys(RECEIPT_TABLES, "UPDATE, DELETE"),
     "marketplace_auditevent": "UPDATE, DELETE",
     "marketplace_review": "UPDATE, DELETE",
     "billing_price": "DELETE",
     "inference_uploadkey": "ALL",
+    "inference_modelkey": "ALL",
     "inference_leasechallenge": "ALL",
     "inference_lease": "INSERT, UPDATE, DELETE",
+    # Who may be a node is for the broker to say, and who may become one for the owner.
+    "inference_platformkey": "ALL",
+    "inference_nodejointoken": "ALL",
+    "inference_nodeidentity": "INSERT, UPDATE, DELETE",
     "inference_keyrelease": "INSERT, UPDATE, DELETE",
+    "inference_keyshred": "INSERT, UPDATE, DELETE",
     "django_migrations": "INSERT, UPDATE, DELETE",
 }
 GATEWAY_GRANTS = {
@@ -57,13 +70,19 @@ GATEWAY_GRANTS = {
     "billing_ledgeraccount": "SELECT",
     "billing_hold": "SELECT",
     "billing_usageevent": "SELECT",
+    "billing_receiptbatch": "SELECT",
+    "billing_receiptleaf": "SELECT",
     "inference_replica": "SELECT",
     "inference_node": "SELECT",
     "inference_deployment": "SELECT",
     "inference_prediction": "SELECT, INSERT",
     "inference_apirequest": "SELECT, INSERT, UPDATE, DELETE",
+    "inference_querysketch": "SELECT, INSERT, UPDATE",
+    "inference_querybudget": "SELECT",
+    "inference_querysample": "INSERT",
 }
 KEYBROKER_GRANTS = {
+    "marketplace_account": "SELECT (id, suspended_at)",
     "marketplace_modelversion": "SELECT",
     "marketplace_aimodel": "SELECT",
     "inference_node": "SELECT",
@@ -71,7 +90,11 @@ KEYBROKER_GRANTS = {
     "inference_artifact": "SELECT",
     "inference_wrappedkey": "SELECT",
     **dict.fromkeys(BROKER_TABLES, "SELECT, INSERT, UPDATE, DELETE"),
+    "inference_platformkey": "SELECT, INSERT, UPDATE (state, retired_at)",
+    "inference_nodejointoken": "SELECT, UPDATE (used_at, node_id)",
+    "inference_nodeidentity": "SELECT, INSERT, UPDATE",
     "inference_keyrelease": "SELECT, INSERT",
+    "inference_keyshred": "SELECT, INSERT",
 }
 
 

@@ -24,14 +24,23 @@ class Command(BaseCommand):
         parser.add_argument("--reason", required=True)
         parser.add_argument("--email", required=True, help="the admin who decides")
 
+        parser.add_argument(
+            "--key-confirmed",
+            action="store_true",
+            help="the creator confirmed the new key that signed the version",
+        )
+
     def handle(self, *args: Any, **options: Any) -> None:
         version = ModelVersion.objects.filter(pk=options["version_id"]).first()
         reviewer = User.objects.filter(email=options["email"].lower()).first()
         if version is None or reviewer is None:
             raise CommandError("no such version" if version is None else "no such person")
-        decide = review.approve_version if options["approve"] else review.refuse_version
+        decision = {"version": version, "reviewer": reviewer, "reason": options["reason"]}
         try:
-            row = decide(version=version, reviewer=reviewer, reason=options["reason"])
+            if options["approve"]:
+                row = review.approve_version(**decision, is_confirmed=options["key_confirmed"])
+            else:
+                row = review.refuse_version(**decision)
         except MarketplaceError as error:
             raise CommandError(f"{error.code}: {error.detail}") from error
         self.stdout.write(f"{version} {row.decision}")

@@ -17,7 +17,7 @@ from strongroom.commands.context import (
     load_web,
     say,
 )
-from strongroom.config import ConfigError, ConfigFolder, Profile
+from strongroom.config import ConfigError, ConfigFolder, Pin, Profile
 from strongroom.sealing import signature
 from strongroom.sealing.canonical import decode_base64
 from strongroom.sealing.errors import CanonicalError
@@ -52,7 +52,7 @@ def login(
 
     The key signs what models are sealed to. It is pinned when it is first seen; compare
     the fingerprint with the one on the platform's site. A platform that shows another
-    key later is refused.
+    key later is refused, unless the pinned key has named it as its successor.
     """
     web_url = check_url(url)
     if not (is_private_path(web_url) or allow_http):
@@ -61,7 +61,7 @@ def login(
     config = ConfigFolder()
     described = WebClient(Transport(web_url)).get_platform()
     public_key = _read_platform_key(described, fingerprint)
-    is_new = config.pin_platform(web_url, public_key)
+    pin = config.pin_platform(web_url, public_key, described["platform_key"].get("successions"))
     if token is None:
         token, account = _trade_password(web_url, email, password, account)
     me = WebClient(Transport(web_url, token)).get_me()
@@ -75,9 +75,9 @@ def login(
     config.save_profile(profile)
     shown = signature.fingerprint(public_key)
     if is_json:
-        answer_json(_profile_json(profile, shown) | {"is_new_key": is_new})
+        answer_json(_profile_json(profile, shown) | {"is_new_key": pin is not Pin.SAME})
         return
-    say(f"Platform key {shown} {'pinned' if is_new else 'as pinned before'}.")
+    say(f"Platform key {shown} {pin.value}.")
     say(f"Logged in to {web_url} as {profile.email}, account {profile.account}.")
 
 

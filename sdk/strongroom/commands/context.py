@@ -15,10 +15,12 @@ from rich.console import Console
 from rich.table import Table
 
 from strongroom.client import ApiError, Transport, WebClient
-from strongroom.config import ConfigError, ConfigFolder, Profile
+from strongroom.config import ConfigError, ConfigFolder, Identity, Pin, Profile
 from strongroom.errors import StrongroomError
 from strongroom.inspect import PreflightError
 from strongroom.listing import ListingError
+from strongroom.sealing import signature
+from strongroom.sealing.canonical import decode_base64, encode_base64
 
 # Answers go to stdout; what is said on the way goes to stderr.
 notes = Console(stderr=True, highlight=False)
@@ -92,6 +94,31 @@ def load_web() -> tuple[ConfigFolder, Profile, WebClient]:
     config = ConfigFolder()
     profile = config.load_profile()
     return config, profile, WebClient(Transport(profile.web_url, profile.token))
+
+
+def check_platform(config: ConfigFolder, profile: Profile, web: WebClient) -> tuple[bytes, ...]:
+    """The pinned key, if the platform still shows it or its successor, and those before it.
+
+    Raises:
+        ConfigError: `platform_key_changed`.
+    """
+    shown = web.get_platform().get("platform_key") or {}
+    public_key = decode_base64(shown.get("public_key"), size_bytes=signature.PUBLIC_KEY_BYTES)
+    pin = config.pin_platform(profile.web_url, public_key, shown.get("successions"))
+    if pin is Pin.FOLLOWED:
+        say(f"Platform key {signature.fingerprint(public_key)} {pin.value}.")
+    return config.list_pins(profile.web_url)
+
+
+def register_signing_key(web: WebClient, account: str, identity: Identity) -> None:
+    """Make this machine's key known, and say so if the account had another before."""
+    answer = web.post_signing_key(account, encode_base64(identity.public_signing_key))
+    if answer.get("state") == "new":
+        say(
+            f"The signing key {identity.fingerprint} is new for {account}: the version will be "
+            "held in review until an owner confirms the key on the page of signing keys, and "
+            "a reviewer has asked."
+        )
 
 
 def choose_account(profile: Profile, account: str | None) -> str:

@@ -11,29 +11,22 @@ from typing import Any
 
 import click
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 from rich.table import Table
 
 from strongroom.client import ApiError, WebClient
+from strongroom.commands.bar import BarReporter
 from strongroom.commands.context import (
     answer_json,
     answer_table,
     answers,
     as_json,
+    check_platform,
     is_interactive,
     load_web,
-    notes,
+    register_signing_key,
     say,
 )
-from strongroom.config import ConfigError, ConfigFolder, Profile
+from strongroom.config import ConfigError, ConfigFolder
 from strongroom.errors import StrongroomError
 from strongroom.inspect import ModelFolder, draft_interface, guess_task, read_folder
 from strongroom.interface import MAX_LABELS, Interface
@@ -46,10 +39,9 @@ from strongroom.listing import (
     parse_price,
     parse_test_vectors,
 )
-from strongroom.push import DEFAULT_THREADS, MAX_THREADS, Push, Reporter
-from strongroom.sealing import signature
-from strongroom.sealing.canonical import decode_base64, encode_base64
+from strongroom.push import DEFAULT_THREADS, MAX_THREADS, Push
 from strongroom.sealing.manifest import TestVector
+from strongroom.source import FolderSources
 
 POLL_INTERVAL_S = 1.0
 WAIT_TIMEOUT_S = 1800.0
@@ -314,19 +306,19 @@ def push(
     card = listing.read_card(folder)
     found = read_folder(folder, ignore={listing.card})
     config, profile, web = load_web()
-    platform_key = _check_platform(config, profile, web)
+    platform_keys = check_platform(config, profile, web)
     identity = config.load_identity()
     _say_what_was_found(found)
     web.put_model(listing.model, _listing_fields(listing, card))
     web.put_price(listing.model, listing.price_nanos)
-    web.post_signing_key(listing.owner, encode_base64(identity.public_signing_key))
-    with _BarReporter() as reporter:
+    register_signing_key(web, listing.owner, identity)
+    with BarReporter("Uploading") as reporter:
         version = Push(
             web,
-            platform_key=platform_key,
+            platform_keys=platform_keys,
             identity=identity,
-            listing=listing,
-            folder=found,
+            draft=listing.draft_manifest(found.runtime),
+            sources=FolderSources(found),
             state_folder=config.uploads,
             threads=threads,
             reporter=reporter,
@@ -341,17 +333,6 @@ def push(
         raise _find_reason(version)
 
 
-def _check_platform(config: ConfigFolder, profile: Profile, web: WebClient) -> bytes:
-    """The pinned key, if the platform still shows it."""
-    described = web.get_platform()
-    shown = decode_base64(
-        (described.get("platform_key") or {}).get("public_key"),
-        size_bytes=signature.PUBLIC_KEY_BYTES,
-    )
-    config.pin_platform(profile.web_url, shown)
-    return shown
-
-
 def _listing_fields(listing: Listing, card: str) -> dict[str, Any]:
     return {
         "title": listing.title,
@@ -362,39 +343,6 @@ def _listing_fields(listing: Listing, card: str) -> dict[str, Any]:
         "industry": listing.industry,
         "visibility": listing.visibility,
     }
-
-
-class _BarReporter(Reporter):
-    """A progress bar on a terminal; single lines elsewhere."""
-
-    def __init__(self) -> None:
-        self._bar = Progress(
-            TextColumn("Uploading"),
-            BarColumn(),
-            TaskProgressColumn(),
-            DownloadColumn(binary_units=True),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-            console=notes,
-            disable=not notes.is_terminal,
-        )
-        self._task = self._bar.add_task("upload", total=None, visible=False)
-
-    def __enter__(self) -> _BarReporter:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def begin(self, total_bytes: int, done_bytes: int) -> None:
-        self._bar.update(self._task, total=total_bytes, completed=done_bytes, visible=True)
-
-    def advance(self, size_bytes: int) -> None:
-        self._bar.advance(self._task, size_bytes)
-
-    def note(self, text: str) -> None:
-        say(text)
 
 
 def _follow(
@@ -484,3 +432,84 @@ def publish(model: str, version: int, channel: str, is_json: bool) -> None:
         answer_json(answer)
         return
     say(f"{model}@{channel} is now version {version}.")
+
+
+# --- model: what cannot be undone ---------------------------------------------------
+
+
+@click.group()
+def model() -> None:
+    """Versions that were pushed: recover, reseal, withdraw, shred."""
+
+
+def _confirm(is_confirmed: bool, name: str, consequence: str) -> None:
+    """Have a person type the name, unless it was said that they mean it."""
+    if is_confirmed:
+        return
+    if not is_interactive():
+        raise click.UsageError("--yes is needed where nobody can be asked.")
+    say(consequence)
+    if click.prompt(f"Type {name} to go on", default="", show_default=False, err=True) != name:
+        raise StrongroomError("not_confirmed", "Nothing was changed.")
+
+
+def _parse_version(text: str, *, is_optional: bool = False) -> tuple[str, int | None]:
+    name, colon, number = text.partition(":")
+    if not colon and is_optional:
+        return name, None
+    if not number.isdecimal() or len(number) > 6 or int(number) < 1:
+        raise click.UsageError(f"{text[:200]!r} is not of the form owner/name:3.")
+    return name, int(number)
+
+
+_yes = click.option("--yes", "is_confirmed", is_flag=True, help="Do not ask.")
+
+
+@model.command()
+@click.argument("version")
+@_yes
+@as_json
+def withdraw(version: str, is_confirmed: bool, is_json: bool) -> None:
+    """Take a VERSION (owner/name:3) out of service for good.
+
+    It is unloaded at once. Its files stay, and can still be opened with the platform's keys:
+    `strongroom model shred` ends that as well.
+    """
+    name, number = _parse_version(version)
+    assert number is not None
+    _, _, web = load_web()
+    _confirm(is_confirmed, version, f"{version} is never served again.")
+    answer = web.withdraw_version(name, number)
+    if is_json:
+        answer_json(answer)
+        return
+    say(f"{version} is withdrawn.")
+
+
+@model.command()
+@click.argument("subject")
+@click.option(
+    "--reason", default="Shredded by its creator.", show_default=True, help="Stands in the proof."
+)
+@_yes
+@as_json
+def shred(subject: str, reason: str, is_confirmed: bool, is_json: bool) -> None:
+    """Destroy the platform's key of a version (owner/name:3), or all keys of a model (owner/name).
+
+    What the platform has of it, backups included, can never be opened again; your own recovery key
+    still opens it. Versions must be withdrawn first. Prints the signed proof with --json.
+    """
+    name, number = _parse_version(subject, is_optional=True)
+    _, _, web = load_web()
+    consequence = f"The platform can never open {subject} again."
+    if number is None:
+        consequence += " Nor can any other version be pushed to it."
+    _confirm(is_confirmed, subject, consequence)
+    proof = web.shred(name, number, reason)
+    if is_json:
+        answer_json(proof)
+        return
+    keys = len(proof.get("kek_refs") or [])
+    say(f"{subject} is shredded: {keys} keys were destroyed ({proof.get('provider')}).")
+    if str(proof.get("final_at")) > str(proof.get("at")):
+        say(f"The key store makes it final at {proof.get('final_at')}.")

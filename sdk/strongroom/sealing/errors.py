@@ -38,6 +38,14 @@ class SignatureError(StrongroomError):
         super().__init__("signature_invalid", detail)
 
 
+class PolicyError(StrongroomError):
+    """A policy that cannot be accepted; `pointer` is the place of the fault in it."""
+
+    def __init__(self, pointer: str, detail: str) -> None:
+        super().__init__("policy_invalid", detail)
+        self.pointer = pointer
+
+
 class ManifestError(StrongroomError):
     """A manifest that cannot be accepted; `pointer` is the JSON pointer of the fault."""
 

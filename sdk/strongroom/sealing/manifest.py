@@ -26,7 +26,13 @@ from strongroom.sealing.canonical import (
     encode_base64,
     parse_canonical,
 )
-from strongroom.sealing.errors import CanonicalError, HeaderError, ManifestError
+from strongroom.sealing.errors import (
+    CanonicalError,
+    HeaderError,
+    ManifestError,
+    PolicyError,
+)
+from strongroom.sealing.policy import Policy
 
 FORMAT = "strongroom-manifest/1"
 # Real manifests have a few kilobytes. One part takes about 100 bytes, so that the largest
@@ -75,6 +81,8 @@ _MEMBERS = frozenset(
         "created_at",
     }
 )
+# Left out where a creator demands nothing.
+_OPTIONAL_MEMBERS = frozenset({"policy"})
 _FILE_MEMBERS = frozenset(
     {"path", "kind", "plain_size_bytes", "cipher_size_bytes", "floe_header", "parts"}
 )
@@ -151,6 +159,7 @@ class Manifest:
     created_at: str
     test_vectors: tuple[TestVector, ...] = ()
     publish_channel: str | None = None
+    policy: Policy = field(default_factory=Policy)
     content_format: str = floe.CONTENT_FORMAT
     _interface: Interface | None = field(default=None, repr=False, compare=False)
 
@@ -169,7 +178,7 @@ class Manifest:
         except CanonicalError as error:
             code = "manifest_not_json" if error.code == "not_json" else "manifest_not_canonical"
             _fail(code, "", error.detail)
-        _check_members(value, _MEMBERS, "")
+        _check_members(value, _MEMBERS, "", optional=_OPTIONAL_MEMBERS)
         if value["format"] != FORMAT:
             _fail("unknown_format", "/format", f"Must be {FORMAT}.")
         if value["content_format"] != floe.CONTENT_FORMAT:
@@ -186,11 +195,13 @@ class Manifest:
             created_at=_parse_time(value["created_at"]),
             test_vectors=_parse_vectors(value["test_vectors"], interface),
             publish_channel=_parse_channel(value["publish_channel"]),
+            policy=_parse_policy(value, interface),
             _interface=interface,
         )
 
     def to_json(self) -> dict[str, Any]:
         """Decoded JSON of the manifest."""
+        policy = self.policy.to_json()
         return {
             "format": FORMAT,
             "artifact_id": self.artifact_id,
@@ -204,6 +215,7 @@ class Manifest:
             "test_vectors": [one.to_json() for one in self.test_vectors],
             "publish_channel": self.publish_channel,
             "created_at": self.created_at,
+            **({"policy": policy} if policy else {}),
         }
 
     def canonical_bytes(self) -> bytes:
@@ -277,12 +289,14 @@ def _fail(code: str, pointer: str, detail: str) -> NoReturn:
     raise ManifestError(code, pointer, detail)
 
 
-def _check_members(value: Any, members: frozenset[str], pointer: str) -> None:
+def _check_members(
+    value: Any, members: frozenset[str], pointer: str, *, optional: frozenset[str] = frozenset()
+) -> None:
     if not isinstance(value, dict):
         _fail("member_invalid", pointer, "Must be an object.")
     for name in sorted(members - set(value)):
         _fail("member_missing", f"{pointer}/{name}", "Is required.")
-    for name in sorted(set(value) - members):
+    for name in sorted(set(value) - members - optional):
         _fail("unknown_member", f"{pointer}/{name[:64]}", "This member is not known here.")
 
 
@@ -335,6 +349,19 @@ def _parse_interface(value: Any) -> Interface:
     except InterfaceError as error:
         detail = f"{error.detail} ({error.code})"
         raise ManifestError("interface_invalid", f"/interface{error.pointer}", detail) from error
+
+
+def _parse_policy(value: Mapping[str, Any], interface: Interface) -> Policy:
+    if "policy" not in value:
+        return Policy()
+    try:
+        policy = Policy.parse(value["policy"], interface)
+    except PolicyError as error:
+        raise ManifestError(error.code, f"/policy{error.pointer}", error.detail) from error
+    if not value["policy"] or policy.to_json() != value["policy"]:
+        # One way to say nothing, so that the bytes that were signed can be made again.
+        _fail("policy_invalid", "/policy", "Leave out what demands nothing.")
+    return policy
 
 
 def _check_file_list(value: Any) -> None:

@@ -26,6 +26,10 @@ from strongroom.sealing.errors import SignatureError
 MANIFEST_TYPE = "application/vnd.strongroom.manifest+json"
 UPLOAD_KEY_TYPE = "application/vnd.strongroom.upload-key+json"
 LEASE_REQUEST_TYPE = "application/vnd.strongroom.lease-request+json"
+SHRED_TYPE = "application/vnd.strongroom.shred+json"
+NODE_RENEWAL_TYPE = "application/vnd.strongroom.node-renewal+json"
+NODE_ENROLMENT_TYPE = "application/vnd.strongroom.node-enrolment+json"
+PLATFORM_KEY_TYPE = "application/vnd.strongroom.platform-key+json"
 
 PUBLIC_KEY_BYTES = 32
 PRIVATE_KEY_BYTES = 32
@@ -94,6 +98,23 @@ def upload_key_payload(
     )
 
 
+def platform_key_payload(*, kid: str, public_key: str, created_at: str) -> bytes:
+    """What a platform's key signs for the one that follows it; `public_key` in base64."""
+    return canonicalize({"kid": kid, "public_key": public_key, "created_at": created_at})
+
+
 def lease_request_payload(body: Mapping[str, Any]) -> bytes:
     """What a node signs when it asks for a lease: the request without its signature."""
+    return node_request_payload(body)
+
+
+def node_request_payload(body: Mapping[str, Any]) -> bytes:
+    """What a node signs of any request: all of it but the signature; the type says which."""
     return canonicalize({name: value for name, value in body.items() if name != "signature"})
+
+
+def evidence_context(body: Mapping[str, Any]) -> bytes:
+    """What evidence about a node is bound to: this request and no other. SHA-256."""
+    members = ("nonce", "node_id", "artifact_id", "ephemeral_public_key")
+    bound = {name: body.get(name) for name in members} | {"purpose": "strongroom-evidence/1"}
+    return hashlib.sha256(canonicalize(bound)).digest()

@@ -10,6 +10,7 @@ Source: RFC 9180.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -23,6 +24,8 @@ from strongroom.sealing.suite import SUITES, X25519, Suite, find_suite
 DEK_BYTES = 32
 RECIPIENTS = ("platform", "creator")
 MAX_KID_LENGTH = 80
+# Kept in a column of text: no NUL, no half of a surrogate pair.
+_KID = re.compile(rf"[\x21-\x7e]{{1,{MAX_KID_LENGTH}}}")
 
 DEK_PURPOSE = "strongroom-dek/1"
 LEASE_PURPOSE = "strongroom-lease/1"
@@ -95,8 +98,8 @@ class WrappedKey:
         if value["recipient"] not in RECIPIENTS:
             _refuse(f"The recipient must be one of: {', '.join(RECIPIENTS)}.")
         kid = value["kid"]
-        if not isinstance(kid, str) or not 1 <= len(kid) <= MAX_KID_LENGTH:
-            _refuse("The kid must be a text.")
+        if not isinstance(kid, str) or not _KID.fullmatch(kid):
+            _refuse(f"The kid must be 1 to {MAX_KID_LENGTH} visible ASCII characters.")
         suite = find_suite(value["suite"])
         if suite is None:
             _refuse(f"The suite must be one of: {', '.join(SUITES)}.")

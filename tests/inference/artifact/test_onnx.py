@@ -354,3 +354,77 @@ def test_without_the_check_of_locations_a_traversal_would_pass(monkeypatch):
     tensor = external_tensor("w", [16, 4], location="../../etc/passwd")
 
     assert parse_model(memoryview(linear_with_external(tensor))).parameter_count == 64
+
+
+# --- Two meanings, and numbers that wrap round ---
+
+
+def test_initializers_of_one_name_are_refused():
+    twice = [numpy_helper.from_array(np.full(2, one, np.float32), "w") for one in (1, 2)]
+
+    assert refuse(model([], [], [], twice)) == "onnx_malformed"
+
+
+def test_initializers_of_one_name_in_a_branch_are_refused():
+    twice = [numpy_helper.from_array(np.full(2, one, np.float32), "w") for one in (1, 2)]
+    branch = helper.make_graph([], "branch", [], [], twice)
+    node = helper.make_node("If", ["c"], [], then_branch=branch, else_branch=branch)
+
+    assert refuse(model([node], [], [])) == "onnx_malformed"
+
+
+@pytest.mark.parametrize("version", [0, -1, onnx_check.MAX_OPSET + 1, 2**62])
+def test_operator_sets_that_cannot_be_are_refused(version):
+    made = onnx.load_model_from_string(linear())
+    made.opset_import[0].version = version
+
+    assert refuse(made.SerializeToString()) == "onnx_malformed"
+
+
+def test_the_last_version_of_an_operator_set_is_read():
+    made = onnx.load_model_from_string(linear())
+    made.opset_import[0].version = onnx_check.MAX_OPSET
+
+    assert parse_model(memoryview(made.SerializeToString())).opsets[""] == onnx_check.MAX_OPSET
+
+
+@pytest.mark.parametrize("shape", [[2**62, 2**62, 0], [0, 2**62, 4], [2**63 - 1, 2, 0]])
+def test_lengths_that_wrap_round_are_refused_also_beside_a_zero(shape):
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=shape)
+
+    assert refuse(model([], [], [], [tensor])) == "onnx_initializer_size"
+
+
+def test_an_empty_tensor_is_accepted():
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[2**62, 0])
+
+    assert parse_model(memoryview(model([], [], [], [tensor]))).parameter_count == 0
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "",
+        ".",
+        "./",
+        "w.bin\x00",
+        "w.bin\n",
+        " w.bin",
+        "W.BIN",
+        "..",
+        "sub/../w.bin",
+        "w..bin",
+        "\\w.bin",
+        "C:\\w.bin",
+        "file:///w.bin",
+        "//w.bin",
+        "/proc/self/fd/3",
+        "/dev/shm/w.bin",
+        "w\u0131n.bin",
+    ],
+)
+def test_locations_that_some_reader_would_follow_elsewhere_are_refused(location):
+    """Also links: only names of the manifest are known, and no file system is asked."""
+    data = linear_with_external(external_tensor("w", [16, 4], location=location))
+
+    assert refuse(data, external_sizes={"w.bin": 256}) == "onnx_external_data"

@@ -83,6 +83,41 @@ _REFUSED = {
         blob({"a": entry(0, 0, [2**62, 4])}),
         "safetensors_shape_mismatch",
     ),
+    "overflow_beside_a_zero": (
+        blob({"a": entry(0, 0, [2**62, 2**62, 0])}),
+        "safetensors_shape_mismatch",
+    ),
+    "overflow_behind_a_zero": (
+        blob({"a": entry(0, 0, [0, 2**61, 4])}),
+        "safetensors_shape_mismatch",
+    ),
+    "length_of_65_bits": (
+        blob({"a": entry(0, 0, [0, 2**64])}),
+        "safetensors_shape_mismatch",
+    ),
+    "offset_of_65_bits": (blob({"a": entry(0, 2**64, [1])}), "safetensors_out_of_range"),
+    "offset_as_float": (
+        blob(b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4.0]}}', bytes(4)),
+        "safetensors_out_of_range",
+    ),
+    "type_below_a_byte": (blob({"a": entry(0, 1, [2], "F4")}, b"0"), "safetensors_dtype_refused"),
+    "type_of_eight_bits": (
+        blob({"a": entry(0, 4, [4], "F8_E4M3")}, bytes(4)),
+        "safetensors_dtype_refused",
+    ),
+    "type_is_no_text": (
+        blob(b'{"a":{"dtype":["F32"],"shape":[1],"data_offsets":[0,4]}}', bytes(4)),
+        "safetensors_dtype_refused",
+    ),
+    "duplicate_member": (
+        blob(b'{"a":{"dtype":"F32","dtype":"U8","shape":[1],"data_offsets":[0,4]}}', bytes(4)),
+        "safetensors_header_duplicate_key",
+    ),
+    "duplicate_by_escape": (
+        blob(b'{"a":{},"\\u0061":{}}'),
+        "safetensors_header_duplicate_key",
+    ),
+    "nan": (blob(b'{"a":NaN}'), "safetensors_header_malformed"),
     "negative_shape": (blob({"a": entry(0, 4, [-1])}, bytes(4)), "safetensors_shape_mismatch"),
     "boolean_shape": (
         blob(b'{"a":{"dtype":"F32","shape":[true],"data_offsets":[0,4]}}', bytes(4)),
@@ -124,3 +159,18 @@ def test_header_size_has_a_limit(monkeypatch):
 
     assert parse_header(blob(header, bytes(4))).parameter_count == 1
     assert refuse(blob(header + b" ", bytes(4))) == "safetensors_header_too_large"
+
+
+def test_the_header_may_have_eight_mebibytes_and_no_byte_more():
+    header = json.dumps({"a": entry(0, 4, [1])}).encode()
+    room = safetensors.MAX_HEADER_SIZE_BYTES - len(header)
+    assert safetensors.MAX_HEADER_SIZE_BYTES == 8 * 1024 * 1024
+
+    assert parse_header(blob(header + b" " * room, bytes(4))).parameter_count == 1
+    assert refuse(blob(header + b" " * (room + 1), bytes(4))) == "safetensors_header_too_large"
+
+
+def test_lengths_of_zero_are_accepted():
+    data = blob({"a": entry(0, 0, [2**60, 0])})
+
+    assert parse_header(data).parameter_count == 0

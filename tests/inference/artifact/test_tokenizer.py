@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, models
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers
 
 from inference.artifact import tokenizer as tokenizers
 from inference.artifact.errors import ArtifactError
@@ -43,6 +43,102 @@ def test_size_has_a_limit(monkeypatch):
     tokenizers.load_tokenizer(content, vocab_size=5)
     with pytest.raises(ArtifactError, match="tokenizer_too_large"):
         tokenizers.load_tokenizer(memoryview(bytes(content) + b" "), vocab_size=5)
+
+
+def rewriting(steps: list[Any], *, after: bool = False) -> memoryview:
+    """A tokenizer that rewrites texts before the model, or after it."""
+    made = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
+    if after:
+        made.decoder = decoders.Sequence(steps)
+    else:
+        made.normalizer = normalizers.Sequence(steps)
+    return memoryview(made.to_str().encode())
+
+
+Replace = normalizers.Replace
+_BOMBS = {
+    "a billion letters of one": [Replace("a", "a" * 10)] * 9,
+    "one long text": [Replace("a", "b" * 65)],
+    "between any two letters": [Replace(Regex(""), "b" * 64)],
+    "many steps": [normalizers.NFC()] * 33,
+    "nested": [normalizers.Sequence([Replace("a", "a" * 9)]), Replace("a", "a" * 9)],
+    "a long beginning": [normalizers.Prepend("x" * 1_025)],
+}
+
+
+@pytest.mark.parametrize("_case", _BOMBS)
+def test_rewriting_that_explodes_is_refused(_case):
+    with pytest.raises(ArtifactError, match="tokenizer_refused"):
+        tokenizers.load_tokenizer(rewriting(_BOMBS[_case]), vocab_size=5)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [decoders.Replace("a", "b" * 65)],
+        [decoders.Replace("a", "a" * 10)] * 2,
+        [decoders.Fuse()] * 33,
+    ],
+)
+def test_rewriting_of_answers_is_limited_as_well(steps):
+    with pytest.raises(ArtifactError, match="tokenizer_refused"):
+        tokenizers.load_tokenizer(rewriting(steps, after=True), vocab_size=5)
+
+
+def test_honest_rewriting_is_accepted_up_to_the_limit():
+    llama = [normalizers.Prepend("\u2581"), Replace(" ", "\u2581"), normalizers.NFKC()]
+    edge = [Replace("a", "b" * 64), normalizers.Prepend("x" * 1_024), *[normalizers.NFC()] * 29]
+
+    for steps in (llama, edge):
+        tokenizers.load_tokenizer(rewriting(steps), vocab_size=5)
+
+
+def test_without_the_limit_the_bomb_would_be_built(monkeypatch):
+    """Negative control: the library takes it, and would write a thousand letters for each."""
+    monkeypatch.setattr(tokenizers, "MAX_GROWTH", 10**12)
+
+    made = tokenizers.load_tokenizer(rewriting([Replace("a", "a" * 10)] * 3), vocab_size=5)
+
+    assert len(made.normalizer.normalize_str("a")) == 1_000
+
+
+def test_several_tables_of_letters_are_refused():
+    table = {"type": "Precompiled", "precompiled_charsmap": ""}
+    document = json.loads(bytes(rewriting([normalizers.NFC()] * 2)))
+    document["normalizer"]["normalizers"] = [table, table]
+
+    with pytest.raises(ArtifactError, match=r"tokenizer_(refused|malformed)"):
+        tokenizers.load_tokenizer(memoryview(json.dumps(document).encode()), vocab_size=5)
+
+
+@pytest.mark.parametrize("pattern", ["(" * 50_000 + ")" * 50_000, "(", "[", "\\"])
+def test_expressions_that_cannot_be_read_are_refused(pattern):
+    document = json.loads(bytes(raw({"a": 0})))
+    document["pre_tokenizer"] = {
+        "type": "Split",
+        "pattern": {"Regex": pattern},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+
+    with pytest.raises(ArtifactError, match="tokenizer_malformed"):
+        tokenizers.load_tokenizer(memoryview(json.dumps(document).encode()), vocab_size=5)
+
+
+def test_a_panic_of_the_library_is_a_refusal(monkeypatch):
+    """It is no Exception, and would end the serving process's load as an error of ours."""
+
+    class PanicException(BaseException):
+        pass
+
+    def panic(_: bytes) -> None:
+        raise PanicException("retry-limit-in-match over")
+
+    content = raw({"a": 0})
+    monkeypatch.setattr("tokenizers.Tokenizer", type("T", (), {"from_buffer": panic}))
+
+    with pytest.raises(ArtifactError, match="tokenizer_malformed"):
+        tokenizers.load_tokenizer(content, vocab_size=5)
 
 
 def test_settings_keep_templates_and_tokens_only():

@@ -15,13 +15,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from django.db import connection
+from django.utils import timezone
 
-from inference.models import Artifact, WrappedKey
+from inference.models import Artifact, KeyShred, WrappedKey
+from inference.selectors.shredding import describe_shred
 from strongroom.errors import StrongroomError
 from strongroom.sealing import floe, signature, wrap
 from strongroom.sealing.canonical import encode_base64
 from strongroom.sealing.manifest import Manifest
 from strongroom.sealing.suite import X25519
+from tests.inference.django import node_ca
 
 TOKEN = "broker-token-of-the-tests"
 
@@ -34,18 +37,25 @@ class Broker:
     signing_key: bytes = field(default_factory=signature.generate_signing_key)
     private_keys: dict[str, bytes] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
+    # Of the last upload's key: which wraps the client can make.
+    suites: Any = None
     # A status to answer with instead, to play a broker that is ill.
     broken_status: int | None = None
 
-    def platform_key(self) -> dict[str, str]:
+    # Statements of one key about the next, as the broker keeps them.
+    successions: list[dict[str, str]] = field(default_factory=list)
+
+    def platform_key(self) -> dict[str, Any]:
         public_key = signature.derive_public_key(self.signing_key)
         return {
             "kid": wrap.derive_kid(public_key),
             "public_key": encode_base64(public_key),
             "fingerprint": signature.fingerprint(public_key),
+            "successions": self.successions,
         }
 
     def make_key(self, body: dict[str, Any]) -> dict[str, str]:
+        self.suites = body.get("suites")
         private_key = self.private_keys.setdefault(body["artifact_id"], wrap.generate_private_key())
         public_key = wrap.derive_public_key(private_key)
         key = {
@@ -73,6 +83,39 @@ class Broker:
             return 422, {"code": error.code, "detail": error.detail}
         return 200, {"ok": True}
 
+    def shred(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Write the proofs as the broker's role does; the same when asked again."""
+        shreds = []
+        for artifact_id in body["artifact_ids"] or [None]:
+            now = timezone.now()
+            proof, _ = KeyShred.objects.get_or_create(
+                model_id=body["model_id"],
+                artifact_id=artifact_id,
+                defaults={
+                    "kek_refs": [f"model-{body['model_id']}"],
+                    "provider": "local",
+                    "by": body["by"],
+                    "reason": body["reason"],
+                    "at": now,
+                    "final_at": now,
+                    "signature": "c2lnbmVk",
+                },
+            )
+            shreds.append(describe_shred(proof))
+        return {"shreds": shreds}
+
+    def answer(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        match path:
+            case "/v1/node-ca":
+                return 200, {"certificate": node_ca.AUTHORITY.certificate}
+            case "/v1/upload-keys":
+                return 200, self.make_key(body)
+            case "/v1/shred":
+                return 200, self.shred(body)
+            case "/v1/upload-keys/check":
+                return self.check(body["artifact_id"])
+        return 200, self.platform_key()
+
 
 @contextmanager
 def serve() -> Iterator[Broker]:
@@ -93,16 +136,13 @@ def serve() -> Iterator[Broker]:
 
         def answer(self, body: dict[str, Any]) -> None:
             broker.calls.append(self.path)
-            status, document = 200, broker.platform_key()
             if broker.broken_status is not None:
                 status, document = broker.broken_status, {"code": "internal"}
             elif self.headers.get("Authorization") != f"Bearer {TOKEN}":
                 status, document = 401, {"code": "unauthenticated"}
-            elif self.path == "/v1/upload-keys":
-                document = broker.make_key(body)
-            elif self.path == "/v1/upload-keys/check":
+            else:
                 try:
-                    status, document = broker.check(body["artifact_id"])
+                    status, document = broker.answer(self.path, body)
                 finally:
                     connection.close()
             raw = json.dumps(document).encode()

@@ -13,14 +13,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import time_machine
 from django.test import Client
 from django.utils import timezone
 
-from inference.services import node as service
+from inference.models import NodeIdentity
+from inference.node.identity import Identity
+from inference.node_certificate import CERTIFICATE_TTL
+from marketplace.core import keys
+from marketplace.core.clock import to_wire
+from marketplace.core.ids import new_id
 from strongroom.sealing import signature
-from strongroom.sealing.canonical import encode_base64
+from strongroom.sealing.canonical import decode_base64
+from tests.inference.django import node_ca
 
 URLS = {
     "http_url": "http://127.0.0.1:9000",
@@ -75,6 +82,7 @@ class ScriptedNode:
     private_key: bytes = field(default_factory=signature.generate_signing_key)
     node_id: str = ""
     token: str = ""
+    certificate: str = ""
     held: dict[str, Held] = field(default_factory=dict)
     fetched: list[str] = field(default_factory=list)
     work_done: list[tuple[str, str]] = field(default_factory=list)
@@ -88,7 +96,7 @@ class ScriptedNode:
 
     @property
     def public_key(self) -> str:
-        return encode_base64(signature.derive_public_key(self.private_key))
+        return Identity(self.private_key).public_key
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         return self.client.generic(
@@ -99,18 +107,45 @@ class ScriptedNode:
             headers={"Authorization": f"Bearer {self.token}"},
         )
 
-    def enrol(self, join_token: str | None = None, **changes: Any) -> Any:
+    def join(self) -> None:
+        """Become a node at the key broker, as `tests/inference/keybroker` has it happen."""
+        now = timezone.now()
+        rows = NodeIdentity.objects.filter(name=self.name, revoked_at=None)
+        rows.update(revoked_at=now)
+        row = NodeIdentity.objects.create(
+            node_id=new_id(),
+            name=self.name,
+            public_key=self.public_key,
+            certificate_expires_at=now + CERTIFICATE_TTL,
+            joined_at=now,
+        )
+        self.node_id, self.token = str(row.pk), keys.generate(keys.NODE).text
+        self.certificate = self.certify()
+
+    def certify(self, **changes: Any) -> str:
+        """A certificate of the authority that the web knows."""
+        given = {"node_id": UUID(self.node_id), "name": self.name, "now": timezone.now()}
+        public_key = decode_base64(self.public_key)
+        node_ca.make_known()
+        return node_ca.AUTHORITY.issue(**given | {"public_key": public_key} | changes)[0]
+
+    def enrol(self, **changes: Any) -> Any:
+        """Enrol at the web; joins first, if it has not. Changes are made before it is signed."""
+        if not self.certificate:
+            self.join()
+        node_ca.make_known()
+        return self.call("POST", "enrol", self.sign_enrolment(**changes))
+
+    def sign_enrolment(self, **changes: Any) -> dict[str, Any]:
         body = {
-            "join_token": join_token or service.create_join_token(name=self.name),
+            "certificate": self.certificate,
             "name": self.name,
-            "public_key": self.public_key,
+            "token_sha256": keys.digest(self.token).hex(),
             "triton": URLS,
             "info": {"gpu": "none"},
+            "signed_at": to_wire(timezone.now()),
         }
-        answer = self.call("POST", "enrol", body | changes)
-        if answer.status_code == 201:
-            self.node_id, self.token = answer.json()["node_id"], answer.json()["token"]
-        return answer
+        return Identity(self.private_key).sign(signature.NODE_ENROLMENT_TYPE, body | changes)
 
     def report(self, **changes: Any) -> Any:
         body = {

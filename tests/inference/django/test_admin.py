@@ -6,13 +6,14 @@ import pytest
 from django.contrib import admin
 from django.utils import timezone
 
-from inference.models import Deployment, KeyRelease, Node, Replica
+from inference.models import AbuseScore, Deployment, KeyRelease, Node, Replica
 from marketplace.core.ids import new_id
 from marketplace.models import AuditEvent
-from tests.factories import ModelVersionFactory
+from tests.factories import AccountFactory, ModelVersionFactory
 from tests.inference.django.scripted_node import ScriptedNode
 
 MODELS = [
+    "abusescore",
     "artifact",
     "deployment",
     "keyrelease",
@@ -37,6 +38,9 @@ def rows(creator, model):
         version=version, node_id=node.node_id, deployment=deployment, purpose="serve", state="ready"
     )
     KeyRelease.objects.create(at=timezone.now(), outcome="released", artifact_id=new_id())
+    AbuseScore.objects.create(
+        model=model, account=AccountFactory(), score=1, created_at=timezone.now()
+    )
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -112,3 +116,29 @@ def test_a_node_is_listed_with_its_condition(rows, admin_client, changes, condit
     page = admin_client.get("/admin/inference/node/").content.decode()
 
     assert f'<td class="field-condition">{condition}</td>' in page
+
+
+@pytest.mark.parametrize(
+    ("found", "shown"),
+    [
+        (
+            {"landlock_abi": 7, "mode": "full", "seccomp": True, "mlock": "full", "swap": False},
+            "Landlock 7, seccomp, memory locked: full, no swap",
+        ),
+        (
+            {"landlock_abi": 7, "mode": "seccomp-only", "seccomp": True, "mlock": "none"},
+            "no Landlock, seccomp, memory locked: none, swap",
+        ),
+        ("<script>", "not told"),
+        (
+            {"landlock_abi": "<b>", "mode": "full", "mlock": "<i>"},
+            "Landlock &lt;b&gt;, no seccomp, memory locked: &lt;i&gt;, swap",
+        ),
+    ],
+)
+def test_a_node_is_listed_with_its_sandbox(rows, admin_client, found, shown):
+    Node.objects.update(info={"sandbox": found})
+
+    page = admin_client.get("/admin/inference/node/").content.decode()
+
+    assert f'<td class="field-sandbox">{shown}</td>' in page

@@ -16,6 +16,7 @@ from marketplace.models import ModelVersion
 from strongroom.sealing import floe, signature
 from strongroom.sealing.canonical import encode_base64
 from strongroom.sealing.manifest import MAX_MANIFEST_BYTES, Part, TestVector
+from strongroom.sealing.policy import OutputRule, Policy
 from tests.factories import AIModelFactory, APIKeyFactory
 from tests.inference.django.conftest import stored_files
 from tests.inference.django.creator import INTERFACE, Creator, recanonicalize
@@ -436,3 +437,20 @@ def test_test_vectors_of_the_manifest_are_kept(creator, model):
     creator.push("acme/digits", FILES, vectors=(vector,))
 
     assert '"test_vectors":[{"expected":{"y":3}' in Artifact.objects.get().manifest
+
+
+def test_what_of_an_answer_leaves_is_kept_with_the_version(creator, model):
+    rule = OutputRule(top_k=5, decimals=3)
+    creator.push("acme/digits", FILES, policy=Policy(output={"y": rule}))
+
+    assert ModelVersion.objects.get().output_policy == {"y": {"top_k": 5, "decimals": 3}}
+
+
+def test_a_rule_for_an_output_that_is_not_there_is_refused(creator, sealed):
+    policy = Policy(output={"z": OutputRule(decimals=3)})
+    bad = replace(sealed, manifest=replace(sealed.manifest, policy=policy))
+
+    answer = creator.complete(bad)
+
+    assert (answer.status_code, answer.json()["code"]) == (422, "policy_invalid")
+    assert not Artifact.objects.exists()

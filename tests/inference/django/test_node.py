@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from datetime import timedelta
 from io import StringIO
 from uuid import UUID, uuid4
@@ -14,12 +18,26 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from inference.models import Node, NodeJoinToken, Replica, ReplicaWork, UploadPart
+from embedded.environment import ROOT
+from inference.keybroker.node_ca import make_authority
+from inference.models import (
+    Node,
+    NodeIdentity,
+    NodeJoinToken,
+    Replica,
+    ReplicaWork,
+    UploadPart,
+)
+from inference.node_certificate import NodeCertificate
+from inference.services import keybroker_client
 from inference.services import node as service
 from marketplace.core import keys
 from marketplace.models import AuditEvent, ModelVersion
 from marketplace.selectors.access import Actor
+from strongroom.sealing import signature
+from strongroom.sealing.canonical import decode_base64
 from tests.factories import APIKeyFactory, ModelVersionFactory
+from tests.inference.django import node_ca
 from tests.inference.django.scripted_node import URLS, ScriptedNode
 
 FILES = {"model.onnx": b"weights" * 1000, "labels.txt": b"zero\none\n"}
@@ -58,22 +76,47 @@ def assert_refused(answer, status: int, code: str) -> None:
 # --- Enrolling --------------------------------------------------------------------
 
 
-def test_the_command_prints_a_token_with_which_its_node_may_enrol(db):
-    out = StringIO()
-    call_command("create_join_token", "--name", "node-7", stdout=out)
+def test_a_node_that_the_broker_certified_is_let_in(db):
     node = ScriptedNode("node-7")
 
-    answer = node.enrol(out.getvalue().strip())
+    answer = node.enrol()
 
     assert answer.status_code == 201
     row = Node.objects.get()
-    assert answer.json()["node_id"] == str(row.pk)
+    assert answer.json() == {"node_id": str(row.pk)} == {"node_id": node.node_id}
     assert (row.name, row.public_key, row.info) == ("node-7", node.public_key, {"gpu": "none"})
     assert (row.triton_http_url, row.triton_ready) == (URLS["http_url"], False)
     assert bytes(row.token_digest) == keys.digest(node.token)
-    assert NodeJoinToken.objects.get().used_at is not None
     assert AuditEvent.objects.get().action == "node.enrol"
+    assert node.call("GET", "desired").status_code == 200
+
+
+def test_the_command_prints_a_token_and_keeps_its_digest_alone(db):
+    out = StringIO()
+    call_command("create_join_token", "--name", "node-7", stdout=out)
+
+    row = NodeJoinToken.objects.get()
+    assert bytes(row.digest) == keys.digest(out.getvalue().strip())
+    assert (row.name, row.used_at) == ("node-7", None)
     assert out.getvalue().strip() not in str(NodeJoinToken.objects.values().get())
+
+
+def test_the_webs_own_role_makes_no_token(transactional_db, database_urls):
+    """The command says whose right it needs; the schema's owner has it."""
+    command = [sys.executable, "manage.py", "create_join_token", "--name", "node-7"]
+
+    def run(role):
+        env = os.environ | {"STRONGROOM_DATABASE_URL": database_urls[role]}
+        env["DJANGO_SETTINGS_MODULE"] = "marketplace.settings"
+        return subprocess.run(
+            command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=60
+        )
+
+    refused = run("app")
+    assert refused.returncode != 0
+    assert "that of the schema's owner" in refused.stderr
+    assert not NodeJoinToken.objects.exists()
+    assert keys.is_well_formed(run("owner").stdout.strip())
 
 
 @pytest.mark.parametrize("name", ["", "Node", "-a", "a-", "a" * 64, "a_b", "a b", "a/b"])
@@ -84,57 +127,142 @@ def test_a_name_out_of_its_form_gets_no_token(db, name):
     assert not NodeJoinToken.objects.exists()
 
 
-def test_a_join_token_is_used_once_and_by_the_node_of_its_name(db):
-    token = service.create_join_token(name="node-1")
-    first, thief, misnamed = ScriptedNode("node-1"), ScriptedNode("node-1"), ScriptedNode("node-2")
-
-    assert_refused(misnamed.enrol(token), 401, "join_token_invalid")
-    assert not Node.objects.exists()
-    assert first.enrol(token).status_code == 201
-    assert_refused(thief.enrol(token), 401, "join_token_invalid")
-    assert Node.objects.get().public_key == first.public_key
-
-
-def test_a_node_whose_answer_was_lost_may_repeat_itself(db):
-    token = service.create_join_token(name="node-1")
+def test_the_authority_is_fetched_from_the_broker(db, broker):
     node = ScriptedNode("node-1")
-    first = node.enrol(token).json()
-    second = node.enrol(token).json()
+    node.join()
+    keybroker_client._node_ca = None
 
-    assert first["node_id"] == second["node_id"]
-    assert first["token"] != second["token"]
-    lost = ScriptedNode("node-1", token=first["token"])
-    assert_refused(lost.call("GET", "desired"), 401, "unauthenticated")
+    answer = node.call("POST", "enrol", node.sign_enrolment())
+
+    assert answer.status_code == 201
+    assert broker.calls == ["/v1/node-ca"]
+    # It is kept: a broker that is away keeps no node out.
+    broker.broken_status = 503
+    assert node.call("POST", "enrol", node.sign_enrolment()).status_code == 201
+    keybroker_client._node_ca = None
+    answer = node.call("POST", "enrol", node.sign_enrolment())
+    assert_refused(answer, 503, "keybroker_unavailable")
+
+
+def test_a_node_may_repeat_itself(node):
+    replica = make_replica(node, state="ready")
+
+    assert node.enrol().status_code == 201
+
+    assert Node.objects.count() == 1
+    replica.refresh_from_db()
+    assert replica.state == "ready"
     assert node.call("GET", "desired").status_code == 200
 
 
-def test_an_expired_join_token_is_worth_nothing(db):
-    token = service.create_join_token(name="node-1")
+def test_whoever_repeats_a_nodes_request_gets_nothing_by_it(db):
+    node = ScriptedNode("node-1")
+    node.join()
+    sent = node.sign_enrolment()
 
-    with time_machine.travel(timezone.now() + timedelta(hours=24, seconds=1), tick=False):
-        answer = ScriptedNode("node-1").enrol(token)
+    answers = [node.call("POST", "enrol", sent) for _ in range(2)]
 
-    assert_refused(answer, 401, "join_token_invalid")
+    assert [one.status_code for one in answers] == [201, 201]
+    assert node.token not in json.dumps(sent) + answers[1].content.decode()
+    for text in (sent["token_sha256"], sent["certificate"], sent["signature"]):
+        thief = ScriptedNode("node-1", token=text)
+        assert_refused(thief.call("GET", "desired"), 401, "unauthenticated")
+    # Nor can it be told another token to listen to.
+    other = keys.generate(keys.NODE)
+    changed = sent | {"token_sha256": other.digest.hex()}
+    assert_refused(node.call("POST", "enrol", changed), 401, "certificate_invalid")
+
+
+@pytest.mark.parametrize("offset_s", [-240, 240])
+def test_a_node_whose_clock_is_off_is_let_in(db, offset_s):
+    node = ScriptedNode("node-1")
+    node.join()
+    with time_machine.travel(timezone.now() + timedelta(seconds=offset_s), tick=False):
+        sent = node.sign_enrolment()
+
+    assert node.call("POST", "enrol", sent).status_code == 201
+
+
+@pytest.mark.parametrize("offset_s", [-330, 330])
+def test_an_old_enrolment_is_not_taken(db, offset_s):
+    node = ScriptedNode("node-1")
+    node.join()
+    with time_machine.travel(timezone.now() + timedelta(seconds=offset_s), tick=False):
+        sent = node.sign_enrolment()
+
+    assert_refused(node.call("POST", "enrol", sent), 401, "enrolment_stale")
     assert not Node.objects.exists()
 
 
-@pytest.mark.parametrize("token", ["", "x", "snt_" + "a" * 38, "sk_live_" + "a" * 38])
-def test_an_invented_join_token_is_worth_nothing(db, token):
-    answer = ScriptedNode("node-1").enrol(token or "-")
+def test_a_certificate_counts_from_five_minutes_before_it_was_made_to_its_end(db):
+    node = ScriptedNode("node-1")
+    node.join()
+    made_at = NodeCertificate.parse(node.certificate).issued_at
+    cases = {
+        timedelta(minutes=-5, seconds=-1): "certificate_expired",
+        timedelta(minutes=-5): None,
+        timedelta(hours=24): None,
+        timedelta(hours=24, seconds=1): "certificate_expired",
+    }
+    for age, code in cases.items():
+        with time_machine.travel(made_at + age, tick=False):
+            assert node.enrol().json().get("code") == code, age
 
-    assert_refused(answer, 401, "join_token_invalid")
+
+def test_a_certificate_of_another_authority_is_worth_nothing(db):
+    node = ScriptedNode("node-1")
+    node.join()
+    stranger = make_authority(signature.generate_signing_key(), timezone.now())
+    public_key = decode_base64(node.public_key)
+    forged, _, _ = stranger.issue(
+        node_id=UUID(node.node_id), name="node-1", public_key=public_key, now=timezone.now()
+    )
+
+    for certificate in (forged, stranger.certificate, node_ca.AUTHORITY.certificate, "x"):
+        answer = node.enrol(certificate=certificate)
+        assert_refused(answer, 401, "certificate_invalid")
+    assert not Node.objects.exists()
+    assert node.enrol().status_code == 201
+
+
+def test_a_certificate_without_its_key_is_worth_nothing(db):
+    node, thief = ScriptedNode("node-1"), ScriptedNode("node-1")
+    node.join()
+    thief.certificate, thief.token = node.certificate, keys.generate(keys.NODE).text
+
+    assert_refused(thief.enrol(), 401, "certificate_invalid")
+    assert not Node.objects.exists()
+
+
+def test_a_certificate_is_for_one_name(node, other_node):
+    other_node.certificate = other_node.certify(name="node-1")
+    assert_refused(other_node.enrol(), 401, "certificate_mismatch")
+
+    before = Node.objects.get(name="node-1")
+    assert (before.public_key, before.revoked_at) == (node.public_key, None)
+
+
+def test_whom_the_broker_has_put_out_the_web_does_not_let_in(db):
+    node, unknown = ScriptedNode("node-1"), ScriptedNode("node-2")
+    for one in (node, unknown):
+        one.join()
+    NodeIdentity.objects.filter(name="node-1").update(revoked_at=timezone.now())
+    NodeIdentity.objects.filter(name="node-2").delete()
+
+    for one in (node, unknown):
+        assert_refused(one.enrol(), 403, "node_revoked")
+    assert not Node.objects.exists()
 
 
 def test_a_node_that_was_set_up_anew_takes_its_old_name_over(node):
     replica = make_replica(node, state="ready")
-    before = Node.objects.get()
     again = make_node("node-1")
 
-    assert again.node_id == node.node_id
-    row = Node.objects.get()
-    assert row.pk == before.pk
-    assert row.public_key == again.public_key != before.public_key
+    assert again.node_id != node.node_id
+    old, new = Node.objects.get(pk=node.node_id), Node.objects.get(pk=again.node_id)
+    assert (old.revoked_at is None, new.revoked_at) == (False, None)
     assert_refused(node.call("GET", "desired"), 401, "unauthenticated")
+    assert_refused(node.enrol(), 403, "node_revoked")
     replica.refresh_from_db()
     assert replica.state == "lost"
 
@@ -142,7 +270,10 @@ def test_a_node_that_was_set_up_anew_takes_its_old_name_over(node):
 @pytest.mark.parametrize(
     ("_case", "changes", "code"),
     [
-        ("key of another length", {"public_key": "AAAA"}, "public_key_invalid"),
+        ("no digest", {"token_sha256": "AAAA"}, "validation"),
+        ("a token for a digest", {"token_sha256": "snt_" + "a" * 60}, "validation"),
+        ("a large certificate", {"certificate": "x" * 4097}, "validation"),
+        ("no time", {"signed_at": "now"}, "validation"),
         ("no port", {"triton": URLS | {"http_url": "http://host"}}, "triton_url_invalid"),
         ("a file", {"triton": URLS | {"http_url": "file:///etc/passwd"}}, "triton_url_invalid"),
         ("credentials", {"triton": URLS | {"grpc_url": "a:b@host:1"}}, "triton_url_invalid"),
@@ -157,7 +288,6 @@ def test_an_enrolment_out_of_its_form_is_refused(db, _case, changes, code):
 
     assert_refused(answer, 422, code)
     assert not Node.objects.exists()
-    assert NodeJoinToken.objects.get().used_at is None
 
 
 # --- Whose it is ------------------------------------------------------------------
@@ -247,28 +377,15 @@ def test_a_revoked_node_is_nobody(node, platform_admin, method, path):
     assert_refused(node.call(method, path, {}), 401, "unauthenticated")
 
 
-def test_a_revoked_node_does_not_let_itself_in_again(db, platform_admin):
-    used, unused = (service.create_join_token(name="node-1") for _ in range(2))
-    node = ScriptedNode("node-1")
-    assert node.enrol(used).status_code == 201
+def test_a_revoked_node_does_not_let_itself_in_again(node, platform_admin):
     service.revoke_node(node=Node.objects.get(), actor=Actor(user=platform_admin))
 
-    assert_refused(node.enrol(used), 401, "join_token_invalid")
-    assert_refused(node.enrol(unused), 401, "join_token_invalid")
+    assert_refused(node.enrol(), 403, "node_revoked")
     assert Node.objects.get().revoked_at is not None
 
-    # Only somebody who may make tokens lets it in again.
-    assert node.enrol().status_code == 201
-    assert Node.objects.get().revoked_at is None
-
-
-def test_a_used_token_lets_no_revoked_node_in_even_while_it_is_valid(db):
-    token = service.create_join_token(name="node-1")
-    node = ScriptedNode("node-1")
-    node.enrol(token)
-    Node.objects.update(revoked_at=timezone.now())
-
-    assert_refused(node.enrol(token), 401, "join_token_invalid")
+    # Only who joins anew is let in, as another node.
+    again = make_node("node-1")
+    assert Node.objects.get(revoked_at=None).pk == UUID(again.node_id)
 
 
 def test_revoking_a_node_takes_its_replicas_out_of_service(node, platform_admin):
@@ -334,7 +451,8 @@ def test_desired_costs_the_same_for_many_replicas(node, django_assert_num_querie
 
 def test_a_report_is_written_to_node_and_replica(node):
     replica = make_replica(node)
-    report = {"validation": {"nodes": 3}, "load": {"load_time_s": 1.5}, "other": {"x": 1}}
+    known = {"validation": {"nodes": 3}, "load": {"load_time_s": 1.5}, "canary": {"right": 1}}
+    report = {**known, "other": {"x": 1}}
 
     answer = node.report(
         replicas=[said(replica, "loading", phase="loading", report=report)],
@@ -344,7 +462,7 @@ def test_a_report_is_written_to_node_and_replica(node):
     assert (answer.status_code, answer.json()) == (200, {})
     replica.refresh_from_db()
     assert (replica.state, replica.progress, replica.detail) == ("loading", 0.5, "loading")
-    assert replica.report == {"validation": {"nodes": 3}, "load": {"load_time_s": 1.5}}
+    assert replica.report == known
     row = Node.objects.get()
     assert row.triton_ready
     assert row.info == {"gpu": "H200", "memory_bytes": 1, "triton_version": "2.51.0"}

@@ -106,6 +106,38 @@ def assert_failed(version_id: UUID, name: str, code: str) -> None:
     assert version_id not in list_due_versions()
 
 
+@pytest.mark.parametrize(
+    ("opinion", "line"),
+    [
+        (None, ""),
+        ("<script>", ""),
+        (
+            {"scanner": "modelaudit", "version": "0.2.54", "clean": True, "findings": []},
+            " A second scanner, modelaudit 0.2.54, found nothing.",
+        ),
+        (
+            {"scanner": "m", "version": "1", "findings": [{"rule": "S9", "severity": "info"}, "x"]},
+            " A second scanner, m 1, found notes on S9 (info), none of which stops it.",
+        ),
+        ({"findings": 3}, " A second scanner,  , found nothing."),
+    ],
+)
+def test_the_log_tells_what_the_second_scanner_said(version_id, node, monkeypatch, opinion, line):
+    monkeypatch.setitem(VALIDATION, "second_opinion", opinion)
+
+    run(version_id, node)
+
+    log = step(version_id, "validate").log
+    assert f"The files were opened and checked on node node-1.{line}\n" in f"{log}\n"
+
+
+def test_the_log_names_a_few_findings_only():
+    findings = [{"rule": f"S{number}", "severity": "info"} for number in range(20)]
+    line = onboarding_steps._describe_opinion({"findings": findings})
+
+    assert line.count("(info)") == onboarding_steps.FINDINGS_SHOWN_MAX
+
+
 # --- The whole way ----------------------------------------------------------------
 
 

@@ -186,6 +186,15 @@ def test_a_failure_shows_its_code_and_what_to_do(version, owner_client):
     assert REMEDIES["onnx_custom_op"] in text
 
 
+def test_a_version_says_what_of_an_answer_leaves(version, owner_client):
+    path = f"/panels/onboarding/{version.pk}"
+
+    assert "is answered, unrounded" in fragment(owner_client, path).content.decode()
+    ModelVersion.objects.update(output_policy={"y": {"decimals": 2}})
+    text = fragment(owner_client, path).content.decode()
+    assert "Answers show values, rounded to 2 decimals." in text
+
+
 def test_a_certificate_is_shown_with_its_curve(version, owner_client):
     certificate = {
         "measured_at": "2026-11-21T03:42:00Z",

@@ -14,15 +14,16 @@ from django.db import connections
 from django.test import Client
 from django.utils import timezone
 
-from inference.models import SigningKey, Upload, UploadPart
+from inference.models import Artifact, SigningKey, Upload, UploadPart
 from inference.services import object_store
 from inference.services import upload as service
 from marketplace.core.ids import new_id
 from marketplace.models import AuditEvent, Membership, ModelVersion
 from strongroom.sealing import floe
+from strongroom.sealing.suite import X25519
 from tests.factories import AIModelFactory, APIKeyFactory, MembershipFactory, UserFactory
 from tests.inference.django.conftest import stored_files
-from tests.inference.django.creator import Creator, announce
+from tests.inference.django.creator import Creator, announce, recanonicalize
 
 MIB = 1024 * 1024
 FILES = {"model.onnx": b"weights" * 1000, "labels.txt": b"zero\none\n"}
@@ -104,6 +105,61 @@ def test_beginning_gives_the_version_and_a_signed_key(creator, model, broker):
     assert row.version.state == ModelVersion.State.UPLOADING
     assert row.version.created_by.email == "owner@example.com"
     assert broker.calls == ["/v1/upload-keys"]
+
+
+def test_the_broker_learns_which_wraps_a_client_can_make(creator, model, broker):
+    assert creator.begin("acme/digits", FILES).status_code == 201
+    assert broker.suites is None
+
+    answer = creator.begin("acme/digits", FILES, suites=[X25519.name])
+    assert (answer.status_code, broker.suites) == (201, [X25519.name])
+
+    for suites in ([], ["x"] * 9, ["x" * 41], "x"):
+        answer = creator.begin("acme/digits", FILES, suites=suites)
+        assert (answer.status_code, answer.json()["code"]) == (422, "validation")
+    assert creator.begin("acme/digits", FILES, suites=["x" * 40] * 8).status_code == 201
+
+
+def test_a_manifest_is_checked_and_nothing_kept(creator, model):
+    begun = creator.begin("acme/digits", FILES).json()
+    manifest = creator.seal(begun, FILES, model="acme/digits").manifest
+    batch = {"max_size": 8, "leading_axis": True, "coalesce": True}
+    text = recanonicalize(manifest, interface=manifest.to_json()["interface"] | {"batch": batch})
+
+    answer = creator.post("/api/manifest-checks", {"manifest": text})
+
+    assert answer.status_code == 200, answer.content
+    # In the form that the command line writes, too.
+    assert answer.json() == {"interface": manifest.parsed_interface.to_json()}
+    assert "coalesce" in text
+    assert Artifact.objects.count() == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "pointer"),
+    [
+        ({"interface": {}}, "interface_invalid", "/interface/inputs"),
+        ({"task": "No Task"}, "member_invalid", "/task"),
+        ({"test_vectors": [{"input": {}, "expected": {}, "tolerance": 0}]}, None, None),
+        ({"more": 1}, "unknown_member", "/more"),
+    ],
+)
+def test_a_manifest_that_breaks_a_rule_is_told_where(creator, model, changes, code, pointer):
+    begun = creator.begin("acme/digits", FILES).json()
+    manifest = creator.seal(begun, FILES, model="acme/digits").manifest
+
+    answer = creator.post("/api/manifest-checks", {"manifest": recanonicalize(manifest, **changes)})
+
+    assert answer.status_code == 422
+    assert answer.json()["code"] == (code or "test_vector_invalid")
+    assert answer.json()["errors"][0]["pointer"] == (pointer or "/test_vectors/0/input/x")
+
+
+def test_only_who_is_known_may_have_a_manifest_checked(creator, client):
+    answer = client.post("/api/manifest-checks", {"manifest": "{}"}, "application/json")
+
+    assert answer.status_code == 401
+    assert creator.post("/api/manifest-checks", {"manifest": "{}"}).status_code == 422
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -18,7 +19,19 @@ from uuid import UUID
 import httpx
 import pytest
 
-from inference.models import Artifact, Node, Replica, SigningKey, Upload, WrappedKey
+from embedded import tls
+from embedded.home import Home
+from inference.models import (
+    Artifact,
+    Node,
+    NodeIdentity,
+    Replica,
+    SigningKey,
+    Upload,
+    WrappedKey,
+)
+from inference.node.identity import Identity
+from marketplace.core.clock import utc_now
 from marketplace.core.ids import new_id
 from marketplace.models import Account, AIModel, ModelVersion
 from strongroom.sealing import floe, signature, wrap
@@ -30,6 +43,9 @@ ROOT = Path(__file__).resolve().parents[3]
 TOKEN = "t" * 40
 LOADER_DIGEST = "ab" * 32
 CONTENT = b"weights" * 100
+START_TIMEOUT_S = 60
+# By id: whose connection a signed request goes over.
+ENROLLED: dict[str, EnrolledNode] = {}
 
 
 @dataclass
@@ -38,10 +54,49 @@ class Broker:
     kms_dir: Path
     log_path: Path
     process: subprocess.Popen
+    ca: Path
+    environment: dict[str, str]
 
-    def post(self, path: str, body: Any, *, token: str | None = TOKEN) -> httpx.Response:
+    def post(
+        self, path: str, body: Any, *, token: str | None = TOKEN, peer: EnrolledNode | None = None
+    ) -> httpx.Response:
+        """A request; one that is signed goes over the connection of the node that it names."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        return httpx.post(self.url + path, json=body, headers=headers, timeout=10)
+        if peer is None and "signature" in body and path.startswith("/v1/leases"):
+            peer = ENROLLED.get(body.get("node_id"))
+        with self.client(peer.certify(self) if peer else None) as client:
+            return client.post(path, json=body, headers=headers)
+
+    def get(self, path: str) -> Any:
+        with self.client() as client:
+            return client.get(path).json()
+
+    def client(self, identity: Identity | None = None) -> httpx.Client:
+        """A connection of its own; with an identity it shows that certificate."""
+        context = ssl.create_default_context(cafile=self.ca)
+        if identity is not None:
+            with os.fdopen(os.memfd_create("identity"), "wb") as file:
+                file.write(identity.pem())
+                file.flush()
+                context.load_cert_chain(f"/proc/self/fd/{file.fileno()}")
+        return httpx.Client(base_url=self.url, verify=context, timeout=10, trust_env=False)
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A command of the operator's, with the broker's own settings."""
+        command = [sys.executable, "-m", "inference.keybroker", *arguments]
+        return subprocess.run(
+            command,
+            check=False,
+            env=self.environment,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    def stop(self) -> int:
+        self.process.terminate()
+        return self.process.wait(20)
 
 
 @dataclass
@@ -58,8 +113,24 @@ class SealedVersion:
 
 @dataclass
 class EnrolledNode:
+    """A node that has joined and enrolled; its certificate is fetched when it is first shown."""
+
     row: Node
     private_key: bytes
+    certificate: str = ""
+
+    def certify(self, broker: Broker) -> Identity | None:
+        """What it shows in a connection; None if the broker does not certify it."""
+        if not self.certificate:
+            body = {"node_id": str(self.row.pk), "nonce": self.nonce(broker)}
+            answer = broker.post("/v1/nodes/renew", self.sign_renewal(body))
+            if answer.status_code != 200:
+                return None
+            self.certificate = answer.json()["certificate"]
+        return Identity(self.private_key, str(self.row.pk), "t", self.certificate)
+
+    def sign_renewal(self, body: dict[str, Any]) -> dict[str, Any]:
+        return Identity(self.private_key).sign(signature.NODE_RENEWAL_TYPE, body)
 
     def sign(self, body: dict[str, Any]) -> dict[str, Any]:
         signed = signature.sign(
@@ -97,6 +168,9 @@ def start_broker(folder: Path, database_url: str, **settings: str) -> Broker:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     log_path = folder / "keybroker.log"
+    home = Home(folder / "home")
+    home.path.mkdir(exist_ok=True)
+    tls.ensure(home)
     environment = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": f"{ROOT}:{ROOT / 'sdk'}",
@@ -104,23 +178,33 @@ def start_broker(folder: Path, database_url: str, **settings: str) -> Broker:
         "STRONGROOM_KEYBROKER_DATABASE_URL": database_url,
         "STRONGROOM_KEYBROKER_TOKEN": TOKEN,
         "STRONGROOM_KEYBROKER_KMS_DIR": str(folder / "kms"),
+        "STRONGROOM_KEYBROKER_LISTEN": f"127.0.0.1:{port}",
+        "STRONGROOM_KEYBROKER_TLS_CERT": str(home.tls_certificate),
+        "STRONGROOM_KEYBROKER_TLS_KEY": str(home.tls_key),
         "STRONGROOM_LOADER_DIGESTS": LOADER_DIGEST,
         **settings,
     }
-    command = [str(Path(sys.executable).with_name("granian")), "--interface", "rsgi"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "inference.keybroker.app:app"]
-    process = subprocess.Popen(
-        command, env=environment, cwd=ROOT, stdout=log_path.open("ab"), stderr=subprocess.STDOUT
-    )
-    broker = Broker(f"http://127.0.0.1:{port}", folder / "kms", log_path, process)
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
+    with log_path.open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "inference.keybroker"],
+            env=environment,
+            cwd=ROOT,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    scheme = "https" if environment["STRONGROOM_KEYBROKER_TLS_CERT"] else "http"
+    url = f"{scheme}://{environment['STRONGROOM_KEYBROKER_LISTEN']}"
+    broker = Broker(url, folder / "kms", log_path, process, home.tls_ca, environment)
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline and process.poll() is None:
         try:
-            if httpx.get(broker.url + "/health", timeout=1).status_code == 200:
-                return broker
+            with broker.client() as client:
+                if client.get("/health").status_code == 200:
+                    return broker
         except httpx.TransportError:
             time.sleep(0.05)
     process.kill()
+    process.wait()
     raise TimeoutError(log_path.read_text())
 
 
@@ -130,8 +214,7 @@ def broker(
 ) -> Iterator[Broker]:
     running = start_broker(tmp_path, database_urls["keybroker"])
     yield running
-    running.process.terminate()
-    running.process.wait(10)
+    running.stop()
 
 
 @pytest.fixture
@@ -140,15 +223,25 @@ def node(transactional_db: None) -> EnrolledNode:
 
 
 def enrol(name: str) -> EnrolledNode:
+    """A node as joining and enrolling leave it; `test_node_identity.py` has how it comes to be."""
     private_key = signature.generate_signing_key()
+    public_key = encode_base64(signature.derive_public_key(private_key))
     row = Node.objects.create(
         name=name,
-        public_key=encode_base64(signature.derive_public_key(private_key)),
+        public_key=public_key,
         token_digest=secrets.token_bytes(32),
         triton_http_url="http://127.0.0.1:1",
         triton_grpc_url="127.0.0.1:2",
     )
-    return EnrolledNode(row, private_key)
+    NodeIdentity.objects.create(
+        node_id=row.pk,
+        name=name,
+        public_key=public_key,
+        certificate_expires_at=utc_now(),
+        joined_at=utc_now(),
+    )
+    ENROLLED[str(row.pk)] = EnrolledNode(row, private_key)
+    return ENROLLED[str(row.pk)]
 
 
 @pytest.fixture

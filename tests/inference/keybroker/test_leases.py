@@ -8,6 +8,7 @@ from uuid import UUID
 import psycopg
 import pytest
 
+from inference.keybroker.kms import LocalKms
 from inference.models import KeyRelease, Lease, LeaseChallenge, Node, Replica, WrappedKey
 from marketplace.core.ids import new_id
 from marketplace.models import ModelVersion
@@ -236,9 +237,7 @@ def test_check_proves_that_the_key_fits_the_files(broker: Broker, sealed: Sealed
 def test_upload_keys_are_signed_and_stay_the_same(broker: Broker, sealed: SealedVersion) -> None:
     platform = broker.post("/v1/upload-keys/check", {}, token=None)
     assert platform.status_code == 401
-    import httpx
-
-    key = httpx.get(broker.url + "/v1/platform-key").json()
+    key = broker.get("/v1/platform-key")
     payload = signature.upload_key_payload(
         upload_id=str(sealed.upload_id),
         artifact_id=str(sealed.version.pk),
@@ -281,7 +280,9 @@ def test_renew_moves_the_end_and_stops_when_the_replica_is_unwanted(
     answer = renew()
     assert (answer.status_code, answer.json()["code"]) == (403, "lease_lost")
     assert Lease.objects.get().ended_at is not None
-    assert refusals() == ["not_assigned"]
+    ended = KeyRelease.objects.get(outcome="ended")
+    assert (ended.reason_code, str(ended.lease_id)) == ("not_assigned", lease["lease_id"])
+    assert ended.lease_expires_at == Lease.objects.get().ended_at
 
     Replica.objects.update(wanted=True)
     assert renew().json()["code"] == "lease_lost"
@@ -294,6 +295,8 @@ def test_release_ends_the_lease(broker: Broker, node: EnrolledNode, replica: Rep
     assert broker.post(f"/v1/leases/{lease['lease_id']}/release", body, token=None).json() == {}
 
     assert Lease.objects.get().ended_at is not None
+    log = KeyRelease.objects.order_by("seq").values_list("outcome", "reason_code")
+    assert list(log) == [("released", ""), ("ended", "given_back")]
 
 
 @pytest.mark.parametrize("action", ["renew", "release"])
@@ -332,7 +335,7 @@ def test_a_lease_that_never_was_is_lost(
 def test_a_destroyed_key_is_gone(
     broker: Broker, node: EnrolledNode, sealed: SealedVersion, replica: Replica
 ) -> None:
-    (broker.kms_dir / "keks" / f"model-{sealed.model.pk}.key").unlink()
+    LocalKms(broker.kms_dir).destroy(f"model-{sealed.model.pk}")
 
     answer = broker.post("/v1/leases", node.request(broker, replica), token=None)
 
@@ -349,9 +352,8 @@ def test_a_destroyed_key_is_gone(
     ],
 )
 def test_unreadable_bodies(broker: Broker, _case: str, content: bytes, status: int) -> None:
-    import httpx
-
-    answer = httpx.post(broker.url + "/v1/leases/challenge", content=content, timeout=5)
+    with broker.client() as client:
+        answer = client.post("/v1/leases/challenge", content=content)
 
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/problem+json"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from inference.keybroker.config import KeyBrokerConfig
 from inference.models import Replica, UploadKey, WrappedKey
 from marketplace.core.env import SettingError
+from marketplace.core.ids import new_id
 from strongroom.sealing import wrap
 from strongroom.sealing.canonical import decode_base64
 from strongroom.sealing.suite import HYBRID, X25519
@@ -40,8 +42,7 @@ def hybrid_broker(
         tmp_path, database_urls["keybroker"], STRONGROOM_KEYBROKER_SUITE=HYBRID.name
     )
     yield running
-    running.process.terminate()
-    running.process.wait(10)
+    running.stop()
 
 
 def check(broker: Broker, version: SealedVersion) -> tuple[int, object]:
@@ -75,6 +76,42 @@ def test_what_was_sealed_before_the_setting_changed_opens(
     assert sealed.kem["suite"] == X25519.name
     assert check(hybrid_broker, sealed) == (200, None)
     assert check(broker, hybrid) == (200, None)
+
+
+def make_pair(broker: Broker, sealed: SealedVersion, suites: object) -> tuple[int, object]:
+    """What a client that can make these wraps is answered."""
+    body = {
+        "upload_id": str(new_id()),
+        "artifact_id": str(new_id()),
+        "account_id": str(sealed.account.pk),
+        "model_id": str(sealed.model.pk),
+        "expires_at": (datetime.now(UTC) + timedelta(hours=1)).isoformat(),
+        "suites": suites,
+    }
+    answer = broker.post("/v1/upload-keys", body).json()
+    return answer.get("status", 200), answer.get("suite") or answer["code"]
+
+
+def test_the_client_says_which_wraps_it_can_make(
+    broker: Broker, hybrid_broker: Broker, sealed: SealedVersion
+) -> None:
+    both = [X25519.name, HYBRID.name]
+
+    assert make_pair(hybrid_broker, sealed, [X25519.name]) == (200, X25519.name)
+    assert make_pair(broker, sealed, [HYBRID.name, "hpke-later"]) == (200, HYBRID.name)
+    # What the platform asks for is taken wherever it is understood.
+    assert make_pair(hybrid_broker, sealed, both) == (200, HYBRID.name)
+    assert make_pair(broker, sealed, both) == (200, X25519.name)
+    assert make_pair(hybrid_broker, sealed, None) == (200, HYBRID.name)
+
+
+def test_a_client_without_a_known_wrap_is_refused(broker: Broker, sealed: SealedVersion) -> None:
+    before = UploadKey.objects.count()
+
+    assert make_pair(broker, sealed, ["hpke-later", 7, None]) == (422, "suite_unsupported")
+    assert make_pair(broker, sealed, []) == (422, "suite_unsupported")
+    assert make_pair(broker, sealed, "hpke") == (422, "validation")
+    assert UploadKey.objects.count() == before
 
 
 def test_a_wrap_that_names_another_suite_than_its_key_is_refused(

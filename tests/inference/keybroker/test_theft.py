@@ -1,8 +1,7 @@
 """What somebody who has taken the web over can do to get a data key by themselves: nothing.
 
-Enrolling a node and being given a lease is another matter, which the release log shows; and where
-all parts run as one user, as under `bin/up`, the broker's folder can be read. Both are known
-limits, and neither is tried here.
+That a node of their own gets none either stands in `test_taken_over_web.py`. Where all parts run
+as one user, as under `bin/up`, the broker's folder can be read: a known limit, not tried here.
 """
 
 from __future__ import annotations
@@ -26,8 +25,19 @@ from tests.inference.keybroker.conftest import TOKEN, Broker, SealedVersion
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-PRIVATE = {"inference_uploadkey", "inference_leasechallenge"}
-BROKER_TABLES = PRIVATE | {"inference_lease", "inference_keyrelease"}
+PRIVATE = {
+    "inference_uploadkey",
+    "inference_modelkey",
+    "inference_leasechallenge",
+    "inference_platformkey",
+    "inference_nodejointoken",
+}
+BROKER_TABLES = PRIVATE | {
+    "inference_lease",
+    "inference_keyrelease",
+    "inference_keyshred",
+    "inference_nodeidentity",
+}
 DENIED = "permission denied for table inference_uploadkey"
 
 Steal = Callable[..., dict[str, Any]]
@@ -52,6 +62,7 @@ def steal(
             env[name] = database_urls[roles.get(process, process)]
         if "STRONGROOM_KEYBROKER_URL" in env:
             env["STRONGROOM_KEYBROKER_URL"] = broker.url
+            env["STRONGROOM_KEYBROKER_CA"] = str(broker.ca)
         if "STRONGROOM_KEYBROKER_TOKEN" in env:
             env["STRONGROOM_KEYBROKER_TOKEN"] = TOKEN
         if "STRONGROOM_KEYBROKER_KMS_DIR" in env:
@@ -127,6 +138,14 @@ ATTEMPTS = [
     "INSERT INTO inference_lease SELECT * FROM inference_lease",
     "UPDATE inference_lease SET expires_at = now() + interval '1 year'",
     "DELETE FROM inference_keyrelease",
+    "SELECT sealed_private_key FROM inference_platformkey",
+    "UPDATE inference_platformkey SET state = 'retired'",
+    "SELECT digest FROM inference_nodejointoken",
+    "INSERT INTO inference_nodejointoken SELECT * FROM inference_nodejointoken",
+    "UPDATE inference_nodejointoken SET used_at = NULL",
+    "INSERT INTO inference_nodeidentity SELECT * FROM inference_nodeidentity",
+    "UPDATE inference_nodeidentity SET revoked_at = NULL",
+    "DELETE FROM inference_nodeidentity",
     "BEGIN; LOCK TABLE inference_uploadkey",
     "GRANT SELECT ON inference_uploadkey TO PUBLIC",
     "ALTER TABLE inference_uploadkey OWNER TO CURRENT_USER",
@@ -214,7 +233,8 @@ def test_no_function_and_no_membership_lends_the_brokers_rights(
 ) -> None:
     lent = """SELECT proname FROM pg_proc JOIN pg_namespace n ON n.oid = pronamespace
         WHERE nspname = 'public' AND prosecdef
-            AND prosrc ~ 'inference_(uploadkey|leasechallenge|lease|keyrelease)'"""
+            AND prosrc ~ 'inference_(uploadkey|modelkey|leasechallenge|lease|key(release|shred)'
+                '|platformkey|node)'"""
     powers = """SELECT rolsuper OR rolcreaterole OR rolbypassrls OR rolreplication
             OR pg_has_role('strongroom_keybroker', 'MEMBER')
             OR pg_has_role('strongroom_owner', 'MEMBER')

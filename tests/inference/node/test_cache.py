@@ -11,7 +11,7 @@ import pytest
 
 from inference.node import cache as cache_module
 from inference.node.cache import ArtifactCache
-from inference.node.control_plane import ControlPlane
+from inference.node.control_plane import ControlPlane, KeyBroker
 from inference.node.errors import CancelledError, ReplicaError
 from inference.node.identity import IdentityStore
 from tests.inference.node.platform import JOIN_TOKEN
@@ -26,8 +26,11 @@ INTERFACE = {
 
 @pytest.fixture
 def control_plane(platform, tmp_path):
-    with ControlPlane(platform.web_url, IdentityStore(tmp_path)) as control_plane:
-        control_plane.enrol(join_token=JOIN_TOKEN, name="n", triton={}, info={})
+    identities = IdentityStore(tmp_path)
+    with KeyBroker(platform.broker_url, identities) as broker:
+        broker.join(join_token=JOIN_TOKEN, name="n")
+    with ControlPlane(platform.web_url, identities) as control_plane:
+        control_plane.enrol(name="n", triton={}, info={})
         yield control_plane
 
 
@@ -237,3 +240,20 @@ def test_a_manifest_of_another_version_is_refused(platform, make_cache, sealed, 
         fetch(make_cache(), sealed)
 
     assert caught.value.reason_code == "manifest_mismatch"
+
+
+def test_a_version_that_the_check_refuses_is_not_fetched(make_cache, sealed, platform):
+    cache, before = make_cache(), len(platform.parts_sent)
+
+    def refuse(manifest):
+        assert manifest == sealed.manifest
+        raise ReplicaError("landlock_required", "No.")
+
+    options = {"on_progress": lambda _: None, "cancelled": NEVER}
+    with pytest.raises(ReplicaError, match="landlock_required"):  # noqa: SIM117 - what is entered fails
+        with cache.hold(version(sealed), check=refuse, **options):
+            pass
+    assert len(platform.parts_sent) == before
+    # It was the check: without it, the parts come.
+    fetch(cache, sealed)
+    assert len(platform.parts_sent) == before + 2

@@ -43,6 +43,8 @@ def test_settings_come_from_the_environment():
         ({"STRONGROOM_NODE_NAME": "a" * 64}, "STRONGROOM_NODE_NAME"),
         ({"STRONGROOM_WEB_URL": "127.0.0.1:8000"}, "STRONGROOM_WEB_URL"),
         ({"STRONGROOM_KEYBROKER_URL": ""}, "STRONGROOM_KEYBROKER_URL"),
+        ({"STRONGROOM_KEYBROKER_URL": "http://broker:1"}, "STRONGROOM_KEYBROKER_URL"),
+        ({"STRONGROOM_KEYBROKER_CA": "/nowhere/ca.pem"}, "STRONGROOM_KEYBROKER_CA"),
         ({"STRONGROOM_NODE_TRITON_HTTP_PORT": "x"}, "STRONGROOM_NODE_TRITON_HTTP_PORT"),
         ({"STRONGROOM_NODE_TRITON_GRPC_PORT": "65536"}, "STRONGROOM_NODE_TRITON_GRPC_PORT"),
         ({"STRONGROOM_NODE_CACHE_BYTES": "0"}, "STRONGROOM_NODE_CACHE_BYTES"),
@@ -52,6 +54,14 @@ def test_settings_come_from_the_environment():
 def test_a_wrong_setting_is_named(changes, named):
     with pytest.raises(SettingError, match=named):
         NodeConfig.from_env(ENV | changes)
+
+
+def test_a_broker_without_tls_is_for_development():
+    env = ENV | {"STRONGROOM_KEYBROKER_URL": "http://127.0.0.1:1", "STRONGROOM_ENV": "development"}
+
+    assert NodeConfig.from_env(env).keybroker_url == "http://127.0.0.1:1"
+    assert NodeConfig.from_env(ENV).keybroker_ca is None
+    assert NodeConfig.from_env(ENV | {"STRONGROOM_KEYBROKER_CA": __file__}).keybroker_ca
 
 
 def test_the_longest_path_of_a_socket_is_taken():

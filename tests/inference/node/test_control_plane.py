@@ -8,12 +8,19 @@ import pytest
 from inference.node.control_plane import Backoff, ControlPlane, KeyBroker, retry
 from inference.node.errors import CancelledError, RefusedError, UnreachableError
 from inference.node.identity import IdentityStore
-from tests.inference.node.platform import JOIN_TOKEN
+from inference.node_certificate import CertificateError
+from tests.inference.node.platform import JOIN_TOKEN, RefusalError
 
 
 @pytest.fixture
 def identities(tmp_path):
     return IdentityStore(tmp_path)
+
+
+@pytest.fixture
+def broker(platform, identities):
+    with KeyBroker(platform.broker_url, identities) as broker:
+        yield broker
 
 
 @pytest.fixture
@@ -25,42 +32,122 @@ def control_plane(platform, identities):
 REPORT = {"replicas": []}
 
 
-def enrol(control_plane, token=JOIN_TOKEN):
-    control_plane.enrol(join_token=token, name="n", triton={}, info={})
+@pytest.fixture
+def joined(broker):
+    broker.join(join_token=JOIN_TOKEN, name="n")
 
 
-def test_an_enrolment_is_kept_and_opens_the_node_api(platform, control_plane, identities):
+def enrol(control_plane):
+    control_plane.enrol(name="n", triton={}, info={})
+
+
+def test_a_token_becomes_a_certificate_and_that_opens_the_node_api(
+    platform, broker, control_plane, identities
+):
     with pytest.raises(RefusedError) as caught:
         control_plane.get_desired()
     assert (caught.value.status, caught.value.code) == (401, "unauthenticated")
 
+    broker.join(join_token=JOIN_TOKEN, name="n")
+    assert identities.current.has_joined
     enrol(control_plane)
 
     assert identities.current.node_id == platform.node_id
     assert control_plane.get_desired()["node_id"] == platform.node_id
 
 
-def test_a_wrong_join_token_enrols_nobody(control_plane, identities):
-    with pytest.raises(RefusedError, match="join_token_invalid"):
-        enrol(control_plane, "wrong")
-
-    assert not identities.current.is_enrolled
-
-
-def test_each_request_to_the_broker_has_a_nonce_of_its_own(platform, control_plane, identities):
+def test_the_web_is_shown_neither_the_join_token_nor_the_nodes_own(
+    platform, joined, control_plane, identities
+):
     enrol(control_plane)
-    with KeyBroker(platform.broker_url, identities) as broker:
-        body = {"purpose": "serve", "replica_id": "x", "artifact_id": "x"}
-        for _ in range(2):
-            with pytest.raises(RefusedError, match="not_assigned"):
-                broker.request_lease(body)
+
+    sent = json.dumps(platform.enrolments[-1])
+    assert JOIN_TOKEN not in sent
+    assert identities.current.token not in sent
+    assert json.dumps(platform.joins[-1]).count(JOIN_TOKEN) == 1
+
+
+def test_a_wrong_join_token_makes_no_node(broker, identities):
+    with pytest.raises(RefusedError, match="join_token_invalid"):
+        broker.join(join_token="wrong", name="n")
+
+    assert not identities.current.has_joined
+
+
+def test_a_certificate_that_is_not_ours_is_not_kept(platform, broker, identities, tmp_path):
+    other = IdentityStore(tmp_path / "..")
+    with KeyBroker(platform.broker_url, other) as other_broker:
+        other_broker.join(join_token=JOIN_TOKEN, name="n")
+
+    with pytest.raises(CertificateError):
+        identities.join(node_id=other.current.node_id, certificate=other.current.certificate)
+
+    assert not identities.current.has_joined
+
+
+def test_joining_anew_makes_a_new_token(broker, joined, identities):
+    before = identities.current
+
+    broker.join(join_token=JOIN_TOKEN, name="n")
+
+    after = identities.current
+    assert after.public_key == before.public_key
+    assert (after.node_id, after.token) != (before.node_id, before.token)
+    assert after.token not in (before.token, "")
+
+
+def test_a_certificate_that_ended_is_renewed_by_the_request_that_met_it(
+    platform, broker, joined, identities, monkeypatch
+):
+    ended = identities.current.certificate
+    grant = platform._grant
+
+    def refuse_the_old(body):
+        if identities.current.certificate == ended:
+            raise RefusalError(401, "certificate_expired")
+        return grant(body)
+
+    monkeypatch.setattr(platform, "_grant", refuse_the_old)
+    body = {"purpose": "serve", "replica_id": "x", "artifact_id": "x"}
+    with pytest.raises(RefusedError, match="not_assigned"):
+        broker.request_lease(body)
+    assert identities.current.certificate != ended
+
+    # Once, and not for ever.
+    monkeypatch.setattr(platform, "_grant", lambda _: refuse())
+    count = len(platform.certificates)
+    with pytest.raises(RefusedError, match="certificate_expired"):
+        broker.request_lease(body)
+    assert len(platform.certificates) == count + 1
+
+
+def refuse():
+    raise RefusalError(401, "certificate_expired")
+
+
+def test_two_that_meet_the_same_ended_certificate_renew_it_once(
+    platform, broker, joined, identities
+):
+    ended, count = identities.current.certificate, len(platform.certificates)
+
+    for _ in range(2):
+        broker.renew_certificate(ended)
+
+    assert len(platform.certificates) == count + 1
+
+
+def test_each_request_to_the_broker_has_a_nonce_of_its_own(platform, broker, joined):
+    body = {"purpose": "serve", "replica_id": "x", "artifact_id": "x"}
+    for _ in range(2):
+        with pytest.raises(RefusedError, match="not_assigned"):
+            broker.request_lease(body)
 
     first, second = platform.lease_requests[-2:]
     assert first["nonce"] != second["nonce"]
     assert first["node_id"] == platform.node_id
 
 
-def test_what_a_model_brought_into_a_report_does_not_stop_it(platform, control_plane):
+def test_what_a_model_brought_into_a_report_does_not_stop_it(platform, joined, control_plane):
     enrol(control_plane)
     # JSON can write half of a surrogate pair; no encoding can send it.
     control_plane.call("POST", "/report", REPORT | {"note": json.loads('"\\ud800"')})
@@ -84,7 +171,9 @@ def test_a_server_that_is_away_is_unreachable(platform, control_plane, identitie
 
 
 @pytest.mark.parametrize("answer", [b"[]", b"not JSON", "text", ["a"]])
-def test_an_answer_that_is_no_object_is_no_answer(platform, control_plane, monkeypatch, answer):
+def test_an_answer_that_is_no_object_is_no_answer(
+    platform, joined, control_plane, monkeypatch, answer
+):
     enrol(control_plane)
     monkeypatch.setattr(platform, "_desired", lambda: answer)
 
@@ -92,7 +181,7 @@ def test_an_answer_that_is_no_object_is_no_answer(platform, control_plane, monke
         control_plane.get_desired()
 
 
-def test_an_endless_answer_is_cut(platform, control_plane, monkeypatch):
+def test_an_endless_answer_is_cut(platform, joined, control_plane, monkeypatch):
     enrol(control_plane)
     monkeypatch.setattr(platform, "_desired", lambda: {"x": "y" * (9 << 20)})
 

@@ -4,6 +4,7 @@ import time
 from datetime import timedelta
 
 import pytest
+import time_machine
 
 from inference.node.errors import RefusedError, UnreachableError
 from inference.node.leases import RENEW_SHARE, TTL_S_MAX, Lease, LeaseKeeper
@@ -134,6 +135,27 @@ def test_a_nonce_that_ran_out_says_nothing_of_the_lease(keeper, broker, held, lo
 def test_clocks_that_differ_do_not_make_leases_longer():
     assert make_lease(5000).expires_at - time.monotonic() <= TTL_S_MAX
     assert make_lease(-5000).expires_at <= time.monotonic()
+
+
+@pytest.mark.parametrize("offset_s", [-240, 240])
+def test_a_lease_ends_by_the_monotonic_clock(keeper, held, lost, offset_s):
+    """Whatever happens to the time of day of a machine: it only counts when the lease is read."""
+    lease = make_lease(600)
+    held.append(lease)
+
+    with time_machine.travel(utc_now() + timedelta(days=1), tick=False):
+        keeper.look()
+    with time_machine.travel(utc_now() + timedelta(seconds=offset_s), tick=False):
+        keeper.look()
+    assert lost == []
+
+    # A clock that is behind gets no more than the broker gives, one ahead a little less.
+    answer = {"lease_id": str(new_id()), **ends_in(600)}
+    with time_machine.travel(utc_now() + timedelta(seconds=offset_s), tick=False):
+        made = Lease.parse(answer, new_id())
+    left_s = made.expires_at - time.monotonic()
+    assert left_s <= TTL_S_MAX
+    assert left_s == pytest.approx(min(TTL_S_MAX, 600 - offset_s), abs=30)
 
 
 def test_a_release_that_cannot_be_said_is_no_error(keeper):

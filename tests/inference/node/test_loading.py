@@ -10,6 +10,7 @@ import pytest
 
 from inference.node import loading
 from inference.node.errors import CancelledError, ReplicaError
+from inference.node.health import probe_sandbox
 from inference.node.leases import Lease
 from inference.node.loading import ReplicaLoader
 from inference.node.replica import Desired
@@ -22,6 +23,7 @@ from inference.triton.errors import (
 from inference.triton.repository import model_name
 from marketplace.core.ids import new_id
 from strongroom.interface import Interface
+from strongroom.sealing.policy import Policy
 from tests.inference.artifact.onnx_models import LINEAR_INTERFACE
 
 
@@ -63,8 +65,11 @@ class Cache:
         self.removed = []
 
     @contextmanager
-    def hold(self, version_id, *, on_progress, cancelled):
-        manifest = SimpleNamespace(parsed_interface=Interface.parse(LINEAR_INTERFACE))
+    def hold(self, version_id, *, on_progress, cancelled, check):
+        manifest = SimpleNamespace(
+            parsed_interface=Interface.parse(LINEAR_INTERFACE), policy=Policy()
+        )
+        check(manifest)
         yield SimpleNamespace(manifest=manifest)
 
     def remove(self, version_id):
@@ -85,6 +90,7 @@ def parts(tmp_path, monkeypatch):
         leases=SimpleNamespace(release=lambda lease: released.append(lease.lease_id)),
         repository_dir=tmp_path,
         socket_path=tmp_path / "stub.sock",
+        support=probe_sandbox({}),
         parallel=1,
     )
     return made

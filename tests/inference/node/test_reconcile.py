@@ -327,3 +327,82 @@ def test_lines_that_are_not_in_their_form_are_left_out():
 def test_a_desired_state_that_is_none_unloads_nothing(document):
     with pytest.raises(ValueError, match="no list of replicas"):
         parse_desired(document)
+
+
+def condemn(reconciler):
+    [order] = reconciler.list_canaries()
+    reconciler.condemn(order, "Test vector 0, /y: Is 1, not 2.")
+    return order
+
+
+def test_a_replica_that_answers_wrongly_is_failed_and_unloaded(reconciler, loader, released):
+    one = make_desired()
+    desire(reconciler, one)
+    settle(reconciler, one, "ready")
+    (lease,) = reconciler.list_leases()
+
+    condemn(reconciler)
+    assert reconciler.list_canaries() == []
+    settle(reconciler, one, "failed")
+
+    line = line_of(reconciler, one)
+    assert line["reason_code"] == "canary_mismatch"
+    assert line["detail"] == "Test vector 0, /y: Is 1, not 2."
+    assert loader.unloads == [model_name(one.id)]
+    assert released == [lease.lease_id]
+    # Final here: the platform places another, elsewhere if it can.
+    for _ in range(3):
+        reconciler.tick(is_triton_ready=True)
+    assert state_of(reconciler, one) == "failed"
+    assert loader.loads == [one.id]
+
+
+def test_one_that_does_not_leave_is_killed_and_stays_condemned(reconciler, loader):
+    """Its process ends, but not as a crash after which it would be loaded again."""
+    stub = subprocess.Popen(["/bin/sleep", "60"])
+    loader.stub_pid = stub.pid
+    one = make_desired()
+    desire(reconciler, one)
+    settle(reconciler, one, "ready")
+    loader.unload_outcome = ReplicaError("deadline", "The model does not leave.")
+
+    condemn(reconciler)
+    wait_for(lambda: reconciler.tick(is_triton_ready=True) or stub.poll() is not None)
+    loader.unload_outcome = None
+    settle(reconciler, one, "failed")
+
+    assert stub.returncode == -signal.SIGKILL
+    assert line_of(reconciler, one)["reason_code"] == "canary_mismatch"
+    assert loader.loads == [one.id]
+
+
+def test_a_replica_that_was_loaded_anew_is_not_blamed_for_the_one_before(reconciler, loader):
+    one = make_desired()
+    desire(reconciler, one)
+    settle(reconciler, one, "ready")
+    [order] = reconciler.list_canaries()
+    reconciler.lose_triton()
+    loader.stub_pid = os.getppid()
+    settle(reconciler, one, "ready")
+
+    reconciler.condemn(order, "Late.")
+    reconciler.tick(is_triton_ready=True)
+
+    assert state_of(reconciler, one) == "ready"
+
+
+def test_only_replicas_in_service_are_asked(reconciler, loader):
+    scan = Desired(new_id(), new_id(), "scan")
+    loader.go.clear()
+    one = make_desired()
+    desire(reconciler, one, scan)
+    settle(reconciler, one, "decrypting")
+    assert reconciler.is_loading()
+    assert reconciler.list_canaries() == []
+
+    loader.go.set()
+    settle(reconciler, one, "ready")
+    settle(reconciler, scan, "ready")
+
+    assert [order.replica_id for order in reconciler.list_canaries()] == [one.id]
+    assert not reconciler.is_loading()

@@ -163,7 +163,6 @@ def test_a_loader_gets_artifact_descriptors_and_lease(tmp_path, stubs, session, 
             "artifact_id": Artifact.manifest.artifact_id,
             "loader_digest": DIGEST,
             "ephemeral_public_key": "key",
-            "evidence": {"type": "none-dev"},
         }
     ]
     assert (session.validation, session.loaded) == ({"nodes": 1}, {"threads": 2})

@@ -24,8 +24,13 @@ def load(triton: Triton) -> Iterator[Callable[..., tuple[str, Peer]]]:
     """Load a sealed model; it is unloaded when the test ends."""
     names: list[str] = []
 
-    def run(sealed: SealedModel, *, bend: Callable[[Peer], None] | None = None) -> tuple[str, Peer]:
-        name, peer = triton.prepare(sealed)
+    def run(
+        sealed: SealedModel,
+        *,
+        bend: Callable[[Peer], None] | None = None,
+        purpose: str = "serve",
+    ) -> tuple[str, Peer]:
+        name, peer = triton.prepare(sealed, purpose=purpose)
         if bend is not None:
             bend(peer)
         with peer:
@@ -43,8 +48,13 @@ def load(triton: Triton) -> Iterator[Callable[..., tuple[str, Peer]]]:
 def refuse(triton: Triton) -> Callable[..., tuple[str, Peer]]:
     """Load a model that must not load; returns the reason code and the conversation."""
 
-    def run(sealed: SealedModel, *, bend: Callable[[Peer], None] | None = None) -> tuple[str, Peer]:
-        name, peer = triton.prepare(sealed)
+    def run(
+        sealed: SealedModel,
+        *,
+        bend: Callable[[Peer], None] | None = None,
+        purpose: str = "serve",
+    ) -> tuple[str, Peer]:
+        name, peer = triton.prepare(sealed, purpose=purpose)
         if bend is not None:
             bend(peer)
         with peer, pytest.raises(LoadFailedError) as caught:

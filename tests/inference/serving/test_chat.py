@@ -97,6 +97,10 @@ _ENDLESS = {
     "loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
     "loops_over_a_text": "{% set s = messages[0].content * 9999 %}{% for a in s %}{% for b in s %}"
     "{% for c in s %}{% endfor %}{% endfor %}{% endfor %}",
+    "repeated_text": "{{ 'a' * 10 ** 9 }}",
+    "repeated_from_the_left": "{{ 10 ** 9 * 'a' }}",
+    "repeated_list": "{% set x = [1] * 10 ** 9 %}",
+    "repeated_repetition": "{% set x = 'a' * 1000000 %}{% set x = x * 1000 %}{{ x | length }}",
     "power": "{{ 9 ** 9 ** 9 ** 9 }}",
     "product": "{% set x = 2 ** 200 %}{% set x = x * x %}{% set x = x * x %}{{ x }}",
 }

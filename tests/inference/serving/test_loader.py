@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -89,3 +91,15 @@ def test_threads_are_those_that_triton_was_given(monkeypatch, _setting, _least):
     monkeypatch.setenv("OMP_NUM_THREADS", _setting)
 
     assert loader._count_threads() == (1 if _least else len(os.sched_getaffinity(0)))
+
+
+def test_no_garbage_is_collected_during_imports_and_what_they_made_is_spared():
+    gc.unfreeze()
+    try:
+        with suppress(LoadError), loader._without_collections():
+            assert not gc.isenabled()
+            raise LoadError("load_failed", "An import failed.")
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > 1000
+    finally:
+        gc.unfreeze()

@@ -271,6 +271,20 @@ def test_model_that_answers_otherwise_than_in_its_tests(triton, parts, refuse, l
     assert peer.find("loaded") is None
 
 
+def test_every_vector_is_compared_before_the_model_serves(triton, parts, refuse, load):
+    sealed, inputs = _onnx(parts)
+    name, _ = load(sealed)
+    right = TestVector(inputs, _answer(triton, name, inputs))
+    wrong = TestVector(inputs, {"y": _other(right.expected["y"])})
+
+    _, peer = load(sealed.with_manifest(test_vectors=(right, right, right)))
+    assert peer.find("loaded")["vectors_compared"] == 3
+
+    reason_code, peer = refuse(sealed.with_manifest(test_vectors=(right, right, wrong)))
+    assert reason_code == "canary_mismatch"
+    assert peer.find("failed")["detail"].startswith("Test vector 2, /y/3")
+
+
 def test_vectors_allow_what_their_creator_allows(triton, parts, refuse, load):
     sealed, inputs = _onnx(parts)
     name, _ = load(sealed)
@@ -294,7 +308,7 @@ def test_scan_leaves_the_comparison_to_the_tests(triton, parts):
         triton.load(name)
 
     # Onboarding tries every vector next, and says which of them fail where.
-    assert peer.find("loaded") is not None
+    assert peer.find("loaded")["vectors_compared"] == 0
     triton.unload(name)
 
 

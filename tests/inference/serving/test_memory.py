@@ -75,11 +75,16 @@ def resident_of(buffer: memory.PlainBuffer) -> int:
     return len(buffer.view) - (memory.resident_bytes() - before)
 
 
+def wait_for_threads(prefault: memory.Prefault) -> None:
+    for thread in prefault._threads:
+        thread.join()
+
+
 def test_pages_are_fetched_beside_other_work():
     buffers = [memory.PlainBuffer(40_000_000), memory.PlainBuffer(0)]
 
     with memory.Prefault(buffers) as prefault:
-        prefault._thread.join()
+        wait_for_threads(prefault)
 
     assert resident_of(buffers[0]) > 35_000_000
     assert bytes(buffers[0].view[:1000]) == bytes(1000)
@@ -87,17 +92,35 @@ def test_pages_are_fetched_beside_other_work():
 
 def test_files_are_read_ahead_from_beginning_to_end(monkeypatch, tmp_path):
     asked = []
-    monkeypatch.setattr(os, "posix_fadvise", lambda *arguments: asked.append(arguments))
-    path = tmp_path / "part"
+    sendfile = os.sendfile
+
+    def note(target: int, handle: int, begin: int, count: int) -> int:
+        asked.append((handle, begin))
+        return sendfile(target, handle, begin, count)
+
+    monkeypatch.setattr(os, "sendfile", note)
+    monkeypatch.setattr(memory, "_READ_AHEAD_STEP_BYTES", 128 * 1024)
+    path, other = tmp_path / "part", tmp_path / "other"
     path.write_bytes(bytes(300 * 1024))
+    other.write_bytes(b"")
 
-    with path.open("rb") as file:
-        handle = file.fileno()
+    with path.open("rb") as file, other.open("rb") as empty:
+        handle, nothing = file.fileno(), empty.fileno()
+        with memory.Prefault([], [handle, nothing]) as prefault:
+            wait_for_threads(prefault)
+
+    ends = [0, 128 * 1024, 256 * 1024, 300 * 1024]
+    assert asked == [*((handle, one) for one in ends), (nothing, 0)]
+
+
+def test_a_file_that_cannot_be_read_ahead_is_left_for_later():
+    handle, other = os.pipe()
+    try:
         with memory.Prefault([], [handle]) as prefault:
-            prefault._thread.join()
-
-    step = 128 * 1024
-    assert asked == [(handle, begin, step, os.POSIX_FADV_WILLNEED) for begin in (0, step, 2 * step)]
+            wait_for_threads(prefault)
+    finally:
+        os.close(handle)
+        os.close(other)
 
 
 def test_fetching_stops_with_the_block():

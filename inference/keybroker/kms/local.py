@@ -1,56 +1,34 @@
-"""Where the keys of models live: a provider that wraps and unwraps, and never lets them out.
+"""Keys in files: for development and single machines.
 
-The local provider keeps each key in a file of its own, sealed under a root key beside it.
-It protects a database, an object store and their backups; it does not protect from whoever
-reads this folder. Production uses a KMS or Vault behind the same interface.
+Each key is a file of its own, sealed under a root key beside it. That protects a database, an
+object store and their backups; it does not protect from whoever reads this folder.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from inference.keybroker.errors import KmsUnavailableError
+from inference.keybroker.kms.base import KeyDestroyedError, UnwrapError, check_ref
 from strongroom.sealing import signature
 from strongroom.sealing.canonical import canonicalize
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
-REF_PATTERN = re.compile(r"^[a-z0-9][a-z0-9-]{0,79}$")
-
-
-class KeyDestroyedError(Exception):
-    """The key does not exist any more: what it wrapped cannot be opened by anyone."""
-
-
-class UnwrapError(Exception):
-    """The blob was not wrapped under this key for this context."""
-
-
-class KeyProvider(Protocol):
-    """What a KMS must do for us. A `ref` names a key; a context is bound to each wrap."""
-
-    def ensure_key(self, ref: str) -> None:
-        """Make the key if there is none; raises KeyDestroyedError if there was one."""
-
-    def wrap(self, ref: str, plain: bytes, context: Mapping[str, str]) -> bytes:
-        """Seal up to some kilobytes under the key."""
-
-    def unwrap(self, ref: str, blob: bytes, context: Mapping[str, str]) -> bytes:
-        """Open what `wrap` sealed under the same context."""
-
-    def destroy(self, ref: str) -> None:
-        """Destroy the key for ever; repeating it is harmless."""
 
 
 class LocalKms:
-    """Keys in files of mode 0600, for development and single machines."""
+    """Keys in files of mode 0600."""
+
+    name: ClassVar[str] = "local"
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -62,10 +40,12 @@ class LocalKms:
     def ensure_key(self, ref: str) -> None:
         """See `KeyProvider.ensure_key`."""
         path = self._path(ref)
-        if path.with_suffix(".destroyed").exists():
+        if self.is_destroyed(ref):
             raise KeyDestroyedError(ref)
-        if not path.exists():
-            _write_new(path, _seal(self._root, os.urandom(KEY_BYTES), {"kek": ref}))
+        # Of several that make it at once, the first one wins.
+        with contextlib.suppress(FileExistsError):
+            if not path.exists():
+                _write_new(path, _seal(self._root, os.urandom(KEY_BYTES), {"kek": ref}))
 
     def wrap(self, ref: str, plain: bytes, context: Mapping[str, str]) -> bytes:
         """See `KeyProvider.wrap`."""
@@ -75,10 +55,11 @@ class LocalKms:
         """See `KeyProvider.unwrap`."""
         return _open(self._kek(ref), blob, context)
 
-    def destroy(self, ref: str) -> None:
+    def destroy(self, ref: str) -> datetime | None:
         """See `KeyProvider.destroy`. The marker keeps a new key from taking the name."""
         path = self._path(ref)
         path.with_suffix(".destroyed").touch(mode=0o600)
+        _sync_folder(path.parent)
         with contextlib.suppress(FileNotFoundError):
             # Overwritten first: an unlinked block may stay readable for long.
             with path.open("r+b") as file:
@@ -86,6 +67,12 @@ class LocalKms:
                 file.flush()
                 os.fsync(file.fileno())
             path.unlink()
+            _sync_folder(path.parent)
+        return None
+
+    def is_destroyed(self, ref: str) -> bool:
+        """See `KeyProvider.is_destroyed`."""
+        return self._path(ref).with_suffix(".destroyed").exists()
 
     def signing_key(self) -> bytes:
         """The platform's Ed25519 key (raw private half), made at first use."""
@@ -96,15 +83,16 @@ class LocalKms:
         return _open(self._root, sealed, {"signing": "platform"})
 
     def _kek(self, ref: str) -> AESGCM:
+        if self.is_destroyed(ref):
+            raise KeyDestroyedError(ref)
         try:
-            sealed = self._path(ref).read_bytes()
-        except FileNotFoundError:
-            raise KeyDestroyedError(ref) from None
-        return AESGCM(_open(self._root, sealed, {"kek": ref}))
+            return AESGCM(_open(self._root, self._path(ref).read_bytes(), {"kek": ref}))
+        except (OSError, UnwrapError) as error:
+            # Never made here, or damaged: another folder may be the right one.
+            raise KmsUnavailableError("The key store has no such key.") from error
 
     def _path(self, ref: str) -> Path:
-        assert REF_PATTERN.match(ref), "refs are made by us"
-        return self._folder / "keks" / f"{ref}.key"
+        return self._folder / "keks" / f"{check_ref(ref)}.key"
 
     def _load_or_create(self, name: str, content: bytes) -> bytes:
         path = self._folder / name
@@ -125,6 +113,15 @@ def _write_new(path: Path, content: bytes) -> None:
         os.link(temporary, path)
     finally:
         temporary.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    # Else a power cut could bring a destroyed key's file back, or lose its marker.
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _seal(cipher: AESGCM, plain: bytes, context: Mapping[str, str]) -> bytes:

@@ -1,0 +1,79 @@
+"""Which of an account's usage is looked at, and by what it is summed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+
+from billing.models import UsageEvent
+from billing.selectors.usage import GROUPS, UsageFilter
+from marketplace.models import Account, APIKey
+
+_GROUP_LABELS = {"day": "Day", "model": "Model", "key": "Key"}
+
+
+class UsageForm(forms.Form):
+    """Everything is optional: without anything it is all of the account's usage."""
+
+    since = forms.DateField(
+        label="From", required=False, widget=forms.DateInput(attrs={"type": "date"})
+    )
+    until = forms.DateField(
+        label="To", required=False, widget=forms.DateInput(attrs={"type": "date"})
+    )
+    model = forms.CharField(
+        label="Model",
+        required=False,
+        max_length=103,
+        widget=forms.TextInput(attrs={"placeholder": "owner/name", "autocomplete": "off"}),
+    )
+    key = forms.ModelChoiceField(
+        label="Key", required=False, queryset=APIKey.objects.none(), empty_label="All keys"
+    )
+    mode = forms.ChoiceField(
+        label="Mode", required=False, choices=[("", "Live and test"), *UsageEvent.Mode.choices]
+    )
+    by = forms.ChoiceField(
+        label="Sum by",
+        required=False,
+        choices=[("", "Nothing: each prediction"), *((one, _GROUP_LABELS[one]) for one in GROUPS)],
+    )
+
+    def __init__(self, data: Any, *, account: Account) -> None:
+        super().__init__(data)
+        # The form is a form of the address; it has no button that changes anything.
+        self.auto_id = "usage_%s"
+        self.fields["key"].queryset = APIKey.objects.filter(account=account).order_by("name", "pk")  # type: ignore[attr-defined]
+
+    def clean_model(self) -> str:
+        """`owner/name`, or nothing."""
+        text = self.cleaned_data["model"].strip()
+        if text and (text.count("/") != 1 or not all(text.split("/"))):
+            raise forms.ValidationError("Name a model as owner/name.")
+        return str(text)
+
+    def clean(self) -> dict[str, Any]:
+        """The days must be in their order."""
+        cleaned = super().clean() or {}
+        since, until = cleaned.get("since"), cleaned.get("until")
+        if since and until and since > until:
+            self.add_error("until", "The last day is before the first.")
+        return cleaned
+
+    @property
+    def filter(self) -> UsageFilter:
+        """What a valid form asks for."""
+        cleaned = self.cleaned_data
+        return UsageFilter(
+            since=cleaned["since"],
+            until=cleaned["until"],
+            model=cleaned["model"],
+            key_id=cleaned["key"].pk if cleaned["key"] else None,
+            mode=cleaned["mode"],
+        )
+
+    @property
+    def group(self) -> str:
+        """By what a valid form sums; empty for nothing."""
+        return str(self.cleaned_data["by"])

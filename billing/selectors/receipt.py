@@ -1,0 +1,131 @@
+"""Read receipts, and what is published to check them by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.db import connection
+from django.db.models import Q, QuerySet
+
+from billing.models import ReceiptBatch, ReceiptKey, UsageEvent
+from marketplace.core.clock import to_wire
+from marketplace.core.errors import NotFoundError
+from marketplace.core.receipt import (
+    EVENT_SQL,
+    RECEIPT_SQL,
+    assemble,
+    describe_batch,
+    describe_charge,
+)
+from marketplace.selectors.access import Actor, list_accounts
+from strongroom import receipts
+from strongroom.sealing import signature
+from strongroom.sealing.canonical import decode_base64
+from strongroom.sealing.errors import CanonicalError, SignatureError
+
+BATCHES_PER_PAGE = 1_000
+
+
+def get_receipt(actor: Actor, prediction_id: UUID) -> dict[str, Any]:
+    """The receipt of a prediction, for who paid for it and for who is owed.
+
+    Raises:
+        NotFoundError: There is no such prediction, or it is others'.
+        ReceiptPendingError: Its batch is not sealed yet.
+    """
+    events = UsageEvent.objects.filter(prediction_id=prediction_id)
+    if not actor.is_admin:
+        own = list_accounts(actor)
+        events = events.filter(Q(account__in=own) | Q(creator__in=own))
+    if not events.exists():
+        raise NotFoundError("There is no such prediction, or you may not see it.")
+    [row] = fetch_rows(RECEIPT_SQL, {"id": prediction_id})
+    return assemble(row, platform=settings.WEB_URL)
+
+
+def list_batches(*, after: int) -> QuerySet[ReceiptBatch]:
+    """Published batches in their order, from the one after this number."""
+    return ReceiptBatch.objects.filter(seq__gt=after).order_by("seq")[:BATCHES_PER_PAGE]
+
+
+def describe_published(batch: ReceiptBatch) -> dict[str, Any]:
+    """A batch as everybody may see it: what was signed, the signature, and whose."""
+    signed = describe_batch({name: getattr(batch, name) for name in _SIGNED})
+    return {**signed, "signature": batch.signature, "kid": batch.key_id}
+
+
+def describe_keys() -> dict[str, Any]:
+    """The receipt key in use, and how it followed from the first one."""
+    keys = list(ReceiptKey.objects.order_by("created_at"))
+    if not keys:
+        return {"kid": None, "public_key": None, "successions": []}
+    return {
+        "kid": keys[-1].kid,
+        "public_key": keys[-1].public_key,
+        "successions": [
+            {
+                "kid": one.kid,
+                "public_key": one.public_key,
+                "created_at": to_wire(one.created_at),
+                "signature": one.signature,
+            }
+            for one in keys[1:]
+        ],
+    }
+
+
+def find_broken_batches() -> Iterator[tuple[int, str]]:
+    """Compute every batch anew from the charges themselves; the number and fault of each wrong one.
+
+    A charge, a price, a leaf or a batch that was changed in the database behind our back does
+    not come out as it was signed.
+    """
+    before = receipts.GENESIS
+    keys = {one.kid: decode_base64(one.public_key) for one in ReceiptKey.objects.all()}
+    for batch in ReceiptBatch.objects.order_by("seq").iterator(chunk_size=100):
+        fault = _find_fault(batch, before, keys[batch.key_id])
+        if fault:
+            yield batch.seq, fault
+        before = batch.hash
+
+
+def _find_fault(batch: ReceiptBatch, before: str, key: bytes) -> str:
+    rows = fetch_rows(_BATCH_SQL, {"seq": batch.seq})
+    leaves = [receipts.hash_leaf(describe_charge(row)) for row in rows]
+    wrong = [
+        str(row["prediction_id"])
+        for row, leaf in zip(rows, leaves, strict=True)
+        if bytes(row["hash"]) != leaf
+    ]
+    if wrong:
+        return f"{len(wrong)} charges are not as they were sealed, the first is {wrong[0]}"
+    if len(leaves) != batch.size or receipts.hash_root(leaves).hex() != batch.root:
+        return "its charges are not those that were sealed"
+    published = describe_published(batch)
+    if batch.previous != before or batch.hash != receipts.hash_batch(published):
+        return "it does not follow the batch before it"
+    try:
+        payload, signed = receipts.batch_payload(published), decode_base64(batch.signature)
+        signature.verify(key, receipts.BATCH_TYPE, payload, signed)
+    except (CanonicalError, SignatureError):
+        return "its signature is wrong"
+    return ""
+
+
+def fetch_rows(sql: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a query, by the names of its columns."""
+    with connection.cursor() as cursor:
+        cursor.execute(sql, values)
+        names = [column.name for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+_BATCH_SQL = f"""
+SELECT e.*, l.hash FROM ({EVENT_SQL}) e
+JOIN billing_receiptleaf l ON l.prediction_id = e.prediction_id
+WHERE l.batch_id = %(seq)s ORDER BY l.index
+"""  # noqa: S608 - of constants
+_SIGNED = ("seq", "size", "root", "previous", "sealed_at")

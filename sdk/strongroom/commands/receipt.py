@@ -1,0 +1,217 @@
+"""Receipts: fetch the proof that a prediction was counted, and check it offline."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from strongroom import receipts
+from strongroom.client import WebClient
+from strongroom.commands.context import answer_json, as_json, load_web, say
+from strongroom.config import ConfigFolder, Pin
+from strongroom.errors import StrongroomError
+from strongroom.receipts import ReceiptError, Verified
+from strongroom.sealing import signature
+from strongroom.sealing.canonical import decode_base64
+
+# A hundred thousand batches of the chain, which is four hundred million charges.
+MAX_FILE_BYTES = 64 * 1024 * 1024
+_NANOS_PER_DOLLAR = 1_000_000_000
+
+
+class ReceiptFileError(StrongroomError):
+    """A file cannot be read or written, or the platform's key is not known here."""
+
+
+@click.group()
+def receipt() -> None:
+    """Get proof that predictions were counted, once each, at their price.
+
+    The platform seals all charges in batches, signs each batch, and names in it the one
+    before. `fetch` gets the receipt of one prediction, `batches` the published chain;
+    `strongroom verify-receipt` checks both without any network.
+    """
+
+
+@receipt.command()
+@click.argument("prediction")
+@click.option("--out", type=click.Path(path_type=Path), help="File to write; else stdout.")
+@click.option("--force", is_flag=True, help="Replace the file if it is there.")
+def fetch(prediction: str, out: Path | None, force: bool) -> None:
+    """Fetch the receipt of PREDICTION, checked before it is written.
+
+    For the account that paid for it, and for the owner of the model.
+    """
+    config, profile, web = load_web()
+    document = web.get_receipt(prediction)
+    found = receipts.verify(document, _pin_key(config, profile.web_url, web))
+    if found.prediction != prediction:
+        raise ReceiptError("other_prediction", "The receipt is of another prediction.")
+    _write(document, out, force)
+    if out is not None:
+        say(f"Wrote the receipt to {out}. {_describe(found)}")
+
+
+@receipt.command()
+@click.option("--out", type=click.Path(path_type=Path), help="File to write; else stdout.")
+@click.option("--force", is_flag=True, help="Replace the file if it is there.")
+@click.option(
+    "--previous",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="An earlier file: every batch in it must still be the same.",
+)
+def batches(out: Path | None, force: bool, previous: Path | None) -> None:
+    """Fetch the published chain of all batches, checked before it is written."""
+    config, profile, web = load_web()
+    keys = _pin_key(config, profile.web_url, web)
+    found = list(web.list_receipt_batches())
+    hashes = receipts.verify_batches(found, keys)
+    if previous is not None:
+        _check_kept(_read(previous), hashes, keys)
+    _write({"platform": profile.web_url, "batches": found}, out, force)
+    if out is not None:
+        say(f"Wrote {len(found)} batches to {out}. Each follows the one before it.")
+
+
+@click.command("verify-receipt")
+@click.argument(
+    "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
+@click.option(
+    "--batches",
+    "chain",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The published chain, from `strongroom receipt batches`: the receipts must be in it.",
+)
+@click.option("--consumer", help="Id of the account that must be the one that paid.")
+@click.option(
+    "--receipt-key",
+    "public_key",
+    help="The platform's receipt key (base64), as its operator told you; else the pinned one.",
+)
+@as_json
+def verify_receipt(
+    files: tuple[Path, ...],
+    chain: Path | None,
+    consumer: str | None,
+    public_key: str | None,
+    is_json: bool,
+) -> None:
+    """Check receipts offline, and add them up; exit code 1 names the first that is wrong.
+
+    Every receipt counts once, however often its file is given.
+    """
+    found: dict[str, Verified] = {}
+    for file in files:
+        document = _read(file)
+        keys = _trusted_keys(document, public_key)
+        try:
+            one = receipts.verify(document, keys, consumer_id=consumer)
+            if chain is not None:
+                hashes = receipts.verify_batches(_list_batches(_read(chain)), keys)
+                receipts.check_published(document, hashes)
+        except ReceiptError as error:
+            raise ReceiptError(error.code, f"{file}: {error.detail}") from None
+        found[one.prediction] = one
+    gross_nanos = sum(one.gross_nanos for one in found.values())
+    creator_nanos = sum(one.creator_nanos for one in found.values())
+    if is_json:
+        answer_json(
+            {
+                "receipts": len(found),
+                "gross_nanos": gross_nanos,
+                "creator_nanos": creator_nanos,
+                "predictions": sorted(found),
+            }
+        )
+        return
+    if len(found) == 1:
+        say(f"Right: {_describe(next(iter(found.values())))}")
+        return
+    say(
+        f"Right: {len(found)} receipts, {_dollars(gross_nanos)} in all, of it "
+        f"{_dollars(creator_nanos)} the creators'."
+    )
+
+
+def _describe(found: Verified) -> str:
+    return (
+        f"prediction {found.prediction} cost {_dollars(found.gross_nanos)}, of it "
+        f"{_dollars(found.creator_nanos)} the creator's, and is in batch {found.batch}, sealed "
+        f"{found.sealed_at}."
+    )
+
+
+def _dollars(nanos: int) -> str:
+    whole, rest = divmod(nanos, _NANOS_PER_DOLLAR)
+    return f"${whole}.{rest:09d}"
+
+
+def _pin_key(config: ConfigFolder, web_url: str, web: WebClient) -> tuple[bytes, ...]:
+    """The pinned receipt key and those around it; pins on first sight, and follows after."""
+    shown = web.get_receipt_keys()
+    if shown.get("public_key") is None:
+        raise ReceiptError("batch_unknown", "The platform has sealed no receipts yet.")
+    public_key = decode_base64(shown["public_key"], size_bytes=signature.PUBLIC_KEY_BYTES)
+    pin = config.pin_receipt_key(web_url, public_key, shown.get("successions"))
+    if pin is not Pin.SAME:
+        say(f"Receipt key {signature.fingerprint(public_key)} {pin.value}.")
+    return config.list_receipt_keys(web_url)
+
+
+def _trusted_keys(document: dict[str, Any], public_key: str | None) -> tuple[bytes, ...]:
+    if public_key is not None:
+        return (decode_base64(public_key, size_bytes=signature.PUBLIC_KEY_BYTES),)
+    web_url = document.get("platform")
+    if not isinstance(web_url, str):
+        raise ReceiptError("not_a_receipt", "The file names no platform.")
+    keys = ConfigFolder().list_receipt_keys(web_url)
+    if not keys:
+        detail = f"The receipt key of {web_url} is not known here. Fetch a receipt, or name it "
+        raise ReceiptFileError("receipt_key_unknown", detail + "by --receipt-key.")
+    return keys
+
+
+def _check_kept(earlier: dict[str, Any], hashes: dict[int, str], keys: tuple[bytes, ...]) -> None:
+    for seq, before in receipts.verify_batches(_list_batches(earlier), keys).items():
+        if hashes.get(seq) != before:
+            detail = f"Batch {seq} of the earlier file was taken out or replaced."
+            raise ReceiptError("batch_replaced", detail)
+
+
+def _list_batches(document: dict[str, Any]) -> list[dict[str, Any]]:
+    found = document.get("batches")
+    if not isinstance(found, list):
+        raise ReceiptError("not_a_receipt", "The file is no list of batches.")
+    return found
+
+
+def _write(document: dict[str, Any], out: Path | None, force: bool) -> None:
+    text = json.dumps(document, indent=1, ensure_ascii=False)
+    if out is None:
+        click.echo(text)
+        return
+    try:
+        with out.open("w" if force else "x", encoding="utf-8") as file:
+            file.write(text + "\n")
+    except FileExistsError:
+        detail = f"{out} exists already; --force replaces it."
+        raise ReceiptFileError("file_exists", detail) from None
+    except OSError as error:
+        raise ReceiptFileError("file_unwritable", f"{out}: {error.strerror}.") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            detail = f"{path} has more than {MAX_FILE_BYTES} bytes."
+            raise ReceiptFileError("file_too_large", detail)
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError):
+        raise ReceiptError("not_a_receipt", f"{path} is no JSON file.") from None
+    if not isinstance(document, dict):
+        raise ReceiptError("not_a_receipt", f"{path} is no receipt.")
+    return document

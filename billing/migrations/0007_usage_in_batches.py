@@ -133,6 +133,12 @@ class Migration(migrations.Migration):
         ),
         *(
             migrations.RunSQL([(SQL / name).read_text()], migrations.RunSQL.noop)
-            for name in ("balance.sql", "holds.sql", "usage.sql", "usage_guards.sql")
+            for name in (
+                "balance.sql",
+                "holds.sql",
+                "usage.sql",
+                "usage_transfer.sql",
+                "usage_guards.sql",
+            )
         ),
     ]

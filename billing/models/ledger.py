@@ -23,10 +23,26 @@ class LedgerAccount(models.Model):
     """One pot of money: whose it is, and what it is for."""
 
     class Kind(models.TextChoices):
+        # Of an account.
         WALLET = "wallet", "Wallet"
+        # What a postpaid account owes us, below zero down to its credit limit.
+        RECEIVABLE = "receivable", "Receivable"
+        DISPUTE_HOLD = "dispute_hold", "Held for a dispute"
+        # Of a creator: earned, then payable once it can hardly be disputed any more.
+        CREATOR_RESERVE = "creator_reserve", "Creator reserve"
         CREATOR_PAYABLE = "creator_payable", "Creator payable"
+        PAYOUT_IN_FLIGHT = "payout_in_flight", "Payout on its way"
+        # Of the platform.
         PLATFORM_REVENUE = "platform_revenue", "Platform revenue"
         STRIPE_CLEARING = "stripe_clearing", "Stripe clearing"
+        STRIPE_FEE = "stripe_fee", "Fees of Stripe"
+        REFUND_IN_FLIGHT = "refund_in_flight", "Refund on its way"
+        DISPUTE_LOSS = "dispute_loss", "Lost disputes"
+        TAX_PAYABLE = "tax_payable", "Tax payable"
+        PROMO_POOL = "promo_pool", "Promotions"
+        GOODWILL = "goodwill", "Credits given"
+        BAD_DEBT = "bad_debt", "Bad debt"
+        ROUNDING = "rounding", "Rounding"
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     kind = models.CharField(max_length=24, choices=Kind)
@@ -74,6 +90,25 @@ class Transfer(models.Model):
         TOP_UP = "top_up", "Top-up"
         USAGE = "usage", "Usage"
         REVERSAL = "reversal", "Reversal"
+        # A prediction whose price comes back, by the platform's decision.
+        USAGE_REVERSAL = "usage_reversal", "Prediction given back"
+        REFUND = "refund", "Refund"
+        REFUND_SENT = "refund_sent", "Refund sent"
+        REFUND_FAILED = "refund_failed", "Refund failed"
+        DISPUTE = "dispute", "Dispute"
+        DISPUTE_LOST = "dispute_lost", "Dispute lost"
+        DISPUTE_WON = "dispute_won", "Dispute won"
+        RELEASE = "release", "Reserve released"
+        PAYOUT = "payout", "Payout"
+        PAYOUT_SENT = "payout_sent", "Payout sent"
+        PAYOUT_FAILED = "payout_failed", "Payout failed"
+        CLAWBACK = "clawback", "Payout taken back"
+        INVOICE_PAID = "invoice_paid", "Invoice paid"
+        PROMO = "promo", "Promotion"
+        CREDIT = "credit", "Credit"
+        ADJUSTMENT = "adjustment", "Adjustment"
+        FEE = "fee", "Fee"
+        WRITE_OFF = "write_off", "Written off"
 
     id = models.UUIDField(primary_key=True, editable=False)
     kind = models.CharField(max_length=16, choices=Kind)

@@ -73,11 +73,15 @@ INVARIANTS = (
         "usage-equals-transfers",
         "A usage transfer moves the gross of its events, out of their consumer's wallet.",
         """SELECT coalesce(t.id, u.transfer_id) FROM (
-               SELECT t.id, -sum(e.amount_nanos) FILTER (WHERE a.kind = 'wallet') AS gross_nanos,
-                   coalesce(sum(e.amount_nanos) FILTER (WHERE a.kind = 'creator_payable'), 0)
+               SELECT t.id, -sum(e.amount_nanos) FILTER (WHERE a.kind IN ('wallet', 'receivable'))
+                       AS gross_nanos,
+                   coalesce(sum(e.amount_nanos) FILTER (
+                       WHERE a.kind IN ('creator_reserve', 'creator_payable')), 0)
                        AS creator_nanos,
-                   min(a.holder_id::text) FILTER (WHERE a.kind = 'wallet') AS account_id,
-                   min(a.holder_id::text) FILTER (WHERE a.kind = 'creator_payable') AS creator_id
+                   min(a.holder_id::text) FILTER (WHERE a.kind IN ('wallet', 'receivable'))
+                       AS account_id,
+                   min(a.holder_id::text) FILTER (
+                       WHERE a.kind IN ('creator_reserve', 'creator_payable')) AS creator_id
                FROM billing_transfer t
                JOIN billing_transferentry e ON e.transfer_id = t.id
                JOIN billing_ledgeraccount a ON a.id = e.ledger_account_id

@@ -7,6 +7,7 @@ fetched again. So duplicates, late and reordered events do no harm.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from django.db import transaction
@@ -20,14 +21,6 @@ from marketplace.core.errors import MarketplaceError
 
 logger = logging.getLogger(__name__)
 
-CHECKOUT_EVENTS = frozenset(
-    {
-        "checkout.session.completed",
-        "checkout.session.async_payment_succeeded",
-        "checkout.session.async_payment_failed",
-        "checkout.session.expired",
-    }
-)
 ATTEMPTS_MAX = 20
 SWEEP_SIZE = 100
 
@@ -87,10 +80,23 @@ def sweep_events() -> int:
 
 
 def _apply(event: StripeEvent) -> bool:
-    if event.type not in CHECKOUT_EVENTS:
-        return False
-    topup = Topup.objects.filter(checkout_session_id=event.object_id).first()
+    """Whether the event was of use: one of ours, about a thing that we know."""
+    handle = HANDLERS.get(event.type)
+    return handle is not None and handle(event.object_id)
+
+
+def _settle_checkout(session_id: str) -> bool:
+    topup = Topup.objects.filter(checkout_session_id=session_id).first()
     if topup is None:
         return False
     topups.settle_topup(topup.pk)
     return True
+
+
+# What looks after an object, by the type of event; False for one that is not ours.
+HANDLERS: dict[str, Callable[[str], bool]] = {
+    "checkout.session.completed": _settle_checkout,
+    "checkout.session.async_payment_succeeded": _settle_checkout,
+    "checkout.session.async_payment_failed": _settle_checkout,
+    "checkout.session.expired": _settle_checkout,
+}

@@ -6,13 +6,10 @@ The webhook, the page that the payer lands on, and a periodic poll all end in
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import TypeVar
 from uuid import UUID
 
 from django.conf import settings
@@ -22,9 +19,11 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from billing.errors import StripeRefusedError, StripeUnavailableError
-from billing.models import LedgerAccount, StripeCall, StripeCustomer, Topup, Transfer
+from billing.models import LedgerAccount, StripeCustomer, Topup, Transfer
 from billing.services import ledger
+from billing.services.stripe_call import call_stripe
 from billing.services.stripe_client import get_stripe
+from billing.services.stripe_customer import ensure_customer
 from billing.stripe.client import CheckoutSession
 from marketplace.core.errors import ConflictError, InvalidInputError, MarketplaceError
 from marketplace.core.ids import new_id
@@ -34,7 +33,6 @@ from marketplace.selectors.access import Actor
 from marketplace.services import audit
 
 logger = logging.getLogger(__name__)
-Result = TypeVar("Result")
 
 # Below, the card's fixed fee eats the credit and card testers feel at home.
 AMOUNT_CENTS_MIN = 500
@@ -222,12 +220,12 @@ def _open_page(topup: Topup, account: Account) -> None:
 
 
 def _create_session(topup: Topup, account: Account) -> CheckoutSession:
-    customer_id = _ensure_customer(account)
+    customer_id = ensure_customer(account)
     return_url = f"{settings.WEB_URL}/console/topups/{topup.pk}"
     key = f"topup:{topup.pk}"
     amount_cents = topup.amount_cents
     params = {"topup_id": str(topup.pk), "customer_id": customer_id, "amount_cents": amount_cents}
-    return _call(
+    return call_stripe(
         "checkout.sessions.create",
         key,
         params,
@@ -265,42 +263,3 @@ def _credit(topup: Topup, session: CheckoutSession) -> None:
     topup.payment_intent_id = session.payment_intent_id
     topup.credited_at = timezone.now()
     topup.save(update_fields=["state", "payment_intent_id", "credited_at"])
-
-
-def _ensure_customer(account: Account) -> str:
-    known = StripeCustomer.objects.filter(account=account).first()
-    if known is not None:
-        return known.customer_id
-    key = f"customer:{account.pk}"
-    # Without the address of whoever clicked: a retry by a teammate under the same key must
-    # be the same request. Checkout asks the payer for one.
-    customer_id = _call(
-        "customers.create",
-        key,
-        {"account_id": str(account.pk)},
-        lambda: get_stripe().create_customer(account_id=account.pk, email="", idempotency_key=key),
-    )
-    StripeCustomer.objects.get_or_create(account=account, defaults={"customer_id": customer_id})
-    return StripeCustomer.objects.get(account=account).customer_id
-
-
-def _call(
-    endpoint: str, key: str, params: dict[str, object], action: Callable[[], Result]
-) -> Result:
-    """Make one call that may move money; its row is committed before the call leaves."""
-    digest = hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()
-    row, _ = StripeCall.objects.get_or_create(
-        idempotency_key=key, defaults={"endpoint": endpoint, "params_sha256": digest}
-    )
-    try:
-        result = action()
-    except StripeRefusedError as error:
-        row.state, row.error = StripeCall.State.REJECTED, error.detail
-        row.finished_at = timezone.now()
-        row.save(update_fields=["state", "error", "finished_at"])
-        raise
-    row.state = StripeCall.State.OK
-    row.response_id = result if isinstance(result, str) else getattr(result, "id", "")
-    row.finished_at = timezone.now()
-    row.save(update_fields=["state", "response_id", "finished_at"])
-    return result

@@ -23,7 +23,8 @@ BEGIN
         INSERT INTO billing_ledgeraccount
             (id, kind, holder_id, posted_nanos, held_nanos, min_available_nanos, created_at)
         VALUES (uuidv7(), p_kind, p_holder, 0, 0,
-                CASE WHEN p_kind = 'wallet' THEN 0 END, clock_timestamp())
+                CASE WHEN p_kind IN ('wallet', 'receivable', 'dispute_hold', 'payout_in_flight',
+                    'refund_in_flight') THEN 0 END, clock_timestamp())
         ON CONFLICT DO NOTHING
         RETURNING id INTO v_id;
         IF v_id IS NULL THEN  -- Another caller was first.

@@ -36,12 +36,12 @@ BEGIN
         INTO v_holds, v_accounts, v_is_new, v_platform
         FROM jsonb_to_recordset(p_groups) AS g(creator_id uuid, hold_id uuid)
         LEFT JOIN billing_ledgeraccount c
-            ON c.holder_id = g.creator_id AND c.kind = 'creator_payable'
+            ON c.holder_id = g.creator_id AND c.kind = 'creator_reserve'
         WHERE g.hold_id IS NOT NULL;
     IF v_is_new OR v_platform IS NULL THEN
         v_platform := billing_account(NULL, 'platform_revenue');
         -- In their order, too: an account that is made here locks its name until the end.
-        SELECT array_agg(billing_account(c.creator_id, 'creator_payable')) INTO v_accounts FROM (
+        SELECT array_agg(billing_account(c.creator_id, 'creator_reserve')) INTO v_accounts FROM (
             SELECT DISTINCT g.creator_id
             FROM jsonb_to_recordset(p_groups) AS g(creator_id uuid, hold_id uuid)
             WHERE g.hold_id IS NOT NULL ORDER BY 1
@@ -72,7 +72,7 @@ BEGIN
         LEFT JOIN billing_hold h ON h.id = g.hold_id
         LEFT JOIN billing_ledgeraccount w ON w.id = h.ledger_account_id
         LEFT JOIN billing_ledgeraccount c
-            ON c.holder_id = g.creator_id AND c.kind = 'creator_payable'
+            ON c.holder_id = g.creator_id AND c.kind = 'creator_reserve'
     ), given AS MATERIALIZED (
         SELECT DISTINCT ON (i.id) i.id, i.group_no, i.units, i.gross_nanos, i.occurred_at,
             u.prediction_id IS NOT NULL AS is_repeated
@@ -129,8 +129,8 @@ BEGIN
         WHERE h.id = b.hold_id
     ), moved AS (
         UPDATE billing_ledgeraccount a SET posted_nanos = a.posted_nanos + c.amount_nanos,
-            held_nanos = a.held_nanos + CASE WHEN a.kind = 'wallet' THEN c.amount_nanos
-                ELSE 0 END
+            held_nanos = a.held_nanos + CASE WHEN a.kind IN ('wallet', 'receivable')
+                THEN c.amount_nanos ELSE 0 END
         FROM (SELECT account_id, sum(amount_nanos)::bigint AS amount_nanos FROM side
               GROUP BY 1) c
         WHERE a.id = c.account_id

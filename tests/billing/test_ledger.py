@@ -81,7 +81,7 @@ def test_settle_books_event_and_transfer(shop: Shop, fund: Fund) -> None:
     assert balances() == {
         "stripe_clearing": (-5_000, 0),
         "wallet": (3_999, 0),
-        "creator_payable": (800, 0),
+        "creator_reserve": (800, 0),
         "platform_revenue": (201, 0),
     }
     event = UsageEvent.objects.get()
@@ -90,7 +90,7 @@ def test_settle_books_event_and_transfer(shop: Shop, fund: Fund) -> None:
     assert event.transfer == transfer
     entries = transfer.entries.values_list("ledger_account__kind", "amount_nanos")
     assert sorted(entries) == [
-        ("creator_payable", 800),
+        ("creator_reserve", 800),
         ("platform_revenue", 201),
         ("wallet", -1_001),
     ]
@@ -129,7 +129,7 @@ def test_a_booking_reads_the_few_rows_that_it_is_about(shop: Shop, fund: Fund) -
     key = APIKeyFactory(account=shop.consumer)
     for number in range(MANY):
         other = Account.objects.create(slug=f"other-{number}", name="Other")
-        for kind in (LedgerAccount.Kind.WALLET, LedgerAccount.Kind.CREATOR_PAYABLE):
+        for kind in (LedgerAccount.Kind.WALLET, LedgerAccount.Kind.CREATOR_RESERVE):
             ledger.get_ledger_account_id(kind, holder_id=other.pk)
         KeySpend.objects.create(
             api_key_id=new_id(), period="day", starts_on="2026-11-21", spent_nanos=1, held_nanos=0
@@ -532,7 +532,7 @@ def test_a_topup_and_a_price_that_begin_do_not_stop_bookings(
 
     monkeypatch.setattr(audit, "record", book_elsewhere)
     # Stops after the row that starts it: Stripe is not asked.
-    monkeypatch.setattr(topup, "_ensure_customer", lambda _account: 1 / 0)
+    monkeypatch.setattr(topup, "ensure_customer", lambda _account: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         topup.start_topup(Actor(), shop.consumer, amount_cents=2_500)
     set_price(Actor(), shop.model, nanos_per_prediction=7)

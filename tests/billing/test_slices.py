@@ -135,8 +135,8 @@ def test_one_transfer_moves_what_a_batch_owes_a_creator(shop: Shop, fund: Fund) 
     )
     # Each part is rounded on its own: 800 + 1601 + 800, and not 80 % of the sum.
     assert found == [
-        (2, ("creator_payable", 1_600), ("platform_revenue", 402), ("wallet", -2_002)),
-        (3, ("creator_payable", 3_201), ("platform_revenue", 803), ("wallet", -4_004)),
+        (2, ("creator_reserve", 1_600), ("platform_revenue", 402), ("wallet", -2_002)),
+        (3, ("creator_reserve", 3_201), ("platform_revenue", 803), ("wallet", -4_004)),
     ]
     assert balances()["wallet"] == (994 * PRICE_NANOS, 4 * PRICE_NANOS)
     assert UsageEvent.objects.get(mode="test").transfer_id is None
@@ -333,7 +333,7 @@ def test_a_version_that_was_run_cannot_be_deleted(shop: Shop) -> None:
 def write_usage(shop: Shop, *, gross: int, creator: int, moved: int, earned: int) -> None:
     """As a wrong function would: balanced, and not what the event costs."""
     payable = ledger.get_ledger_account_id(
-        LedgerAccount.Kind.CREATOR_PAYABLE, holder_id=shop.creator.pk
+        LedgerAccount.Kind.CREATOR_RESERVE, holder_id=shop.creator.pk
     )
     platform = ledger.get_ledger_account_id(LedgerAccount.Kind.PLATFORM_REVENUE)
     transfer_id = new_id()

@@ -91,7 +91,7 @@ def test_row_and_usage_say_who_what_and_how_much(shop, client):
     assert row.created_at <= row.completed_at
     assert (usage.creator_id, usage.price_id) == (shop.creator.pk, shop.price.pk)
     assert (usage.mode, usage.units, usage.gross_nanos) == ("live", 1, PRICE_NANOS)
-    payable = LedgerAccount.objects.get(kind="creator_payable")
+    payable = LedgerAccount.objects.get(kind="creator_reserve")
     revenue = LedgerAccount.objects.get(kind="platform_revenue")
     assert (payable.posted_nanos, revenue.posted_nanos) == (
         CREATOR_NANOS,

@@ -242,7 +242,7 @@ def test_two_creators_are_paid_from_one_slice(shop, client):
         responses = list(pool.map(buy, range(40)))
 
     assert {one.status_code for one in responses} == {201}
-    payables = LedgerAccount.objects.filter(kind="creator_payable")
+    payables = LedgerAccount.objects.filter(kind="creator_reserve")
     assert dict(payables.values_list("holder__slug", "posted_nanos")) == {
         "maker": 20 * 800,
         "other": 20 * 250,

@@ -196,7 +196,7 @@ class Books(RuleBasedStateMachine):
             ("platform_revenue", None): (self.platform_nanos, 0),
         }
         for shop, nanos in zip(self.shops, self.earned_nanos, strict=True):
-            expected["creator_payable", shop.creator.pk] = (nanos, 0)
+            expected["creator_reserve", shop.creator.pk] = (nanos, 0)
         for account, amounts in expected.items():
             assert found.get(account, (0, 0)) == amounts
         self.keys_are_right()

@@ -237,7 +237,7 @@ def test_shredding_needs_the_name_and_a_reason(
 ) -> None:
     ModelVersion.objects.filter(pk=version.pk).update(state="withdrawn")
     assert "Shred …" in owner_client.get(path(version)).content.decode()
-    assert "cannot be taken back" in owner_client.get(path(version, "shred")).content.decode()
+    assert "Nobody can take this back" in owner_client.get(path(version, "shred")).content.decode()
 
     for confirm, reason in (("acme/digits:2", "leaked"), ("acme/digits:1", ""), ("", "leaked")):
         body = {"confirm": confirm, "reason": reason}

@@ -33,3 +33,18 @@ class ReceiptKeyError(MarketplaceError):
 
     code = "receipt_key"
     title = "There is no receipt key that follows the published ones."
+
+
+class StatementDiffersError(MarketplaceError):
+    """The ledger and the predictions do not tell the same; for the platform's operator."""
+
+    code = "statement_differs"
+    title = "This statement does not add up, so there is none. The platform was told."
+
+
+class PayoutTooLargeError(MarketplaceError):
+    """More predictions than one document may have."""
+
+    code = "payout_too_large"
+    http_status = 422
+    title = "This payout has more predictions than one document may have."

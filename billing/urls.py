@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from billing.views import budget, earnings, price, wallet, webhook
+from billing.views import budget, earnings, payout, price, wallet, webhook
 
 app_name = "billing"
 urlpatterns = [
@@ -10,6 +10,8 @@ urlpatterns = [
     path("console/usage", wallet.usage, name="usage"),
     path("console/topups/<uuid:topup_id>", wallet.topup_return, name="topup-return"),
     path("dashboard/earnings", earnings.earnings, name="earnings"),
+    path("dashboard/payouts", payout.payouts, name="payouts"),
+    path("dashboard/payouts/return", payout.onboarding_return, name="payouts-return"),
     path("panels/wallet", wallet.wallet_panel, name="wallet-panel"),
     path("panels/usage", wallet.usage_panel, name="usage-panel"),
     path("panels/earnings", earnings.earnings_panel, name="earnings-panel"),

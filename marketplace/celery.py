@@ -40,6 +40,10 @@ _SCHEDULE: dict[str, dict[str, Any]] = {
     "apply-stripe-events": {"task": "billing.sweep_stripe_events", "schedule": 15.0},
     "poll-topups": {"task": "billing.poll_topups", "schedule": 60.0},
     "alert-budgets": {"task": "billing.alert_budgets", "schedule": 60.0},
+    "release-earnings": {"task": "billing.release_earnings", "schedule": 3600.0},
+    "start-payouts": {"task": "billing.start_payouts", "schedule": 3600.0},
+    "advance-payouts": {"task": "billing.advance_payouts", "schedule": 300.0},
+    "poll-connect": {"task": "billing.poll_connect_accounts", "schedule": 3600.0},
     "check-ledger": {"task": "billing.check_ledger", "schedule": 3600.0},
 }
 # What waited longer than until its next turn, while no worker was there, is not done twice.

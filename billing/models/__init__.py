@@ -2,22 +2,31 @@
 
 from billing.models.budget import KeySpend
 from billing.models.budget_alert import BudgetAlert
+from billing.models.connect import ConnectAccount
 from billing.models.ledger import Hold, LedgerAccount, Transfer, TransferEntry
+from billing.models.payout import PayoutItem, PayoutReversal, PayoutRun
 from billing.models.price import Price
 from billing.models.receipt import ReceiptBatch, ReceiptKey, ReceiptLeaf
+from billing.models.release import CreatorReserve, Release
 from billing.models.stripe_event import StripeCall, StripeEvent
 from billing.models.topup import StripeCustomer, Topup
 from billing.models.usage import UsageEvent
 
 __all__ = [
     "BudgetAlert",
+    "ConnectAccount",
+    "CreatorReserve",
     "Hold",
     "KeySpend",
     "LedgerAccount",
+    "PayoutItem",
+    "PayoutReversal",
+    "PayoutRun",
     "Price",
     "ReceiptBatch",
     "ReceiptKey",
     "ReceiptLeaf",
+    "Release",
     "StripeCall",
     "StripeCustomer",
     "StripeEvent",

@@ -14,7 +14,9 @@ from django.db import transaction
 from django.utils import timezone
 
 from billing.models import StripeEvent, Topup
+from billing.services import payout as payouts
 from billing.services import topup as topups
+from billing.services.connect import refresh_by_event
 from billing.services.stripe_client import get_stripe
 from billing.tasks.stripe_event import apply_stripe_event as apply_task
 from marketplace.core.errors import MarketplaceError
@@ -99,4 +101,10 @@ HANDLERS: dict[str, Callable[[str], bool]] = {
     "checkout.session.async_payment_succeeded": _settle_checkout,
     "checkout.session.async_payment_failed": _settle_checkout,
     "checkout.session.expired": _settle_checkout,
+    "v2.core.account.closed": refresh_by_event,
+    "v2.core.account.updated": refresh_by_event,
+    "v2.core.account[configuration.recipient].capability_status_updated": refresh_by_event,
+    "v2.core.account[configuration.recipient].updated": refresh_by_event,
+    "v2.core.account[requirements].updated": refresh_by_event,
+    "transfer.reversed": payouts.settle_transfer,
 }

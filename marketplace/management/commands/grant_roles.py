@@ -45,6 +45,10 @@ INNER_FUNCTIONS = (
 APP_REVOKED = {
     **dict.fromkeys(MONEY_TABLES, "INSERT, UPDATE, DELETE"),
     **dict.fromkeys(RECEIPT_TABLES, "UPDATE, DELETE"),
+    "billing_release": "UPDATE, DELETE",
+    "billing_payoutrun": "UPDATE, DELETE",
+    "billing_payoutitem": "DELETE",
+    "billing_payoutreversal": "DELETE",
     "marketplace_auditevent": "UPDATE, DELETE",
     "marketplace_review": "UPDATE, DELETE",
     "billing_price": "DELETE",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
 
 from django.db import connection
 
@@ -60,7 +61,7 @@ def sum_earnings(
     """
     begin = datetime.combine(since, time(), UTC)
     end = datetime.combine(until, time(), UTC) + timedelta(days=1)
-    values = {
+    values: dict[str, Any] = {
         "creator": creator.pk,
         "begin": begin,
         "end": end,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 from django.conf import settings
 from django.db import connection
@@ -51,7 +52,7 @@ def list_waiting(creator: Account, now: datetime) -> list[WaitingDay]:
     if reserve is None:
         return []
     row = CreatorReserve.objects.filter(pk=creator.pk).first()
-    values = {
+    values: dict[str, Any] = {
         "account": reserve.pk,
         "mark": row.read_until_entry if row else 0,
         "after": row.released_until if row and row.released_until else date(1970, 1, 1),

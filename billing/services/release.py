@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from datetime import date, datetime
+from typing import Any
 from uuid import UUID
 
 from django.db import OperationalError, connection, transaction
@@ -149,7 +150,7 @@ def _find_mark(reserve_id: UUID, row: CreatorReserve, until: date) -> int:
         return int(cursor.fetchone()[0])
 
 
-def _values(reserve_id: UUID, row: CreatorReserve, until: date) -> dict[str, object]:
+def _values(reserve_id: UUID, row: CreatorReserve, until: date) -> dict[str, Any]:
     after = row.released_until or date(1970, 1, 1)
     return {
         "account": reserve_id,

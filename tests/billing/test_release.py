@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 from django.db import DatabaseError, connection, connections, transaction
 from django.utils import timezone
 
-from billing.models import CreatorReserve, LedgerAccount, Release, Transfer
+from billing.models import CreatorReserve, Release
 from billing.selectors.release import list_waiting
-from billing.services import ledger, release
+from billing.services import release
 from billing.services.release import (
     RESERVE_DAYS_MAX,
     release_creator,
@@ -21,59 +21,17 @@ from billing.services.release import (
     set_reserve_days,
 )
 from marketplace.core.errors import ForbiddenError, InvalidInputError
-from marketplace.core.ids import new_id
 from marketplace.models import AuditEvent, User
 from marketplace.selectors.access import Actor
-from tests.billing.conftest import PRICE_NANOS, Shop, balances, hold, query, settle
-from tests.billing.payouts import broken
+from tests.billing.conftest import Shop, balances, hold, query, settle
+from tests.billing.payouts import PART_NANOS, Fund, at, book, broken, correct, shift_days, today
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-PART_NANOS = PRICE_NANOS * 8 // 10
-Fund = Callable[..., None]
 
 
 @pytest.fixture
 def shop(transactional_db: None, shop: Shop) -> Shop:
     return shop
-
-
-def book(shop: Shop, fund: Fund, count: int = 1) -> None:
-    fund(10 * count * PRICE_NANOS)
-    assert settle(*(shop.item(hold(shop)) for _ in range(count))) == ["settled"] * count
-
-
-def shift_days(days: int) -> None:
-    """Make all that was booked so many days older."""
-    with connection.cursor() as cursor:
-        cursor.execute("ALTER TABLE billing_transfer DISABLE TRIGGER USER")
-        cursor.execute(
-            "UPDATE billing_transfer SET created_at = created_at - %s * interval '1 day'", [days]
-        )
-        cursor.execute("ALTER TABLE billing_transfer ENABLE TRIGGER USER")
-
-
-def at(days: int) -> datetime:
-    """Noon, so many days from today."""
-    today = timezone.now().astimezone(UTC).replace(hour=12, minute=0, second=0)
-    return today + timedelta(days=days)
-
-
-def today() -> date:
-    return timezone.now().astimezone(UTC).date()
-
-
-def correct(shop: Shop, amount_nanos: int) -> None:
-    """As a prediction that is given back does to the reserve."""
-    reserve_id = ledger.get_ledger_account_id(
-        LedgerAccount.Kind.CREATOR_RESERVE, holder_id=shop.creator.pk
-    )
-    ledger.post_transfer(
-        transfer_id=new_id(),
-        kind=Transfer.Kind.USAGE_REVERSAL,
-        idempotency_key=f"test:{new_id()}",
-        amounts_nanos={reserve_id: amount_nanos, shop.wallet_id: -amount_nanos},
-    )
 
 
 def test_a_new_creators_day_waits_fourteen_days_after_its_end(shop: Shop, fund: Fund) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from uuid import UUID
 
 from django.db import connection, transaction
 from django.utils import timezone
 
-from billing.models import ConnectAccount, LedgerAccount, PayoutItem, Transfer, UsageEvent
+from billing.models import ConnectAccount, LedgerAccount, PayoutItem, Release, Transfer, UsageEvent
 from billing.selectors.ledger import check_invariants
 from billing.services import ledger
 from billing.services.payout import start_due_run
@@ -18,6 +23,7 @@ from marketplace.core.ids import new_id
 from marketplace.models import Account
 from tests.billing.conftest import PRICE_NANOS, Shop, hold, settle
 
+ROOT = Path(__file__).resolve().parents[2]
 # The creator's part of one prediction.
 PART_NANOS = PRICE_NANOS * 8 // 10
 Fund = Callable[..., None]
@@ -83,10 +89,11 @@ def correct(shop: Shop, amount_nanos: int, kind: str = LedgerAccount.Kind.CREATO
 
 
 def earn(shop: Shop, amount_nanos: int) -> None:
-    """Payable earnings of exactly this amount, by way of the reserve."""
+    """Payable earnings of exactly this amount, by way of the reserve; each on a later day."""
+    days_ago = 100 - 2 * Release.objects.count()
     correct(shop, amount_nanos)
-    shift_days(20)
-    release_earnings()
+    shift_days(days_ago, of_last_days=3)
+    release_earnings(at(16 - days_ago))
 
 
 def connect(creator: Account, connect_account_id: str = "acct_creator") -> ConnectAccount:
@@ -105,3 +112,22 @@ def begin_payout() -> PayoutItem | None:
     run = start_due_run()
     assert run is not None
     return run.items.first()
+
+
+def run_worker(step: str, database_url: str, **environment: str) -> None:
+    """A worker in a process of its own; it is killed at the step, unless that is its work."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.billing.payout_worker", step],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{ROOT}:{ROOT / 'sdk'}",
+            "STRONGROOM_DATABASE_URL": database_url,
+            **environment,
+        },
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    expected = 0 if step == "release" else -signal.SIGKILL
+    assert ended.returncode == expected, ended.stderr.decode()[-2_000:]

@@ -36,6 +36,8 @@ MONEY_FUNCTIONS = (
     "billing_give_back(uuid[], bigint[], text)",
     "billing_expire_holds(integer)",
 )
+# Of the workers alone.
+APP_FUNCTIONS = ("billing_lock(uuid[])",)
 # Parts of the above; nobody calls them by themselves.
 INNER_FUNCTIONS = (
     "billing_budget_left(uuid, date)",
@@ -116,10 +118,12 @@ def statements() -> list[str]:
     lines += [f"REVOKE {rights} ON {table} FROM {APP}" for table, rights in APP_REVOKED.items()]
     for role, grants in ((GATEWAY, GATEWAY_GRANTS), (KEYBROKER, KEYBROKER_GRANTS)):
         lines += [f"GRANT {rights} ON {table} TO {role}" for table, rights in grants.items()]
-    for function in (*MONEY_FUNCTIONS, *INNER_FUNCTIONS):
+    for function in (*MONEY_FUNCTIONS, *APP_FUNCTIONS, *INNER_FUNCTIONS):
         lines.append(f"REVOKE ALL ON FUNCTION {function} FROM PUBLIC")
     for function in MONEY_FUNCTIONS:
         lines.append(f"GRANT EXECUTE ON FUNCTION {function} TO {APP}, {GATEWAY}")
+    for function in APP_FUNCTIONS:
+        lines.append(f"GRANT EXECUTE ON FUNCTION {function} TO {APP}")
     # Whoever may run predictions may not mint money.
     lines.append(
         "REVOKE ALL ON FUNCTION billing_transfer(uuid, text, text, text, jsonb, uuid) "

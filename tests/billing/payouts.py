@@ -14,11 +14,20 @@ from uuid import UUID
 from django.db import connection, transaction
 from django.utils import timezone
 
-from billing.models import ConnectAccount, LedgerAccount, PayoutItem, Release, Transfer, UsageEvent
+from billing.models import (
+    ConnectAccount,
+    LedgerAccount,
+    PayoutItem,
+    PayoutReversal,
+    Release,
+    Transfer,
+    UsageEvent,
+)
 from billing.selectors.ledger import check_invariants
-from billing.services import ledger
+from billing.services import ledger, payout
 from billing.services.payout import start_due_run
 from billing.services.release import release_earnings
+from billing.stripe.client import ConnectTransfer, TransferReversal
 from marketplace.core.ids import new_id
 from marketplace.models import Account
 from tests.billing.conftest import PRICE_NANOS, Shop, hold, settle
@@ -107,11 +116,22 @@ def connect(creator: Account, connect_account_id: str = "acct_creator") -> Conne
     )
 
 
-def begin_payout() -> PayoutItem | None:
-    """The run of the payday that was last, and the item that it makes."""
+def pay_and_take_back(shop: Shop) -> PayoutItem:
+    """A payout that was paid, and taken back in part, as Stripe would answer."""
+    earn(shop, 30 * 10**9 + 1)
+    connect(shop.creator)
     run = start_due_run()
     assert run is not None
-    return run.items.first()
+    item = run.items.get()
+    now = timezone.now()
+    sent = ConnectTransfer("tr_1", item.amount_cents, 0, item.destination, None, {}, None, now)
+    payout._book_paid(item, sent)
+    row = PayoutReversal.objects.create(
+        item=item, amount_cents=7, is_forfeited=True, reason="Stolen cards."
+    )
+    payout._book_forfeit(item.creator_id, row)
+    payout._book_reversal(row, TransferReversal("trr_1", "tr_1", 7, {}, None, now))
+    return item
 
 
 def run_worker(step: str, database_url: str, **environment: str) -> None:

@@ -35,6 +35,7 @@ from billing.services.payout import (
     take_back,
 )
 from billing.stripe.client import StripeGateway
+from fakestripe.faults import AFTER_EFFECT, BEFORE_EFFECT
 from marketplace.core.errors import ConflictError, ForbiddenError, InvalidInputError
 from marketplace.core.ids import new_id
 from marketplace.core.money import NANOS_PER_CENT

@@ -5,15 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import threading
+from contextlib import nullcontext
 from datetime import date, timedelta
 
 import pytest
+from django.db import connections
 from django.test import Client
 
 from billing.errors import StatementDiffersError
 from billing.models import LedgerAccount, Transfer
 from billing.selectors import statement as statements
-from billing.selectors.earnings import list_months, sum_earnings
+from billing.selectors.earnings import EarnedRow, list_months, sum_earnings
 from billing.selectors.statement import Statement, make_statement
 from billing.selectors.statement_file import format_exactly, write_csv, write_pdf
 from billing.services.payout import start_due_run
@@ -120,6 +123,39 @@ def test_what_does_not_add_up_is_no_statement(
 
     with pytest.raises(StatementDiffersError):
         make_statement(shop.creator, today())
+
+
+def test_the_control_sees_nothing_wrong_otherwise(shop: Shop, fund: Fund) -> None:
+    book(shop, fund, 2)
+    assert make_statement(shop.creator, today()).earned_nanos == 2 * PART_NANOS
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("is_one", [True, False])
+def test_what_is_booked_meanwhile_is_in_no_part(
+    transactional_db: None, shop: Shop, fund: Fund, monkeypatch: pytest.MonkeyPatch, is_one: bool
+) -> None:
+    """Without one snapshot the parts would not fit together."""
+    book(shop, fund)
+    late = hold(shop)
+
+    def book_elsewhere() -> None:
+        settle(shop.item(late))
+        connections.close_all()
+
+    def look(*args: object) -> list[EarnedRow]:
+        thread = threading.Thread(target=book_elsewhere)
+        thread.start()
+        thread.join()
+        return sum_earnings(*args)
+
+    monkeypatch.setattr(statements, "sum_earnings", look)
+    if is_one:
+        assert make_statement(shop.creator, today()).earned_nanos == PART_NANOS
+    else:
+        monkeypatch.setattr(statements, "_one_snapshot", nullcontext)
+        with pytest.raises(StatementDiffersError):
+            make_statement(shop.creator, today())
 
 
 def test_a_day_is_the_one_of_the_booking(shop: Shop, fund: Fund) -> None:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from uuid import UUID
+from marketplace.models import Account
 
 
-def has_payout_hold(creator_id: UUID) -> bool:
+def has_payout_hold(creator: Account) -> bool:
     """Whether somebody decided that nothing is paid to this creator for now.
 
-    Args:
-        creator_id: The account.
-
-    Returns:
-        False: nothing in this release holds payouts of an account that is not suspended.
+    Nothing holds payouts of an account that is not suspended.
     """
     return False

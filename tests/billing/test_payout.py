@@ -201,7 +201,7 @@ def test_who_may_not_be_paid_any_more_is_not_paid_mid_run(fake, shop, creator, n
 def test_a_hold_on_payouts_stops_a_run_and_what_it_began(fake, shop, creator, monkeypatch) -> None:
     earn(shop, MINIMUM)
     run = start_due_run()
-    monkeypatch.setattr(selectors, "has_payout_hold", lambda creator_id: True)
+    monkeypatch.setattr(selectors, "has_payout_hold", lambda creator: True)
 
     advance_payouts()
 

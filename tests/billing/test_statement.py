@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import itertools
 import threading
@@ -16,12 +17,13 @@ from django.test import Client
 from billing.errors import StatementDiffersError
 from billing.models import LedgerAccount, Transfer
 from billing.selectors import statement as statements
+from billing.selectors import statement_file
 from billing.selectors.earnings import EarnedRow, list_months, sum_earnings
 from billing.selectors.statement import Statement, make_statement
 from billing.selectors.statement_file import format_exactly, write_csv, write_pdf
 from billing.services.payout import start_due_run
 from billing.services.release import release_earnings
-from marketplace.core.errors import NotFoundError
+from marketplace.core.errors import InvalidInputError, NotFoundError
 from marketplace.models import AIModel, ModelVersion, User
 from tests.billing.conftest import PRICE_NANOS, Shop, balances, hold, settle
 from tests.billing.payouts import PART_NANOS, Fund, at, book, connect, correct, shift_days, today
@@ -112,6 +114,30 @@ def test_a_long_statement_has_many_pages(shop: Shop, fund: Fund) -> None:
     made = write_pdf(make_statement(shop.creator, today()))
 
     assert made.count(b"/Type /Page\n") >= 3
+
+
+def test_a_statement_of_so_many_lines_and_one_more(
+    shop: Shop, fund: Fund, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book(shop, fund)
+    correct(shop, 5)
+    statement = make_statement(shop.creator, today())
+    monkeypatch.setattr(statement_file, "PDF_LINES_MAX", 2)
+    assert write_pdf(statement)
+
+    monkeypatch.setattr(statement_file, "PDF_LINES_MAX", 1)
+    with pytest.raises(InvalidInputError, match="CSV"):
+        write_pdf(statement)
+    assert write_csv(statement)
+
+
+def test_long_names_and_signs_fit(shop: Shop, fund: Fund) -> None:
+    AIModel.objects.filter(pk=shop.model.pk).update(name="a-long-name-" * 5 + "abc")
+    book(shop, fund)
+    statement = make_statement(shop.creator, today())
+    odd = dataclasses.replace(statement.earned[0], model="<b>&amp;" + "x" * 100)
+
+    assert write_pdf(dataclasses.replace(statement, earned=[odd])).startswith(b"%PDF")
 
 
 def test_what_does_not_add_up_is_no_statement(

@@ -12,6 +12,7 @@
 | accounts/{id}/onboard | outcome | complete, review, incomplete or wrong, as on the page |
 | accounts/{id}/capability | status, due | Stripe gives or takes the right to receive |
 | accounts/{id}/spend | amount | the creator's own balance is paid out |
+| meters | delay_s | how long a report waits to be counted |
 | balance/move | amount | a top-up of the platform's balance, or (negative) a payout |
 """
 
@@ -22,7 +23,15 @@ from typing import Any
 
 from fakestripe import cards
 from fakestripe.context import Context
-from fakestripe.resources import accounts, balance, checkout, checkout_lines, disputes, refunds
+from fakestripe.resources import (
+    accounts,
+    balance,
+    checkout,
+    checkout_lines,
+    disputes,
+    meters,
+    refunds,
+)
 
 Json = dict[str, Any]
 # Called with the context, the body, and the ids in the address by name.
@@ -105,6 +114,13 @@ def spend_balance(context: Context, body: Json, account_id: str) -> Json:
     return {"balance_cents": accounts.move_balance(context, account_id, -amount)}
 
 
+def set_meter_delay(context: Context, body: Json) -> Json:
+    order = read(body, delay_s=int)
+    _in_range(order, "delay_s", 0, 86_400)
+    context.store.set_setting(meters.DELAY_SETTING, str(order["delay_s"]))
+    return order
+
+
 ORDERS: dict[str, Order] = {
     "/_test/checkout/{session_id}/pay": pay_checkout,
     "/_test/checkout/{session_id}/settle": settle_checkout,
@@ -116,6 +132,7 @@ ORDERS: dict[str, Order] = {
     "/_test/accounts/{account_id}/onboard": onboard_account,
     "/_test/accounts/{account_id}/capability": set_capability,
     "/_test/accounts/{account_id}/spend": spend_balance,
+    "/_test/meters": set_meter_delay,
     "/_test/balance/move": move_balance,
 }
 

@@ -11,6 +11,7 @@ from billing.models import CreatorReserve, LedgerAccount, PayoutItem, PayoutReve
 from billing.services import payout
 from billing.services.payout import start_due_run
 from billing.views import earnings as earnings_views
+from marketplace.celery import app
 from marketplace.models import Account, ModelVersion, User
 from tests.billing.conftest import Shop, hold, settle
 from tests.billing.payouts import (
@@ -21,6 +22,7 @@ from tests.billing.payouts import (
     correct,
     earn,
     pay_and_take_back,
+    shift_days,
     today,
 )
 from tests.factories import MembershipFactory
@@ -239,3 +241,28 @@ def test_staff_without_the_right_does_nothing(shop: Shop, owner: User) -> None:
         assert client.post(f"/admin/billing/{url}").status_code == 403
     assert not PayoutRun.objects.exists()
     assert Account.objects.filter(created_at__lt=timezone.now()).exists()
+
+
+# --- By themselves -----------------------------------------------------------------
+
+
+def test_the_schedule_releases_and_pays(shop: Shop, settings) -> None:
+    """Each task by its name, as beat asks for it; Stripe is silent here."""
+    names = {
+        "billing.release_earnings",
+        "billing.start_payouts",
+        "billing.advance_payouts",
+        "billing.poll_connect_accounts",
+    }
+    assert names <= {entry["task"] for entry in app.conf.beat_schedule.values()}
+    correct(shop, 30 * 10**9)
+    shift_days(80)
+    connect(shop.creator)
+
+    for name in ("billing.release_earnings", "billing.start_payouts", "billing.advance_payouts"):
+        app.tasks[name]()
+    app.tasks["billing.poll_connect_accounts"]()
+
+    item = PayoutItem.objects.get()
+    assert (item.state, item.amount_cents) == ("waiting", 3_000)
+    assert item.checked_at is not None

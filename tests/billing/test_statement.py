@@ -26,7 +26,17 @@ from billing.services.release import release_earnings
 from marketplace.core.errors import InvalidInputError, NotFoundError
 from marketplace.models import AIModel, ModelVersion, User
 from tests.billing.conftest import PRICE_NANOS, Shop, balances, hold, settle
-from tests.billing.payouts import PART_NANOS, Fund, at, book, connect, correct, shift_days, today
+from tests.billing.payouts import (
+    PART_NANOS,
+    Fund,
+    at,
+    book,
+    connect,
+    correct,
+    pay_and_take_back,
+    shift_days,
+    today,
+)
 from tests.factories import MembershipFactory
 
 pytestmark = pytest.mark.django_db
@@ -88,10 +98,21 @@ def test_the_lines_of_the_csv_add_up_and_name_model_version_and_day(shop: Shop, 
                 assert (row["model"], row["version"]) == ("creator/echo", "1")
 
 
-def test_a_payout_that_left_is_a_line_and_what_moves_inside_is_none(shop: Shop, fund: Fund) -> None:
-    live_through(shop, fund)
-    assert "payout" not in {one.kind for one in months(shop)[-1].movements}
-    assert "release" not in {one.kind for one in months(shop)[-1].movements}
+def test_what_leaves_and_comes_back_is_a_line_and_what_moves_inside_is_none(
+    shop: Shop, fund: Fund
+) -> None:
+    pay_and_take_back(shop)
+
+    statement = make_statement(shop.creator, today())
+
+    moved = [(one.kind, one.amount_nanos) for one in statement.movements]
+    assert moved == [
+        ("payout_sent", -30 * 10**9),
+        ("adjustment", -7 * 10**7),
+        ("clawback", 7 * 10**7),
+    ]
+    assert statement.closing_nanos == 1
+    assert [one.reference for one in statement.movements][::2] == ["tr_1", "trr_1"]
 
 
 def test_the_same_statement_is_the_same_bytes(shop: Shop, fund: Fund) -> None:

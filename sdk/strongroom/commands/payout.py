@@ -23,9 +23,9 @@ from strongroom.commands.receipt import (
     ReceiptFileError,
     list_batches,
     pin_key,
-    read_file,
+    read_document,
+    show_dollars,
     trusted_keys,
-    write_dollars,
 )
 from strongroom.payouts import PayoutError, PayoutReader, VerifiedPayout, read_lines
 
@@ -116,7 +116,7 @@ def verify_payout(
     keys = trusted_keys(_read_header(files[0]), public_key)
     hashes = None
     if chain is not None:
-        hashes = receipts.verify_batches(list_batches(read_file(chain)), keys)
+        hashes = receipts.verify_batches(list_batches(read_document(chain)), keys)
     reader = PayoutReader(keys, hashes)
     found = [_verify(reader, file) for file in files]
     if is_json:
@@ -153,11 +153,11 @@ def _describe(found: VerifiedPayout) -> str:
         ("corrections", found.corrected_nanos),
         ("other movements", found.moved_nanos),
     )
-    rest = "".join(f", {name} {write_dollars(nanos)}" for name, nanos in parts if nanos)
+    rest = "".join(f", {name} {show_dollars(nanos)}" for name, nanos in parts if nanos)
     cents = found.amount_cents
     return (
         f"payout {found.payout} is ${cents // 100}.{cents % 100:02d}: {found.predictions} receipts "
-        f"prove {write_dollars(found.earned_nanos)}{rest}; {write_dollars(found.closing_nanos)} "
+        f"prove {show_dollars(found.earned_nanos)}{rest}; {show_dollars(found.closing_nanos)} "
         "are left."
     )
 

@@ -70,7 +70,7 @@ def batches(out: Path | None, force: bool, previous: Path | None) -> None:
     found = list(web.list_receipt_batches())
     hashes = receipts.verify_batches(found, keys)
     if previous is not None:
-        _check_kept(read_file(previous), hashes, keys)
+        _check_kept(read_document(previous), hashes, keys)
     _write({"platform": profile.web_url, "batches": found}, out, force)
     if out is not None:
         say(f"Wrote {len(found)} batches to {out}. Each follows the one before it.")
@@ -106,12 +106,12 @@ def verify_receipt(
     """
     found: dict[str, Verified] = {}
     for file in files:
-        document = read_file(file)
+        document = read_document(file)
         keys = trusted_keys(document, public_key)
         try:
             one = receipts.verify(document, keys, consumer_id=consumer)
             if chain is not None:
-                hashes = receipts.verify_batches(list_batches(read_file(chain)), keys)
+                hashes = receipts.verify_batches(list_batches(read_document(chain)), keys)
                 receipts.check_published(document, hashes)
         except ReceiptError as error:
             raise ReceiptError(error.code, f"{file}: {error.detail}") from None
@@ -132,20 +132,20 @@ def verify_receipt(
         say(f"Right: {_describe(next(iter(found.values())))}")
         return
     say(
-        f"Right: {len(found)} receipts, {write_dollars(gross_nanos)} in all, of it "
-        f"{write_dollars(creator_nanos)} the creators'."
+        f"Right: {len(found)} receipts, {show_dollars(gross_nanos)} in all, of it "
+        f"{show_dollars(creator_nanos)} the creators'."
     )
 
 
 def _describe(found: Verified) -> str:
     return (
-        f"prediction {found.prediction} cost {write_dollars(found.gross_nanos)}, of it "
-        f"{write_dollars(found.creator_nanos)} the creator's, and is in batch {found.batch}, "
+        f"prediction {found.prediction} cost {show_dollars(found.gross_nanos)}, of it "
+        f"{show_dollars(found.creator_nanos)} the creator's, and is in batch {found.batch}, "
         f"sealed {found.sealed_at}."
     )
 
 
-def write_dollars(nanos: int) -> str:
+def show_dollars(nanos: int) -> str:
     """Dollars with all nine places."""
     whole, rest = divmod(abs(nanos), _NANOS_PER_DOLLAR)
     return f"{'-' if nanos < 0 else ''}${whole}.{rest:09d}"
@@ -216,7 +216,7 @@ def _write(document: dict[str, Any], out: Path | None, force: bool) -> None:
         raise ReceiptFileError("file_unwritable", f"{out}: {error.strerror}.") from None
 
 
-def read_file(path: Path) -> dict[str, Any]:
+def read_document(path: Path) -> dict[str, Any]:
     """A file of one JSON object.
 
     Raises:

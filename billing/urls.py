@@ -2,16 +2,16 @@ from __future__ import annotations
 
 from django.urls import path
 
-from billing.views import budget, earnings, price, wallet, webhook
+from billing.views import budget, earnings, price, usage, wallet, webhook
 
 app_name = "billing"
 urlpatterns = [
     path("console/wallet", wallet.wallet, name="wallet"),
-    path("console/usage", wallet.usage, name="usage"),
+    path("console/usage", usage.usage, name="usage"),
     path("console/topups/<uuid:topup_id>", wallet.topup_return, name="topup-return"),
     path("dashboard/earnings", earnings.earnings, name="earnings"),
     path("panels/wallet", wallet.wallet_panel, name="wallet-panel"),
-    path("panels/usage", wallet.usage_panel, name="usage-panel"),
+    path("panels/usage", usage.usage_panel, name="usage-panel"),
     path("panels/earnings", earnings.earnings_panel, name="earnings-panel"),
     path("panels/keys/<uuid:key_id>", budget.key_panel, name="key-panel"),
     path("panels/price/<slug:owner>/<str:name>", price.price_panel, name="price-panel"),

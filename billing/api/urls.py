@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from billing.api import budget, price, receipt, wallet
+from billing.api import budget, price, receipt, usage, wallet
 
 app_name = "billing-api"
 urlpatterns = [
@@ -12,9 +12,9 @@ urlpatterns = [
     path("receipt-keys", receipt.ReceiptKeysView.as_view(), name="receipt-keys"),
     path("receipt-batches", receipt.ReceiptBatchesView.as_view(), name="receipt-batches"),
     path("wallet", wallet.WalletView.as_view(), name="wallet"),
-    path("usage/sums", wallet.UsageSumsView.as_view(), name="usage-sums"),
-    path("usage/export/<str:kind>", wallet.UsageExportView.as_view(), name="usage-export"),
-    path("usage", wallet.UsageView.as_view(), name="usage"),
+    path("usage/sums", usage.UsageSumsView.as_view(), name="usage-sums"),
+    path("usage/export/<str:kind>", usage.UsageExportView.as_view(), name="usage-export"),
+    path("usage", usage.UsageView.as_view(), name="usage"),
     path("topups", wallet.TopupsView.as_view(), name="topups"),
     path("topups/<uuid:topup_id>", wallet.TopupView.as_view(), name="topup"),
 ]

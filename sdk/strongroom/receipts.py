@@ -22,8 +22,8 @@ from typing import Any
 
 from strongroom.errors import StrongroomError
 from strongroom.sealing import signature
-from strongroom.sealing.canonical import canonicalize, decode_base64
-from strongroom.sealing.errors import CanonicalError, SignatureError
+from strongroom.sealing.canonical import canonicalize
+from strongroom.sealing.errors import CanonicalError
 
 FORMAT = "strongroom-receipt/1"
 BATCH_TYPE = "application/vnd.strongroom.receipt-batch+json"
@@ -273,12 +273,7 @@ def _check_sums(charge: Mapping[str, Any]) -> None:
 
 
 def _check_signed(batch: Mapping[str, Any], text: str, keys: Sequence[bytes]) -> None:
-    payload, signed = batch_payload(batch), decode_base64(text)
-    for key in keys:
-        try:
-            signature.verify(key, BATCH_TYPE, payload, signed)
-        except SignatureError:
-            continue
+    if signature.is_signed(BATCH_TYPE, batch_payload(batch), text, keys):
         return
     detail = f"Batch {batch['seq']} is not signed by a receipt key that is trusted here."
     raise ReceiptError("signature_invalid", detail)

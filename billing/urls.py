@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from billing.views import budget, earnings, price, usage, wallet, webhook
+from billing.views import budget, earnings, price, royalty, usage, wallet, webhook
 
 app_name = "billing"
 urlpatterns = [
@@ -10,6 +10,12 @@ urlpatterns = [
     path("console/usage", usage.usage, name="usage"),
     path("console/topups/<uuid:topup_id>", wallet.topup_return, name="topup-return"),
     path("dashboard/earnings", earnings.earnings, name="earnings"),
+    path(
+        "dashboard/models/<slug:owner>/<str:name>/versions/<int:number>/royalties",
+        royalty.royalties,
+        name="royalties",
+    ),
+    path("dashboard/royalties/<uuid:royalty_id>/end", royalty.royalty_end, name="royalty-end"),
     path("panels/wallet", wallet.wallet_panel, name="wallet-panel"),
     path("panels/usage", usage.usage_panel, name="usage-panel"),
     path("panels/earnings", earnings.earnings_panel, name="earnings-panel"),

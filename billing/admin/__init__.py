@@ -4,6 +4,7 @@ from billing.admin.budget import BudgetAlertAdmin, KeySpendAdmin
 from billing.admin.ledger import HoldAdmin, LedgerAccountAdmin, TransferAdmin
 from billing.admin.price import PriceAdmin
 from billing.admin.receipt import ReceiptBatchAdmin, ReceiptKeyAdmin
+from billing.admin.royalty import RoyaltyAdmin, RoyaltyShareAdmin
 from billing.admin.stripe import StripeCallAdmin, StripeEventAdmin, TopupAdmin
 from billing.admin.usage import UsageEventAdmin
 
@@ -15,6 +16,8 @@ __all__ = [
     "PriceAdmin",
     "ReceiptBatchAdmin",
     "ReceiptKeyAdmin",
+    "RoyaltyAdmin",
+    "RoyaltyShareAdmin",
     "StripeCallAdmin",
     "StripeEventAdmin",
     "TopupAdmin",

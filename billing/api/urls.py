@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from billing.api import budget, price, receipt, usage, wallet
+from billing.api import budget, price, receipt, royalty, usage, wallet
 
 app_name = "billing-api"
 urlpatterns = [
@@ -11,6 +11,12 @@ urlpatterns = [
     path("predictions/<str:public_id>/receipt", receipt.ReceiptView.as_view(), name="receipt"),
     path("receipt-keys", receipt.ReceiptKeysView.as_view(), name="receipt-keys"),
     path("receipt-batches", receipt.ReceiptBatchesView.as_view(), name="receipt-batches"),
+    path(
+        "models/<slug:owner>/<str:name>/versions/<int:number>/royalties",
+        royalty.RoyaltiesView.as_view(),
+        name="royalties",
+    ),
+    path("royalties/<uuid:royalty_id>", royalty.RoyaltyView.as_view(), name="royalty"),
     path("wallet", wallet.WalletView.as_view(), name="wallet"),
     path("usage/sums", usage.UsageSumsView.as_view(), name="usage-sums"),
     path("usage/export/<str:kind>", usage.UsageExportView.as_view(), name="usage-export"),

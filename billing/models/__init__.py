@@ -5,6 +5,7 @@ from billing.models.budget_alert import BudgetAlert
 from billing.models.ledger import Hold, LedgerAccount, Transfer, TransferEntry
 from billing.models.price import Price
 from billing.models.receipt import ReceiptBatch, ReceiptKey, ReceiptLeaf
+from billing.models.royalty import Royalty, RoyaltyShare
 from billing.models.stripe_event import StripeCall, StripeEvent
 from billing.models.topup import StripeCustomer, Topup
 from billing.models.usage import UsageEvent
@@ -18,6 +19,8 @@ __all__ = [
     "ReceiptBatch",
     "ReceiptKey",
     "ReceiptLeaf",
+    "Royalty",
+    "RoyaltyShare",
     "StripeCall",
     "StripeCustomer",
     "StripeEvent",

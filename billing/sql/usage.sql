@@ -21,6 +21,7 @@ SET enable_material = off SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     v_platform uuid;
     v_is_new boolean;
+    v_royalties uuid[];
     v_holds uuid[];
     v_accounts uuid[];
     v_keys uuid[];
@@ -47,6 +48,10 @@ BEGIN
             WHERE g.hold_id IS NOT NULL ORDER BY 1
         ) c;
     END IF;
+    -- Chosen once: one that begins meanwhile must not add an account that is not locked.
+    SELECT array_agg(r.id), v_accounts || array_agg(r.reserve_id) INTO v_royalties, v_accounts
+        FROM billing_royalty r WHERE r.ended_at IS NULL AND r.version_id = ANY (ARRAY(
+            SELECT g.version_id FROM jsonb_to_recordset(p_groups) AS g(version_id uuid)));
     -- By arrays: each row is found by its key, in the order of the keys.
     PERFORM 1 FROM billing_hold h WHERE h.id = ANY (v_holds) ORDER BY h.id FOR UPDATE;
     v_accounts := v_accounts || v_platform || ARRAY(
@@ -93,6 +98,13 @@ BEGIN
         FROM given i JOIN party y ON y.no = i.group_no
     ), booked AS MATERIALIZED (
         SELECT * FROM item WHERE item.outcome = 'settled'
+    ), royalty AS MATERIALIZED (
+        -- Each part is rounded down, so that together they are not more than all.
+        SELECT b.id AS prediction_id, r.id AS royalty_id, r.reserve_id, b.wallet_id,
+            b.payable_id, b.creator_nanos * r.bps / 10000 AS amount_nanos
+        FROM unnest(v_royalties) AS chosen(id) JOIN billing_royalty r ON r.id = chosen.id
+        JOIN booked b ON b.version_id = r.version_id AND b.payable_id <> r.reserve_id
+        WHERE b.creator_nanos * r.bps >= 10000
     ), debt AS MATERIALIZED (
         SELECT uuidv7() AS transfer_id, d.* FROM (
             SELECT b.wallet_id, b.payable_id, sum(b.gross_nanos)::bigint AS gross_nanos,
@@ -106,7 +118,13 @@ BEGIN
     ), side AS MATERIALIZED (
         SELECT d.transfer_id, d.wallet_id AS account_id, -d.gross_nanos AS amount_nanos
             FROM debt d
-        UNION ALL SELECT d.transfer_id, d.payable_id, d.creator_nanos FROM debt d
+        UNION ALL SELECT d.transfer_id, d.payable_id, d.creator_nanos - coalesce((
+                SELECT sum(y.amount_nanos) FROM royalty y
+                WHERE y.wallet_id = d.wallet_id AND y.payable_id = d.payable_id), 0)::bigint
+            FROM debt d
+        UNION ALL SELECT d.transfer_id, y.reserve_id, sum(y.amount_nanos)::bigint
+            FROM debt d JOIN royalty y
+                ON y.wallet_id = d.wallet_id AND y.payable_id = d.payable_id GROUP BY 1, 2
         UNION ALL SELECT d.transfer_id, v_platform, d.gross_nanos - d.creator_nanos FROM debt d
     ), new_entry AS (
         INSERT INTO billing_transferentry (transfer_id, ledger_account_id, amount_nanos)
@@ -120,6 +138,9 @@ BEGIN
             b.units, b.gross_nanos, b.creator_nanos, d.transfer_id, b.occurred_at
         FROM booked b LEFT JOIN debt d ON b.gross_nanos > 0
             AND d.wallet_id = b.wallet_id AND d.payable_id = b.payable_id
+    ), new_share AS (
+        INSERT INTO billing_royaltyshare (prediction_id, royalty_id, amount_nanos)
+        SELECT y.prediction_id, y.royalty_id, y.amount_nanos FROM royalty y
     ), posted AS (
         UPDATE billing_hold h SET posted_nanos = h.posted_nanos + b.gross_nanos,
             state = CASE WHEN h.posted_nanos + b.gross_nanos = h.amount_nanos THEN 'posted'

@@ -11,6 +11,7 @@ from django.views.decorators.http import require_safe
 
 from billing.models import LedgerAccount
 from billing.selectors.ledger import find_ledger_account
+from billing.selectors.royalty import sum_royalties_given, sum_royalties_received
 from billing.selectors.usage import EARNINGS_DAYS, list_earnings
 from marketplace.context import requested_account
 from marketplace.models import Account
@@ -20,7 +21,12 @@ from marketplace.models import Account
 @require_safe
 def earnings(request: HttpRequest) -> HttpResponse:
     """What each model earned, by day."""
-    return render(request, "billing/earnings.html", earnings_context(requested_account(request)))
+    account = requested_account(request)
+    context = earnings_context(account) | {
+        "received": sum_royalties_received(account),
+        "given": sum_royalties_given(account),
+    }
+    return render(request, "billing/earnings.html", context)
 
 
 @login_required

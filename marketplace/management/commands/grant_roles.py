@@ -20,6 +20,7 @@ MONEY_TABLES = (
     "billing_hold",
     "billing_usageevent",
     "billing_keyspend",
+    "billing_royaltyshare",
 )
 RECEIPT_TABLES = ("billing_receiptkey", "billing_receiptbatch", "billing_receiptleaf")
 BROKER_TABLES = (
@@ -48,6 +49,7 @@ APP_REVOKED = {
     "marketplace_auditevent": "UPDATE, DELETE",
     "marketplace_review": "UPDATE, DELETE",
     "billing_price": "DELETE",
+    "billing_royalty": "DELETE",
     "inference_uploadkey": "ALL",
     "inference_modelkey": "ALL",
     "inference_leasechallenge": "ALL",

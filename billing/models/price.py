@@ -45,7 +45,7 @@ class Price(models.Model):
     # [[from which row of the month on, basis points of the price], ...]
     tiers = models.JSONField(default=list, blank=True, db_default=_empty([]))
     is_plain = models.GeneratedField(
-        expression=Q(
+        expression=Q(  # type: ignore[arg-type]
             rates=_empty({}), minimum_nanos=Value(0), free_units=Value(0), tiers=_empty([])
         ),
         output_field=models.BooleanField(),

@@ -49,3 +49,16 @@ BEGIN
     RETURN CASE WHEN v_weight = 0 THEN 0 ELSE greatest(p_minimum,
         div(v_gross * v_weight + p_units * 10000 - 1, p_units * 10000)) END;
 END $$;
+
+
+-- The same for who checks what was booked: null where it cannot be rated at all.
+CREATE OR REPLACE FUNCTION billing_rate_again(
+    p_flat bigint, p_rates jsonb, p_minimum bigint, p_free bigint, p_tiers jsonb,
+    p_units bigint, p_metered jsonb, p_position bigint
+) RETURNS bigint LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    RETURN billing_rate(p_flat, p_rates, p_minimum, p_free, p_tiers, p_units, p_metered,
+        p_position);
+EXCEPTION WHEN OTHERS THEN
+    RETURN NULL;
+END $$;

@@ -124,3 +124,16 @@ def read_terms(value: Mapping[str, Any], nanos_per_prediction: int) -> Terms:
         value["free_units"],
         value["tiers"],
     )
+
+
+def is_dearer(new: Terms, old: Terms) -> bool:
+    """Whether anything could cost more by the new terms than by the old ones."""
+    if (
+        new.nanos_per_prediction > old.nanos_per_prediction
+        or new.minimum_nanos > old.minimum_nanos
+        or new.free_units < old.free_units
+        or any(nanos > old.rates.get(kind, 0) for kind, nanos in new.rates.items())
+    ):
+        return True
+    starts = {one[0] for one in (*new.tiers, *old.tiers)}
+    return any(weigh(new, 1, start) > weigh(old, 1, start) for start in starts)

@@ -61,10 +61,11 @@ def bound(prediction: Prediction, batches: Batches) -> None:
 
 def find_most(prediction: Prediction, batches: Batches) -> dict[str, int]:
     """The most units of each kind that the price has a rate for; raises as `bound`."""
-    return {kind: _find_most(kind, prediction, batches) for kind in prediction.price.terms.rates}
+    return {kind: find_most_of(kind, prediction, batches) for kind in prediction.price.terms.rates}
 
 
-def _find_most(kind: str, prediction: Prediction, batches: Batches) -> int:
+def find_most_of(kind: str, prediction: Prediction, batches: Batches) -> int:
+    """The most units of one kind; raises as `bound`."""
     offer, rows = prediction.offer, prediction.rows
     bounds = [UNITS_MAX + 1]
     if kind in prediction.price.max_units:

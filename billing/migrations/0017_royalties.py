@@ -17,7 +17,7 @@ DROP FUNCTION billing_check_royalties() CASCADE;
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("billing", "0011_more_accounts"),
+        ("billing", "0012_prices"),
         ("marketplace", "0004_query_budget"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]

@@ -2,6 +2,8 @@
 
 from billing.models.budget import KeySpend
 from billing.models.budget_alert import BudgetAlert
+from billing.models.coupon import Coupon, CouponRedemption
+from billing.models.creator_terms import CreatorTerms
 from billing.models.ledger import Hold, LedgerAccount, Transfer, TransferEntry
 from billing.models.price import Price
 from billing.models.receipt import ReceiptBatch, ReceiptKey, ReceiptLeaf
@@ -9,9 +11,13 @@ from billing.models.royalty import Royalty, RoyaltyShare
 from billing.models.stripe_event import StripeCall, StripeEvent
 from billing.models.topup import StripeCustomer, Topup
 from billing.models.usage import UsageEvent
+from billing.models.usage_counter import UsageCounter
 
 __all__ = [
     "BudgetAlert",
+    "Coupon",
+    "CouponRedemption",
+    "CreatorTerms",
     "Hold",
     "KeySpend",
     "LedgerAccount",
@@ -27,5 +33,6 @@ __all__ = [
     "Topup",
     "Transfer",
     "TransferEntry",
+    "UsageCounter",
     "UsageEvent",
 ]

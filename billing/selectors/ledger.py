@@ -143,11 +143,31 @@ INVARIANTS = (
     ),
     Invariant(
         "usage-equals-price",
-        "The gross of each usage event is its units times the price it pinned.",
+        "The gross of each usage event is what the price that it pinned says of its units.",
         """SELECT u.prediction_id FROM billing_usageevent u
            JOIN billing_price p ON p.id = u.price_id
-           WHERE u.gross_nanos <>
-               CASE WHEN u.mode = 'test' THEN 0 ELSE u.units * p.nanos_per_prediction END""",
+           WHERE u.gross_nanos IS DISTINCT FROM CASE
+               WHEN u.mode = 'test' THEN 0
+               WHEN (p.free_units > 0 OR p.tiers <> '[]') <> (u.position IS NOT NULL) THEN NULL
+               WHEN p.is_plain THEN u.units * p.nanos_per_prediction
+               ELSE billing_rate_again(p.nanos_per_prediction, p.rates, p.minimum_nanos,
+                   p.free_units, p.tiers, u.units, u.metered, u.position) END""",
+    ),
+    Invariant(
+        "positions-follow",
+        "Each counted event stands where those before it in its month end, up to the counter.",
+        """SELECT coalesce(e.prediction_id::text, c.id::text) FROM (
+               SELECT e.*, sum(e.units) OVER (month ORDER BY e.position) - e.units AS before,
+                   sum(e.units) OVER month AS total
+               FROM (
+                   SELECT u.prediction_id, u.account_id, p.model_id, u.units, u.position,
+                       date_trunc('month', u.occurred_at AT TIME ZONE 'UTC')::date AS starts_on
+                   FROM billing_usageevent u JOIN billing_price p ON p.id = u.price_id
+                   WHERE u.position IS NOT NULL
+               ) e WINDOW month AS (PARTITION BY e.account_id, e.model_id, e.starts_on)
+           ) e FULL JOIN billing_usagecounter c ON c.account_id = e.account_id
+               AND c.model_id = e.model_id AND c.starts_on = e.starts_on
+           WHERE e.position IS DISTINCT FROM e.before OR c.units IS DISTINCT FROM e.total""",
     ),
     Invariant(
         "creator-parts-equal-price",

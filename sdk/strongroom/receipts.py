@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from strongroom.errors import StrongroomError
+from strongroom.rating import rate, read_terms
 from strongroom.sealing import signature
 from strongroom.sealing.canonical import canonicalize
 from strongroom.sealing.errors import CanonicalError
@@ -44,6 +45,8 @@ CHARGE_MEMBERS = (
     "transfer",
     "occurred_at",
 )
+# What else the price says, where it is more than an amount for each row: hashed where it is there.
+TERMS = "terms"
 BATCH_MEMBERS = ("seq", "size", "root", "previous", "sealed_at")
 # A tree of as many leaves has a way of 40 steps.
 BATCH_SIZE_MAX = 1 << 40
@@ -73,9 +76,8 @@ class Verified:
 
 def hash_leaf(charge: Mapping[str, Any]) -> bytes:
     """The leaf of a charge. A leaf and an inner node never have the same input."""
-    return hashlib.sha256(
-        b"\x00" + canonicalize({name: charge[name] for name in CHARGE_MEMBERS})
-    ).digest()
+    members = (*CHARGE_MEMBERS, TERMS) if TERMS in charge else CHARGE_MEMBERS
+    return hashlib.sha256(b"\x00" + canonicalize({name: charge[name] for name in members})).digest()
 
 
 def hash_root(leaves: Sequence[bytes]) -> bytes:
@@ -151,10 +153,17 @@ def hash_batch(batch: Mapping[str, Any]) -> str:
 
 
 def compute_gross(charge: Mapping[str, Any]) -> int:
-    """What a charge must come to, in nano-dollars: units times rates; tests are free."""
+    """What a charge must come to, in nano-dollars: see `strongroom.rating`; tests are free."""
     if charge["mode"] == "test":
         return 0
     units, rates = charge["units"], charge["rates_nanos"]
+    if TERMS in charge:
+        terms = read_terms(charge[TERMS], rates["prediction"])
+        metered = {kind: count for kind, count in units.items() if kind != "prediction"}
+        position = charge[TERMS]["position"]
+        if terms.is_counted != (position is not None):
+            raise ValueError("what is counted has a position")
+        return rate(terms, units["prediction"], metered, position)
     return sum(count * rates[kind] for kind, count in units.items())
 
 
@@ -260,6 +269,11 @@ def _verify(
 def _check_sums(charge: Mapping[str, Any]) -> None:
     units, rates = charge["units"], charge["rates_nanos"]
     amounts = [*units.values(), *rates.values(), charge["gross_nanos"], charge["creator_nanos"]]
+    if TERMS in charge:
+        terms = charge[TERMS]
+        amounts += [*terms["nanos_per_million"].values(), terms["minimum_nanos"]]
+        amounts += [terms["free_units"], *(number for tier in terms["tiers"] for number in tier)]
+        amounts += [] if terms["position"] is None else [terms["position"]]
     for amount in (*amounts, charge["creator_share_bps"]):
         _read_count(amount)
     gross_nanos = compute_gross(charge)

@@ -367,6 +367,10 @@ HARMS = {
     " SET prediction_id = uuidv7()",
     "usage-equals-transfers (no events)": "DELETE FROM billing_usageevent",
     "usage-equals-price": "UPDATE billing_usageevent SET units = 2",
+    "usage-equals-price (metered)": "UPDATE billing_usageevent SET position = 0",
+    "positions-follow": "INSERT INTO billing_usagecounter (account_id, model_id, starts_on, units)"
+    " SELECT u.account_id, p.model_id, '2026-01-01', 1"
+    " FROM billing_usageevent u JOIN billing_price p ON p.id = u.price_id",
     "creator-parts-equal-price": "UPDATE billing_usageevent SET creator_nanos = creator_nanos + 1",
     "spend-equals-usage": "UPDATE billing_keyspend SET spent_nanos = spent_nanos + 1"
     " WHERE period = 'total'",

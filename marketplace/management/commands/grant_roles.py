@@ -20,6 +20,7 @@ MONEY_TABLES = (
     "billing_hold",
     "billing_usageevent",
     "billing_keyspend",
+    "billing_usagecounter",
     "billing_royaltyshare",
 )
 RECEIPT_TABLES = ("billing_receiptkey", "billing_receiptbatch", "billing_receiptleaf")
@@ -33,7 +34,7 @@ MONEY_FUNCTIONS = (
     "billing_account(uuid, text)",
     "billing_transfer(uuid, text, text, text, jsonb, uuid)",
     "billing_reserve(jsonb, integer)",
-    "billing_settle(jsonb, uuid[], integer[], integer[], bigint[], timestamptz[])",
+    "billing_settle(jsonb, uuid[], integer[], integer[], bigint[], timestamptz[], jsonb)",
     "billing_give_back(uuid[], bigint[], text)",
     "billing_expire_holds(integer)",
 )
@@ -72,6 +73,7 @@ GATEWAY_GRANTS = {
     "billing_ledgeraccount": "SELECT",
     "billing_hold": "SELECT",
     "billing_usageevent": "SELECT",
+    "billing_usagecounter": "SELECT",
     "billing_receiptbatch": "SELECT",
     "billing_receiptleaf": "SELECT",
     "inference_replica": "SELECT",

@@ -21,7 +21,12 @@ SELECT u.prediction_id, u.account_id, u.creator_id, u.version_id, u.price_id, u.
     p.nanos_per_prediction, p.creator_share_bps, u.metered::text AS metered, u.position,
     CASE WHEN p.is_plain THEN NULL ELSE jsonb_build_object('nanos_per_million', p.rates,
         'minimum_nanos', p.minimum_nanos, 'free_units', p.free_units, 'tiers', p.tiers)::text
-    END AS terms
+    END AS terms, (
+        SELECT jsonb_agg(jsonb_build_object('account', r.beneficiary_id, 'parent', r.parent_id,
+            'bps', r.bps, 'nanos', s.amount_nanos) ORDER BY r.id)::text
+        FROM billing_royaltyshare s JOIN billing_royalty r ON r.id = s.royalty_id
+        WHERE s.prediction_id = u.prediction_id
+    ) AS royalties
 FROM billing_usageevent u JOIN billing_price p ON p.id = u.price_id
 """
 RECEIPT_SQL = f"""
@@ -73,6 +78,8 @@ def describe_charge(row: Mapping[str, Any]) -> dict[str, Any]:
     }
     if row["terms"] is not None:
         charge["terms"] = json.loads(row["terms"]) | {"position": row["position"]}
+    if row["royalties"] is not None:
+        charge["royalties"] = json.loads(row["royalties"])
     return charge
 
 

@@ -47,6 +47,8 @@ CHARGE_MEMBERS = (
 )
 # What else the price says, where it is more than an amount for each row: hashed where it is there.
 TERMS = "terms"
+# Who gets which part of the creator's, where the version shares it: hashed where it is there.
+ROYALTIES = "royalties"
 BATCH_MEMBERS = ("seq", "size", "root", "previous", "sealed_at")
 # A tree of as many leaves has a way of 40 steps.
 BATCH_SIZE_MAX = 1 << 40
@@ -76,7 +78,7 @@ class Verified:
 
 def hash_leaf(charge: Mapping[str, Any]) -> bytes:
     """The leaf of a charge. A leaf and an inner node never have the same input."""
-    members = (*CHARGE_MEMBERS, TERMS) if TERMS in charge else CHARGE_MEMBERS
+    members = (*CHARGE_MEMBERS, *(one for one in (TERMS, ROYALTIES) if one in charge))
     return hashlib.sha256(b"\x00" + canonicalize({name: charge[name] for name in members})).digest()
 
 
@@ -284,6 +286,23 @@ def _check_sums(charge: Mapping[str, Any]) -> None:
     if charge["creator_nanos"] != creator_nanos:
         detail = f"The creator's part is {charge['creator_nanos']}; it comes to {creator_nanos}."
         raise ReceiptError("wrong_sum", detail)
+    if ROYALTIES in charge:
+        _check_royalties(charge)
+
+
+def _check_royalties(charge: Mapping[str, Any]) -> None:
+    """Each part is what its share of the creator's part comes to, and no share is of oneself."""
+    left_bps = _BPS
+    for one in charge[ROYALTIES]:
+        left_bps -= _read_count(one["bps"])
+        nanos = charge["creator_nanos"] * one["bps"] // _BPS
+        if _read_count(one["nanos"]) != nanos:
+            detail = f"A royalty is {one['nanos']} nano-dollars; it comes to {nanos}."
+            raise ReceiptError("wrong_sum", detail)
+        if one["account"] == charge["creator"]:
+            raise ReceiptError("wrong_sum", "A royalty goes to the creator's own account.")
+    if left_bps < 0:
+        raise ReceiptError("wrong_sum", "The royalties are more than the creator's whole part.")
 
 
 def _check_signed(batch: Mapping[str, Any], text: str, keys: Sequence[bytes]) -> None:

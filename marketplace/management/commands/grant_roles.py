@@ -74,6 +74,8 @@ GATEWAY_GRANTS = {
     "billing_hold": "SELECT",
     "billing_usageevent": "SELECT",
     "billing_usagecounter": "SELECT",
+    "billing_royalty": "SELECT",
+    "billing_royaltyshare": "SELECT",
     "billing_receiptbatch": "SELECT",
     "billing_receiptleaf": "SELECT",
     "inference_replica": "SELECT",

@@ -33,12 +33,14 @@ from billing.models import (
     ReceiptBatch,
     ReceiptKey,
     ReceiptLeaf,
+    Royalty,
     Topup,
     Transfer,
     UsageEvent,
 )
 from billing.services import ledger
 from billing.services.price import set_price
+from billing.services.royalty import promise_royalty
 from inference.models import (
     Artifact,
     Deployment,
@@ -56,7 +58,13 @@ from marketplace.core.ids import new_id
 from marketplace.models import Account, AIModel, ModelVersion, User
 from marketplace.selectors import access
 from marketplace.selectors.access import Actor
-from tests.factories import PASSWORD, AIModelFactory, APIKeyFactory, ModelVersionFactory
+from tests.factories import (
+    PASSWORD,
+    AccountFactory,
+    AIModelFactory,
+    APIKeyFactory,
+    ModelVersionFactory,
+)
 from tests.inference.django.scripted_node import ScriptedNode
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -94,6 +102,15 @@ LINES = [
     Line(
         "billing:price-panel", "/panels/price/acme/digits", "POST", {"dollars_per_prediction": "1"}
     ),
+    Line("billing:royalties", "/dashboard/models/acme/digits/versions/1/royalties"),
+    Line(
+        "billing:royalties",
+        "/dashboard/models/acme/digits/versions/1/royalties",
+        "POST",
+        {"parent": "base/base:1", "percent": "1"},
+    ),
+    Line("billing:royalty-end", "/dashboard/royalties/{royalty}/end"),
+    Line("billing:royalty-end", "/dashboard/royalties/{royalty}/end", "POST", {}),
     Line("billing:key-panel", "/panels/keys/{key}"),
     Line("inference:push", "/dashboard/push?account=acme&model=digits"),
     Line("inference:protection", "/dashboard/models/acme/digits/protection"),
@@ -230,6 +247,16 @@ LINES = [
         {"nanos_per_prediction": 7},
         by="token",
     ),
+    Line("billing-api:royalties", "/api/models/acme/digits/versions/1/royalties", by="token"),
+    Line(
+        "billing-api:royalties",
+        "/api/models/acme/digits/versions/1/royalties",
+        "POST",
+        {"parent": "base/base:1", "bps": 1},
+        by="token",
+    ),
+    Line("billing-api:royalty", "/api/royalties/{royalty}", by="token"),
+    Line("billing-api:royalty", "/api/royalties/{royalty}", "DELETE", by="token"),
     Line("billing-api:key-spend", "/api/keys/{key}/spend", by="token"),
     Line("billing-api:wallet", "/api/wallet?account=acme", by="token"),
     Line("billing-api:usage", "/api/usage?account=acme", by="token"),
@@ -364,6 +391,7 @@ def rows(acme: Tenant, account: Account, store: None) -> dict[str, str]:
             account=account, amount_cents=2_500, state=Topup.State.EXPIRED
         ).pk,
         "payout": _pay_out(account).pk,
+        "royalty": _promise(acme, model).pk,
         "prediction": ids.to_public(prediction_id),
         "upload": _begin_upload(account, model).pk,
         "work": _assign(acme.node, version).pk,
@@ -377,6 +405,16 @@ def rows(acme: Tenant, account: Account, store: None) -> dict[str, str]:
 def _run(account: Account, version: ModelVersion) -> UUID:
     fields = {"id": new_id(), "account_id": account.pk, "created_at": timezone.now()}
     return Prediction.objects.create(version=version, state="succeeded", **fields).pk
+
+
+def _promise(acme: Tenant, model: AIModel) -> Royalty:
+    """A royalty to a third party, which has made public what the version was made from."""
+    base = AIModelFactory(account=AccountFactory(slug="base"), name="base", visibility="public")
+    ModelVersionFactory(model=base)
+    parent = ModelVersionFactory(model=base, number=2)
+    # Not on sale yet: who promised can take it back.
+    version = ModelVersionFactory(model=model, number=3, state="in_review")
+    return promise_royalty(Actor(user=acme.user), version, parent=parent, bps=1)
 
 
 def _book(prediction_id: UUID, account: Account, version: ModelVersion, price: Price) -> None:

@@ -12,6 +12,7 @@ from billing.admin.payout import (
 )
 from billing.admin.price import PriceAdmin
 from billing.admin.receipt import ReceiptBatchAdmin, ReceiptKeyAdmin
+from billing.admin.royalty import RoyaltyAdmin, RoyaltyShareAdmin
 from billing.admin.stripe import StripeCallAdmin, StripeEventAdmin, TopupAdmin
 from billing.admin.usage import UsageEventAdmin
 
@@ -29,6 +30,8 @@ __all__ = [
     "ReceiptBatchAdmin",
     "ReceiptKeyAdmin",
     "ReleaseAdmin",
+    "RoyaltyAdmin",
+    "RoyaltyShareAdmin",
     "StripeCallAdmin",
     "StripeEventAdmin",
     "TopupAdmin",

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from billing.api import budget, payout, price, receipt, wallet
+from billing.api import budget, payout, price, receipt, royalty, usage, wallet
 
 app_name = "billing-api"
 urlpatterns = [
@@ -20,10 +20,16 @@ urlpatterns = [
         name="payout-document",
     ),
     path("statements/<str:month>/<str:kind>", payout.StatementView.as_view(), name="statement"),
+    path(
+        "models/<slug:owner>/<str:name>/versions/<int:number>/royalties",
+        royalty.RoyaltiesView.as_view(),
+        name="royalties",
+    ),
+    path("royalties/<uuid:royalty_id>", royalty.RoyaltyView.as_view(), name="royalty"),
     path("wallet", wallet.WalletView.as_view(), name="wallet"),
-    path("usage/sums", wallet.UsageSumsView.as_view(), name="usage-sums"),
-    path("usage/export/<str:kind>", wallet.UsageExportView.as_view(), name="usage-export"),
-    path("usage", wallet.UsageView.as_view(), name="usage"),
+    path("usage/sums", usage.UsageSumsView.as_view(), name="usage-sums"),
+    path("usage/export/<str:kind>", usage.UsageExportView.as_view(), name="usage-export"),
+    path("usage", usage.UsageView.as_view(), name="usage"),
     path("topups", wallet.TopupsView.as_view(), name="topups"),
     path("topups/<uuid:topup_id>", wallet.TopupView.as_view(), name="topup"),
 ]

@@ -15,6 +15,7 @@ from billing.forms.payout import EarningsForm
 from billing.selectors.earnings import ROWS_MAX, list_months, sum_earnings
 from billing.selectors.payout import find_balances, find_obstacle, list_payouts
 from billing.selectors.release import list_waiting
+from billing.selectors.royalty import sum_royalties_given, sum_royalties_received
 from marketplace.context import requested_account
 from marketplace.models import Account
 
@@ -49,6 +50,8 @@ def earnings(request: HttpRequest) -> HttpResponse:
         "months": months[:MONTHS_SHOWN],
         "payouts": list_payouts(account)[:PANEL_SIZE],
         "obstacle": find_obstacle(account),
+        "received": sum_royalties_received(account),
+        "given": sum_royalties_given(account),
     }
     return render(request, "billing/earnings.html", context, status=200 if is_valid else 422)
 

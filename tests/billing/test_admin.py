@@ -16,6 +16,8 @@ from billing.models import (
     KeySpend,
     ReceiptBatch,
     ReceiptKey,
+    Royalty,
+    RoyaltyShare,
     StripeCall,
     StripeEvent,
     Topup,
@@ -25,6 +27,7 @@ from marketplace.core.ids import new_id
 from marketplace.models import User
 from tests.billing.conftest import PRICE_NANOS, Shop, asked, reserve, settle
 from tests.billing.payouts import pay_and_take_back
+from tests.billing.test_ledger import promise_some
 from tests.factories import APIKeyFactory
 
 pytestmark = pytest.mark.django_db
@@ -46,6 +49,8 @@ FORMS: dict[str, dict[str, Any]] = {
     "price": {"nanos_per_prediction": 0, "creator_share_bps": 10_000},
     "receiptbatch": {"size": 1, "root": "x", "hash": "x", "previous": "x", "signature": "x"},
     "receiptkey": {"public_key": "x", "signature": "x"},
+    "royalty": {"bps": 10_000},
+    "royaltyshare": {"amount_nanos": 1},
     "stripecall": {"state": "ok", "response_id": "x"},
     "stripeevent": {"state": "applied", "attempts": 0},
     "topup": {"amount_cents": 1_000_000, "state": "credited"},
@@ -65,6 +70,10 @@ def rows(shop: Shop, fund) -> None:
     key_id = new_id()
     ((hold_id, _, _),) = reserve(asked(shop.consumer.pk, PRICE_NANOS, api_key_id=key_id))
     settle(shop.item(hold_id, api_key_id=str(key_id)))
+    promise_some(shop)
+    RoyaltyShare.objects.create(
+        prediction_id=hold_id, royalty=Royalty.objects.get(), amount_nanos=1
+    )
     Topup.objects.create(account=shop.consumer, amount_cents=500, checkout_url=CHECKOUT_URL)
     StripeEvent.objects.create(id="evt_1", type="x", payload={}, created_at=timezone.now())
     api_key = APIKeyFactory(account=shop.consumer)

@@ -20,6 +20,8 @@ MONEY_TABLES = (
     "billing_hold",
     "billing_usageevent",
     "billing_keyspend",
+    "billing_usagecounter",
+    "billing_royaltyshare",
 )
 RECEIPT_TABLES = ("billing_receiptkey", "billing_receiptbatch", "billing_receiptleaf")
 BROKER_TABLES = (
@@ -32,7 +34,7 @@ MONEY_FUNCTIONS = (
     "billing_account(uuid, text)",
     "billing_transfer(uuid, text, text, text, jsonb, uuid)",
     "billing_reserve(jsonb, integer)",
-    "billing_settle(jsonb, uuid[], integer[], integer[], bigint[], timestamptz[])",
+    "billing_settle(jsonb, uuid[], integer[], integer[], bigint[], timestamptz[], jsonb)",
     "billing_give_back(uuid[], bigint[], text)",
     "billing_expire_holds(integer)",
 )
@@ -54,6 +56,7 @@ APP_REVOKED = {
     "marketplace_auditevent": "UPDATE, DELETE",
     "marketplace_review": "UPDATE, DELETE",
     "billing_price": "DELETE",
+    "billing_royalty": "DELETE",
     "inference_uploadkey": "ALL",
     "inference_modelkey": "ALL",
     "inference_leasechallenge": "ALL",
@@ -76,6 +79,9 @@ GATEWAY_GRANTS = {
     "billing_ledgeraccount": "SELECT",
     "billing_hold": "SELECT",
     "billing_usageevent": "SELECT",
+    "billing_usagecounter": "SELECT",
+    "billing_royalty": "SELECT",
+    "billing_royaltyshare": "SELECT",
     "billing_receiptbatch": "SELECT",
     "billing_receiptleaf": "SELECT",
     "inference_replica": "SELECT",

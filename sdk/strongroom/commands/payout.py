@@ -19,11 +19,11 @@ from strongroom.commands.context import (
     load_web,
     say,
 )
+from strongroom.commands.document import DocumentFileError
 from strongroom.commands.receipt import (
-    ReceiptFileError,
     list_batches,
     pin_key,
-    read_document,
+    read_file,
     show_dollars,
     trusted_keys,
 )
@@ -72,7 +72,7 @@ def fetch(payout_id: str, out: Path, force: bool) -> None:
     keys = pin_key(config, profile.web_url, web)
     if out.exists() and not force:
         detail = f"{out} exists already; --force replaces it."
-        raise ReceiptFileError("file_exists", detail)
+        raise DocumentFileError("file_exists", detail)
     part = out.with_name(f"{out.name}.part")
     try:
         with part.open("wb") as file:
@@ -83,7 +83,7 @@ def fetch(payout_id: str, out: Path, force: bool) -> None:
             raise PayoutError("other_payout", "The document is of another payout.")
         part.replace(out)
     except OSError as error:
-        raise ReceiptFileError("file_unwritable", f"{out}: {error.strerror}.") from None
+        raise DocumentFileError("file_unwritable", f"{out}: {error.strerror}.") from None
     finally:
         part.unlink(missing_ok=True)
     say(f"Wrote the document to {out}. {_describe(found)}")
@@ -116,7 +116,7 @@ def verify_payout(
     keys = trusted_keys(_read_header(files[0]), public_key)
     hashes = None
     if chain is not None:
-        hashes = receipts.verify_batches(list_batches(read_document(chain)), keys)
+        hashes = receipts.verify_batches(list_batches(read_file(chain)), keys)
     reader = PayoutReader(keys, hashes)
     found = [_verify(reader, file) for file in files]
     if is_json:

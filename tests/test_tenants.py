@@ -25,7 +25,7 @@ from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, resolve, reverse
 from django.utils import timezone
 
-from billing.models import Price, ReceiptBatch, ReceiptKey, ReceiptLeaf, Topup, UsageEvent
+from billing.models import Coupon, Price, ReceiptBatch, ReceiptKey, ReceiptLeaf, Topup, UsageEvent
 from billing.services.price import set_price
 from inference.models import (
     Artifact,
@@ -44,7 +44,13 @@ from marketplace.core.ids import new_id
 from marketplace.models import Account, AIModel, ModelVersion, User
 from marketplace.selectors import access
 from marketplace.selectors.access import Actor
-from tests.factories import PASSWORD, AIModelFactory, APIKeyFactory, ModelVersionFactory
+from tests.factories import (
+    PASSWORD,
+    AccountFactory,
+    AIModelFactory,
+    APIKeyFactory,
+    ModelVersionFactory,
+)
 from tests.inference.django.scripted_node import ScriptedNode
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -82,8 +88,8 @@ LINES = [
     Line("billing:price", "/dashboard/models/acme/digits/price"),
     Line("billing:price", "/dashboard/models/acme/digits/price", "POST", {"flat": "1"}),
     Line("billing:price-withdraw", "/dashboard/models/acme/digits/price/withdraw", "POST", {}),
-    Line("billing:offer", "/dashboard/models/acme/digits/offers", "POST", {"end": "x"}),
-    Line("billing:coupon", "/dashboard/models/acme/digits/coupons", "POST", {"end": "X"}),
+    Line("billing:offer", "/dashboard/models/acme/digits/offers", "POST", {"end": "friend"}),
+    Line("billing:coupon", "/dashboard/models/acme/digits/coupons", "POST", {"end": "HALF"}),
     Line("billing:redeem", "/console/coupons?account=acme"),
     Line("billing:redeem", "/console/coupons?account=acme", "POST", {"code": "NONE"}),
     Line("billing:key-panel", "/panels/keys/{key}"),
@@ -239,7 +245,7 @@ LINES = [
         {"account": "acme", "nanos_per_prediction": 1},
         by="token",
     ),
-    Line("billing-api:offer", "/api/models/acme/digits/offers/x", "DELETE", by="token"),
+    Line("billing-api:offer", "/api/models/acme/digits/offers/friend", "DELETE", by="token"),
     Line("billing-api:coupons", "/api/models/acme/digits/coupons", by="token"),
     Line(
         "billing-api:coupons",
@@ -254,7 +260,7 @@ LINES = [
         },
         by="token",
     ),
-    Line("billing-api:coupon", "/api/models/acme/digits/coupons/x", "DELETE", by="token"),
+    Line("billing-api:coupon", "/api/models/acme/digits/coupons/half", "DELETE", by="token"),
     Line(
         "billing-api:redeem",
         "/api/coupons/redeem",
@@ -298,6 +304,7 @@ PUBLIC = {
     ("inference:try-panel", "POST"),
     ("marketplace-api:model", "GET"),
     ("billing-api:price", "GET"),
+    ("billing-api:prices", "GET"),
 }
 # What a call leaves behind of its caller.
 VOLATILE = {"last_used_at", "last_seen_at", "heard_since", "last_login"}
@@ -384,6 +391,7 @@ def rows(acme: Tenant, account: Account, store: None) -> dict[str, str]:
     )
     prediction_id = _run(account, version)
     _book(prediction_id, account, version, price)
+    _announce(price)
     made = {
         "version": version.pk,
         "key": APIKeyFactory(account=account, created_by=acme.user).pk,
@@ -398,6 +406,21 @@ def rows(acme: Tenant, account: Account, store: None) -> dict[str, str]:
     made["signing_key"] = SigningKey.objects.get(account=account).pk
     Deployment.objects.create(version=version)
     return {name: str(value) for name, value in made.items()}
+
+
+def _announce(price: Price) -> None:
+    """A price that has not begun, an offer and a coupon."""
+    later = timezone.now() + timedelta(days=7)
+    terms = {"model": price.model, "creator_share_bps": 0}
+    Price.objects.filter(pk=price.pk).update(valid_until=later)
+    Price.objects.create(nanos_per_prediction=2_000, valid_from=later, **terms)
+    friend = AccountFactory(slug="friend")
+    Price.objects.create(
+        nanos_per_prediction=1, valid_from=price.valid_from, account=friend, **terms
+    )
+    Coupon.objects.create(
+        code="HALF", model=price.model, off_bps=5_000, days=1, uses_max=1, valid_until=later
+    )
 
 
 def _run(account: Account, version: ModelVersion) -> UUID:

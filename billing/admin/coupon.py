@@ -4,7 +4,6 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin
-from django.db.models import QuerySet
 from django.http import HttpRequest
 
 from billing.admin.decision import MakingAdmin
@@ -13,6 +12,7 @@ from billing.models import Coupon, CouponRedemption
 from billing.services.coupon import USES_MAX, end_coupon, make_credit_coupon
 from marketplace.admin.readonly import ReadOnlyAdmin
 from marketplace.context import actor_of
+from marketplace.core.errors import NotFoundError
 from marketplace.core.money import format_nanos
 from marketplace.forms.limits import DollarField
 
@@ -26,15 +26,22 @@ class CreditCouponForm(forms.Form):
     until = forms.DateField(label="Last day", widget=forms.DateInput(attrs={"type": "date"}))
 
 
+class CodeForm(forms.Form):
+    """A code."""
+
+    code = forms.CharField(max_length=32)
+
+
 @admin.register(Coupon)
 class CouponAdmin(MakingAdmin):
     list_display = ["code", "gives", "model", "uses", "uses_max", "valid_until", "ended_at"]
     search_fields = ["code"]
     list_select_related = ["model__account"]
     ordering = ["-created_at"]
-    actions = ["end"]
-    make_label = "Make a coupon for credit"
-    make_form = CreditCouponForm
+    pages = {
+        "make": ("Make a coupon for credit", CreditCouponForm),
+        "end": ("End a coupon", CodeForm),
+    }
 
     def make(self, request: HttpRequest, answers: dict[str, Any]) -> Coupon:
         """See `make_credit_coupon`."""
@@ -48,11 +55,13 @@ class CouponAdmin(MakingAdmin):
             valid_until=valid_until,
         )
 
-    @admin.action(description="End the selected coupons")
-    def end(self, request: HttpRequest, rows: QuerySet[Coupon]) -> None:
-        """Nobody can use them any more."""
-        for row in rows:
-            end_coupon(actor_of(request), row)
+    def end(self, request: HttpRequest, answers: dict[str, Any]) -> Coupon:
+        """Nobody can use it any more."""
+        coupon = Coupon.objects.filter(code=answers["code"].strip().upper()).first()
+        if coupon is None:
+            raise NotFoundError("There is no such coupon.")
+        end_coupon(actor_of(request), coupon)
+        return coupon
 
     @admin.display(description="Gives")
     def gives(self, coupon: Coupon) -> str:

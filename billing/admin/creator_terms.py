@@ -36,8 +36,7 @@ class CreatorTermsAdmin(MakingAdmin):
     search_fields = ["account__slug"]
     list_select_related = ["account", "set_by"]
     ordering = ["account__slug"]
-    make_label = "Agree on a creator's share"
-    make_form = ShareForm
+    pages = {"make": ("Agree on a creator's share", ShareForm)}
 
     def make(self, request: HttpRequest, answers: dict[str, Any]) -> CreatorTerms:
         """See `set_creator_share`."""

@@ -34,7 +34,7 @@ def price_lines(price: Price) -> list[str]:
     if price.nanos_per_prediction or not price.rates:
         lines.append(f"{format_nanos(price.nanos_per_prediction)} per prediction")
     for kind, nanos in price.rates.items():
-        lines.append(f"{format_rate(kind, nanos)} per {SCALES[kind][1]}{_tell_most(price, kind)}")
+        lines.append(f"{tell_rate(kind, nanos)}{_tell_most(price, kind)}")
     if price.minimum_nanos:
         lines.append(f"at least {format_nanos(price.minimum_nanos)} for a prediction")
     if price.free_units:
@@ -44,14 +44,13 @@ def price_lines(price: Price) -> list[str]:
     return lines
 
 
-def format_rate(kind: str, nanos_per_million: int) -> str:
-    """What the usual number of units costs; exact, however small."""
-    scale, _ = SCALES[kind]
+def tell_rate(kind: str, nanos_per_million: int) -> str:
+    """What the usual number of units costs, or a million where that is finer than a nano-dollar."""
+    scale, name = SCALES[kind]
     whole, rest = divmod(nanos_per_million * scale, MILLION)
-    if not rest:
-        return format_nanos(whole)
-    # Finer than a nano-dollar: said for a million.
-    return f"{format_nanos(nanos_per_million)} per million, so {format_nanos(whole)}…"
+    if rest:
+        return f"{format_nanos(nanos_per_million)} per million {_UNITS[kind]}"
+    return f"{format_nanos(whole)} per {name}"
 
 
 @register.filter("percent")

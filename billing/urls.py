@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from billing.views import budget, earnings, price, royalty, usage, wallet, webhook
+from billing.views import budget, earnings, price, price_page, royalty, usage, wallet, webhook
 
 app_name = "billing"
 urlpatterns = [
@@ -21,5 +21,14 @@ urlpatterns = [
     path("panels/earnings", earnings.earnings_panel, name="earnings-panel"),
     path("panels/keys/<uuid:key_id>", budget.key_panel, name="key-panel"),
     path("panels/price/<slug:owner>/<str:name>", price.price_panel, name="price-panel"),
+    path("dashboard/models/<slug:owner>/<str:name>/price", price_page.price, name="price"),
+    path(
+        "dashboard/models/<slug:owner>/<str:name>/price/withdraw",
+        price_page.withdraw,
+        name="price-withdraw",
+    ),
+    path("dashboard/models/<slug:owner>/<str:name>/offers", price_page.offer, name="offer"),
+    path("dashboard/models/<slug:owner>/<str:name>/coupons", price_page.coupon, name="coupon"),
+    path("console/coupons", price_page.redeem, name="redeem"),
     path("stripe/webhook", webhook.stripe_webhook, name="stripe-webhook"),
 ]

@@ -40,6 +40,7 @@ _SCHEDULE: dict[str, dict[str, Any]] = {
     "apply-stripe-events": {"task": "billing.sweep_stripe_events", "schedule": 15.0},
     "poll-topups": {"task": "billing.poll_topups", "schedule": 60.0},
     "alert-budgets": {"task": "billing.alert_budgets", "schedule": 60.0},
+    "mail-price-rises": {"task": "billing.mail_price_rises", "schedule": 60.0},
     "check-ledger": {"task": "billing.check_ledger", "schedule": 3600.0},
 }
 # What waited longer than until its next turn, while no worker was there, is not done twice.

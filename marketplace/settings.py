@@ -248,6 +248,10 @@ RECEIPT_KEY_BEFORE = env_secret("STRONGROOM_RECEIPT_KEY_BEFORE", "")
 
 # The creator's share of a prediction; the rest is the platform's.
 CREATOR_SHARE_BPS = env_int("STRONGROOM_CREATOR_SHARE_BPS", 8000)
+# How long before it begins a dearer price is announced.
+PRICE_NOTICE_DAYS = env_int("STRONGROOM_PRICE_NOTICE_DAYS", 7)
+# What a node's hour costs, in nano-dollars: prices are shown beside what they cost to serve.
+MACHINE_HOUR_NANOS = env_int("STRONGROOM_MACHINE_HOUR_NANOS", 100_000_000)
 
 LOG_LEVEL = read_level()
 LOGGING_CONFIG = None

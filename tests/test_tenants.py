@@ -26,6 +26,7 @@ from django.urls import URLPattern, URLResolver, get_resolver, resolve, reverse
 from django.utils import timezone
 
 from billing.models import (
+    Coupon,
     Price,
     ReceiptBatch,
     ReceiptKey,
@@ -103,6 +104,13 @@ LINES = [
     ),
     Line("billing:royalty-end", "/dashboard/royalties/{royalty}/end"),
     Line("billing:royalty-end", "/dashboard/royalties/{royalty}/end", "POST", {}),
+    Line("billing:price", "/dashboard/models/acme/digits/price"),
+    Line("billing:price", "/dashboard/models/acme/digits/price", "POST", {"flat": "1"}),
+    Line("billing:price-withdraw", "/dashboard/models/acme/digits/price/withdraw", "POST", {}),
+    Line("billing:offer", "/dashboard/models/acme/digits/offers", "POST", {"end": "friend"}),
+    Line("billing:coupon", "/dashboard/models/acme/digits/coupons", "POST", {"end": "HALF"}),
+    Line("billing:redeem", "/console/coupons?account=acme"),
+    Line("billing:redeem", "/console/coupons?account=acme", "POST", {"code": "NONE"}),
     Line("billing:key-panel", "/panels/keys/{key}"),
     Line("inference:push", "/dashboard/push?account=acme&model=digits"),
     Line("inference:protection", "/dashboard/models/acme/digits/protection"),
@@ -249,6 +257,46 @@ LINES = [
     ),
     Line("billing-api:royalty", "/api/royalties/{royalty}", by="token"),
     Line("billing-api:royalty", "/api/royalties/{royalty}", "DELETE", by="token"),
+    Line("billing-api:prices", "/api/models/acme/digits/prices", by="token"),
+    Line(
+        "billing-api:prices",
+        "/api/models/acme/digits/prices",
+        "POST",
+        {"nanos_per_prediction": 8},
+        by="token",
+    ),
+    Line("billing-api:next-price", "/api/models/acme/digits/prices/next", "DELETE", by="token"),
+    Line("billing-api:offers", "/api/models/acme/digits/offers", by="token"),
+    Line(
+        "billing-api:offers",
+        "/api/models/acme/digits/offers",
+        "POST",
+        {"account": "acme", "nanos_per_prediction": 1},
+        by="token",
+    ),
+    Line("billing-api:offer", "/api/models/acme/digits/offers/friend", "DELETE", by="token"),
+    Line("billing-api:coupons", "/api/models/acme/digits/coupons", by="token"),
+    Line(
+        "billing-api:coupons",
+        "/api/models/acme/digits/coupons",
+        "POST",
+        {
+            "code": "MINE",
+            "off_bps": 1,
+            "days": 1,
+            "uses_max": 1,
+            "valid_until": "2030-01-01T00:00:00Z",
+        },
+        by="token",
+    ),
+    Line("billing-api:coupon", "/api/models/acme/digits/coupons/half", "DELETE", by="token"),
+    Line(
+        "billing-api:redeem",
+        "/api/coupons/redeem",
+        "POST",
+        {"account": "acme", "code": "NONE"},
+        by="token",
+    ),
     Line("billing-api:key-spend", "/api/keys/{key}/spend", by="token"),
     Line("billing-api:wallet", "/api/wallet?account=acme", by="token"),
     Line("billing-api:usage", "/api/usage?account=acme", by="token"),
@@ -285,6 +333,7 @@ PUBLIC = {
     ("inference:try-panel", "POST"),
     ("marketplace-api:model", "GET"),
     ("billing-api:price", "GET"),
+    ("billing-api:prices", "GET"),
 }
 # What a call leaves behind of its caller.
 VOLATILE = {"last_used_at", "last_seen_at", "heard_since", "last_login"}
@@ -371,6 +420,7 @@ def rows(acme: Tenant, account: Account, store: None) -> dict[str, str]:
     )
     prediction_id = _run(account, version)
     _book(prediction_id, account, version, price)
+    _announce(price)
     made = {
         "version": version.pk,
         "key": APIKeyFactory(account=account, created_by=acme.user).pk,
@@ -386,6 +436,21 @@ def rows(acme: Tenant, account: Account, store: None) -> dict[str, str]:
     made["signing_key"] = SigningKey.objects.get(account=account).pk
     Deployment.objects.create(version=version)
     return {name: str(value) for name, value in made.items()}
+
+
+def _announce(price: Price) -> None:
+    """A price that has not begun, an offer and a coupon."""
+    later = timezone.now() + timedelta(days=7)
+    terms = {"model": price.model, "creator_share_bps": 0}
+    Price.objects.filter(pk=price.pk).update(valid_until=later)
+    Price.objects.create(nanos_per_prediction=2_000, valid_from=later, **terms)
+    friend = AccountFactory(slug="friend")
+    Price.objects.create(
+        nanos_per_prediction=1, valid_from=price.valid_from, account=friend, **terms
+    )
+    Coupon.objects.create(
+        code="HALF", model=price.model, off_bps=5_000, days=1, uses_max=1, valid_until=later
+    )
 
 
 def _run(account: Account, version: ModelVersion) -> UUID:

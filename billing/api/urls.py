@@ -7,6 +7,25 @@ from billing.api import budget, price, receipt, royalty, usage, wallet
 app_name = "billing-api"
 urlpatterns = [
     path("models/<slug:owner>/<str:name>/price", price.PriceView.as_view(), name="price"),
+    path("models/<slug:owner>/<str:name>/prices", price.PricesView.as_view(), name="prices"),
+    path(
+        "models/<slug:owner>/<str:name>/prices/next",
+        price.NextPriceView.as_view(),
+        name="next-price",
+    ),
+    path("models/<slug:owner>/<str:name>/offers", price.OffersView.as_view(), name="offers"),
+    path(
+        "models/<slug:owner>/<str:name>/offers/<slug:account>",
+        price.OfferView.as_view(),
+        name="offer",
+    ),
+    path("models/<slug:owner>/<str:name>/coupons", price.CouponsView.as_view(), name="coupons"),
+    path(
+        "models/<slug:owner>/<str:name>/coupons/<slug:code>",
+        price.CouponView.as_view(),
+        name="coupon",
+    ),
+    path("coupons/redeem", price.RedeemView.as_view(), name="redeem"),
     path("keys/<uuid:key_id>/spend", budget.KeySpendView.as_view(), name="key-spend"),
     path("predictions/<str:public_id>/receipt", receipt.ReceiptView.as_view(), name="receipt"),
     path("receipt-keys", receipt.ReceiptKeysView.as_view(), name="receipt-keys"),

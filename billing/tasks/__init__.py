@@ -2,6 +2,7 @@
 
 from billing.tasks.budget import alert_budgets
 from billing.tasks.ledger import check_ledger, expire_holds
+from billing.tasks.price import mail_price_rises
 from billing.tasks.receipt import seal_receipts
 from billing.tasks.stripe_event import apply_stripe_event, sweep_stripe_events
 from billing.tasks.topup import poll_topups
@@ -11,6 +12,7 @@ __all__ = [
     "apply_stripe_event",
     "check_ledger",
     "expire_holds",
+    "mail_price_rises",
     "poll_topups",
     "seal_receipts",
     "sweep_stripe_events",

@@ -13,6 +13,9 @@ from django.utils import timezone
 
 from billing.models import (
     BudgetAlert,
+    Coupon,
+    CouponRedemption,
+    CreatorTerms,
     KeySpend,
     ReceiptBatch,
     ReceiptKey,
@@ -21,6 +24,7 @@ from billing.models import (
     StripeCall,
     StripeEvent,
     Topup,
+    UsageCounter,
 )
 from marketplace.admin.readonly import ReadOnlyMixin
 from marketplace.core.ids import new_id
@@ -36,6 +40,9 @@ CHECKOUT_URL = "https://checkout.example.com/who-holds-it-can-pay"
 # What is changed by hand in vain: a form that would be valid if there were one.
 FORMS: dict[str, dict[str, Any]] = {
     "budgetalert": {"period": "day", "starts_on": "2026-11-21", "percent": 1},
+    "coupon": {"code": "FREE", "credit_nanos": 1, "uses_max": 9, "uses": 0},
+    "couponredemption": {"redeemed_by": "x"},
+    "creatorterms": {"creator_share_bps": 10_000},
     "hold": {"amount_nanos": 1, "posted_nanos": 1, "state": "voided"},
     "keyspend": {"spent_nanos": 0, "held_nanos": 0, "period": "day", "starts_on": "2026-11-21"},
     "ledgeraccount": {"posted_nanos": 10**12, "held_nanos": 0, "min_available_nanos": -(10**12)},
@@ -48,6 +55,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "stripeevent": {"state": "applied", "attempts": 0},
     "topup": {"amount_cents": 1_000_000, "state": "credited"},
     "transfer": {"kind": "top_up", "reference": "x", "idempotency_key": "x"},
+    "usagecounter": {"units": 0, "starts_on": "2026-11-01"},
     "usageevent": {"units": 0, "gross_nanos": 0, "mode": "test"},
 }
 # Seen on the page of the row that they belong to; and one that is nobody's page.
@@ -75,6 +83,14 @@ def rows(shop: Shop, fund) -> None:
     key = ReceiptKey.objects.create(kid="k", public_key="p", created_at=timezone.now())
     ReceiptBatch.objects.create(
         seq=1, size=1, sealed_at=timezone.now(), key=key, mark_transaction=1, mark_id=new_id()
+    )
+    coupon = Coupon.objects.create(
+        code="WELCOME", credit_nanos=1, uses_max=1, valid_until=timezone.now()
+    )
+    CouponRedemption.objects.create(coupon=coupon, account=shop.consumer, redeemed_by="x")
+    CreatorTerms.objects.create(account=shop.creator, creator_share_bps=9_000)
+    UsageCounter.objects.create(
+        account=shop.consumer, model=shop.model, starts_on="2026-11-01", units=1
     )
     StripeCall.objects.create(idempotency_key="k", endpoint="customers", params_sha256="0")
 

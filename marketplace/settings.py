@@ -136,6 +136,9 @@ TRUSTED_PROXY_COUNT = env_int("STRONGROOM_TRUSTED_PROXY_COUNT", 0)
 STRIPE_SECRET_KEY = env_secret("STRONGROOM_STRIPE_SECRET_KEY", "unset")
 STRIPE_WEBHOOK_SECRET = env_secret("STRONGROOM_STRIPE_WEBHOOK_SECRET", "unset")
 STRIPE_API_BASE = env_text("STRONGROOM_STRIPE_API_BASE", "") if DEVELOPMENT else ""
+# What one admin may move by hand in a day, and what one alone may call explained; above, a
+# second one has to agree. Never above $1,000, whatever stands here.
+ADJUSTMENT_ALONE_MAX_CENTS = env_int("STRONGROOM_ADJUSTMENT_ALONE_MAX_CENTS", 10_000)
 
 CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {

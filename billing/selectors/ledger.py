@@ -190,6 +190,53 @@ INVARIANTS = (
            WHERE p.state = 'credited'
                AND e.amount_nanos IS DISTINCT FROM p.amount_cents::bigint * 10000000""",
     ),
+    Invariant(
+        "credits-are-approved",
+        "Each credit and adjustment was moved as it was proposed, a large one by two people.",
+        """SELECT coalesce(t.id, a.id) FROM (
+               SELECT * FROM billing_transfer WHERE kind IN ('credit', 'adjustment')
+           ) t FULL JOIN (
+               SELECT * FROM billing_adjustment WHERE state = 'posted'
+           ) a ON a.transfer_id = t.id AND a.kind = t.kind
+               AND t.idempotency_key = 'adjustment:' || a.id
+           LEFT JOIN billing_transferentry s ON s.transfer_id = t.id
+               AND s.ledger_account_id = a.source_id AND s.amount_nanos = -a.amount_nanos
+           LEFT JOIN billing_transferentry g ON g.transfer_id = t.id
+               AND g.ledger_account_id = a.target_id AND g.amount_nanos = a.amount_nanos
+           WHERE t.id IS NULL OR a.id IS NULL OR s.id IS NULL OR g.id IS NULL
+               OR (a.needs_two AND (a.decided_by_id IS NULL OR a.decided_by_id = a.created_by_id))
+               OR (NOT a.needs_two AND a.amount_nanos > 1000000000000)""",
+    ),
+    Invariant(
+        "reversals-fit",
+        "What went back of a prediction is at most what it cost, to and from who paid and got it.",
+        """SELECT coalesce(t.id, r.prediction_id) FROM (
+               SELECT t.id, t.idempotency_key,
+                   sum(e.amount_nanos) FILTER (WHERE a.kind IN ('wallet', 'receivable'))
+                       AS gross_nanos,
+                   coalesce(-sum(e.amount_nanos) FILTER (
+                       WHERE a.kind IN ('creator_reserve', 'creator_payable')), 0)
+                       AS creator_nanos,
+                   min(a.holder_id::text) FILTER (WHERE a.kind IN ('wallet', 'receivable'))
+                       AS account_id,
+                   min(a.holder_id::text) FILTER (
+                       WHERE a.kind IN ('creator_reserve', 'creator_payable')) AS creator_id
+               FROM billing_transfer t
+               JOIN billing_transferentry e ON e.transfer_id = t.id
+               JOIN billing_ledgeraccount a ON a.id = e.ledger_account_id
+               WHERE t.kind = 'usage_reversal' GROUP BY t.id
+           ) t FULL JOIN billing_usagereversal r ON r.transfer_id = t.id
+           LEFT JOIN billing_usageevent u ON u.prediction_id = r.prediction_id
+           WHERE t.id IS NULL OR r.prediction_id IS NULL OR u.prediction_id IS NULL
+               OR t.idempotency_key <> 'usage_reversal:' || r.prediction_id
+               OR t.gross_nanos IS DISTINCT FROM r.gross_nanos
+               OR t.creator_nanos IS DISTINCT FROM r.creator_nanos
+               OR t.account_id IS DISTINCT FROM u.account_id::text
+               OR (t.creator_nanos > 0 AND t.creator_id IS DISTINCT FROM u.creator_id::text)
+               OR r.account_id <> u.account_id OR r.creator_id <> u.creator_id
+               OR r.gross_nanos > u.gross_nanos OR r.creator_nanos > u.creator_nanos
+               OR r.gross_nanos - r.creator_nanos > u.gross_nanos - u.creator_nanos""",
+    ),
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -16,15 +17,19 @@ from billing.models import (
     KeySpend,
     ReceiptBatch,
     ReceiptKey,
+    ReconcileDifference,
+    ReconcileRun,
     StripeCall,
     StripeEvent,
     Topup,
 )
+from billing.services import adjustment, reversal
 from marketplace.admin.readonly import ReadOnlyMixin
-from marketplace.core.ids import new_id
+from marketplace.core.ids import new_id, to_public
 from marketplace.models import User
+from marketplace.selectors.access import Actor
 from tests.billing.conftest import PRICE_NANOS, Shop, asked, reserve, settle
-from tests.factories import APIKeyFactory
+from tests.factories import APIKeyFactory, UserFactory
 
 pytestmark = pytest.mark.django_db
 
@@ -32,6 +37,7 @@ CHECKOUT_URL = "https://checkout.example.com/who-holds-it-can-pay"
 
 # What is changed by hand in vain: a form that would be valid if there were one.
 FORMS: dict[str, dict[str, Any]] = {
+    "adjustment": {"state": "posted", "amount_nanos": 1, "needs_two": ""},
     "budgetalert": {"period": "day", "starts_on": "2026-11-21", "percent": 1},
     "hold": {"amount_nanos": 1, "posted_nanos": 1, "state": "voided"},
     "keyspend": {"spent_nanos": 0, "held_nanos": 0, "period": "day", "starts_on": "2026-11-21"},
@@ -39,11 +45,14 @@ FORMS: dict[str, dict[str, Any]] = {
     "price": {"nanos_per_prediction": 0, "creator_share_bps": 10_000},
     "receiptbatch": {"size": 1, "root": "x", "hash": "x", "previous": "x", "signature": "x"},
     "receiptkey": {"public_key": "x", "signature": "x"},
+    "reconciledifference": {"explanation": "by_hand", "mark_reason": "x"},
+    "reconcilerun": {"state": "clean", "unexplained_count": 0},
     "stripecall": {"state": "ok", "response_id": "x"},
     "stripeevent": {"state": "applied", "attempts": 0},
     "topup": {"amount_cents": 1_000_000, "state": "credited"},
     "transfer": {"kind": "top_up", "reference": "x", "idempotency_key": "x"},
     "usageevent": {"units": 0, "gross_nanos": 0, "mode": "test"},
+    "usagereversal": {"gross_nanos": 1, "creator_nanos": 0, "reason": "x"},
 }
 # Seen on the page of the row that they belong to; and one that is nobody's page.
 INLINES = {"transferentry"}
@@ -57,6 +66,14 @@ def rows(shop: Shop, fund) -> None:
     key_id = new_id()
     ((hold_id, _, _),) = reserve(asked(shop.consumer.pk, PRICE_NANOS, api_key_id=key_id))
     settle(shop.item(hold_id, api_key_id=str(key_id)))
+    actor = Actor(user=UserFactory(is_staff=True))
+    adjustment.propose_credit(actor, shop.consumer, amount_nanos=1, reason="x")
+    reversal.reverse_usage(actor, to_public(hold_id), reason="x")
+    now = timezone.now()
+    run = ReconcileRun.objects.create(since=now - timedelta(days=1), until=now)
+    ReconcileDifference.objects.create(
+        kind="topup", fault="amount", our_id="x", happened_at=now, first_run=run, last_run=run
+    )
     Topup.objects.create(account=shop.consumer, amount_cents=500, checkout_url=CHECKOUT_URL)
     StripeEvent.objects.create(id="evt_1", type="x", payload={}, created_at=timezone.now())
     api_key = APIKeyFactory(account=shop.consumer)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from uuid import UUID
 
 import pytest
 from django.core.management import call_command
@@ -17,11 +18,12 @@ from billing.models import (
     TransferEntry,
     UsageEvent,
 )
+from billing.models.adjustment import ALONE_NANOS_MAX
 from billing.selectors.ledger import INVARIANTS, Finding, check_invariants
-from billing.services import ledger, topup
+from billing.services import adjustment, ledger, reversal, topup
 from billing.services.price import set_price
 from marketplace.core.errors import InsufficientCreditError, NotFoundError
-from marketplace.core.ids import new_id
+from marketplace.core.ids import new_id, to_public
 from marketplace.core.money import NANOS_PER_CENT
 from marketplace.models import Account, APIKey
 from marketplace.selectors.access import Actor
@@ -37,7 +39,7 @@ from tests.billing.conftest import (
     reserve,
     settle,
 )
-from tests.factories import APIKeyFactory
+from tests.factories import APIKeyFactory, UserFactory
 
 pytestmark = pytest.mark.django_db
 
@@ -379,6 +381,24 @@ HARMS = {
     "topups-are-booked": "UPDATE billing_transfer SET idempotency_key = 'x'"
     " WHERE idempotency_key = 'topup:pi_test'",
     "topups-are-booked (amount)": "UPDATE billing_topup SET amount_cents = amount_cents + 1",
+    # Moved by one person alone, without a proposal, or otherwise than proposed.
+    "credits-are-approved": "UPDATE billing_adjustment SET state = 'pending', transfer_id = NULL,"
+    " decided_by_id = NULL",
+    "credits-are-approved (alone)": "UPDATE billing_adjustment SET decided_by_id = created_by_id",
+    "credits-are-approved (none)": "DELETE FROM billing_adjustment",
+    "credits-are-approved (amount)": "UPDATE billing_adjustment SET amount_nanos = 1",
+    "credits-are-approved (account)": "UPDATE billing_adjustment SET source_id = (SELECT id FROM"
+    " billing_ledgeraccount WHERE kind = 'platform_revenue')",
+    "credits-are-approved (transfer)": "UPDATE billing_transfer SET kind = 'promo'"
+    " WHERE kind = 'credit'",
+    # More than it cost, not recorded, recorded as something else, or not moved.
+    "reversals-fit": "UPDATE billing_usagereversal SET gross_nanos = gross_nanos + 1",
+    "reversals-fit (cost)": "UPDATE billing_usageevent SET gross_nanos = 5, creator_nanos = 4",
+    "reversals-fit (part)": "UPDATE billing_usagereversal SET creator_nanos = creator_nanos - 1",
+    "reversals-fit (none)": "DELETE FROM billing_usagereversal",
+    "reversals-fit (account)": "UPDATE billing_usagereversal SET account_id = creator_id",
+    "reversals-fit (transfer)": "UPDATE billing_transfer SET kind = 'promo'"
+    " WHERE kind = 'usage_reversal'",
 }
 
 
@@ -401,6 +421,19 @@ def buy_credit(shop: Shop, fund: Fund, amount_cents: int) -> None:
     fund(amount_cents * NANOS_PER_CENT, key="topup:pi_test")
 
 
+def move_by_hand(shop: Shop, prediction_id: UUID) -> None:
+    """A credit by two people, and a part of a prediction's price that goes back."""
+    one, other = (
+        Actor(user=UserFactory(email=f"{name}@example.com", is_staff=True))
+        for name in ("one", "other")
+    )
+    credit = adjustment.propose_credit(
+        one, shop.consumer, amount_nanos=ALONE_NANOS_MAX, reason="For the trouble."
+    )
+    adjustment.approve(other, credit.pk)
+    reversal.reverse_usage(one, to_public(prediction_id), reason="Noise.", gross_nanos=10)
+
+
 @pytest.mark.parametrize("harm", HARMS)
 def test_each_check_finds_its_harm(shop: Shop, fund: Fund, harm: str) -> None:
     fund(5_000)
@@ -410,6 +443,7 @@ def test_each_check_finds_its_harm(shop: Shop, fund: Fund, harm: str) -> None:
     ((slice_id, _, _),) = reserve(asked(shop.consumer.pk, 2 * PRICE_NANOS, api_key_id=key_id))
     record_answer(shop, slice_id)
     settle(shop.item(slice_id, api_key_id=str(key_id)))
+    move_by_hand(shop, slice_id)
     assert broken() == set()
 
     with connection.cursor() as cursor:
@@ -417,7 +451,12 @@ def test_each_check_finds_its_harm(shop: Shop, fund: Fund, harm: str) -> None:
         cursor.execute(
             "ALTER TABLE billing_ledgeraccount DROP CONSTRAINT IF EXISTS billing_account_floor"
         )
-        for table in ("transfer", "transferentry", "usageevent"):
+        for check in ("two_people", "decided", "transfer"):
+            cursor.execute(
+                f"ALTER TABLE billing_adjustment DROP CONSTRAINT billing_adjustment_{check}"
+            )
+        tables = ("transfer", "transferentry", "usageevent", "adjustment", "usagereversal")
+        for table in tables:
             cursor.execute(f"ALTER TABLE billing_{table} DISABLE TRIGGER USER")
         cursor.execute(HARMS[harm])
 

@@ -35,6 +35,7 @@ MONEY_FUNCTIONS = (
     "billing_settle(jsonb, uuid[], integer[], integer[], bigint[], timestamptz[])",
     "billing_give_back(uuid[], bigint[], text)",
     "billing_expire_holds(integer)",
+    "billing_reverse_usage(uuid, uuid, bigint)",
 )
 # Parts of the above; nobody calls them by themselves.
 INNER_FUNCTIONS = (
@@ -45,6 +46,10 @@ INNER_FUNCTIONS = (
 APP_REVOKED = {
     **dict.fromkeys(MONEY_TABLES, "INSERT, UPDATE, DELETE"),
     **dict.fromkeys(RECEIPT_TABLES, "UPDATE, DELETE"),
+    "billing_adjustment": "DELETE",
+    "billing_usagereversal": "UPDATE, DELETE",
+    "billing_reconcilerun": "DELETE",
+    "billing_reconciledifference": "DELETE",
     "marketplace_auditevent": "UPDATE, DELETE",
     "marketplace_review": "UPDATE, DELETE",
     "billing_price": "DELETE",
@@ -117,10 +122,13 @@ def statements() -> list[str]:
     for function in MONEY_FUNCTIONS:
         lines.append(f"GRANT EXECUTE ON FUNCTION {function} TO {APP}, {GATEWAY}")
     # Whoever may run predictions may not mint money.
-    lines.append(
-        "REVOKE ALL ON FUNCTION billing_transfer(uuid, text, text, text, jsonb, uuid) "
-        f"FROM {GATEWAY}"
-    )
+    lines += [
+        f"REVOKE ALL ON FUNCTION {function} FROM {GATEWAY}"
+        for function in (
+            "billing_transfer(uuid, text, text, text, jsonb, uuid)",
+            "billing_reverse_usage(uuid, uuid, bigint)",
+        )
+    ]
     return lines
 
 

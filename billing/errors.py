@@ -23,6 +23,10 @@ class StripeRefusedError(MarketplaceError):
     title = "The payment service refused the request."
 
 
+class StripeListTooLongError(StripeRefusedError):
+    """More objects in a period than one list holds; a shorter period may be asked for."""
+
+
 class WebhookRefusedError(BadRequestError):
     code = "webhook_refused"
     title = "This is not a webhook that Stripe signed now."

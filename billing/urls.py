@@ -2,7 +2,17 @@ from __future__ import annotations
 
 from django.urls import path
 
-from billing.views import budget, earnings, price, wallet, webhook
+from billing.views import (
+    adjustment,
+    budget,
+    earnings,
+    frozen,
+    price,
+    reconcile,
+    reversal,
+    wallet,
+    webhook,
+)
 
 app_name = "billing"
 urlpatterns = [
@@ -10,6 +20,16 @@ urlpatterns = [
     path("console/usage", wallet.usage, name="usage"),
     path("console/topups/<uuid:topup_id>", wallet.topup_return, name="topup-return"),
     path("dashboard/earnings", earnings.earnings, name="earnings"),
+    path("dashboard/give-back", reversal.give_back, name="give-back"),
+    path("platform/reconciliation", reconcile.reconciliation, name="reconciliation"),
+    path("platform/reconciliation/<uuid:difference_id>", reconcile.difference, name="difference"),
+    path("platform/adjustments", adjustment.adjustments, name="adjustments"),
+    path("platform/adjustments/credit", adjustment.new_credit, name="credit-new"),
+    path("platform/adjustments/new", adjustment.new_adjustment, name="adjustment-new"),
+    path("platform/adjustments/<uuid:adjustment_id>", adjustment.adjustment, name="adjustment"),
+    path("platform/give-back", reversal.platform_give_back, name="platform-give-back"),
+    path("platform/frozen", frozen.frozen, name="frozen"),
+    path("panels/reversals/<str:public_id>", reversal.reversal_panel, name="reversal-panel"),
     path("panels/wallet", wallet.wallet_panel, name="wallet-panel"),
     path("panels/usage", wallet.usage_panel, name="usage-panel"),
     path("panels/earnings", earnings.earnings_panel, name="earnings-panel"),

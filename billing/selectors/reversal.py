@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from uuid import UUID
 
-from django.db.models import QuerySet, Sum
+from django.db.models import Q, QuerySet, Sum
 
 from billing.models import UsageEvent, UsageReversal
 from marketplace.core import ids
@@ -41,6 +41,25 @@ def find_reversal(prediction_id: UUID) -> UsageReversal | None:
     return UsageReversal.objects.filter(pk=prediction_id).first()
 
 
+def access_reversal(actor: Actor, public_id: str) -> UsageReversal | None:
+    """What went back of a prediction of the actor's own, or of its own model; None if nothing.
+
+    Raises:
+        NotFoundError: Not a prediction that the actor may know of.
+    """
+    try:
+        prediction_id = ids.from_public(public_id)
+    except ValueError:
+        raise NotFoundError("No such prediction.") from None
+    events = UsageEvent.objects.filter(pk=prediction_id)
+    if not actor.is_admin:
+        own = list_accounts(actor)
+        events = events.filter(Q(account__in=own) | Q(creator__in=own))
+    if not events.exists():
+        raise NotFoundError("No such prediction.")
+    return find_reversal(prediction_id)
+
+
 def map_reversals(prediction_ids: Iterable[UUID]) -> dict[UUID, UsageReversal]:
     """What went back, by prediction; those of which nothing did are left out."""
     return UsageReversal.objects.in_bulk(list(prediction_ids))
@@ -49,6 +68,11 @@ def map_reversals(prediction_ids: Iterable[UUID]) -> dict[UUID, UsageReversal]:
 def list_given_back(creator: Account) -> QuerySet[UsageReversal]:
     """What a creator's models gave back, newest first."""
     return UsageReversal.objects.filter(creator=creator).order_by("-created_at")
+
+
+def list_all_given_back() -> QuerySet[UsageReversal]:
+    """What anybody gave back, newest first."""
+    return UsageReversal.objects.select_related("account", "creator").order_by("-created_at")
 
 
 def sum_given_back(reversals: QuerySet[UsageReversal]) -> tuple[int, int]:

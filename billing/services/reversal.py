@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 from django.db import DatabaseError, connection, transaction
 
 from billing.models import UsageEvent, UsageReversal
 from billing.selectors.reversal import access_charge
 from billing.services.ledger import ERRORS_BY_SQLSTATE
 from marketplace.core import limits
-from marketplace.core.errors import ConflictError, InvalidInputError
+from marketplace.core.errors import ConflictError, InvalidInputError, NotFoundError
 from marketplace.core.ids import new_id
 from marketplace.core.money import format_nanos
 from marketplace.selectors.access import Actor
@@ -16,7 +18,12 @@ from marketplace.services import audit
 
 
 def reverse_usage(
-    actor: Actor, public_id: str, *, reason: str, gross_nanos: int | None = None
+    actor: Actor,
+    public_id: str,
+    *,
+    reason: str,
+    gross_nanos: int | None = None,
+    creator_id: UUID | None = None,
 ) -> UsageReversal:
     """Give back what a prediction cost, to the wallet or debt it was paid from.
 
@@ -28,6 +35,7 @@ def reverse_usage(
         public_id: The prediction.
         reason: Kept for good; the consumer reads it.
         gross_nanos: How much of it; None gives all of it.
+        creator_id: Only a prediction of this creator's models.
 
     Raises:
         NotFoundError: No such charge, or not one of the actor's.
@@ -36,6 +44,8 @@ def reverse_usage(
         ConflictError: It was given back before.
     """
     event = access_charge(actor, public_id, "billing")
+    if creator_id not in (None, event.creator_id):
+        raise NotFoundError("No such prediction.")
     reason = reason.strip()
     if not 0 < len(reason) <= limits.REASON_LENGTH_MAX:
         raise _invalid("/reason", f"A reason has 1 to {limits.REASON_LENGTH_MAX} characters.")

@@ -3,15 +3,18 @@
 from billing.tasks.budget import alert_budgets
 from billing.tasks.ledger import check_ledger, expire_holds
 from billing.tasks.receipt import seal_receipts
+from billing.tasks.reconcile import carry_out_reconciliation, reconcile_nightly
 from billing.tasks.stripe_event import apply_stripe_event, sweep_stripe_events
 from billing.tasks.topup import poll_topups
 
 __all__ = [
     "alert_budgets",
     "apply_stripe_event",
+    "carry_out_reconciliation",
     "check_ledger",
     "expire_holds",
     "poll_topups",
+    "reconcile_nightly",
     "seal_receipts",
     "sweep_stripe_events",
 ]

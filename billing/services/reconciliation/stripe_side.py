@@ -1,0 +1,139 @@
+"""Stripe's side of a period: read once, and looked up one by one where that is not enough."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from functools import cached_property
+from typing import TypeVar
+
+from billing.errors import StripeRefusedError
+from billing.services.reconciliation.finding import Period
+from billing.services.reconciliation.parts import list_in_parts
+from billing.services.stripe_client import get_stripe
+from billing.stripe.client import BalanceTransaction, Charge, Dispute, PaymentIntent, Refund
+
+Item = TypeVar("Item")
+
+# Objects are made before the money moves, and we hear of it later still: so much earlier than
+# the period Stripe is read in one go; what is older is looked up by itself.
+MARGIN = timedelta(days=3)
+# Movements of a payment that came; their source is a charge.
+CHARGE_TYPES = frozenset({"charge", "payment"})
+
+
+class StripeSide:
+    """What Stripe has of a period, and a little before it. Reads only.
+
+    Every method raises StripeUnavailableError while Stripe does not answer.
+    """
+
+    def __init__(self, period: Period) -> None:
+        self.period = period
+        self._since = period.since - MARGIN
+        self._looked_up: dict[str, BalanceTransaction | None] = {}
+
+    @cached_property
+    def movements(self) -> dict[str, BalanceTransaction]:
+        """Every movement on the balance, by its id."""
+        rows = self._list(
+            lambda start, end: get_stripe().list_balance_transactions(
+                created_from=start, created_until=end
+            )
+        )
+        return {row.id: row for row in rows}
+
+    @cached_property
+    def charges(self) -> dict[str, Charge]:
+        """Every charge, by its id."""
+        rows = self._list(
+            lambda start, end: get_stripe().list_charges(created_from=start, created_until=end)
+        )
+        return {row.id: row for row in rows}
+
+    @cached_property
+    def payments(self) -> dict[str, PaymentIntent]:
+        """Every payment that was begun, by its id."""
+        rows = self._list(
+            lambda start, end: get_stripe().list_payment_intents(
+                created_from=start, created_until=end
+            )
+        )
+        return {row.id: row for row in rows}
+
+    @cached_property
+    def refunds(self) -> dict[str, Refund]:
+        """Every refund, by its id."""
+        rows = self._list(
+            lambda start, end: get_stripe().list_refunds(created_from=start, created_until=end)
+        )
+        return {row.id: row for row in rows}
+
+    @cached_property
+    def disputes(self) -> dict[str, Dispute]:
+        """Every dispute, by its id."""
+        rows = self._list(
+            lambda start, end: get_stripe().list_disputes(created_from=start, created_until=end)
+        )
+        return {row.id: row for row in rows}
+
+    def find_charge(self, charge_id: str) -> Charge | None:
+        """A charge of any age; None if there is none."""
+        if charge_id not in self.charges:
+            charge = _or_none(lambda: get_stripe().retrieve_charge(charge_id))
+            if charge is None:
+                return None
+            self.charges[charge_id] = charge
+        return self.charges[charge_id]
+
+    def find_payment(self, payment_intent_id: str) -> PaymentIntent | None:
+        """A payment of any age; None if there is none."""
+        if payment_intent_id not in self.payments:
+            payment = _or_none(lambda: get_stripe().retrieve_payment_intent(payment_intent_id))
+            if payment is None:
+                return None
+            self.payments[payment_intent_id] = payment
+        return self.payments[payment_intent_id]
+
+    def find_refund(self, refund_id: str) -> Refund | None:
+        """A refund of any age; None if there is none."""
+        if refund_id not in self.refunds:
+            refund = _or_none(lambda: get_stripe().retrieve_refund(refund_id))
+            if refund is None:
+                return None
+            self.refunds[refund_id] = refund
+        return self.refunds[refund_id]
+
+    def find_dispute(self, dispute_id: str) -> Dispute | None:
+        """A dispute of any age; None if there is none."""
+        if dispute_id not in self.disputes:
+            dispute = _or_none(lambda: get_stripe().retrieve_dispute(dispute_id))
+            if dispute is None:
+                return None
+            self.disputes[dispute_id] = dispute
+        return self.disputes[dispute_id]
+
+    def find_movement(self, transaction_id: str | None) -> BalanceTransaction | None:
+        """A movement of any age; None if there is none (yet)."""
+        if transaction_id is None:
+            return None
+        if transaction_id in self.movements:
+            return self.movements[transaction_id]
+        if transaction_id not in self._looked_up:
+            self._looked_up[transaction_id] = _or_none(
+                lambda: get_stripe().retrieve_balance_transaction(transaction_id)
+            )
+        return self._looked_up[transaction_id]
+
+    def _list(self, fetch: Callable[[datetime, datetime], list[Item]]) -> list[Item]:
+        return list_in_parts(fetch, self._since, self.period.until)
+
+
+def _or_none(retrieve: Callable[[], Item]) -> Item | None:
+    """None where Stripe knows no such object; any other refusal goes on."""
+    try:
+        return retrieve()
+    except StripeRefusedError as error:
+        if error.params.get("stripe_code") != "resource_missing":
+            raise
+        return None

@@ -41,6 +41,8 @@ _SCHEDULE: dict[str, dict[str, Any]] = {
     "poll-topups": {"task": "billing.poll_topups", "schedule": 60.0},
     "alert-budgets": {"task": "billing.alert_budgets", "schedule": 60.0},
     "check-ledger": {"task": "billing.check_ledger", "schedule": 3600.0},
+    # Once a night; a night in which Stripe did not answer is made up for.
+    "reconcile": {"task": "billing.reconcile_nightly", "schedule": 1800.0},
 }
 # What waited longer than until its next turn, while no worker was there, is not done twice.
 app.conf.beat_schedule = {

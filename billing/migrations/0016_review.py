@@ -48,6 +48,7 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 ("is_repairing", models.BooleanField(default=False)),
+                ("is_nightly", models.BooleanField(default=False)),
                 ("started_at", models.DateTimeField(auto_now_add=True)),
                 ("finished_at", models.DateTimeField(blank=True, null=True)),
                 ("counts", models.JSONField(default=dict)),

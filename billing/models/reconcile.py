@@ -28,6 +28,7 @@ class ReconcileRun(models.Model):
     until = models.DateTimeField()
     state = models.CharField(max_length=12, choices=State, default=State.RUNNING)
     is_repairing = models.BooleanField(default=False)
+    is_nightly = models.BooleanField(default=False)
     # None: by itself, or by a command.
     started_by = models.ForeignKey("marketplace.User", models.SET_NULL, null=True, related_name="+")
     started_at = models.DateTimeField(auto_now_add=True)

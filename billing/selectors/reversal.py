@@ -8,6 +8,7 @@ from uuid import UUID
 from django.db.models import Q, QuerySet, Sum
 
 from billing.models import UsageEvent, UsageReversal
+from billing.selectors.usage import UsageFilter, choose_usage
 from marketplace.core import ids
 from marketplace.core.errors import NotFoundError
 from marketplace.models import Account
@@ -63,6 +64,15 @@ def access_reversal(actor: Actor, public_id: str) -> UsageReversal | None:
 def map_reversals(prediction_ids: Iterable[UUID]) -> dict[UUID, UsageReversal]:
     """What went back, by prediction; those of which nothing did are left out."""
     return UsageReversal.objects.in_bulk(list(prediction_ids))
+
+
+def sum_chosen_reversals(account: Account, chosen: UsageFilter) -> int:
+    """How much of a part of an account's usage went back, in nanos."""
+    reversals = UsageReversal.objects.filter(account=account)
+    if chosen != UsageFilter():
+        events = choose_usage(UsageEvent.objects.filter(account=account), chosen)
+        reversals = reversals.filter(prediction_id__in=events.values("prediction_id"))
+    return sum_given_back(reversals)[0]
 
 
 def list_given_back(creator: Account) -> QuerySet[UsageReversal]:

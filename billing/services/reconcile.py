@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from django.conf import settings
@@ -49,6 +49,8 @@ OPEN_AGE_MAX = timedelta(days=35)
 PERIOD_MAX = timedelta(days=400)
 # A run that does not end in this time has died.
 RUN_TIME_MAX = timedelta(hours=1)
+# UTC's; most of the day before is settled at Stripe by then.
+NIGHT_HOUR = 2
 MAIL_WITHIN = timedelta(days=1)
 
 Explanation = ReconcileDifference.Explanation
@@ -64,6 +66,7 @@ def begin_run(
     until: datetime | None = None,
     actor: Actor | None = None,
     is_repairing: bool = False,
+    is_nightly: bool = False,
 ) -> ReconcileRun:
     """A row for a run that is about to start.
 
@@ -89,6 +92,7 @@ def begin_run(
             since=since,
             until=until,
             is_repairing=is_repairing,
+            is_nightly=is_nightly,
             started_by=actor.user if actor else None,
         )
         if actor is not None:
@@ -131,10 +135,21 @@ def reconcile(
     return carry_out(begin_run(since=since, until=until, is_repairing=is_repairing).pk)
 
 
-def reconcile_nightly() -> ReconcileRun | None:
-    """A run by itself, and a mail to the admins if something is unexplained."""
+def reconcile_nightly(now: datetime | None = None) -> ReconcileRun | None:
+    """The run of the night, unless it was done; the admins get a mail if they must look.
+
+    Asked for more often than it is due, so that a night in which Stripe did not answer, or no
+    worker was there, is made up for.
+    """
+    now = now or timezone.now()
+    due_at = now.astimezone(UTC).replace(hour=NIGHT_HOUR, minute=0, second=0, microsecond=0)
+    if due_at > now:
+        due_at -= timedelta(days=1)
+    done = ReconcileRun.objects.filter(is_nightly=True, started_at__gte=due_at)
+    if done.exclude(state=State.FAILED).exists():
+        return None
     try:
-        run = reconcile()
+        run = carry_out(begin_run(is_nightly=True).pk)
     except StripeUnavailableError:
         logger.error("the nightly comparison with Stripe did not come about: no answer")
         return None

@@ -16,6 +16,7 @@ from billing.forms.topup import TopupForm
 from billing.forms.usage import UsageForm
 from billing.models import LedgerAccount, Topup
 from billing.selectors.ledger import find_ledger_account, list_entries
+from billing.selectors.reversal import map_reversals, sum_chosen_reversals
 from billing.selectors.topup import access_topup, list_topups
 from billing.selectors.usage import UsageFilter, list_usage, sum_usage, sum_usage_by
 from billing.services.topup import settle_topup, start_topup
@@ -96,6 +97,7 @@ def usage(request: HttpRequest) -> HttpResponse:
         "is_chosen": chosen != UsageFilter(),
         "predictions": predictions,
         "gross_nanos": gross_nanos,
+        "given_back_nanos": sum_chosen_reversals(account, chosen),
         "export_query": _export_query(request, account),
     }
     if is_valid and form.group:
@@ -145,5 +147,14 @@ def statement_page(request: HttpRequest, account: Account) -> Any:
 
 
 def usage_rows(events: Any) -> list[dict[str, Any]]:
-    """Usage events with their public ids."""
-    return [{"event": event, "id": ids.to_public(event.prediction_id)} for event in events]
+    """Usage events with their public ids, and what went back of them."""
+    found = list(events)
+    reversals = map_reversals(event.prediction_id for event in found)
+    return [
+        {
+            "event": event,
+            "id": ids.to_public(event.prediction_id),
+            "reversal": reversals.get(event.prediction_id),
+        }
+        for event in found
+    ]

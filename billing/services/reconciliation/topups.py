@@ -23,6 +23,7 @@ from marketplace.models import AuditEvent
 
 # Written on every payment of ours: which top-up it is.
 METADATA_KEY = "topup_id"
+CURRENCY = "usd"
 
 
 def compare_topups(period: Period, stripe: StripeSide) -> Comparison:
@@ -80,17 +81,18 @@ def _our_fact(topup: Topup, customer_id: str) -> Fact:
         id=str(topup.pk),
         amount_nanos=topup.amount_cents * NANOS_PER_CENT,
         happened_at=topup.credited_at,
-        owner=customer_id,
+        owner=f"{customer_id} in {CURRENCY} for {topup.pk}",
     )
 
 
 def _their_fact(payment: PaymentIntent, stripe: StripeSide) -> Fact:
+    named = payment.metadata.get(METADATA_KEY, "")
     return Fact(
         key=payment.id,
         id=payment.id,
         amount_nanos=payment.amount_received * NANOS_PER_CENT,
         happened_at=_moment_of(payment, stripe),
-        owner=payment.customer or "",
+        owner=f"{payment.customer or ''} in {payment.currency} for {named}",
     )
 
 

@@ -2,13 +2,24 @@ from __future__ import annotations
 
 from django.urls import path
 
-from billing.views import budget, earnings, price, wallet, webhook
+from billing.views import budget, card, earnings, fraud, price, refund, wallet, webhook
 
 app_name = "billing"
 urlpatterns = [
     path("console/wallet", wallet.wallet, name="wallet"),
     path("console/usage", wallet.usage, name="usage"),
     path("console/topups/<uuid:topup_id>", wallet.topup_return, name="topup-return"),
+    path("console/cards", card.cards, name="cards"),
+    path("console/cards/new", card.card_new, name="card-new"),
+    path("console/cards/<uuid:card_id>/remove", card.card_remove, name="card-remove"),
+    path("console/cards/<uuid:card_id>/default", card.card_default, name="card-default"),
+    path("console/auto-topup", card.auto_topup_set, name="auto-topup"),
+    path("console/auto-topup/stop", card.auto_topup_stop, name="auto-topup-stop"),
+    path("console/balance-alert", card.balance_alert_set, name="balance-alert"),
+    path("console/refund", refund.refund, name="refund"),
+    path("review/cases", fraud.review_cases, name="review-cases"),
+    path("review/cases/<uuid:case_id>", fraud.review_case, name="review-case"),
+    path("review/accounts/<slug:slug>/refund", refund.account_refund, name="account-refund"),
     path("dashboard/earnings", earnings.earnings, name="earnings"),
     path("panels/wallet", wallet.wallet_panel, name="wallet-panel"),
     path("panels/usage", wallet.usage_panel, name="usage-panel"),

@@ -1,27 +1,49 @@
 """Tables of billing, by noun."""
 
+from billing.models.auto_topup import AutoTopup, BalanceAlert, PaymentMail
 from billing.models.budget import KeySpend
 from billing.models.budget_alert import BudgetAlert
+from billing.models.card import SavedCard
+from billing.models.dispute import Dispute
+from billing.models.fraud import (
+    AccountFreeze,
+    PaymentDecline,
+    PayoutHold,
+    ReviewCase,
+    ReviewSignal,
+)
 from billing.models.ledger import Hold, LedgerAccount, Transfer, TransferEntry
 from billing.models.price import Price
 from billing.models.receipt import ReceiptBatch, ReceiptKey, ReceiptLeaf
+from billing.models.refund import TopupRefund
 from billing.models.stripe_event import StripeCall, StripeEvent
 from billing.models.topup import StripeCustomer, Topup
 from billing.models.usage import UsageEvent
 
 __all__ = [
+    "AccountFreeze",
+    "AutoTopup",
+    "BalanceAlert",
     "BudgetAlert",
+    "Dispute",
     "Hold",
     "KeySpend",
     "LedgerAccount",
+    "PaymentDecline",
+    "PaymentMail",
+    "PayoutHold",
     "Price",
     "ReceiptBatch",
     "ReceiptKey",
     "ReceiptLeaf",
+    "ReviewCase",
+    "ReviewSignal",
+    "SavedCard",
     "StripeCall",
     "StripeCustomer",
     "StripeEvent",
     "Topup",
+    "TopupRefund",
     "Transfer",
     "TransferEntry",
     "UsageEvent",

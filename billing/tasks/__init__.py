@@ -2,6 +2,13 @@
 
 from billing.tasks.budget import alert_budgets
 from billing.tasks.ledger import check_ledger, expire_holds
+from billing.tasks.prepaid import (
+    poll_disputes,
+    poll_refunds,
+    poll_stripe_events,
+    run_auto_topups,
+    scan_for_fraud,
+)
 from billing.tasks.receipt import seal_receipts
 from billing.tasks.stripe_event import apply_stripe_event, sweep_stripe_events
 from billing.tasks.topup import poll_topups
@@ -11,7 +18,12 @@ __all__ = [
     "apply_stripe_event",
     "check_ledger",
     "expire_holds",
+    "poll_disputes",
+    "poll_refunds",
+    "poll_stripe_events",
     "poll_topups",
+    "run_auto_topups",
+    "scan_for_fraud",
     "seal_receipts",
     "sweep_stripe_events",
 ]

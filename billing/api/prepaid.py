@@ -90,9 +90,7 @@ class AutoTopupView(APIView):
         account = _queried_account(request, "billing")
         fields = AutoTopupInput(data=request.data)
         fields.is_valid(raise_exception=True)
-        order = auto_topup.configure_auto_topup(
-            actor_of(request), account, **fields.validated_data
-        )
+        order = auto_topup.configure_auto_topup(actor_of(request), account, **fields.validated_data)
         return Response(auto_topup_json(order))
 
     def delete(self, request: Request) -> Response:

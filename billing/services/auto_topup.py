@@ -435,9 +435,7 @@ def _check_amounts(threshold_cents: int, amount_cents: int, monthly_limit_cents:
         "monthly_limit_cents": (monthly_limit_cents, amount_cents, MONTHLY_LIMIT_CENTS_MAX),
     }
     faults = [
-        FieldError(
-            pointer=f"/{name}", detail=f"From ${low / 100:,.2f} to ${high / 100:,.2f}."
-        )
+        FieldError(pointer=f"/{name}", detail=f"From ${low / 100:,.2f} to ${high / 100:,.2f}.")
         for name, (value, low, high) in bounds.items()
         if not low <= value <= high
     ]

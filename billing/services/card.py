@@ -191,5 +191,3 @@ def _audit(label: str, action: str, card: SavedCard) -> None:
         account_id=card.account_id,
         payload={"brand": card.brand, "last4": card.last4},
     )
-
-

@@ -25,9 +25,7 @@ def note_decline(charge_id: str) -> bool:
     """
     charge = get_stripe().retrieve_charge(charge_id)
     customer = (
-        StripeCustomer.objects.select_related("account")
-        .filter(customer_id=charge.customer)
-        .first()
+        StripeCustomer.objects.select_related("account").filter(customer_id=charge.customer).first()
     )
     if customer is None:
         return False

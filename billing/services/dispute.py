@@ -174,10 +174,7 @@ def _book(row: Dispute, known: StripeDispute) -> None:
         )
     row.state, row.status = state, known.status
     row.taken_nanos, row.withdrawn_cents = taken_nanos, known.withdrawn_cents
-    row.save(
-        update_fields=["state", "status", "taken_nanos", "withdrawn_cents", "fee_cents"]
-        + ["transfers"]
-    )
+    row.save()
 
 
 def _state_of(known: StripeDispute) -> State:

@@ -65,9 +65,7 @@ def poll_fraud_warnings() -> int:
     """Look for warnings that no webhook told of; returns how many are new to us."""
     now = timezone.now()
     try:
-        listed = get_stripe().list_fraud_warnings(
-            created_from=now - LIST_WITHIN, created_until=now
-        )
+        listed = get_stripe().list_fraud_warnings(created_from=now - LIST_WITHIN, created_until=now)
         keys = [f"fraud_warning:{one.id}" for one in listed]
         known = set(ReviewSignal.objects.filter(key__in=keys).values_list("key", flat=True))
         new = [one.id for one in listed if f"fraud_warning:{one.id}" not in known]

@@ -226,10 +226,8 @@ def note_payment(topup_id: UUID) -> Topup:
         if fee_cents is not None:
             _book_fee(charge.id, fee_cents, reference=str(topup.pk))
             topup.fee_cents = fee_cents
-        topup.save(
-            update_fields=["charge_id", "card_fingerprint", "card_funding", "risk_level"]
-            + ["fee_cents"]
-        )
+        noted = ["charge_id", "card_fingerprint", "card_funding", "risk_level", "fee_cents"]
+        topup.save(update_fields=noted)
     if topup.saves_card:
         cards.sync_cards(topup.account)
     return topup
@@ -283,7 +281,9 @@ def close_pages(account: Account) -> None:
 def poll_topups() -> int:
     """Settle what no webhook told of; returns how many top-ups were looked at."""
     waiting = Topup.objects.filter(
-        source=Topup.Source.CHECKOUT, state=Topup.State.OPEN, created_at__lt=timezone.now() - POLL_AGE_MIN
+        source=Topup.Source.CHECKOUT,
+        state=Topup.State.OPEN,
+        created_at__lt=timezone.now() - POLL_AGE_MIN,
     ).order_by(F("checked_at").asc(nulls_first=True), "created_at")[:POLL_BATCH_SIZE]
     looked_at = 0
     for topup in waiting:
@@ -369,9 +369,7 @@ def _make_room(account: Account) -> None:
                 return
 
 
-def _create_row(
-    actor: Actor, account: Account, amount_cents: int, *, saves_card: bool
-) -> Topup:
+def _create_row(actor: Actor, account: Account, amount_cents: int, *, saves_card: bool) -> Topup:
     with transaction.atomic():
         # No stronger lock: the gateway's bookings refer to this row and must not wait for it.
         Account.objects.select_for_update(no_key=True).get(pk=account.pk)

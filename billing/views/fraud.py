@@ -49,9 +49,7 @@ def review_case(request: HttpRequest, case_id: UUID) -> HttpResponse:
         )
         return redirect("billing:review-case", case_id=case.pk)
     context = _case_context(case) | {"form": form}
-    return render(
-        request, "billing/review_case.html", context, status=422 if form.errors else 200
-    )
+    return render(request, "billing/review_case.html", context, status=422 if form.errors else 200)
 
 
 def _case_context(case: ReviewCase) -> dict[str, Any]:

@@ -4,15 +4,14 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('marketplace', '0004_query_budget'),
+        ("marketplace", "0004_query_budget"),
     ]
 
     operations = [
         migrations.AddField(
-            model_name='account',
-            name='frozen_at',
+            model_name="account",
+            name="frozen_at",
             field=models.DateTimeField(blank=True, null=True),
         ),
     ]

@@ -13,7 +13,7 @@ class AutoTopup(models.Model):
         "marketplace.Account", models.PROTECT, primary_key=True, related_name="auto_topup"
     )
     is_enabled = models.BooleanField(default=False)
-    threshold_cents = models.PositiveIntegerField()
+    threshold_cents = models.PositiveBigIntegerField()
     amount_cents = models.PositiveIntegerField()
     # Of one calendar month, by UTC.
     monthly_limit_cents = models.PositiveIntegerField()
@@ -50,7 +50,7 @@ class BalanceAlert(models.Model):
         "marketplace.Account", models.PROTECT, primary_key=True, related_name="balance_alert"
     )
     # Zero: never.
-    threshold_cents = models.PositiveIntegerField()
+    threshold_cents = models.PositiveBigIntegerField()
     # Since when the wallet is below it; None while it is not.
     crossed_at = models.DateTimeField(null=True, blank=True)
     mailed_at = models.DateTimeField(null=True, blank=True)

@@ -20,7 +20,7 @@ class Dispute(models.Model):
     dispute_id = models.CharField(max_length=255, unique=True)
     account = models.ForeignKey("marketplace.Account", models.PROTECT, related_name="+")
     topup = models.ForeignKey("billing.Topup", models.PROTECT, related_name="disputes")
-    amount_cents = models.PositiveIntegerField()
+    amount_cents = models.PositiveBigIntegerField()
     state = models.CharField(max_length=8, choices=State, default=State.OPEN)
     # In Stripe's words, for people.
     status = models.CharField(max_length=40)

@@ -157,7 +157,7 @@ def list_self_dealings() -> list[Dealing]:
                 ) s WHERE s.gross_nanos >= %s""",  # noqa: S608 - of a constant
             [SELF_DEALING_NANOS_MIN],
         )
-        return [Dealing(*row, shares="card") for row in cursor.fetchall()]
+        return [Dealing(*row, "card") for row in cursor.fetchall()]
 
 
 def list_promo_cashings() -> list[Dealing]:

@@ -25,7 +25,7 @@ from billing.models import (
 )
 from billing.selectors import fraud as selectors
 from billing.services import refund as refunds
-from marketplace.core.errors import ForbiddenError, InvalidInputError
+from marketplace.core.errors import FieldError, ForbiddenError, InvalidInputError
 from marketplace.core.limits import REASON_LENGTH_MAX
 from marketplace.models import Account
 from marketplace.selectors.access import Actor
@@ -126,12 +126,12 @@ def decide_case(actor: Actor, case: ReviewCase, *, decision: str, reason: str) -
     if not actor.is_admin:
         raise ForbiddenError("Only platform admins decide cases.")
     reason = reason.strip()
-    errors = []
+    errors: list[FieldError] = []
     if decision not in DECISIONS:
-        errors.append({"pointer": "/decision", "detail": "clear, keep or refund."})
+        errors.append(FieldError(pointer="/decision", detail="clear, keep or refund."))
     if not 0 < len(reason) <= REASON_LENGTH_MAX:
         detail = f"A reason has 1 to {REASON_LENGTH_MAX} characters."
-        errors.append({"pointer": "/reason", "detail": detail})
+        errors.append(FieldError(pointer="/reason", detail=detail))
     if errors:
         raise InvalidInputError(errors=errors)
     with transaction.atomic():
@@ -159,7 +159,7 @@ def _refund(actor: Actor, case: ReviewCase, reason: str) -> None:
 
 def _close(case: ReviewCase, state: str, label: str, reason: str) -> None:
     case.state, case.decided_by, case.reason = state, label, reason
-    case.decided_at = Now()  # type: ignore[assignment]
+    case.decided_at = Now()
     case.save(update_fields=["state", "decided_by", "decided_at", "reason"])
     case.refresh_from_db(fields=["decided_at"])
     if state == ReviewCase.State.CLEARED:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from marketplace.core.errors import BadRequestError, ConflictError, MarketplaceError
+from marketplace.core.errors import (
+    BadRequestError,
+    ConflictError,
+    LimitExceededError,
+    MarketplaceError,
+)
 
 
 class TransferConflictError(ConflictError):
@@ -45,3 +50,35 @@ class ReceiptKeyError(MarketplaceError):
 
     code = "receipt_key"
     title = "There is no receipt key that follows the published ones."
+
+
+class TooManyDeclinesError(LimitExceededError):
+    code = "too_many_declines"
+    title = "Too many payments of this account were declined. Buying credit is paused."
+
+
+class NothingToRefundError(ConflictError):
+    code = "nothing_to_refund"
+    title = "There is no unspent credit that was bought."
+
+
+class RefundTooLargeError(ConflictError):
+    """More than what is unspent and was paid; `refundable_cents` says how much is."""
+
+    code = "refund_too_large"
+    title = "That is more than what can be paid back."
+
+
+class NoSavedCardError(ConflictError):
+    code = "no_saved_card"
+    title = "The account has no saved card."
+
+
+class AutoTopupUntaxedError(ConflictError):
+    code = "auto_topup_untaxed"
+    title = "Credit cannot be bought by itself where tax is worked out on the payment page."
+
+
+class CaseDecidedError(ConflictError):
+    code = "case_decided"
+    title = "This case is cleared already."

@@ -39,6 +39,11 @@ _SCHEDULE: dict[str, dict[str, Any]] = {
     "seal-receipts": {"task": "billing.seal_receipts", "schedule": 10.0},
     "apply-stripe-events": {"task": "billing.sweep_stripe_events", "schedule": 15.0},
     "poll-topups": {"task": "billing.poll_topups", "schedule": 60.0},
+    "auto-topups": {"task": "billing.run_auto_topups", "schedule": 60.0},
+    "poll-refunds": {"task": "billing.poll_refunds", "schedule": 60.0},
+    "poll-disputes": {"task": "billing.poll_disputes", "schedule": 300.0},
+    "poll-stripe-events": {"task": "billing.poll_stripe_events", "schedule": 600.0},
+    "scan-for-fraud": {"task": "billing.scan_for_fraud", "schedule": 600.0},
     "alert-budgets": {"task": "billing.alert_budgets", "schedule": 60.0},
     "check-ledger": {"task": "billing.check_ledger", "schedule": 3600.0},
     # Once a night; a night in which Stripe did not answer is made up for.

@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlparse
 
 from csp.constants import NONE, SELF
 
-from marketplace.core.env import env_int, env_secret, env_text
+from marketplace.core.env import env_bool, env_int, env_secret, env_text
 from marketplace.core.logs import read_level
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -139,6 +139,8 @@ STRIPE_API_BASE = env_text("STRONGROOM_STRIPE_API_BASE", "") if DEVELOPMENT else
 # What one admin may move by hand in a day, and what one alone may call explained; above, a
 # second one has to agree. Never above $1,000, whatever stands here.
 ADJUSTMENT_ALONE_MAX_CENTS = env_int("STRONGROOM_ADJUSTMENT_ALONE_MAX_CENTS", 10_000)
+# Whether Stripe works out tax on payment pages; it needs registrations there first.
+STRIPE_TAX = env_bool("STRONGROOM_STRIPE_TAX", default=False)
 
 CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {

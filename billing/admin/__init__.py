@@ -3,6 +3,19 @@
 from billing.admin.adjustment import AdjustmentAdmin, UsageReversalAdmin
 from billing.admin.budget import BudgetAlertAdmin, KeySpendAdmin
 from billing.admin.ledger import HoldAdmin, LedgerAccountAdmin, TransferAdmin
+from billing.admin.prepaid import (
+    AccountFreezeAdmin,
+    AutoTopupAdmin,
+    BalanceAlertAdmin,
+    DisputeAdmin,
+    PaymentDeclineAdmin,
+    PaymentMailAdmin,
+    PayoutHoldAdmin,
+    ReviewCaseAdmin,
+    ReviewSignalAdmin,
+    SavedCardAdmin,
+    TopupRefundAdmin,
+)
 from billing.admin.price import PriceAdmin
 from billing.admin.receipt import ReceiptBatchAdmin, ReceiptKeyAdmin
 from billing.admin.reconcile import ReconcileDifferenceAdmin, ReconcileRunAdmin
@@ -10,19 +23,30 @@ from billing.admin.stripe import StripeCallAdmin, StripeEventAdmin, TopupAdmin
 from billing.admin.usage import UsageEventAdmin
 
 __all__ = [
+    "AccountFreezeAdmin",
     "AdjustmentAdmin",
+    "AutoTopupAdmin",
+    "BalanceAlertAdmin",
     "BudgetAlertAdmin",
+    "DisputeAdmin",
     "HoldAdmin",
     "KeySpendAdmin",
     "LedgerAccountAdmin",
+    "PaymentDeclineAdmin",
+    "PaymentMailAdmin",
+    "PayoutHoldAdmin",
     "PriceAdmin",
     "ReceiptBatchAdmin",
     "ReceiptKeyAdmin",
     "ReconcileDifferenceAdmin",
     "ReconcileRunAdmin",
+    "ReviewCaseAdmin",
+    "ReviewSignalAdmin",
+    "SavedCardAdmin",
     "StripeCallAdmin",
     "StripeEventAdmin",
     "TopupAdmin",
+    "TopupRefundAdmin",
     "TransferAdmin",
     "UsageEventAdmin",
     "UsageReversalAdmin",

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from billing.api import budget, price, receipt, wallet
+from billing.api import budget, prepaid, price, receipt, wallet
 
 app_name = "billing-api"
 urlpatterns = [
@@ -11,6 +11,11 @@ urlpatterns = [
     path("predictions/<str:public_id>/receipt", receipt.ReceiptView.as_view(), name="receipt"),
     path("receipt-keys", receipt.ReceiptKeysView.as_view(), name="receipt-keys"),
     path("receipt-batches", receipt.ReceiptBatchesView.as_view(), name="receipt-batches"),
+    path("cards", prepaid.CardsView.as_view(), name="cards"),
+    path("cards/<uuid:card_id>", prepaid.CardView.as_view(), name="card"),
+    path("auto-topup", prepaid.AutoTopupView.as_view(), name="auto-topup"),
+    path("balance-alert", prepaid.BalanceAlertView.as_view(), name="balance-alert"),
+    path("refunds", prepaid.RefundsView.as_view(), name="refunds"),
     path("wallet", wallet.WalletView.as_view(), name="wallet"),
     path("usage/sums", wallet.UsageSumsView.as_view(), name="usage-sums"),
     path("usage/export/<str:kind>", wallet.UsageExportView.as_view(), name="usage-export"),

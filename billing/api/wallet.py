@@ -39,6 +39,7 @@ PAGE_SIZE = 100
 class TopupInput(serializers.Serializer):
     account = serializers.SlugField()
     amount_cents = serializers.IntegerField(min_value=AMOUNT_CENTS_MIN, max_value=AMOUNT_CENTS_MAX)
+    save_card = serializers.BooleanField(default=False)
 
 
 class WalletView(APIView):
@@ -149,7 +150,12 @@ class TopupsView(APIView):
         fields.is_valid(raise_exception=True)
         actor = actor_of(request)
         account = access_account(actor, fields.validated_data["account"], "billing")
-        topup = start_topup(actor, account, amount_cents=fields.validated_data["amount_cents"])
+        topup = start_topup(
+            actor,
+            account,
+            amount_cents=fields.validated_data["amount_cents"],
+            saves_card=fields.validated_data["save_card"],
+        )
         return Response(topup_json(topup), status=201)
 
 
@@ -171,5 +177,6 @@ def topup_json(topup: Topup) -> dict[str, Any]:
         "id": str(topup.pk),
         "state": topup.state,
         "amount_cents": topup.amount_cents,
+        "tax_cents": topup.tax_cents,
         "checkout_url": topup.checkout_url if topup.state == Topup.State.OPEN else None,
     }

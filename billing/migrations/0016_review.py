@@ -13,7 +13,7 @@ SQL = Path(__file__).resolve().parent.parent / "sql"
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("billing", "0011_more_accounts"),
+        ("billing", "0013_prepaid"),
         ("marketplace", "0004_query_budget"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]

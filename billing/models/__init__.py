@@ -1,33 +1,55 @@
 """Tables of billing, by noun."""
 
 from billing.models.adjustment import Adjustment
+from billing.models.auto_topup import AutoTopup, BalanceAlert, PaymentMail
 from billing.models.budget import KeySpend
 from billing.models.budget_alert import BudgetAlert
+from billing.models.card import SavedCard
+from billing.models.dispute import Dispute
+from billing.models.fraud import (
+    AccountFreeze,
+    PaymentDecline,
+    PayoutHold,
+    ReviewCase,
+    ReviewSignal,
+)
 from billing.models.ledger import Hold, LedgerAccount, Transfer, TransferEntry
 from billing.models.price import Price
 from billing.models.receipt import ReceiptBatch, ReceiptKey, ReceiptLeaf
 from billing.models.reconcile import ReconcileDifference, ReconcileRun
+from billing.models.refund import TopupRefund
 from billing.models.reversal import UsageReversal
 from billing.models.stripe_event import StripeCall, StripeEvent
 from billing.models.topup import StripeCustomer, Topup
 from billing.models.usage import UsageEvent
 
 __all__ = [
+    "AccountFreeze",
     "Adjustment",
+    "AutoTopup",
+    "BalanceAlert",
     "BudgetAlert",
+    "Dispute",
     "Hold",
     "KeySpend",
     "LedgerAccount",
+    "PaymentDecline",
+    "PaymentMail",
+    "PayoutHold",
     "Price",
     "ReceiptBatch",
     "ReceiptKey",
     "ReceiptLeaf",
     "ReconcileDifference",
     "ReconcileRun",
+    "ReviewCase",
+    "ReviewSignal",
+    "SavedCard",
     "StripeCall",
     "StripeCustomer",
     "StripeEvent",
     "Topup",
+    "TopupRefund",
     "Transfer",
     "TransferEntry",
     "UsageEvent",

@@ -9,19 +9,12 @@ from django.db import connection
 from django.db.models import QuerySet
 
 from billing.models import LedgerAccount, TransferEntry
+from billing.selectors.invariant import Invariant
+from billing.selectors.prepaid_invariants import PREPAID_INVARIANTS
 from strongroom.receipts import GENESIS
 
 # How many offending rows a check shows; the count is always exact.
 SAMPLE_SIZE = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Invariant:
-    """Something that is always true, and the query whose every row says it is not."""
-
-    name: str
-    sentence: str
-    sql: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,12 +176,22 @@ INVARIANTS = (
     ),
     Invariant(
         "topups-are-booked",
-        "Each credited top-up has exactly its transfer.",
+        "Each credited top-up has exactly its transfer: the credit, its tax, and all at Stripe.",
         """SELECT p.id FROM billing_topup p
            LEFT JOIN billing_transfer t ON t.idempotency_key = 'topup:' || p.payment_intent_id
-           LEFT JOIN billing_transferentry e ON e.transfer_id = t.id AND e.amount_nanos > 0
-           WHERE p.state = 'credited'
-               AND e.amount_nanos IS DISTINCT FROM p.amount_cents::bigint * 10000000""",
+           LEFT JOIN LATERAL (
+               SELECT sum(e.amount_nanos) FILTER (
+                       WHERE a.kind = 'wallet' AND a.holder_id = p.account_id) AS wallet_nanos,
+                   sum(e.amount_nanos) FILTER (WHERE a.kind = 'stripe_clearing')
+                       AS clearing_nanos
+               FROM billing_transferentry e
+               JOIN billing_ledgeraccount a ON a.id = e.ledger_account_id
+               WHERE e.transfer_id = t.id
+           ) e ON true
+           WHERE p.state = 'credited' AND (
+               e.wallet_nanos IS DISTINCT FROM p.amount_cents::bigint * 10000000
+               OR e.clearing_nanos IS DISTINCT FROM
+                   -(p.amount_cents::bigint + p.tax_cents) * 10000000)""",
     ),
     Invariant(
         "credits-are-approved",
@@ -237,6 +240,7 @@ INVARIANTS = (
                OR r.gross_nanos > u.gross_nanos OR r.creator_nanos > u.creator_nanos
                OR r.gross_nanos - r.creator_nanos > u.gross_nanos - u.creator_nanos""",
     ),
+    *PREPAID_INVARIANTS,
 )
 
 

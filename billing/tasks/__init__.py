@@ -2,6 +2,13 @@
 
 from billing.tasks.budget import alert_budgets
 from billing.tasks.ledger import check_ledger, expire_holds
+from billing.tasks.prepaid import (
+    poll_disputes,
+    poll_refunds,
+    poll_stripe_events,
+    run_auto_topups,
+    scan_for_fraud,
+)
 from billing.tasks.receipt import seal_receipts
 from billing.tasks.reconcile import carry_out_reconciliation, reconcile_nightly
 from billing.tasks.stripe_event import apply_stripe_event, sweep_stripe_events
@@ -13,8 +20,13 @@ __all__ = [
     "carry_out_reconciliation",
     "check_ledger",
     "expire_holds",
+    "poll_disputes",
+    "poll_refunds",
+    "poll_stripe_events",
     "poll_topups",
     "reconcile_nightly",
+    "run_auto_topups",
+    "scan_for_fraud",
     "seal_receipts",
     "sweep_stripe_events",
 ]

@@ -34,11 +34,18 @@ PANEL_SIZE = 8
 def wallet(request: HttpRequest) -> HttpResponse:
     """Balance, statement, and the form to buy credit; POST leads to the payment page."""
     account = requested_account(request)
-    form = TopupForm(request.POST or None)
+    # A mail may lead here with the amount that a card could not pay by itself.
+    initial = {"amount_dollars": request.GET["amount"]} if "amount" in request.GET else {}
+    form = TopupForm(request.POST or None, initial=initial)
     if request.method == "POST":
         account = requested_account(request, "billing")
         if form.is_valid():
-            topup = start_topup(actor_of(request), account, amount_cents=form.amount_cents)
+            topup = start_topup(
+                actor_of(request),
+                account,
+                amount_cents=form.amount_cents,
+                saves_card=form.cleaned_data["saves_card"],
+            )
             return redirect(topup.checkout_url)
     context = wallet_context(request, account) | {
         "form": form,

@@ -30,7 +30,12 @@ from inference.gateway.origin import Networks, Origins
 from marketplace.core import keys
 from marketplace.core.address import Network, parse_network
 from marketplace.core.clock import utc_now
-from marketplace.core.errors import AuthenticationError, ForbiddenError, NetworkNotAllowedError
+from marketplace.core.errors import (
+    AccountFrozenError,
+    AuthenticationError,
+    ForbiddenError,
+    NetworkNotAllowedError,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +49,7 @@ _FLUSH_S = 1.0
 
 _SELECT_ACCOUNT = """
     SELECT a.id AS account_id, a.slug, a.suspended_at IS NOT NULL AS is_suspended,
+        a.frozen_at IS NOT NULL AS is_frozen,
         a.requests_per_minute AS account_requests_per_minute,
         a.units_per_minute AS account_units_per_minute,
         a.concurrency_max AS account_concurrency_max
@@ -75,6 +81,7 @@ class Caller:
     scopes: frozenset[str]
     expires_at: datetime | None
     is_suspended: bool
+    is_frozen: bool = False
     source: str = "api"
     # Of the key, and of all keys of the account together; None where there is no such limit.
     requests_per_minute: int | None = None
@@ -138,6 +145,7 @@ class Authenticator:
         Raises:
             AuthenticationError: No key, or none that is valid now.
             AccountSuspendedError: The account may not call.
+            AccountFrozenError: It may not until its payments are clear.
             NetworkNotAllowedError: The key does not work from there.
         """
         authorization = request.headers.get("authorization")
@@ -150,6 +158,8 @@ class Authenticator:
             raise AuthenticationError("The key has expired.")
         if caller.is_suspended:
             raise AccountSuspendedError
+        if caller.is_frozen:
+            raise AccountFrozenError
         if caller.allowed_networks is not None:
             self._check_network(request, caller.allowed_networks)
         if caller.key_id is not None:
@@ -277,6 +287,7 @@ def _of_account(row: Row) -> dict[str, Any]:
         "account_id": row["account_id"],
         "slug": row["slug"],
         "is_suspended": row["is_suspended"],
+        "is_frozen": row["is_frozen"],
         "account_requests_per_minute": row["account_requests_per_minute"],
         "account_units_per_minute": row["account_units_per_minute"],
         "account_concurrency_max": row["account_concurrency_max"],

@@ -30,6 +30,7 @@ _JSON, _OCTETS, _EVENTS = "application/json", "application/octet-stream", "text/
 ERRORS: Sequence[type[MarketplaceError]] = (
     MarketplaceError,
     DatabaseUnavailableError,
+    core_errors.AccountFrozenError,
     core_errors.AuthenticationError,
     core_errors.BadRequestError,
     core_errors.DeadlineError,

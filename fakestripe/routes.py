@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from fakestripe import thin
 from fakestripe.resources import (
+    accounts,
     balance,
     charges,
     checkout,
@@ -16,6 +18,7 @@ from fakestripe.resources import (
     methods,
     refunds,
     setup,
+    transfers,
 )
 
 Json = dict[str, Any]
@@ -62,6 +65,18 @@ HANDLERS: dict[tuple[str, str], Handler] = {
     ("POST", "/v1/disputes/{dispute}/close"): disputes.accept,
     ("GET", "/v1/radar/early_fraud_warnings"): disputes.list_warnings,
     ("GET", "/v1/radar/early_fraud_warnings/{early_fraud_warning}"): disputes.retrieve_warning,
+    ("POST", "/v2/core/accounts"): accounts.create,
+    ("GET", "/v2/core/accounts/{id}"): accounts.retrieve,
+    ("POST", "/v2/core/accounts/{id}"): accounts.update,
+    ("POST", "/v2/core/account_links"): accounts.create_link,
+    ("GET", "/v2/core/events/{id}"): thin.retrieve,
+    ("POST", "/v1/transfers"): transfers.create,
+    ("GET", "/v1/transfers"): transfers.list_all,
+    ("GET", "/v1/transfers/{transfer}"): transfers.retrieve,
+    ("POST", "/v1/transfers/{transfer}"): transfers.update,
+    ("POST", "/v1/transfers/{id}/reversals"): transfers.reverse,
+    ("GET", "/v1/transfers/{id}/reversals"): transfers.list_reversals,
+    ("GET", "/v1/transfers/{transfer}/reversals/{id}"): transfers.retrieve_reversal,
     ("GET", "/v1/events"): events.list_all,
     ("GET", "/v1/events/{id}"): events.retrieve,
 }

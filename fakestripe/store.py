@@ -208,8 +208,12 @@ class Store:
             list(columns.values()),
         )
 
-    def delete_keys_before(self, moment: int) -> None:
-        self._db.execute("DELETE FROM keys WHERE created < ?", (moment,))
+    def delete_keys_before(self, moment: int, moment_v2: int) -> None:
+        """Forget old keys; those of API v2 have a limit of their own."""
+        self._db.execute(
+            "DELETE FROM keys WHERE created < CASE WHEN endpoint LIKE '% /v2/%' THEN ? ELSE ? END",
+            (moment_v2, moment),
+        )
 
     # Deliveries of events
 

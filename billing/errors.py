@@ -82,3 +82,18 @@ class AutoTopupUntaxedError(ConflictError):
 class CaseDecidedError(ConflictError):
     code = "case_decided"
     title = "This case is cleared already."
+
+
+class StatementDiffersError(MarketplaceError):
+    """The ledger and the predictions do not tell the same; for the platform's operator."""
+
+    code = "statement_differs"
+    title = "This statement does not add up, so there is none. The platform was told."
+
+
+class PayoutTooLargeError(MarketplaceError):
+    """More predictions than one document may have."""
+
+    code = "payout_too_large"
+    http_status = 422
+    title = "This payout has more predictions than one document may have."

@@ -45,6 +45,10 @@ _SCHEDULE: dict[str, dict[str, Any]] = {
     "poll-stripe-events": {"task": "billing.poll_stripe_events", "schedule": 600.0},
     "scan-for-fraud": {"task": "billing.scan_for_fraud", "schedule": 600.0},
     "alert-budgets": {"task": "billing.alert_budgets", "schedule": 60.0},
+    "release-earnings": {"task": "billing.release_earnings", "schedule": 3600.0},
+    "start-payouts": {"task": "billing.start_payouts", "schedule": 3600.0},
+    "advance-payouts": {"task": "billing.advance_payouts", "schedule": 300.0},
+    "poll-connect": {"task": "billing.poll_connect_accounts", "schedule": 3600.0},
     "check-ledger": {"task": "billing.check_ledger", "schedule": 3600.0},
     # Once a night; a night in which Stripe did not answer is made up for.
     "reconcile": {"task": "billing.reconcile_nightly", "schedule": 1800.0},

@@ -152,8 +152,10 @@ CONTENT_SECURITY_POLICY = {
         "connect-src": [SELF],
         "frame-ancestors": [NONE],
         "base-uri": [NONE],
-        # A form that ends on Stripe's payment page is checked along its redirects.
-        "form-action": [SELF, STRIPE_API_BASE or "https://checkout.stripe.com"],
+        # A form that ends on a page of Stripe's is checked along its redirects.
+        "form-action": [SELF, STRIPE_API_BASE]
+        if STRIPE_API_BASE
+        else [SELF, "https://checkout.stripe.com", "https://connect.stripe.com"],
         "object-src": [NONE],
     }
 }
@@ -253,6 +255,14 @@ RECEIPT_KEY_BEFORE = env_secret("STRONGROOM_RECEIPT_KEY_BEFORE", "")
 
 # The creator's share of a prediction; the rest is the platform's.
 CREATOR_SHARE_BPS = env_int("STRONGROOM_CREATOR_SHARE_BPS", 8000)
+# Days that earnings wait before they are payable; new creators' for longer, since a card that
+# was stolen for predictions of one's own model is noticed in weeks.
+RESERVE_DAYS = env_int("STRONGROOM_RESERVE_DAYS", 7, minimum=1)
+RESERVE_DAYS_NEW = env_int("STRONGROOM_RESERVE_DAYS_NEW", 14, minimum=1)
+# Below, a transfer costs more than it is worth.
+PAYOUT_MINIMUM_CENTS = env_int("STRONGROOM_PAYOUT_MINIMUM_CENTS", 2500, minimum=1)
+# The day of the weekly run: 0 is Monday, 6 is Sunday.
+PAYOUT_WEEKDAY = env_int("STRONGROOM_PAYOUT_WEEKDAY", 0) % 7
 
 LOG_LEVEL = read_level()
 LOGGING_CONFIG = None

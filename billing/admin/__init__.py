@@ -3,6 +3,14 @@
 from billing.admin.adjustment import AdjustmentAdmin, UsageReversalAdmin
 from billing.admin.budget import BudgetAlertAdmin, KeySpendAdmin
 from billing.admin.ledger import HoldAdmin, LedgerAccountAdmin, TransferAdmin
+from billing.admin.payout import (
+    ConnectAccountAdmin,
+    CreatorReserveAdmin,
+    PayoutItemAdmin,
+    PayoutReversalAdmin,
+    PayoutRunAdmin,
+    ReleaseAdmin,
+)
 from billing.admin.prepaid import (
     AccountFreezeAdmin,
     AutoTopupAdmin,
@@ -28,6 +36,8 @@ __all__ = [
     "AutoTopupAdmin",
     "BalanceAlertAdmin",
     "BudgetAlertAdmin",
+    "ConnectAccountAdmin",
+    "CreatorReserveAdmin",
     "DisputeAdmin",
     "HoldAdmin",
     "KeySpendAdmin",
@@ -35,11 +45,15 @@ __all__ = [
     "PaymentDeclineAdmin",
     "PaymentMailAdmin",
     "PayoutHoldAdmin",
+    "PayoutItemAdmin",
+    "PayoutReversalAdmin",
+    "PayoutRunAdmin",
     "PriceAdmin",
     "ReceiptBatchAdmin",
     "ReceiptKeyAdmin",
     "ReconcileDifferenceAdmin",
     "ReconcileRunAdmin",
+    "ReleaseAdmin",
     "ReviewCaseAdmin",
     "ReviewSignalAdmin",
     "SavedCardAdmin",

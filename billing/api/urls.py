@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from billing.api import budget, prepaid, price, receipt, wallet
+from billing.api import budget, payout, prepaid, price, receipt, wallet
 
 app_name = "billing-api"
 urlpatterns = [
@@ -16,6 +16,15 @@ urlpatterns = [
     path("auto-topup", prepaid.AutoTopupView.as_view(), name="auto-topup"),
     path("balance-alert", prepaid.BalanceAlertView.as_view(), name="balance-alert"),
     path("refunds", prepaid.RefundsView.as_view(), name="refunds"),
+    path("earnings", payout.EarningsView.as_view(), name="earnings"),
+    path("payouts", payout.PayoutsView.as_view(), name="payouts"),
+    path("payouts/<uuid:payout_id>", payout.PayoutView.as_view(), name="payout"),
+    path(
+        "payouts/<uuid:payout_id>/document",
+        payout.PayoutDocumentView.as_view(),
+        name="payout-document",
+    ),
+    path("statements/<str:month>/<str:kind>", payout.StatementView.as_view(), name="statement"),
     path("wallet", wallet.WalletView.as_view(), name="wallet"),
     path("usage/sums", wallet.UsageSumsView.as_view(), name="usage-sums"),
     path("usage/export/<str:kind>", wallet.UsageExportView.as_view(), name="usage-export"),

@@ -14,6 +14,7 @@ SQL = Path(__file__).resolve().parent.parent / "sql"
 class Migration(migrations.Migration):
     dependencies = [
         ("billing", "0013_prepaid"),
+        ("billing", "0014_payouts"),
         ("marketplace", "0004_query_budget"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]

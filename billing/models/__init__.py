@@ -5,6 +5,7 @@ from billing.models.auto_topup import AutoTopup, BalanceAlert, PaymentMail
 from billing.models.budget import KeySpend
 from billing.models.budget_alert import BudgetAlert
 from billing.models.card import SavedCard
+from billing.models.connect import ConnectAccount
 from billing.models.dispute import Dispute
 from billing.models.fraud import (
     AccountFreeze,
@@ -14,10 +15,12 @@ from billing.models.fraud import (
     ReviewSignal,
 )
 from billing.models.ledger import Hold, LedgerAccount, Transfer, TransferEntry
+from billing.models.payout import PayoutItem, PayoutReversal, PayoutRun
 from billing.models.price import Price
 from billing.models.receipt import ReceiptBatch, ReceiptKey, ReceiptLeaf
 from billing.models.reconcile import ReconcileDifference, ReconcileRun
 from billing.models.refund import TopupRefund
+from billing.models.release import CreatorReserve, Release
 from billing.models.reversal import UsageReversal
 from billing.models.stripe_event import StripeCall, StripeEvent
 from billing.models.topup import StripeCustomer, Topup
@@ -29,6 +32,8 @@ __all__ = [
     "AutoTopup",
     "BalanceAlert",
     "BudgetAlert",
+    "ConnectAccount",
+    "CreatorReserve",
     "Dispute",
     "Hold",
     "KeySpend",
@@ -36,12 +41,16 @@ __all__ = [
     "PaymentDecline",
     "PaymentMail",
     "PayoutHold",
+    "PayoutItem",
+    "PayoutReversal",
+    "PayoutRun",
     "Price",
     "ReceiptBatch",
     "ReceiptKey",
     "ReceiptLeaf",
     "ReconcileDifference",
     "ReconcileRun",
+    "Release",
     "ReviewCase",
     "ReviewSignal",
     "SavedCard",

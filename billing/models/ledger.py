@@ -129,10 +129,17 @@ class TransferEntry(models.Model):
 
     id = models.BigAutoField(primary_key=True)
     transfer = models.ForeignKey(Transfer, models.PROTECT, related_name="entries")
-    ledger_account = models.ForeignKey(LedgerAccount, models.PROTECT, related_name="entries")
+    # The index below serves it.
+    ledger_account = models.ForeignKey(
+        LedgerAccount, models.PROTECT, related_name="entries", db_index=False
+    )
     amount_nanos = models.BigIntegerField()
 
     class Meta:
+        indexes = [
+            # Entries are written under the lock of their account: its ids are in their order.
+            models.Index(fields=["ledger_account", "id"], name="billing_entry_account"),
+        ]
         constraints = [
             models.CheckConstraint(
                 condition=~Q(amount_nanos=0), name="billing_transfer_entry_not_zero"

@@ -10,6 +10,7 @@ from django.db.models import QuerySet
 
 from billing.models import LedgerAccount, TransferEntry
 from billing.selectors.invariant import Invariant
+from billing.selectors.payout_invariants import PAYOUT_INVARIANTS
 from billing.selectors.prepaid_invariants import PREPAID_INVARIANTS
 from strongroom.receipts import GENESIS
 
@@ -241,6 +242,7 @@ INVARIANTS = (
                OR r.gross_nanos - r.creator_nanos > u.gross_nanos - u.creator_nanos""",
     ),
     *PREPAID_INVARIANTS,
+    *PAYOUT_INVARIANTS,
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import UTC, date, datetime, time
 from uuid import UUID
 
 from django.db.models import Q, QuerySet, Sum
@@ -75,9 +76,12 @@ def sum_chosen_reversals(account: Account, chosen: UsageFilter) -> int:
     return sum_given_back(reversals)[0]
 
 
-def list_given_back(creator: Account) -> QuerySet[UsageReversal]:
-    """What a creator's models gave back, newest first."""
-    return UsageReversal.objects.filter(creator=creator).order_by("-created_at")
+def list_given_back(creator: Account, since: date | None = None) -> QuerySet[UsageReversal]:
+    """What a creator's models gave back, newest first; all of it, or from a day of UTC's on."""
+    rows = UsageReversal.objects.filter(creator=creator).order_by("-created_at")
+    if since is None:
+        return rows
+    return rows.filter(created_at__gte=datetime.combine(since, time(), UTC))
 
 
 def list_all_given_back() -> QuerySet[UsageReversal]:

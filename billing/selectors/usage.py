@@ -1,4 +1,4 @@
-"""Read what was used, by consumer and by creator."""
+"""Read what was used."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from uuid import UUID
 
 from django.db.models import Count, F, QuerySet, Sum
 from django.db.models.functions import TruncDate
-from django.utils import timezone
 
 from billing.models import UsageEvent
 from marketplace.core import ids
 from marketplace.models import Account, AIModel, APIKey
 
-EARNINGS_DAYS = 30
 # By what usage can be summed.
 GROUPS = ("day", "model", "key")
 # Rows of a sum; days of three years.
@@ -46,17 +44,6 @@ class UsageSum:
     predictions: int
     units: int
     gross_nanos: int
-
-
-@dataclass(frozen=True, slots=True)
-class EarningsRow:
-    """What one model earned its creator on one day."""
-
-    day: str
-    model: str
-    predictions: int
-    gross_nanos: int
-    share_nanos: int
 
 
 def list_usage(account: Account, chosen: UsageFilter | None = None) -> QuerySet[UsageEvent]:
@@ -132,36 +119,6 @@ def _name_groups(group: str, values: list[Any]) -> dict[Any, str]:
             return {one.pk: str(one) for one in models}
     keys = APIKey.objects.filter(pk__in=[one for one in values if one])
     return {one.pk: f"{one.name} ({one.hint})" for one in keys}
-
-
-def list_earnings(account: Account) -> list[EarningsRow]:
-    """What a creator earned in the last days, by day and model, newest first."""
-    since = timezone.now() - timedelta(days=EARNINGS_DAYS)
-    rows = (
-        UsageEvent.objects.filter(creator=account, occurred_at__gte=since, gross_nanos__gt=0)
-        .values(
-            day=TruncDate("occurred_at"),
-            owner=F("version__model__account__slug"),
-            name=F("version__model__name"),
-        )
-        .annotate(
-            predictions=Count("pk"),
-            # Not by the name of the column: that would be summed again below.
-            gross=Sum("gross_nanos"),
-            share=Sum("creator_nanos"),
-        )
-        .order_by("-day", "owner", "name")
-    )
-    return [
-        EarningsRow(
-            day=row["day"].isoformat(),
-            model=f"{row['owner']}/{row['name']}",
-            predictions=row["predictions"],
-            gross_nanos=row["gross"],
-            share_nanos=row["share"],
-        )
-        for row in rows
-    ]
 
 
 def sum_usage(account: Account, chosen: UsageFilter | None = None) -> tuple[int, int]:

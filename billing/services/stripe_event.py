@@ -16,7 +16,9 @@ from django.utils import timezone
 from billing.errors import StripeUnavailableError
 from billing.models import StripeEvent, Topup
 from billing.services import card as cards
+from billing.services import payout as payouts
 from billing.services import topup as topups
+from billing.services.connect import refresh_by_event
 from billing.services.decline import note_decline
 from billing.services.dispute import settle_dispute
 from billing.services.fraud_warning import settle_fraud_warning
@@ -147,4 +149,10 @@ HANDLERS: dict[str, Callable[[str], bool]] = {
     "charge.dispute.closed": settle_dispute,
     "radar.early_fraud_warning.created": settle_fraud_warning,
     "radar.early_fraud_warning.updated": settle_fraud_warning,
+    "v2.core.account.closed": refresh_by_event,
+    "v2.core.account.updated": refresh_by_event,
+    "v2.core.account[configuration.recipient].capability_status_updated": refresh_by_event,
+    "v2.core.account[configuration.recipient].updated": refresh_by_event,
+    "v2.core.account[requirements].updated": refresh_by_event,
+    "transfer.reversed": payouts.settle_transfer,
 }

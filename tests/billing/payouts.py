@@ -1,0 +1,107 @@
+"""What the tests of payouts share: a creator that earned, and time that passed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from uuid import UUID
+
+from django.db import connection, transaction
+from django.utils import timezone
+
+from billing.models import ConnectAccount, LedgerAccount, PayoutItem, Transfer, UsageEvent
+from billing.selectors.ledger import check_invariants
+from billing.services import ledger
+from billing.services.payout import start_due_run
+from billing.services.release import release_earnings
+from marketplace.core.ids import new_id
+from marketplace.models import Account
+from tests.billing.conftest import PRICE_NANOS, Shop, hold, settle
+
+# The creator's part of one prediction.
+PART_NANOS = PRICE_NANOS * 8 // 10
+Fund = Callable[..., None]
+
+
+def broken() -> set[str]:
+    """The invariants that do not hold; nothing here was asked of a gateway, which notes answers."""
+    with transaction.atomic(durable=True):
+        found = {one.invariant.name for one in check_invariants() if one.count}
+    return found - {"usage-equals-answers", "charges-are-sealed"}
+
+
+def book(shop: Shop, fund: Fund, count: int = 1) -> None:
+    """So many predictions of the creator's model, in one transfer."""
+    fund(10 * count * PRICE_NANOS)
+    assert settle(*(shop.item(hold(shop)) for _ in range(count))) == ["settled"] * count
+
+
+def shift_days(days: int, *, of_last_days: int = 10_000) -> None:
+    """Make what was booked so many days older; ids of predictions bear their time."""
+    earlier = days * 86_400_000 << 80
+    since = timezone.now() - timedelta(days=of_last_days)
+    with connection.cursor() as cursor:
+        cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        for table in ("transfer", "usageevent"):
+            cursor.execute(f"ALTER TABLE billing_{table} DISABLE TRIGGER USER")
+        cursor.execute(
+            "UPDATE billing_transfer SET created_at = created_at - %s * interval '1 day'"
+            " WHERE created_at > %s",
+            [days, since],
+        )
+        for event in UsageEvent.objects.filter(occurred_at__gt=since):
+            cursor.execute(
+                """UPDATE billing_usageevent SET prediction_id = %s,
+                    occurred_at = occurred_at - %s * interval '1 day' WHERE prediction_id = %s""",
+                [UUID(int=event.pk.int - earlier), days, event.pk],
+            )
+        for table in ("transfer", "usageevent"):
+            cursor.execute(f"ALTER TABLE billing_{table} ENABLE TRIGGER USER")
+
+
+def at(days: int) -> datetime:
+    """Noon, so many days from today."""
+    noon = timezone.now().astimezone(UTC).replace(hour=12, minute=0, second=0)
+    return noon + timedelta(days=days)
+
+
+def today() -> date:
+    return timezone.now().astimezone(UTC).date()
+
+
+def correct(shop: Shop, amount_nanos: int, kind: str = LedgerAccount.Kind.CREATOR_RESERVE) -> None:
+    """As a prediction that is given back does to the reserve, or to what is payable."""
+    account_id = ledger.get_ledger_account_id(LedgerAccount.Kind(kind), holder_id=shop.creator.pk)
+    loss_id = ledger.get_ledger_account_id(LedgerAccount.Kind.DISPUTE_LOSS)
+    ledger.post_transfer(
+        transfer_id=new_id(),
+        kind=Transfer.Kind.USAGE_REVERSAL,
+        idempotency_key=f"test:{new_id()}",
+        amounts_nanos={account_id: amount_nanos, loss_id: -amount_nanos},
+        reference="a wrong answer",
+    )
+
+
+def earn(shop: Shop, amount_nanos: int) -> None:
+    """Payable earnings of exactly this amount, by way of the reserve."""
+    correct(shop, amount_nanos)
+    shift_days(20)
+    release_earnings()
+
+
+def connect(creator: Account, connect_account_id: str = "acct_creator") -> ConnectAccount:
+    """A creator whom Stripe takes transfers to."""
+    return ConnectAccount.objects.create(
+        creator=creator,
+        country="US",
+        email="creator@example.com",
+        connect_account_id=connect_account_id,
+        transfers_status=ConnectAccount.Transfers.ACTIVE,
+    )
+
+
+def begin_payout() -> PayoutItem | None:
+    """The run of the payday that was last, and the item that it makes."""
+    run = start_due_run()
+    assert run is not None
+    return run.items.first()

@@ -39,6 +39,10 @@ _SCHEDULE: dict[str, dict[str, Any]] = {
     "seal-receipts": {"task": "billing.seal_receipts", "schedule": 10.0},
     "apply-stripe-events": {"task": "billing.sweep_stripe_events", "schedule": 15.0},
     "poll-topups": {"task": "billing.poll_topups", "schedule": 60.0},
+    "report-usage": {"task": "billing.report_usage", "schedule": 60.0},
+    "advance-postpaid": {"task": "billing.advance_postpaid", "schedule": 60.0},
+    "poll-invoices": {"task": "billing.poll_invoices", "schedule": 900.0},
+    "remind-of-invoices": {"task": "billing.remind_of_invoices", "schedule": 3600.0},
     "alert-budgets": {"task": "billing.alert_budgets", "schedule": 60.0},
     "check-ledger": {"task": "billing.check_ledger", "schedule": 3600.0},
 }

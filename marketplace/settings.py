@@ -248,6 +248,8 @@ RECEIPT_KEY_BEFORE = env_secret("STRONGROOM_RECEIPT_KEY_BEFORE", "")
 
 # The creator's share of a prediction; the rest is the platform's.
 CREATOR_SHARE_BPS = env_int("STRONGROOM_CREATOR_SHARE_BPS", 8000)
+# After so many days past its due day, an unpaid invoice pauses the keys of its account.
+POSTPAID_PAUSE_DAYS = env_int("STRONGROOM_POSTPAID_PAUSE_DAYS", 14)
 
 LOG_LEVEL = read_level()
 LOGGING_CONFIG = None

@@ -2,7 +2,10 @@
 
 from billing.models.budget import KeySpend
 from billing.models.budget_alert import BudgetAlert
+from billing.models.invoice import Invoice, InvoiceNotice
 from billing.models.ledger import Hold, LedgerAccount, Transfer, TransferEntry
+from billing.models.meter import MeteredTransfer, MeterReport, MeterSeal
+from billing.models.postpaid import PostpaidTerms, TaxDetails
 from billing.models.price import Price
 from billing.models.receipt import ReceiptBatch, ReceiptKey, ReceiptLeaf
 from billing.models.stripe_event import StripeCall, StripeEvent
@@ -12,8 +15,14 @@ from billing.models.usage import UsageEvent
 __all__ = [
     "BudgetAlert",
     "Hold",
+    "Invoice",
+    "InvoiceNotice",
     "KeySpend",
     "LedgerAccount",
+    "MeterReport",
+    "MeterSeal",
+    "MeteredTransfer",
+    "PostpaidTerms",
     "Price",
     "ReceiptBatch",
     "ReceiptKey",
@@ -21,6 +30,7 @@ __all__ = [
     "StripeCall",
     "StripeCustomer",
     "StripeEvent",
+    "TaxDetails",
     "Topup",
     "Transfer",
     "TransferEntry",

@@ -9,19 +9,12 @@ from django.db import connection
 from django.db.models import QuerySet
 
 from billing.models import LedgerAccount, TransferEntry
+from billing.selectors.invariant import Invariant
+from billing.selectors.postpaid_invariants import POSTPAID_INVARIANTS
 from strongroom.receipts import GENESIS
 
 # How many offending rows a check shows; the count is always exact.
 SAMPLE_SIZE = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Invariant:
-    """Something that is always true, and the query whose every row says it is not."""
-
-    name: str
-    sentence: str
-    sql: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +183,7 @@ INVARIANTS = (
            WHERE p.state = 'credited'
                AND e.amount_nanos IS DISTINCT FROM p.amount_cents::bigint * 10000000""",
     ),
+    *POSTPAID_INVARIANTS,
 )
 
 

@@ -15,6 +15,7 @@ from django.utils import timezone
 
 from billing.models import StripeEvent, Topup
 from billing.services import topup as topups
+from billing.services.invoice import look_at_invoice
 from billing.services.stripe_client import get_stripe
 from billing.tasks.stripe_event import apply_stripe_event as apply_task
 from marketplace.core.errors import MarketplaceError
@@ -99,4 +100,12 @@ HANDLERS: dict[str, Callable[[str], bool]] = {
     "checkout.session.async_payment_succeeded": _settle_checkout,
     "checkout.session.async_payment_failed": _settle_checkout,
     "checkout.session.expired": _settle_checkout,
+    "invoice.created": look_at_invoice,
+    "invoice.updated": look_at_invoice,
+    "invoice.finalized": look_at_invoice,
+    "invoice.paid": look_at_invoice,
+    "invoice.payment_failed": look_at_invoice,
+    "invoice.overdue": look_at_invoice,
+    "invoice.voided": look_at_invoice,
+    "invoice.marked_uncollectible": look_at_invoice,
 }

@@ -21,6 +21,8 @@ MONEY_TABLES = (
     "billing_usageevent",
     "billing_keyspend",
 )
+# Written by whoever may give credit; a gateway may not.
+CREDIT_FUNCTION = "billing_set_credit(uuid, bigint)"
 RECEIPT_TABLES = ("billing_receiptkey", "billing_receiptbatch", "billing_receiptleaf")
 BROKER_TABLES = (
     "inference_uploadkey",
@@ -45,6 +47,8 @@ INNER_FUNCTIONS = (
 APP_REVOKED = {
     **dict.fromkeys(MONEY_TABLES, "INSERT, UPDATE, DELETE"),
     **dict.fromkeys(RECEIPT_TABLES, "UPDATE, DELETE"),
+    "billing_meteredtransfer": "UPDATE, DELETE",
+    "billing_meterreport": "DELETE",
     "marketplace_auditevent": "UPDATE, DELETE",
     "marketplace_review": "UPDATE, DELETE",
     "billing_price": "DELETE",
@@ -67,6 +71,7 @@ GATEWAY_GRANTS = {
     "marketplace_modelversion": "SELECT",
     "marketplace_channel": "SELECT",
     "billing_price": "SELECT",
+    "billing_postpaidterms": "SELECT (account_id, paused_at)",
     "billing_ledgeraccount": "SELECT",
     "billing_hold": "SELECT",
     "billing_usageevent": "SELECT",
@@ -116,6 +121,8 @@ def statements() -> list[str]:
         lines.append(f"REVOKE ALL ON FUNCTION {function} FROM PUBLIC")
     for function in MONEY_FUNCTIONS:
         lines.append(f"GRANT EXECUTE ON FUNCTION {function} TO {APP}, {GATEWAY}")
+    lines.append(f"REVOKE ALL ON FUNCTION {CREDIT_FUNCTION} FROM PUBLIC")
+    lines.append(f"GRANT EXECUTE ON FUNCTION {CREDIT_FUNCTION} TO {APP}")
     # Whoever may run predictions may not mint money.
     lines.append(
         "REVOKE ALL ON FUNCTION billing_transfer(uuid, text, text, text, jsonb, uuid) "

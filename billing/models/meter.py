@@ -17,8 +17,8 @@ class MeterSeal(models.Model):
     """An hour to which no booking can be added any more: all older transactions are over."""
 
     hour = models.DateTimeField(primary_key=True)
-    # The next number of a transaction when the hour was first looked at after its end. All
-    # that could write into the hour have a lower one.
+    # The number of a transaction that began when the hour was first looked at after its end.
+    # All that could write into the hour have a lower one.
     barrier_transaction = models.BigIntegerField()
     # From which transaction on the next hour reads; set with `sealed_at`.
     mark_transaction = models.BigIntegerField(null=True)

@@ -65,8 +65,11 @@ def read_clock() -> datetime:
 
 
 def read_next_transaction() -> int:
-    """The number that the next transaction gets: all that run now have a lower one."""
-    return int(_fetch_one("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"))
+    """A new number: all transactions that have written by now have a lower one.
+
+    Not what a snapshot says, which knows only of transactions that are over.
+    """
+    return int(_fetch_one("SELECT pg_current_xact_id()::text::bigint"))
 
 
 def read_oldest_transaction() -> int:

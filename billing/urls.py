@@ -2,12 +2,22 @@ from __future__ import annotations
 
 from django.urls import path
 
-from billing.views import budget, earnings, price, wallet, webhook
+from billing.views import budget, earnings, invoice, price, wallet, webhook
 
 app_name = "billing"
 urlpatterns = [
     path("console/wallet", wallet.wallet, name="wallet"),
     path("console/usage", wallet.usage, name="usage"),
+    path("console/invoices", invoice.invoices, name="invoices"),
+    *(
+        path(f"console/postpaid/{verb}", invoice.postpaid, {"verb": verb}, f"postpaid-{verb}")
+        for verb in ("accept", "decline", "close")
+    ),
+    path("console/tax-details", invoice.tax_details, name="tax-details"),
+    path("console/invoices/<uuid:invoice_id>", invoice.invoice, name="invoice"),
+    path(
+        "console/invoices/<uuid:invoice_id>/usage.csv", invoice.invoice_usage, name="invoice-usage"
+    ),
     path("console/topups/<uuid:topup_id>", wallet.topup_return, name="topup-return"),
     path("dashboard/earnings", earnings.earnings, name="earnings"),
     path("panels/wallet", wallet.wallet_panel, name="wallet-panel"),

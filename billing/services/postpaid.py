@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from datetime import timedelta
+from typing import Protocol
 from uuid import UUID
 
 from django.db import connection, transaction
@@ -57,6 +58,15 @@ PRODUCT_NAME = "Predictions"
 # The key of a call that was lost for longer may mean a new call to Stripe.
 BLIND_RETRY_MAX = timedelta(hours=20)
 SYSTEM_LABEL = "system:postpaid"
+
+
+class Decide(Protocol):
+    """What a platform admin decides about terms: limit, days to pay, and why."""
+
+    def __call__(
+        self, actor: Actor, terms: PostpaidTerms, *, limit_nanos: int, due_days: int, reason: str
+    ) -> PostpaidTerms: ...
+
 
 # Where nothing is agreed, or not any more.
 _OPEN_TO_BEGIN = (State.REFUSED, State.CLOSED)

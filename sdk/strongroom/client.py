@@ -191,6 +191,24 @@ class Transport:
                 wait_s = error.refusal.retry_after_s if isinstance(error, _AgainError) else None
                 self._sleep(_backoff_s(failures) if wait_s is None else wait_s)
 
+    def stream(self, path: str) -> Iterator[bytes]:
+        """The bytes of an answer as they come, once: what breaks off is asked for anew.
+
+        Raises:
+            ApiError: With the platform's code; `unreachable` if nothing more came.
+        """
+        timeout = httpx.Timeout(REQUEST_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+        url, headers = self.base_url + path, self._headers(None)
+        try:
+            with self._http.stream("GET", url, headers=headers, timeout=timeout) as response:
+                if not response.is_success:
+                    response.read()
+                    raise _read_refusal(response)
+                yield from response.iter_bytes()
+        except httpx.HTTPError as error:
+            detail = f"{self.base_url} did not answer ({type(error).__name__})."
+            raise UnreachableError(detail) from None
+
     @contextmanager
     def _open_from(self, path: str, first: int) -> Iterator[httpx.Response]:
         # Ciphertext is not compressible; an encoding would only hide its size.
@@ -314,6 +332,10 @@ class WebClient:
     def get_receipt(self, prediction: str) -> dict[str, Any]:
         """Proof that a prediction was counted, for who paid and for who is owed."""
         return self.transport.call("GET", f"/api/predictions/{quote(prediction, safe='')}/receipt")
+
+    def stream_invoice_document(self, invoice_id: str) -> Iterator[bytes]:
+        """What proves an invoice, as JSON lines."""
+        return self.transport.stream(f"/api/invoices/{quote(invoice_id, safe='')}/document")
 
     def get_receipt_keys(self) -> dict[str, Any]:
         """The key that signs receipts, and how it followed from the first one."""

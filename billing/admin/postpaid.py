@@ -30,7 +30,7 @@ from marketplace.models import Account
 class TermsReasonForm(TermsForm, ReasonForm):
     """Limit and days, and why."""
 
-    field_order = ("limit_dollars", "due_days", "reason")
+    field_order: tuple[str, ...] = ("limit_dollars", "due_days", "reason")
 
 
 class OfferForm(TermsReasonForm):

@@ -11,9 +11,9 @@ from uuid import UUID
 import pytest
 from django.db import connection, transaction
 
-from billing.models import LedgerAccount, PostpaidTerms
+from billing.models import LedgerAccount, MeterSeal, PostpaidTerms
 from billing.selectors.ledger import check_invariants
-from billing.selectors.meter import read_clock
+from billing.selectors.meter import HOUR, read_clock
 from billing.services import postpaid as service
 from marketplace.models import User
 from marketplace.selectors.access import Actor
@@ -77,6 +77,11 @@ def begin_earlier(terms: PostpaidTerms, stripe: MeteredStripe, hours: float) -> 
 
 def this_hour() -> datetime:
     return read_clock().replace(minute=0, second=0, microsecond=0)
+
+
+def reopen_last_hour() -> None:
+    """As if the last hour had just ended."""
+    MeterSeal.objects.filter(hour=this_hour() - HOUR).delete()
 
 
 def broken() -> set[str]:

@@ -21,7 +21,16 @@ from billing.services.meter import seal_hours, send_reports
 from marketplace.core.ids import new_id
 from tests.billing.conftest import PRICE_NANOS, Shop, hold, query, settle
 from tests.billing.metered_stripe import MeteredStripe
-from tests.billing.postpaid import age, agree, begin_earlier, broken, buy, install, this_hour
+from tests.billing.postpaid import (
+    age,
+    agree,
+    begin_earlier,
+    broken,
+    buy,
+    install,
+    reopen_last_hour,
+    this_hour,
+)
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -296,11 +305,6 @@ def test_late_usage_gets_the_next_number_and_is_counted(credit, stripe):
     assert [(usage, seq) for usage, _, _, seq in reported()] == [(2_002, 1), (3_003, 2)]
     assert len({report.hour for report in MeterReport.objects.all()}) == 1
     check_books(stripe)
-
-
-def reopen_last_hour() -> None:
-    """As if the last hour had just ended."""
-    MeterSeal.objects.filter(hour=this_hour() - HOUR).delete()
 
 
 def test_late_usage_whose_period_is_over_counts_into_the_open_one(credit, stripe):

@@ -45,6 +45,16 @@ class WebhookRefusedError(BadRequestError):
     title = "This is not a webhook that Stripe signed now."
 
 
+class InvoiceNotFinalError(ConflictError):
+    code = "invoice_not_final"
+    title = "The invoice is a draft: what it comes to is not certain yet."
+
+
+class InvoiceTooLargeError(ConflictError):
+    code = "invoice_too_large"
+    title = "The invoice has more predictions than one document holds."
+
+
 class ReceiptKeyError(MarketplaceError):
     """The worker has no key that it may sign receipts with; for its operator."""
 

@@ -9,6 +9,7 @@ from billing.views import (
     earnings,
     fraud,
     frozen,
+    invoice,
     payout,
     price,
     reconcile,
@@ -22,6 +23,16 @@ app_name = "billing"
 urlpatterns = [
     path("console/wallet", wallet.wallet, name="wallet"),
     path("console/usage", wallet.usage, name="usage"),
+    path("console/invoices", invoice.invoices, name="invoices"),
+    *(
+        path(f"console/postpaid/{verb}", invoice.postpaid, {"verb": verb}, f"postpaid-{verb}")
+        for verb in ("accept", "decline", "close")
+    ),
+    path("console/tax-details", invoice.tax_details, name="tax-details"),
+    path("console/invoices/<uuid:invoice_id>", invoice.invoice, name="invoice"),
+    path(
+        "console/invoices/<uuid:invoice_id>/usage.csv", invoice.invoice_usage, name="invoice-usage"
+    ),
     path("console/topups/<uuid:topup_id>", wallet.topup_return, name="topup-return"),
     path("console/cards", card.cards, name="cards"),
     path("console/cards/new", card.card_new, name="card-new"),

@@ -263,6 +263,8 @@ RESERVE_DAYS_NEW = env_int("STRONGROOM_RESERVE_DAYS_NEW", 14, minimum=1)
 PAYOUT_MINIMUM_CENTS = env_int("STRONGROOM_PAYOUT_MINIMUM_CENTS", 2500, minimum=1)
 # The day of the weekly run: 0 is Monday, 6 is Sunday.
 PAYOUT_WEEKDAY = env_int("STRONGROOM_PAYOUT_WEEKDAY", 0) % 7
+# After so many days past its due day, an unpaid invoice pauses the keys of its account.
+POSTPAID_PAUSE_DAYS = env_int("STRONGROOM_POSTPAID_PAUSE_DAYS", 14)
 
 LOG_LEVEL = read_level()
 LOGGING_CONFIG = None

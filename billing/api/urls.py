@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from billing.api import budget, payout, prepaid, price, receipt, wallet
+from billing.api import budget, invoice, payout, prepaid, price, receipt, wallet
 
 app_name = "billing-api"
 urlpatterns = [
@@ -25,6 +25,27 @@ urlpatterns = [
         name="payout-document",
     ),
     path("statements/<str:month>/<str:kind>", payout.StatementView.as_view(), name="statement"),
+    path("invoices", invoice.InvoicesView.as_view(), name="invoices"),
+    path("invoices/<uuid:invoice_id>", invoice.InvoiceView.as_view(), name="invoice"),
+    path(
+        "invoices/<uuid:invoice_id>/usage", invoice.InvoiceUsageView.as_view(), name="invoice-usage"
+    ),
+    path(
+        "invoices/<uuid:invoice_id>/document",
+        invoice.InvoiceDocumentView.as_view(),
+        name="invoice-document",
+    ),
+    path("postpaid", invoice.PostpaidView.as_view(), name="postpaid"),
+    *(
+        path(
+            f"postpaid/{verb}",
+            invoice.PostpaidVerbView.as_view(),
+            {"verb": verb},
+            f"postpaid-{verb}",
+        )
+        for verb in ("accept", "decline", "close")
+    ),
+    path("tax-details", invoice.TaxDetailsView.as_view(), name="tax-details"),
     path("wallet", wallet.WalletView.as_view(), name="wallet"),
     path("usage/sums", wallet.UsageSumsView.as_view(), name="usage-sums"),
     path("usage/export/<str:kind>", wallet.UsageExportView.as_view(), name="usage-export"),

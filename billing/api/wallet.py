@@ -16,6 +16,7 @@ from billing.errors import StripeUnavailableError
 from billing.forms.usage import UsageForm
 from billing.models import LedgerAccount, Topup
 from billing.selectors.ledger import find_ledger_account
+from billing.selectors.postpaid import describe_credit, find_credit
 from billing.selectors.topup import access_topup
 from billing.selectors.usage import UsageSum, list_usage, stream_usage, sum_usage_by
 from billing.selectors.usage_export import (
@@ -49,12 +50,14 @@ class WalletView(APIView):
         """Balance, what is reserved, and what can be spent, in nano-dollars."""
         account = access_account(actor_of(request), request.query_params.get("account", ""))
         wallet = find_ledger_account(LedgerAccount.Kind.WALLET, holder_id=account.pk)
+        credit = find_credit(account)
         return Response(
             {
                 "account": account.slug,
                 "posted_nanos": wallet.posted_nanos if wallet else 0,
                 "held_nanos": wallet.held_nanos if wallet else 0,
                 "available_nanos": wallet.available_nanos if wallet else 0,
+                "postpaid": describe_credit(credit) if credit and credit.is_used else None,
             }
         )
 

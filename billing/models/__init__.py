@@ -14,8 +14,11 @@ from billing.models.fraud import (
     ReviewCase,
     ReviewSignal,
 )
+from billing.models.invoice import Invoice, InvoiceNotice
 from billing.models.ledger import Hold, LedgerAccount, Transfer, TransferEntry
+from billing.models.meter import MeteredTransfer, MeterReport, MeterSeal
 from billing.models.payout import PayoutItem, PayoutReversal, PayoutRun
+from billing.models.postpaid import PostpaidTerms, TaxDetails
 from billing.models.price import Price
 from billing.models.receipt import ReceiptBatch, ReceiptKey, ReceiptLeaf
 from billing.models.reconcile import ReconcileDifference, ReconcileRun
@@ -36,14 +39,20 @@ __all__ = [
     "CreatorReserve",
     "Dispute",
     "Hold",
+    "Invoice",
+    "InvoiceNotice",
     "KeySpend",
     "LedgerAccount",
+    "MeterReport",
+    "MeterSeal",
+    "MeteredTransfer",
     "PaymentDecline",
     "PaymentMail",
     "PayoutHold",
     "PayoutItem",
     "PayoutReversal",
     "PayoutRun",
+    "PostpaidTerms",
     "Price",
     "ReceiptBatch",
     "ReceiptKey",
@@ -57,6 +66,7 @@ __all__ = [
     "StripeCall",
     "StripeCustomer",
     "StripeEvent",
+    "TaxDetails",
     "Topup",
     "TopupRefund",
     "Transfer",

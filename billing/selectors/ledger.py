@@ -11,6 +11,7 @@ from django.db.models import QuerySet
 from billing.models import LedgerAccount, TransferEntry
 from billing.selectors.invariant import Invariant
 from billing.selectors.payout_invariants import PAYOUT_INVARIANTS
+from billing.selectors.postpaid_invariants import POSTPAID_INVARIANTS
 from billing.selectors.prepaid_invariants import PREPAID_INVARIANTS
 from strongroom.receipts import GENESIS
 
@@ -243,6 +244,7 @@ INVARIANTS = (
     ),
     *PREPAID_INVARIANTS,
     *PAYOUT_INVARIANTS,
+    *POSTPAID_INVARIANTS,
 )
 
 

@@ -22,6 +22,7 @@ from billing.services.connect import refresh_by_event
 from billing.services.decline import note_decline
 from billing.services.dispute import settle_dispute
 from billing.services.fraud_warning import settle_fraud_warning
+from billing.services.invoice import look_at_invoice
 from billing.services.refund import settle_stripe_refund
 from billing.services.stripe_client import get_stripe
 from billing.stripe.events import StripeEvent as ReceivedEvent
@@ -155,4 +156,12 @@ HANDLERS: dict[str, Callable[[str], bool]] = {
     "v2.core.account[configuration.recipient].updated": refresh_by_event,
     "v2.core.account[requirements].updated": refresh_by_event,
     "transfer.reversed": payouts.settle_transfer,
+    "invoice.created": look_at_invoice,
+    "invoice.updated": look_at_invoice,
+    "invoice.finalized": look_at_invoice,
+    "invoice.paid": look_at_invoice,
+    "invoice.payment_failed": look_at_invoice,
+    "invoice.overdue": look_at_invoice,
+    "invoice.voided": look_at_invoice,
+    "invoice.marked_uncollectible": look_at_invoice,
 }

@@ -4,6 +4,12 @@ from billing.tasks.budget import alert_budgets
 from billing.tasks.connect import poll_connect_accounts
 from billing.tasks.ledger import check_ledger, expire_holds
 from billing.tasks.payout import advance_payouts, start_payouts
+from billing.tasks.postpaid import (
+    advance_postpaid,
+    poll_invoices,
+    remind_of_invoices,
+    report_usage,
+)
 from billing.tasks.prepaid import (
     poll_disputes,
     poll_refunds,
@@ -19,6 +25,7 @@ from billing.tasks.topup import poll_topups
 
 __all__ = [
     "advance_payouts",
+    "advance_postpaid",
     "alert_budgets",
     "apply_stripe_event",
     "carry_out_reconciliation",
@@ -26,11 +33,14 @@ __all__ = [
     "expire_holds",
     "poll_connect_accounts",
     "poll_disputes",
+    "poll_invoices",
     "poll_refunds",
     "poll_stripe_events",
     "poll_topups",
     "reconcile_nightly",
     "release_earnings",
+    "remind_of_invoices",
+    "report_usage",
     "run_auto_topups",
     "scan_for_fraud",
     "seal_receipts",

@@ -16,6 +16,7 @@ from billing.forms.topup import TopupForm
 from billing.forms.usage import UsageForm
 from billing.models import LedgerAccount, Topup
 from billing.selectors.ledger import find_ledger_account, list_entries
+from billing.selectors.postpaid import find_credit
 from billing.selectors.reversal import map_reversals, sum_chosen_reversals
 from billing.selectors.topup import access_topup, list_topups
 from billing.selectors.usage import UsageFilter, list_usage, sum_usage, sum_usage_by
@@ -136,11 +137,13 @@ def usage_panel(request: HttpRequest) -> HttpResponse:
 def wallet_context(request: HttpRequest, account: Account) -> dict[str, Any]:
     """What the wallet holds, and whether the person may add to it."""
     row = find_ledger_account(LedgerAccount.Kind.WALLET, holder_id=account.pk)
+    credit = find_credit(account)
     return {
         "account": account,
         "posted_nanos": row.posted_nanos if row else 0,
         "held_nanos": row.held_nanos if row else 0,
         "available_nanos": row.available_nanos if row else 0,
+        "credit": credit if credit and credit.is_used else None,
         "can_top_up": has_right(actor_of(request), account, "billing"),
     }
 

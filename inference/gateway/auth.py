@@ -24,7 +24,11 @@ import orjson
 from inference.gateway.cache import Cache
 from inference.gateway.config import KEY_TTL_S, PLAYGROUND_TTL_S
 from inference.gateway.database import Database, DatabaseUnavailableError, Row
-from inference.gateway.errors import AccountSuspendedError, ModelNotAllowedError
+from inference.gateway.errors import (
+    AccountSuspendedError,
+    InvoicePastDueError,
+    ModelNotAllowedError,
+)
 from inference.gateway.http import Request
 from inference.gateway.origin import Networks, Origins
 from marketplace.core import keys
@@ -50,6 +54,8 @@ _FLUSH_S = 1.0
 _SELECT_ACCOUNT = """
     SELECT a.id AS account_id, a.slug, a.suspended_at IS NOT NULL AS is_suspended,
         a.frozen_at IS NOT NULL AS is_frozen,
+        EXISTS (SELECT 1 FROM billing_postpaidterms t
+            WHERE t.account_id = a.id AND t.paused_at IS NOT NULL) AS is_past_due,
         a.requests_per_minute AS account_requests_per_minute,
         a.units_per_minute AS account_units_per_minute,
         a.concurrency_max AS account_concurrency_max
@@ -95,6 +101,8 @@ class Caller:
     # `owner/name` of the models it runs, and the networks it works from; None for all.
     allowed_models: frozenset[str] | None = None
     allowed_networks: Networks | None = None
+    # Whether an invoice was not paid in spite of reminders: nothing new is begun.
+    is_past_due: bool = False
 
     def require(self, *scopes: str) -> None:
         """Refuse a key that has none of the scopes.
@@ -105,6 +113,15 @@ class Caller:
         if self.scopes.isdisjoint(scopes):
             wanted = " or ".join(scopes)
             raise ForbiddenError(f"The key does not have the scope {wanted}.")
+
+    def require_paid(self) -> None:
+        """Refuse to begin a prediction for who has not paid for earlier ones.
+
+        Raises:
+            InvoicePastDueError: What runs already is finished all the same.
+        """
+        if self.is_past_due:
+            raise InvoicePastDueError
 
     def require_model(self, model: str) -> None:
         """Refuse a model that the key was not made for.
@@ -182,7 +199,7 @@ class Authenticator:
         """Forget what a changed row said."""
         if table == "marketplace_apikey":
             self.callers.drop(self._digests.pop(row_id, None))
-        elif table == "marketplace_account":
+        elif table in ("marketplace_account", "billing_postpaidterms"):
             self._forget_all()
 
     def on_listening(self) -> None:
@@ -288,6 +305,7 @@ def _of_account(row: Row) -> dict[str, Any]:
         "slug": row["slug"],
         "is_suspended": row["is_suspended"],
         "is_frozen": row["is_frozen"],
+        "is_past_due": row["is_past_due"],
         "account_requests_per_minute": row["account_requests_per_minute"],
         "account_units_per_minute": row["account_units_per_minute"],
         "account_concurrency_max": row["account_concurrency_max"],

@@ -51,6 +51,7 @@ ERRORS: Sequence[type[MarketplaceError]] = (
     errors.DeadlineInvalidError,
     errors.IdempotencyInFlightError,
     errors.IdempotencyMismatchError,
+    errors.InvoicePastDueError,
     errors.KeyModeForbiddenError,
     errors.ModelNotAllowedError,
     errors.OutputRemovedError,

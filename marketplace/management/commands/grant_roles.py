@@ -21,6 +21,8 @@ MONEY_TABLES = (
     "billing_usageevent",
     "billing_keyspend",
 )
+# Written by whoever may give credit; a gateway may not.
+CREDIT_FUNCTION = "billing_set_credit(uuid, bigint)"
 RECEIPT_TABLES = ("billing_receiptkey", "billing_receiptbatch", "billing_receiptleaf")
 BROKER_TABLES = (
     "inference_uploadkey",
@@ -54,6 +56,8 @@ APP_REVOKED = {
     "billing_payoutrun": "UPDATE, DELETE",
     "billing_payoutitem": "DELETE",
     "billing_payoutreversal": "DELETE",
+    "billing_meteredtransfer": "UPDATE, DELETE",
+    "billing_meterreport": "DELETE",
     "marketplace_auditevent": "UPDATE, DELETE",
     "marketplace_review": "UPDATE, DELETE",
     "billing_price": "DELETE",
@@ -76,6 +80,7 @@ GATEWAY_GRANTS = {
     "marketplace_modelversion": "SELECT",
     "marketplace_channel": "SELECT",
     "billing_price": "SELECT",
+    "billing_postpaidterms": "SELECT (account_id, paused_at)",
     "billing_ledgeraccount": "SELECT",
     "billing_hold": "SELECT",
     "billing_usageevent": "SELECT",
@@ -125,6 +130,8 @@ def statements() -> list[str]:
         lines.append(f"REVOKE ALL ON FUNCTION {function} FROM PUBLIC")
     for function in MONEY_FUNCTIONS:
         lines.append(f"GRANT EXECUTE ON FUNCTION {function} TO {APP}, {GATEWAY}")
+    lines.append(f"REVOKE ALL ON FUNCTION {CREDIT_FUNCTION} FROM PUBLIC")
+    lines.append(f"GRANT EXECUTE ON FUNCTION {CREDIT_FUNCTION} TO {APP}")
     # Whoever may run predictions may not mint money.
     lines += [
         f"REVOKE ALL ON FUNCTION {function} FROM {GATEWAY}"

@@ -24,7 +24,7 @@ from billing.errors import StripeUnavailableError
 from billing.models import ReconcileDifference, ReconcileRun
 from billing.services.adjustment import get_alone_nanos_max
 from billing.services.reconciliation.compare import compare_all
-from billing.services.reconciliation.finding import Comparison, Finding, Period
+from billing.services.reconciliation.finding import Comparison, Finding, Kind, Period
 from billing.services.reconciliation.repair import repair
 from marketplace.core import limits
 from marketplace.core.errors import (
@@ -53,6 +53,7 @@ RUN_TIME_MAX = timedelta(hours=1)
 NIGHT_HOUR = 2
 MAIL_WITHIN = timedelta(days=1)
 
+FEES = frozenset({Kind.FEE})
 Explanation = ReconcileDifference.Explanation
 State = ReconcileRun.State
 
@@ -111,9 +112,10 @@ def carry_out(run_id: UUID) -> ReconcileRun:
         return run
     try:
         comparisons = _compare(run)
-        if run.is_repairing:
+        if run.is_repairing or run.is_nightly:
             findings = [finding for one in comparisons for finding in one.findings]
-            run.repaired_count = repair(findings)
+            # Fees are nobody's to decide; the rest waits for a person's word.
+            run.repaired_count = repair(findings, None if run.is_repairing else FEES)
             if run.repaired_count:
                 comparisons = _compare(run)
     except MarketplaceError as error:

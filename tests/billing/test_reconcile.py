@@ -166,7 +166,7 @@ OURS = {
     f" WHERE id = {ONE_TOPUP}",
     "a top-up was never paid": "INSERT INTO billing_topup SELECT (t).* FROM (SELECT"
     " jsonb_populate_record(b, jsonb_build_object('id', uuidv7(), 'payment_intent_id', 'pi_x',"
-    " 'checkout_session_id', 'cs_x')) AS t FROM billing_topup b"
+    " 'checkout_session_id', 'cs_x', 'charge_id', NULL)) AS t FROM billing_topup b"
     f" WHERE b.id = {ONE_TOPUP}) x",
 }
 

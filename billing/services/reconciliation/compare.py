@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from billing.services.reconciliation.disputes import compare_disputes
 from billing.services.reconciliation.finding import Comparison, Period
 from billing.services.reconciliation.movements import compare_movements
+from billing.services.reconciliation.payouts import compare_payouts, compare_reversals
+from billing.services.reconciliation.refunds import compare_refunds
 from billing.services.reconciliation.stripe_side import StripeSide
 from billing.services.reconciliation.topups import compare_topups
 
-COMPARERS = (compare_topups,)
+COMPARERS = (
+    compare_topups,
+    compare_refunds,
+    compare_disputes,
+    compare_payouts,
+    compare_reversals,
+)
 
 
 def compare_all(period: Period) -> list[Comparison]:

@@ -44,6 +44,7 @@ class Fact:
         amount_nanos: As Stripe signs it: positive is money that came.
         happened_at: On its own side.
         owner: Whose it is, as Stripe calls the account; empty where it is not compared.
+        state: What became of it, in words that both sides share.
     """
 
     key: str
@@ -51,6 +52,7 @@ class Fact:
     amount_nanos: int
     happened_at: datetime
     owner: str = ""
+    state: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +173,9 @@ def _compare(kind: Kind, key: str, mine: list[Fact], theirs: list[Fact]) -> list
     if our.owner != their.owner:
         note = f"Ours is of {our.owner or 'nobody'}, Stripe's of {their.owner or 'nobody'}."
         found.append(replace(both, fault=Fault.OWNER, note=note))
+    if our.state != their.state:
+        note = f"Ours is {our.state or 'nothing'}, Stripe's {their.state or 'nothing'}."
+        found.append(replace(both, fault=Fault.STATE, note=note))
     return found
 
 

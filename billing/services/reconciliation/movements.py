@@ -7,10 +7,11 @@ out about an object explains its movement too.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from billing.services.reconciliation.books import Booking, list_bookings
+from billing.models import Topup, Transfer
+from billing.services.reconciliation.books import Booking, find_refund_id, list_bookings
 from billing.services.reconciliation.finding import (
     Comparison,
     Explanation,
@@ -26,10 +27,9 @@ from billing.stripe.client import BalanceTransaction
 from marketplace.core.money import NANOS_PER_CENT
 
 CURRENCY = "usd"
+DISPUTE_PREFIXES = ("dp_", "du_")
 # Between clocks; nothing of ours is booked before it happened at Stripe.
 CLOCK_MARGIN = timedelta(hours=1)
-# A fee is known a while after the payment; a poll books it then.
-FEE_AGE = timedelta(days=3)
 # The platform's own money between Stripe and its bank: not in this ledger.
 BANK_TYPES = frozenset({"payout", "payout_cancel", "payout_failure", "topup", "topup_reversal"})
 # What Stripe takes for itself, without a payment of ours behind it.
@@ -52,14 +52,14 @@ def compare_movements(
         stripe: Stripe's side.
         earlier: What the comparers of single objects found; their explanations hold here.
     """
-    bookings = list_bookings(period.since - CLOCK_MARGIN)
+    bookings = [_named(row, stripe) for row in list_bookings(period.since - CLOCK_MARGIN)]
     keys = {row.id: _key_of(row, stripe) for row in stripe.movements.values()}
     movements = dict(stripe.movements)
     _look_up_missing(bookings, movements, keys, period, stripe)
     ours, theirs = _our_side(bookings), _their_side(movements.values(), keys)
     facts = (*ours.gross, *ours.fees, *theirs.gross, *theirs.fees)
     wanted = {fact.key for fact in facts if fact.happened_at in period}
-    summed = [key for key in wanted if key.startswith(("dp_", "du_"))]
+    summed = [key for key in wanted if key.startswith(DISPUTE_PREFIXES)]
     explanations = {
         finding.key: finding for finding in earlier if finding.explanation != Explanation.NONE
     }
@@ -80,6 +80,17 @@ def compare_movements(
         compared.append(one)
     compared[0].findings += _check_currencies(movements.values(), keys, period)
     return compared
+
+
+def _named(row: Booking, stripe: StripeSide) -> Booking:
+    """A booking by the name that its movement has: a payment, not its charge."""
+    stripe_id = row.stripe_id
+    if stripe_id.startswith(("ch_", "py_")):
+        charge = stripe.find_charge(stripe_id)
+        stripe_id = (charge.payment_intent_id if charge else None) or stripe_id
+    if not stripe_id and row.kind == Transfer.Kind.REFUND_FAILED:
+        stripe_id = find_refund_id(row.reference)
+    return replace(row, stripe_id=stripe_id)
 
 
 def _our_side(bookings: Iterable[Booking]) -> _Side:
@@ -114,7 +125,7 @@ def _signed(source: str, amount_nanos: int) -> str:
 
     Disputes go back and forth; their sums are compared.
     """
-    if source.startswith(("dp_", "du_")):
+    if source.startswith(DISPUTE_PREFIXES):
         return source
     return f"{source} {'in' if amount_nanos > 0 else 'out'}"
 
@@ -122,6 +133,8 @@ def _signed(source: str, amount_nanos: int) -> str:
 def _key_of(row: BalanceTransaction, stripe: StripeSide) -> str:
     """What we call the object behind a movement."""
     source = row.source or row.id
+    if row.type in OWN_FEE_TYPES:
+        return row.id
     if row.type in CHARGE_TYPES:
         charge = stripe.find_charge(source)
         if charge is not None and charge.payment_intent_id:
@@ -138,14 +151,33 @@ def _look_up_missing(
 ) -> None:
     """Add the movements of bookings in the period whose money moved long before it."""
     known = set(keys.values())
+    disputes = {row.source for row in stripe.movements.values() if _is_dispute(row.source)}
+    for stripe_id in disputes:
+        _add(_movements_of(stripe_id or "", stripe), movements, keys, stripe)
     for row in bookings:
-        if row.created_at not in period or not row.stripe_id or row.stripe_id in known:
+        is_dispute = row.stripe_id.startswith(DISPUTE_PREFIXES)
+        if row.created_at not in period or not row.stripe_id:
             continue
-        for transaction_id in _movements_of(row.stripe_id, stripe):
-            found = stripe.find_movement(transaction_id)
-            if found is not None and found.id not in movements:
-                movements[found.id] = found
-                keys[found.id] = _key_of(found, stripe)
+        if row.stripe_id in known and not is_dispute:
+            continue
+        _add(_movements_of(row.stripe_id, stripe), movements, keys, stripe)
+
+
+def _add(
+    transaction_ids: Iterable[str | None],
+    movements: dict[str, BalanceTransaction],
+    keys: dict[str, str],
+    stripe: StripeSide,
+) -> None:
+    for transaction_id in transaction_ids:
+        found = stripe.find_movement(transaction_id)
+        if found is not None and found.id not in movements:
+            movements[found.id] = found
+            keys[found.id] = _key_of(found, stripe)
+
+
+def _is_dispute(source: str | None) -> bool:
+    return bool(source) and str(source).startswith(DISPUTE_PREFIXES)
 
 
 def _movements_of(stripe_id: str, stripe: StripeSide) -> list[str | None]:
@@ -161,6 +193,9 @@ def _movements_of(stripe_id: str, stripe: StripeSide) -> list[str | None]:
     if prefix in ("dp", "du"):
         dispute = stripe.find_dispute(stripe_id)
         return list(dispute.balance_transaction_ids) if dispute else []
+    if prefix == "tr":
+        transfer = stripe.find_transfer(stripe_id)
+        return [transfer.balance_transaction_id] if transfer else []
     if prefix == "txn":
         return [stripe_id]
     return []
@@ -183,13 +218,22 @@ def _explain(
     if finding.fault is Fault.MISSING_HERE:
         if period.is_young(finding.happened_at):
             return finding.explained(Explanation.IN_FLIGHT)
-        if finding.kind is Kind.FEE and finding.happened_at > period.now - FEE_AGE:
-            return finding.explained(Explanation.FEE)
+        if finding.kind is Kind.FEE and _is_fee_to_book(source, row):
+            return finding.explained(Explanation.FEE, "It is booked by a repair, or at night.")
     if finding.fault is Fault.MISSING_AT_STRIPE and _is_pending(source, stripe):
         return finding.explained(
             Explanation.PENDING_AT_STRIPE, "Stripe has the object, and has not moved money yet."
         )
     return finding
+
+
+def _is_fee_to_book(source: str, row: BalanceTransaction | None) -> bool:
+    """Whether nobody has booked this fee yet; one that was booked once and is gone is none."""
+    if row is None or row.type in OWN_FEE_TYPES:
+        return True
+    if row.type not in CHARGE_TYPES:
+        return False
+    return not Topup.objects.filter(payment_intent_id=source, fee_cents__isnull=False).exists()
 
 
 def _is_pending(source: str, stripe: StripeSide) -> bool:

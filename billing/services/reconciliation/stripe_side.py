@@ -12,6 +12,7 @@ from billing.services.reconciliation.finding import Period
 from billing.services.reconciliation.parts import list_in_parts
 from billing.services.stripe_client import get_stripe
 from billing.stripe.client import BalanceTransaction, Charge, Dispute, PaymentIntent, Refund
+from billing.stripe.connect import ConnectTransfer, TransferReversal
 
 Item = TypeVar("Item")
 
@@ -32,6 +33,7 @@ class StripeSide:
         self.period = period
         self._since = period.since - MARGIN
         self._looked_up: dict[str, BalanceTransaction | None] = {}
+        self._reversals: dict[str, list[TransferReversal]] = {}
 
     @cached_property
     def movements(self) -> dict[str, BalanceTransaction]:
@@ -76,6 +78,30 @@ class StripeSide:
             lambda start, end: get_stripe().list_disputes(created_from=start, created_until=end)
         )
         return {row.id: row for row in rows}
+
+    @cached_property
+    def transfers(self) -> dict[str, ConnectTransfer]:
+        """Every transfer to a connected account, by its id."""
+        rows = self._list(
+            lambda start, end: get_stripe().list_transfers(created_from=start, created_until=end)
+        )
+        return {row.id: row for row in rows}
+
+    def find_transfer(self, transfer_id: str) -> ConnectTransfer | None:
+        """A transfer to a connected account, of any age; None if there is none."""
+        if transfer_id not in self.transfers:
+            found = _or_none(lambda: get_stripe().retrieve_transfer(transfer_id))
+            if found is None:
+                return None
+            self.transfers[transfer_id] = found
+        return self.transfers[transfer_id]
+
+    def list_reversals(self, transfer_id: str) -> list[TransferReversal]:
+        """What was taken back of a transfer."""
+        if transfer_id not in self._reversals:
+            found = _or_none(lambda: get_stripe().list_reversals(transfer_id))
+            self._reversals[transfer_id] = found or []
+        return self._reversals[transfer_id]
 
     def find_charge(self, charge_id: str) -> Charge | None:
         """A charge of any age; None if there is none."""

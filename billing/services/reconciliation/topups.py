@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
-from billing.models import StripeCall, StripeCustomer, Topup
+from billing.models import StripeCustomer, Topup
 from billing.services.reconciliation.finding import (
     Comparison,
     Explanation,
@@ -17,9 +17,9 @@ from billing.services.reconciliation.finding import (
     pair,
 )
 from billing.services.reconciliation.stripe_side import CHARGE_TYPES, StripeSide
+from billing.services.reconciliation.traces import has_heard_of, read_id
 from billing.stripe.client import PaymentIntent
 from marketplace.core.money import NANOS_PER_CENT
-from marketplace.models import AuditEvent
 
 # Written on every payment of ours: which top-up it is.
 METADATA_KEY = "topup_id"
@@ -79,7 +79,7 @@ def _our_fact(topup: Topup, customer_id: str) -> Fact:
     return Fact(
         key=topup.payment_intent_id or f"topup:{topup.pk}",
         id=str(topup.pk),
-        amount_nanos=topup.amount_cents * NANOS_PER_CENT,
+        amount_nanos=topup.gross_cents * NANOS_PER_CENT,
         happened_at=topup.credited_at,
         owner=f"{customer_id} in {CURRENCY} for {topup.pk}",
     )
@@ -109,7 +109,7 @@ def _explain(finding: Finding, period: Period, stripe: StripeSide) -> Finding:
     if finding.fault is not Fault.MISSING_HERE:
         return finding
     payment = stripe.find_payment(finding.key)
-    topup_id = _read_id(payment.metadata.get(METADATA_KEY, "") if payment else "")
+    topup_id = read_id(payment.metadata.get(METADATA_KEY, "") if payment else "")
     topup = Topup.objects.filter(pk=topup_id).first() if topup_id else None
     if topup is None:
         if topup_id is not None and not has_heard_of(topup_id, f"topup:{topup_id}"):
@@ -125,23 +125,3 @@ def _explain(finding: Finding, period: Period, stripe: StripeSide) -> Finding:
     note = f"Top-up {topup.pk} was paid and is not credited yet."
     young = period.is_young(finding.happened_at)
     return finding.explained(Explanation.IN_FLIGHT if young else Explanation.NOT_YET_APPLIED, note)
-
-
-def has_heard_of(row_id: UUID, call_key: str) -> bool:
-    """Whether anything here tells of a row that is not there.
-
-    A database that was put back to an earlier moment knows nothing of what came later. One
-    from which a row was removed still has the call to Stripe, or the line in the audit log,
-    which cannot be removed without breaking its chain.
-    """
-    return (
-        StripeCall.objects.filter(idempotency_key=call_key).exists()
-        or AuditEvent.objects.filter(object_id=str(row_id)).exists()
-    )
-
-
-def _read_id(text: str) -> UUID | None:
-    try:
-        return UUID(text)
-    except ValueError:
-        return None

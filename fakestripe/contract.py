@@ -52,7 +52,12 @@ class Operation:
 
     @property
     def input_schema(self) -> Json:
-        """GET and DELETE carry parameters in the address, POST in the body."""
+        """GET and DELETE carry parameters in the address, POST in the body.
+
+        The description puts those of DELETE into the body too, where no client sends them.
+        """
+        if self.method == "DELETE":
+            return self.body or self.query
         return self.body if self.method == "POST" else self.query
 
 

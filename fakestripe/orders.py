@@ -12,6 +12,8 @@
 | accounts/{id}/onboard | outcome | complete, review, incomplete or wrong, as on the page |
 | accounts/{id}/capability | status, due | Stripe gives or takes the right to receive |
 | accounts/{id}/spend | amount | the creator's own balance is paid out |
+| meters | delay_s | how long a report waits to be counted |
+| mutate | id, action, members | delete, alter or duplicate an object behind everyone's back |
 | balance/move | amount | a top-up of the platform's balance, or (negative) a payout |
 """
 
@@ -20,9 +22,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fakestripe import cards
+from fakestripe import cards, mutate
 from fakestripe.context import Context
-from fakestripe.resources import accounts, balance, checkout, checkout_lines, disputes, refunds
+from fakestripe.resources import (
+    accounts,
+    balance,
+    checkout,
+    checkout_lines,
+    disputes,
+    meters,
+    refunds,
+)
 
 Json = dict[str, Any]
 # Called with the context, the body, and the ids in the address by name.
@@ -105,6 +115,19 @@ def spend_balance(context: Context, body: Json, account_id: str) -> Json:
     return {"balance_cents": accounts.move_balance(context, account_id, -amount)}
 
 
+def set_meter_delay(context: Context, body: Json) -> Json:
+    order = read(body, delay_s=int)
+    _in_range(order, "delay_s", 0, 86_400)
+    context.store.set_setting(meters.DELAY_SETTING, str(order["delay_s"]))
+    return order
+
+
+def falsify(context: Context, body: Json) -> Json:
+    order = read(body, id=str, action=str, members={})
+    one_of(order, "action", mutate.ACTIONS)
+    return mutate.mutate(context, order["id"], order["action"], order["members"])
+
+
 ORDERS: dict[str, Order] = {
     "/_test/checkout/{session_id}/pay": pay_checkout,
     "/_test/checkout/{session_id}/settle": settle_checkout,
@@ -116,6 +139,8 @@ ORDERS: dict[str, Order] = {
     "/_test/accounts/{account_id}/onboard": onboard_account,
     "/_test/accounts/{account_id}/capability": set_capability,
     "/_test/accounts/{account_id}/spend": spend_balance,
+    "/_test/meters": set_meter_delay,
+    "/_test/mutate": falsify,
     "/_test/balance/move": move_balance,
 }
 

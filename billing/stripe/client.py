@@ -28,7 +28,10 @@ from billing.stripe.connect import (
 )
 from billing.stripe.disputes import Dispute, DisputeCalls, FraudWarning
 from billing.stripe.events import StripeEvent, verify_webhook
+from billing.stripe.invoices import CreditNote, Invoice, InvoiceCalls, InvoiceLine
+from billing.stripe.metering import Meter, MeteredPrice, MeterHour, MeteringCalls
 from billing.stripe.payments import Card, Charge, PaymentCalls, PaymentIntent, Refund
+from billing.stripe.subscriptions import Subscription, SubscriptionCalls
 
 if TYPE_CHECKING:  # Types only; at run time the SDK wants plain dictionaries.
     from stripe.params import CustomerCreateParams
@@ -42,13 +45,20 @@ __all__ = [
     "CheckoutSession",
     "ConnectAccount",
     "ConnectTransfer",
+    "CreditNote",
     "Dispute",
     "FraudWarning",
+    "Invoice",
+    "InvoiceLine",
+    "Meter",
+    "MeterHour",
+    "MeteredPrice",
     "PaymentIntent",
     "Refund",
     "StripeConfig",
     "StripeEvent",
     "StripeGateway",
+    "Subscription",
     "TransferReversal",
     "make_client",
 ]
@@ -91,7 +101,16 @@ def make_client(
     )
 
 
-class StripeGateway(CheckoutCalls, PaymentCalls, DisputeCalls, BalanceCalls, ConnectCalls):
+class StripeGateway(
+    CheckoutCalls,
+    PaymentCalls,
+    DisputeCalls,
+    BalanceCalls,
+    ConnectCalls,
+    MeteringCalls,
+    SubscriptionCalls,
+    InvoiceCalls,
+):
     """The calls that billing makes. Safe to share between threads.
 
     Every method raises StripeUnavailableError when the outcome is not known or nothing was

@@ -113,10 +113,11 @@ def poll_disputes() -> int:
         F("checked_at").asc(nulls_first=True)
     )
     dispute_ids = list(waiting.values_list("dispute_id", flat=True)[:POLL_BATCH_SIZE])
-    now = timezone.now()
+    # Stripe counts whole seconds, and its clock may be ahead of ours.
+    until = timezone.now() + timedelta(minutes=5)
     looked_at = 0
     try:
-        listed = get_stripe().list_disputes(created_from=now - LIST_WITHIN, created_until=now)
+        listed = get_stripe().list_disputes(created_from=until - LIST_WITHIN, created_until=until)
         known = set(
             Dispute.objects.filter(dispute_id__in=[one.id for one in listed]).values_list(
                 "dispute_id", flat=True

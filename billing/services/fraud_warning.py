@@ -63,9 +63,12 @@ def settle_fraud_warning(warning_id: str) -> bool:
 
 def poll_fraud_warnings() -> int:
     """Look for warnings that no webhook told of; returns how many are new to us."""
-    now = timezone.now()
+    # Stripe counts whole seconds, and its clock may be ahead of ours.
+    until = timezone.now() + timedelta(minutes=5)
     try:
-        listed = get_stripe().list_fraud_warnings(created_from=now - LIST_WITHIN, created_until=now)
+        listed = get_stripe().list_fraud_warnings(
+            created_from=until - LIST_WITHIN, created_until=until
+        )
         keys = [f"fraud_warning:{one.id}" for one in listed]
         known = set(ReviewSignal.objects.filter(key__in=keys).values_list("key", flat=True))
         new = [one.id for one in listed if f"fraud_warning:{one.id}" not in known]

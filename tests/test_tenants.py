@@ -25,7 +25,19 @@ from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, resolve, reverse
 from django.utils import timezone
 
-from billing.models import Price, ReceiptBatch, ReceiptKey, ReceiptLeaf, Topup, UsageEvent
+from billing.models import (
+    LedgerAccount,
+    PayoutItem,
+    PayoutRun,
+    Price,
+    ReceiptBatch,
+    ReceiptKey,
+    ReceiptLeaf,
+    Topup,
+    Transfer,
+    UsageEvent,
+)
+from billing.services import ledger
 from billing.services.price import set_price
 from inference.models import (
     Artifact,
@@ -72,6 +84,9 @@ LINES = [
     Line("billing:usage", "/console/usage?account=acme"),
     Line("billing:topup-return", "/console/topups/{topup}"),
     Line("billing:earnings", "/dashboard/earnings?account=acme"),
+    Line("billing:payouts", "/dashboard/payouts?account=acme"),
+    Line("billing:payouts", "/dashboard/payouts?account=acme", "POST", {"country": "DE"}),
+    Line("billing:payouts-return", "/dashboard/payouts/return?account=acme"),
     Line("billing:wallet-panel", "/panels/wallet?account=acme"),
     Line("billing:usage-panel", "/panels/usage?account=acme"),
     Line("billing:earnings-panel", "/panels/earnings?account=acme"),
@@ -236,6 +251,11 @@ LINES = [
         by="token",
     ),
     Line("billing-api:topup", "/api/topups/{topup}", by="token"),
+    Line("billing-api:earnings", "/api/earnings?account=acme", by="token"),
+    Line("billing-api:payouts", "/api/payouts?account=acme", by="token"),
+    Line("billing-api:payout", "/api/payouts/{payout}", by="token"),
+    Line("billing-api:payout-document", "/api/payouts/{payout}/document", by="token"),
+    Line("billing-api:statement", "/api/statements/2026-10/csv?account=acme", by="token"),
     Line("billing-api:receipt", "/api/predictions/{prediction}/receipt", by="token"),
 ]
 # Addresses that name nobody's rows, with the reason.
@@ -359,6 +379,7 @@ def rows(acme: Tenant, account: Account, store: None) -> dict[str, str]:
         "topup": Topup.objects.create(
             account=account, amount_cents=2_500, state=Topup.State.EXPIRED
         ).pk,
+        "payout": _pay_out(account).pk,
         "prediction": ids.to_public(prediction_id),
         "upload": _begin_upload(account, model).pk,
         "work": _assign(acme.node, version).pk,
@@ -386,6 +407,26 @@ def _book(prediction_id: UUID, account: Account, version: ModelVersion, price: P
         seq=1, size=1, sealed_at=now, key=key, mark_transaction=1, mark_id=prediction_id
     )
     ReceiptLeaf.objects.create(prediction_id=prediction_id, batch=batch, index=0, hash=bytes(32))
+
+
+def _pay_out(account: Account) -> PayoutItem:
+    """A payout that waits for the platform's balance."""
+    payable_id = ledger.get_ledger_account_id(
+        LedgerAccount.Kind.CREATOR_PAYABLE, holder_id=account.pk
+    )
+    in_flight_id = ledger.get_ledger_account_id(
+        LedgerAccount.Kind.PAYOUT_IN_FLIGHT, holder_id=account.pk
+    )
+    item = PayoutItem.objects.create(
+        run=PayoutRun.objects.create(), creator=account, amount_cents=1, destination="acct_1"
+    )
+    ledger.post_transfer(
+        transfer_id=new_id(),
+        kind=Transfer.Kind.PAYOUT,
+        idempotency_key=f"payout:{item.pk}",
+        amounts_nanos={payable_id: -item.amount_nanos, in_flight_id: item.amount_nanos},
+    )
+    return item
 
 
 def _upload_of(account: Account, version: ModelVersion, state: str) -> Upload:

@@ -10,6 +10,7 @@ import marketplace.core.ids
 
 SQL = Path(__file__).resolve().parent.parent / "sql"
 UNDO = """
+DROP FUNCTION billing_lock(uuid[]);
 DROP FUNCTION billing_payout_guard() CASCADE;
 DROP FUNCTION billing_payout_reversal_guard() CASCADE;
 DROP TRIGGER billing_release_append_only ON billing_release;

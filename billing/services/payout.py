@@ -18,7 +18,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 from django.conf import settings
@@ -45,9 +45,7 @@ from billing.services import ledger
 from billing.services.connect import refresh_account
 from billing.services.stripe_call import call_stripe
 from billing.services.stripe_client import get_stripe
-
-if TYPE_CHECKING:
-    from billing.stripe.client import ConnectTransfer, TransferReversal
+from billing.stripe.client import ConnectTransfer, TransferReversal
 from marketplace.core.errors import (
     ConflictError,
     ForbiddenError,
@@ -134,12 +132,10 @@ def _list_candidates() -> list[tuple[LedgerAccount, ConnectAccount]]:
         .exclude(holder__payouts__state__in=PayoutItem.OPEN_STATES)
         .order_by("-posted_nanos", "id")[:ITEMS_PER_RUN_MAX]
     )
-    # In the order in which everybody locks ledger accounts.
-    locked = list(
-        LedgerAccount.objects.select_for_update(no_key=True, of=("self",))
-        .filter(pk__in=[one.pk for one in rich])
-        .order_by("id")
-    )
+    ids = [one.pk for one in rich]
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT billing_lock(%s)", [ids])
+    locked = list(LedgerAccount.objects.filter(pk__in=ids).order_by("id"))
     connects = {
         one.creator_id: one
         for one in ConnectAccount.objects.select_related("creator").filter(

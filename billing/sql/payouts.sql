@@ -1,3 +1,13 @@
+-- Lock ledger accounts in the order in which everybody does, until the end of the transaction:
+-- what the caller reads of them afterwards is not changed meanwhile. Returns how many there are.
+CREATE OR REPLACE FUNCTION billing_lock(p_accounts uuid[]) RETURNS integer
+LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+    SELECT count(*)::integer FROM (
+        SELECT 1 FROM billing_ledgeraccount a WHERE a.id = ANY (p_accounts)
+        ORDER BY a.id FOR NO KEY UPDATE
+    ) locked
+$$;
+
 -- Releases are never changed; of payouts only what becomes of them, until it is certain.
 CREATE TRIGGER billing_release_append_only BEFORE UPDATE OR DELETE ON billing_release
     FOR EACH ROW EXECUTE FUNCTION billing_refuse_change();

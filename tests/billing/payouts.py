@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from uuid import UUID
 
 from django.db import connection, transaction
 from django.utils import timezone
 
-from billing.models import ConnectAccount, LedgerAccount, PayoutItem, Transfer, UsageEvent
+from billing.models import (
+    ConnectAccount,
+    LedgerAccount,
+    PayoutItem,
+    PayoutReversal,
+    Release,
+    Transfer,
+    UsageEvent,
+)
 from billing.selectors.ledger import check_invariants
-from billing.services import ledger
+from billing.services import ledger, payout
 from billing.services.payout import start_due_run
 from billing.services.release import release_earnings
+from billing.stripe.client import ConnectTransfer, TransferReversal
 from marketplace.core.ids import new_id
 from marketplace.models import Account
 from tests.billing.conftest import PRICE_NANOS, Shop, hold, settle
 
+ROOT = Path(__file__).resolve().parents[2]
 # The creator's part of one prediction.
 PART_NANOS = PRICE_NANOS * 8 // 10
 Fund = Callable[..., None]
@@ -83,10 +98,11 @@ def correct(shop: Shop, amount_nanos: int, kind: str = LedgerAccount.Kind.CREATO
 
 
 def earn(shop: Shop, amount_nanos: int) -> None:
-    """Payable earnings of exactly this amount, by way of the reserve."""
+    """Payable earnings of exactly this amount, by way of the reserve; each on a later day."""
+    days_ago = 100 - 2 * Release.objects.count()
     correct(shop, amount_nanos)
-    shift_days(20)
-    release_earnings()
+    shift_days(days_ago, of_last_days=3)
+    release_earnings(at(16 - days_ago))
 
 
 def connect(creator: Account, connect_account_id: str = "acct_creator") -> ConnectAccount:
@@ -100,8 +116,38 @@ def connect(creator: Account, connect_account_id: str = "acct_creator") -> Conne
     )
 
 
-def begin_payout() -> PayoutItem | None:
-    """The run of the payday that was last, and the item that it makes."""
+def pay_and_take_back(shop: Shop) -> PayoutItem:
+    """A payout that was paid, and taken back in part, as Stripe would answer."""
+    earn(shop, 30 * 10**9 + 1)
+    connect(shop.creator)
     run = start_due_run()
     assert run is not None
-    return run.items.first()
+    item = run.items.get()
+    now = timezone.now()
+    sent = ConnectTransfer("tr_1", item.amount_cents, 0, item.destination, None, {}, None, now)
+    payout._book_paid(item, sent)
+    row = PayoutReversal.objects.create(
+        item=item, amount_cents=7, is_forfeited=True, reason="Stolen cards."
+    )
+    payout._book_forfeit(item.creator_id, row)
+    payout._book_reversal(row, TransferReversal("trr_1", "tr_1", 7, {}, None, now))
+    return item
+
+
+def run_worker(step: str, database_url: str, **environment: str) -> None:
+    """A worker in a process of its own; it is killed at the step, unless that is its work."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.billing.payout_worker", step],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{ROOT}:{ROOT / 'sdk'}",
+            "STRONGROOM_DATABASE_URL": database_url,
+            **environment,
+        },
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    expected = 0 if step == "release" else -signal.SIGKILL
+    assert ended.returncode == expected, ended.stderr.decode()[-2_000:]

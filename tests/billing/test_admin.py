@@ -29,6 +29,7 @@ from marketplace.core.ids import new_id, to_public
 from marketplace.models import User
 from marketplace.selectors.access import Actor
 from tests.billing.conftest import PRICE_NANOS, Shop, asked, reserve, settle
+from tests.billing.payouts import pay_and_take_back
 from tests.factories import APIKeyFactory, UserFactory
 
 pytestmark = pytest.mark.django_db
@@ -38,6 +39,12 @@ CHECKOUT_URL = "https://checkout.example.com/who-holds-it-can-pay"
 # What is changed by hand in vain: a form that would be valid if there were one.
 FORMS: dict[str, dict[str, Any]] = {
     "adjustment": {"state": "posted", "amount_nanos": 1, "needs_two": ""},
+    "connectaccount": {"country": "DE", "transfers_status": "active", "requirements": "[]"},
+    "creatorreserve": {"days": 1, "read_until_entry": 0},
+    "payoutitem": {"amount_cents": 1, "state": "waiting"},
+    "payoutreversal": {"amount_cents": 1, "state": "done", "reason": "x"},
+    "payoutrun": {"payday": "2026-11-23"},
+    "release": {"amount_nanos": 1, "entries": 1, "day": "2026-11-23"},
     "budgetalert": {"period": "day", "starts_on": "2026-11-21", "percent": 1},
     "hold": {"amount_nanos": 1, "posted_nanos": 1, "state": "voided"},
     "keyspend": {"spent_nanos": 0, "held_nanos": 0, "period": "day", "starts_on": "2026-11-21"},
@@ -55,13 +62,14 @@ FORMS: dict[str, dict[str, Any]] = {
     "usagereversal": {"gross_nanos": 1, "creator_nanos": 0, "reason": "x"},
 }
 # Seen on the page of the row that they belong to; and one that is nobody's page.
-INLINES = {"transferentry"}
+INLINES = {"payoutitem", "payoutreversal", "transferentry"}
 UNSEEN = {"stripecustomer", "receiptleaf"}
 
 
 @pytest.fixture
 def rows(shop: Shop, fund) -> None:
     """At least one row of everything."""
+    pay_and_take_back(shop)
     fund(5_000)
     key_id = new_id()
     ((hold_id, _, _),) = reserve(asked(shop.consumer.pk, PRICE_NANOS, api_key_id=key_id))

@@ -39,6 +39,7 @@ from tests.billing.conftest import (
     reserve,
     settle,
 )
+from tests.billing.payouts import pay_and_take_back
 from tests.factories import APIKeyFactory, UserFactory
 
 pytestmark = pytest.mark.django_db
@@ -399,7 +400,36 @@ HARMS = {
     "reversals-fit (account)": "UPDATE billing_usagereversal SET account_id = creator_id",
     "reversals-fit (transfer)": "UPDATE billing_transfer SET kind = 'promo'"
     " WHERE kind = 'usage_reversal'",
+    "releases-equal-days": "UPDATE billing_release SET amount_nanos = amount_nanos + 1",
+    "releases-equal-days (entries)": "UPDATE billing_release SET entries = entries + 1",
+    "releases-equal-days (no row)": "DELETE FROM billing_release",
+    "releases-equal-days (another day)": "UPDATE billing_release SET day = day - 1",
+    "releases-equal-days (left behind)": "UPDATE billing_transfer SET"
+    " created_at = created_at - interval '200 days' WHERE kind = 'usage'",
+    "payouts-are-booked": "UPDATE billing_payoutitem SET state = 'waiting',"
+    " connect_transfer_id = NULL",
+    "payouts-are-booked (refused)": "UPDATE billing_payoutitem SET state = 'refused',"
+    " connect_transfer_id = NULL",
+    "payouts-are-booked (amount)": "UPDATE billing_payoutitem SET amount_cents = amount_cents + 1",
+    "payouts-are-booked (no transfer)": "UPDATE billing_transfer SET idempotency_key = 'x'"
+    " WHERE kind = 'payout_sent'",
+    "payouts-are-booked (no reversal)": "DELETE FROM billing_payoutreversal",
+    "payouts-are-booked (forfeit)": "UPDATE billing_payoutreversal SET is_forfeited = false",
+    "payouts-are-booked (in flight)": "UPDATE billing_ledgeraccount SET"
+    " posted_nanos = posted_nanos + 1 WHERE kind = 'payout_in_flight'",
+    "earnings-add-up": "UPDATE billing_payoutitem SET amount_cents = amount_cents - 1",
+    "earnings-add-up (taken back)": "UPDATE billing_payoutreversal SET amount_cents = 8",
+    "earnings-add-up (prediction)": "DELETE FROM billing_usageevent",
+    "earnings-add-up (balance)": "UPDATE billing_ledgeraccount SET"
+    " posted_nanos = posted_nanos - 1 WHERE kind = 'creator_payable'",
 }
+
+
+# Whose triggers would refuse.
+TABLES = (
+    *("transfer", "transferentry", "usageevent"),
+    *("release", "payoutitem", "payoutreversal"),
+)
 
 
 def test_each_check_has_a_harm() -> None:
@@ -436,6 +466,7 @@ def move_by_hand(shop: Shop, prediction_id: UUID) -> None:
 
 @pytest.mark.parametrize("harm", HARMS)
 def test_each_check_finds_its_harm(shop: Shop, fund: Fund, harm: str) -> None:
+    pay_and_take_back(shop)
     fund(5_000)
     buy_credit(shop, fund, 25_00)
     key_id = new_id()
@@ -455,8 +486,7 @@ def test_each_check_finds_its_harm(shop: Shop, fund: Fund, harm: str) -> None:
             cursor.execute(
                 f"ALTER TABLE billing_adjustment DROP CONSTRAINT billing_adjustment_{check}"
             )
-        tables = ("transfer", "transferentry", "usageevent", "adjustment", "usagereversal")
-        for table in tables:
+        for table in (*TABLES, "adjustment", "usagereversal"):
             cursor.execute(f"ALTER TABLE billing_{table} DISABLE TRIGGER USER")
         cursor.execute(HARMS[harm])
 

@@ -24,7 +24,17 @@ from marketplace.core.errors import ForbiddenError, InvalidInputError
 from marketplace.models import AuditEvent, User
 from marketplace.selectors.access import Actor
 from tests.billing.conftest import Shop, balances, hold, query, settle
-from tests.billing.payouts import PART_NANOS, Fund, at, book, broken, correct, shift_days, today
+from tests.billing.payouts import (
+    PART_NANOS,
+    Fund,
+    at,
+    book,
+    broken,
+    correct,
+    run_worker,
+    shift_days,
+    today,
+)
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -285,3 +295,13 @@ def test_the_database_refuses_to_change_a_release(shop: Shop, fund: Fund) -> Non
     for change in ("DELETE FROM billing_release", "UPDATE billing_release SET amount_nanos = 1"):
         with pytest.raises(DatabaseError, match="append-only"), transaction.atomic():
             query(change + " RETURNING 1")
+
+
+def test_a_worker_has_the_rights_for_it(shop: Shop, fund: Fund, database_urls) -> None:
+    """As the role of the workers, which may not write the ledger's tables."""
+    book(shop, fund)
+
+    run_worker("release", database_urls["app"])
+
+    assert Release.objects.get().amount_nanos == PART_NANOS
+    assert broken() == set()

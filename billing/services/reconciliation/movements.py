@@ -60,6 +60,7 @@ def compare_movements(
     facts = (*ours.gross, *ours.fees, *theirs.gross, *theirs.fees)
     wanted = {fact.key for fact in facts if fact.happened_at in period}
     summed = [key for key in wanted if key.startswith(DISPUTE_PREFIXES)]
+    booked = frozenset(row.stripe_id for row in bookings if row.gross_nanos)
     explanations = {
         finding.key: finding for finding in earlier if finding.explanation != Explanation.NONE
     }
@@ -75,7 +76,8 @@ def compare_movements(
             summed=summed,
         )
         one.findings = [
-            _explain(finding, period, movements, stripe, explanations) for finding in one.findings
+            _explain(finding, period, movements, stripe, explanations, booked)
+            for finding in one.findings
         ]
         compared.append(one)
     compared[0].findings += _check_currencies(movements.values(), keys, period)
@@ -207,6 +209,7 @@ def _explain(
     movements: Mapping[str, BalanceTransaction],
     stripe: StripeSide,
     explanations: Mapping[str, Finding],
+    booked: frozenset[str],
 ) -> Finding:
     source = finding.key.partition(" ")[0]
     row = movements.get(finding.stripe_id)
@@ -218,7 +221,7 @@ def _explain(
     if finding.fault is Fault.MISSING_HERE:
         if period.is_young(finding.happened_at):
             return finding.explained(Explanation.IN_FLIGHT)
-        if finding.kind is Kind.FEE and _is_fee_to_book(source, row):
+        if finding.kind is Kind.FEE and _is_fee_to_book(source, row, booked):
             return finding.explained(Explanation.FEE, "It is booked by a repair, or at night.")
     if finding.fault is Fault.MISSING_AT_STRIPE and _is_pending(source, stripe):
         return finding.explained(
@@ -227,11 +230,14 @@ def _explain(
     return finding
 
 
-def _is_fee_to_book(source: str, row: BalanceTransaction | None) -> bool:
-    """Whether nobody has booked this fee yet; one that was booked once and is gone is none."""
+def _is_fee_to_book(source: str, row: BalanceTransaction | None, booked: frozenset[str]) -> bool:
+    """Whether it is a fee of ours that nobody has booked; one that was booked and is gone is not.
+
+    Stripe's own, or of a payment that is booked.
+    """
     if row is None or row.type in OWN_FEE_TYPES:
         return True
-    if row.type not in CHARGE_TYPES:
+    if row.type not in CHARGE_TYPES or source not in booked:
         return False
     return not Topup.objects.filter(payment_intent_id=source, fee_cents__isnull=False).exists()
 

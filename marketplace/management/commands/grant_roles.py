@@ -39,6 +39,8 @@ MONEY_FUNCTIONS = (
     "billing_expire_holds(integer)",
     "billing_reverse_usage(uuid, uuid, bigint)",
 )
+# Of the workers alone.
+APP_FUNCTIONS = ("billing_lock(uuid[])",)
 # Parts of the above; nobody calls them by themselves.
 INNER_FUNCTIONS = (
     "billing_budget_left(uuid, date)",
@@ -126,12 +128,14 @@ def statements() -> list[str]:
     lines += [f"REVOKE {rights} ON {table} FROM {APP}" for table, rights in APP_REVOKED.items()]
     for role, grants in ((GATEWAY, GATEWAY_GRANTS), (KEYBROKER, KEYBROKER_GRANTS)):
         lines += [f"GRANT {rights} ON {table} TO {role}" for table, rights in grants.items()]
-    for function in (*MONEY_FUNCTIONS, *INNER_FUNCTIONS):
+    for function in (*MONEY_FUNCTIONS, *APP_FUNCTIONS, *INNER_FUNCTIONS):
         lines.append(f"REVOKE ALL ON FUNCTION {function} FROM PUBLIC")
     for function in MONEY_FUNCTIONS:
         lines.append(f"GRANT EXECUTE ON FUNCTION {function} TO {APP}, {GATEWAY}")
     lines.append(f"REVOKE ALL ON FUNCTION {CREDIT_FUNCTION} FROM PUBLIC")
     lines.append(f"GRANT EXECUTE ON FUNCTION {CREDIT_FUNCTION} TO {APP}")
+    for function in APP_FUNCTIONS:
+        lines.append(f"GRANT EXECUTE ON FUNCTION {function} TO {APP}")
     # Whoever may run predictions may not mint money.
     lines += [
         f"REVOKE ALL ON FUNCTION {function} FROM {GATEWAY}"

@@ -379,6 +379,20 @@ HARMS = {
     "topups-are-booked": "UPDATE billing_transfer SET idempotency_key = 'x'"
     " WHERE idempotency_key = 'topup:pi_test'",
     "topups-are-booked (amount)": "UPDATE billing_topup SET amount_cents = amount_cents + 1",
+    # More of these in test_invoice.py, with what they are about.
+    "reports-equal-usage": "INSERT INTO billing_meterreport (id, account_id, hour, seq, counted_at,"
+    " usage_nanos, total_nanos, value_micro, residual_nanos, predictions, identifier, state,"
+    " created_at) SELECT uuidv7(), account_id, now(), 1, now(), 1, 1, 0, 1, 1, 'x', 'nothing',"
+    " now() FROM billing_topup",
+    "receivable-equals-usage-less-payments": "INSERT INTO billing_ledgeraccount (id, kind,"
+    " holder_id, posted_nanos, held_nanos, created_at) SELECT uuidv7(), 'receivable', account_id,"
+    " -1, 0, now() FROM billing_topup",
+    "invoices-are-booked": "INSERT INTO billing_invoice (id, account_id, stripe_id,"
+    " subscription_id, number, state, currency, lines, subtotal_cents, tax_cents, total_cents,"
+    " remaining_cents, period_start, period_end, created_at, hosted_url, pdf_url, reported_micro,"
+    " check_state, note, booked_at) SELECT uuidv7(), account_id, 'in_1', 'sub_1', '', 'paid',"
+    " 'usd', '[]', 1, 0, 1, 0, now(), now(), now(), '', '', 10000, 'agrees', '', now()"
+    " FROM billing_topup",
 }
 
 

@@ -23,6 +23,14 @@ class StripeRefusedError(MarketplaceError):
     title = "The payment service refused the request."
 
 
+class CardDeclinedError(StripeRefusedError):
+    """A bank refused a charge; `decline_code` says why, `payment_intent_id` what is left."""
+
+    code = "card_declined"
+    http_status = 402
+    title = "The card was declined."
+
+
 class WebhookRefusedError(BadRequestError):
     code = "webhook_refused"
     title = "This is not a webhook that Stripe signed now."

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from fakestripe import webhooks
+from fakestripe import errors, webhooks
 from fakestripe.config import Config
 from fakestripe.contract import Contract
 from fakestripe.store import Store
@@ -58,6 +58,38 @@ class Context:
         self.store.insert(event)
         if self.config.webhook_url:
             webhooks.enqueue(self.store, event)
+
+    def get(self, kind: str, identifier: str) -> Json:
+        """The object that an address names.
+
+        Raises:
+            ApiError: 404, there is none.
+        """
+        body = self.store.find(identifier, kind)
+        if body is None:
+            raise errors.no_such(kind, identifier)
+        return body
+
+    def get_named(self, kind: str, identifier: str, param: str) -> Json:
+        """The object that a parameter names.
+
+        Raises:
+            ApiError: 400, there is none.
+        """
+        body = self.store.find(identifier, kind)
+        if body is None:
+            raise errors.no_such(kind, identifier, param=param, status=400)
+        return body
+
+    def insert(self, body: Json, private: Json | None = None) -> Json:
+        """Store a new object that keeps its schema; returns it."""
+        self.check(body["object"], body)
+        self.store.insert(body, private)
+        return body
+
+    def after(self, seconds: int, task: str, object_id: str) -> None:
+        """Have `due` do something with an object when Stripe's clock has come so far."""
+        self.store.insert_task(self.now + seconds, task, object_id)
 
     def check(self, name: str, body: Json) -> None:
         """Raise if an object breaks its schema."""

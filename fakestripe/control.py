@@ -7,9 +7,9 @@
 | POST /_test/webhooks/hold | | queue deliveries without sending |
 | POST /_test/webhooks/release | seed | send the queue one by one, shuffled by the seed |
 | POST /_test/events/{id}/send | | send an event once more |
-| POST /_test/clock | offset_s | shift Stripe's clock |
-| POST /_test/checkout/{id}/pay | card_number or delayed | pay as a person on the page would |
-| POST /_test/checkout/{id}/settle | succeeds | decide a delayed payment |
+| GET /_test/clock | | Stripe's time and its distance from ours |
+| POST /_test/clock | offset_s or advance_s | shift Stripe's clock, or let time pass |
+| POST /_test/... | | what people, banks and Stripe do to objects: see `orders` |
 | GET /_test/state | | everything stored |
 | DELETE /_test/faults, /_test/webhooks, /_test/state | | forget rules, or everything |
 
@@ -28,9 +28,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from fakestripe import cards, errors, faults, webhooks
+from fakestripe import errors, faults, thin, webhooks
 from fakestripe.context import stripe_now
-from fakestripe.resources import checkout
+from fakestripe.orders import ORDERS, Order, OrderError, one_of, read
+from fakestripe.resources import accounts
 from fakestripe.server import Server
 from fakestripe.store import Query
 
@@ -38,12 +39,7 @@ Json = dict[str, Any]
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 BODY_SIZE_BYTES_MAX = 65_536
-TIMES_MAX = 1_000
-DELAY_S_MAX = 600
-
-
-class OrderError(Exception):
-    """The control plane was told something it does not understand."""
+EVENTS = ("event", thin.KIND)
 
 
 def build_routes(server: Server) -> list[Route]:
@@ -57,9 +53,9 @@ def build_routes(server: Server) -> list[Route]:
         ("POST", "/_test/webhooks/hold", plane.hold),
         ("POST", "/_test/webhooks/release", plane.release),
         ("POST", "/_test/events/{event_id}/send", plane.send_again),
+        ("GET", "/_test/clock", plane.read_clock),
         ("POST", "/_test/clock", plane.set_clock),
-        ("POST", "/_test/checkout/{session_id}/pay", plane.pay),
-        ("POST", "/_test/checkout/{session_id}/settle", plane.settle),
+        *[("POST", path, plane.carry_out(order)) for path, order in ORDERS.items()],
         ("GET", "/_test/state", plane.dump),
         ("DELETE", "/_test/state", plane.reset),
     ]
@@ -85,8 +81,8 @@ class _ControlPlane:
         self._store = server.store
 
     async def add_fault(self, _request: Request, body: Json) -> Json:
-        fault = _read(body, kind=str, method="*", path="*", times=1, delay_s=1.0)
-        _one_of(fault, "kind", faults.KINDS)
+        fault = read(body, kind=str, method="*", path="*", times=1, delay_s=1.0)
+        one_of(fault, "kind", faults.KINDS)
         with self._store.transaction():
             self._store.insert_rule("fault", fault, fault["times"])
         return fault
@@ -97,8 +93,8 @@ class _ControlPlane:
         return {}
 
     async def add_webhook_rule(self, _request: Request, body: Json) -> Json:
-        rule = _read(body, behaviour=str, type="*", times=1, copies=2, delay_s=1.0)
-        _one_of(rule, "behaviour", webhooks.BEHAVIOURS)
+        rule = read(body, behaviour=str, type="*", times=1, copies=2, delay_s=1.0)
+        one_of(rule, "behaviour", webhooks.BEHAVIOURS)
         with self._store.transaction():
             self._store.insert_rule("webhook", rule, rule["times"])
         return rule
@@ -111,44 +107,54 @@ class _ControlPlane:
         return {}
 
     async def hold(self, _request: Request, body: Json) -> Json:
-        _read(body)
+        read(body)
         self._store.set_setting("webhooks_held", "1")
         return {}
 
     async def release(self, _request: Request, body: Json) -> Json:
-        order = _read(body, seed=-1)
+        order = read(body, seed=-1)
         if not self._server.deliverer.is_held:
             raise OrderError("webhooks are not held")
         seed = None if order["seed"] < 0 else order["seed"]
         return {"sent": await self._server.deliverer.release(seed)}
 
     async def send_again(self, request: Request, body: Json) -> Json:
-        _read(body)
-        event = self._store.find(request.path_params["event_id"], "event")
-        if event is None or not self._server.config.webhook_url:
+        read(body)
+        event = self._store.find(request.path_params["event_id"])
+        if event is None or event["object"] not in EVENTS or not self._server.config.webhook_url:
             raise OrderError("no such event, or nobody to send it to")
         with self._server.work():
             webhooks.enqueue(self._store, event)
         return {"event": event["id"]}
 
-    async def set_clock(self, _request: Request, body: Json) -> Json:
-        offset_s = _read(body, offset_s=int)["offset_s"]
-        self._store.set_setting("clock_offset_s", str(offset_s))
-        self._server.sweep()
+    async def read_clock(self, _request: Request, _body: Json) -> Json:
+        offset_s = int(self._store.get_setting("clock_offset_s", "0"))
         return {"now": stripe_now(self._store), "offset_s": offset_s}
 
-    async def pay(self, request: Request, body: Json) -> Json:
-        order = _read(body, card_number=cards.SUCCESS, delayed=False)
-        session_id = request.path_params["session_id"]
-        with self._server.work() as context:
-            if order["delayed"]:
-                return checkout.pay_later(context, session_id)
-            return checkout.pay(context, session_id, order["card_number"])
+    async def set_clock(self, request: Request, body: Json) -> Json:
+        """Shift the clock, or let time pass; what becomes due on the way happens in order."""
+        before = int(self._store.get_setting("clock_offset_s", "0"))
+        if "advance_s" in body:
+            after = before + read(body, advance_s=int)["advance_s"]
+        else:
+            after = read(body, offset_s=int)["offset_s"]
+        with self._store.transaction():
+            self._store.set_setting("clock_offset_s", str(after))
+            if after > before:
+                self._store.pull_deliveries(after - before)
+        self._server.sweep()
+        self._server.deliverer.wake()
+        return await self.read_clock(request, {})
 
-    async def settle(self, request: Request, body: Json) -> Json:
-        succeeds = _read(body, succeeds=bool)["succeeds"]
-        with self._server.work() as context:
-            return checkout.settle(context, request.path_params["session_id"], succeeds=succeeds)
+    def carry_out(self, order: Order) -> Callable[[Request, Json], Awaitable[Json]]:
+        """Something that happens to objects, inside one transaction."""
+
+        async def do(request: Request, body: Json) -> Json:
+            self._server.sweep()
+            with self._server.work() as context:
+                return order(context, body, **request.path_params)
+
+        return do
 
     async def dump(self, _request: Request, _body: Json) -> Json:
         kinds = self._store.count_by_kind()
@@ -157,6 +163,10 @@ class _ControlPlane:
             "real_now": int(time.time()),
             "counts": kinds,
             "objects": {kind: self._store.list_all(Query(kind)) for kind in kinds},
+            "connected_balances_cents": {
+                account["id"]: accounts.balance_cents(self._server.context(), account["id"])
+                for account in self._store.list_all(Query(accounts.KIND))
+            },
             "deliveries": self._store.list_deliveries(),
             "faults": [rule for _seq, _left, rule in self._store.list_rules("fault")],
             "webhooks": [rule for _seq, _left, rule in self._store.list_rules("webhook")],
@@ -183,33 +193,3 @@ async def _read_json(request: Request) -> Json:
     if not isinstance(document, dict):
         raise OrderError("the body must be an object")
     return document
-
-
-def _read(body: Json, **members: Any) -> Json:
-    """The members of an order; a type stands for one that must be given."""
-    unknown = set(body) - set(members)
-    if unknown:
-        raise OrderError(f"not known: {', '.join(sorted(unknown))}")
-    order = {}
-    for name, default in members.items():
-        kind = default if isinstance(default, type) else type(default)
-        value = body.get(name, default)
-        if kind is float and isinstance(value, int):
-            value = float(value)
-        if type(value) is not kind:
-            raise OrderError(f"{name} must be given as {kind.__name__}")
-        order[name] = value
-    _in_range(order, "times", 1, TIMES_MAX)
-    _in_range(order, "copies", 1, 100)
-    _in_range(order, "delay_s", 0, DELAY_S_MAX)
-    return order
-
-
-def _in_range(order: Json, name: str, low: float, high: float) -> None:
-    if not low <= order.get(name, low) <= high:
-        raise OrderError(f"{name} must be from {low} to {high}")
-
-
-def _one_of(order: Json, name: str, options: tuple[str, ...]) -> None:
-    if order[name] not in options:
-        raise OrderError(f"{name} must be one of {', '.join(options)}")

@@ -36,6 +36,21 @@ class ApiError(Exception):
         self.body: dict[str, Any] = {"error": error | members}
 
 
+class EffectiveError(ApiError):
+    """A refusal that leaves something behind, such as the payment whose card was declined."""
+
+
+def card_error(message: str, code: str, decline_code: str, **members: Any) -> EffectiveError:
+    """A card that the bank refused; `members` are the objects that tell more."""
+    if decline_code:
+        members["decline_code"] = decline_code
+    return EffectiveError(402, "card_error", message, code=code, **members)
+
+
+def insufficient_balance(message: str) -> ApiError:
+    return invalid_request(message, code="balance_insufficient")
+
+
 def invalid_request(
     message: str, *, code: str | None = None, param: str | None = None, status: int = 400
 ) -> ApiError:

@@ -21,12 +21,11 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from fakestripe import errors, faults, idempotency, routes, views, webhooks
+from fakestripe import due, errors, faults, idempotency, routes, thin, views, webhooks
 from fakestripe.config import Config
 from fakestripe.context import BrokenContractError, Context, new_id, stripe_now
 from fakestripe.contract import Contract, Operation
 from fakestripe.idempotency import Answer
-from fakestripe.resources import checkout
 from fakestripe.store import Store
 
 Json = dict[str, Any]
@@ -76,9 +75,10 @@ class Server:
         self.deliverer.wake()
 
     def sweep(self) -> None:
-        """Expire what is due now."""
-        with self.work() as context:
-            checkout.expire_due(context)
+        """Do what has become due by now."""
+        if self.store.has_due_task(stripe_now(self.store)):
+            with self.work() as context:
+                due.run(context)
 
     async def answer_api(self, request: Request) -> Response:
         """Answer one request of Stripe's API, or cut its connection."""
@@ -108,7 +108,11 @@ class Server:
         self._authenticate(request)
         _check_version(request)
         operation, ids = self._find(request)
-        text = (await _read_body(request)) if request.method == "POST" else request.url.query
+        text = (
+            (await _read_body(request, operation.media))
+            if request.method == "POST"
+            else request.url.query
+        )
         params = self.contract.parse_input(operation, text)
         idempotency.check_key(key)
         with self._claim(key):
@@ -128,14 +132,14 @@ class Server:
     ) -> Answer:
         """Do the work once per key and keep the answer with it."""
         endpoint = f"{request.method} {request.url.path}"
+        self.sweep()
         with self.store.transaction():
-            checkout.expire_due(context)
             stored = idempotency.find_answer(context, endpoint, params)
             if stored is not None:
                 return stored
         try:
             with self.store.transaction():
-                answer = self._work(context, operation, ids, params)
+                answer = self._attempt(context, operation, ids, params)
                 if fault.get("kind") == "error_after_effect":
                     failure = errors.internal(should_retry=False)
                     answer = Answer(failure.status, failure.body, failure.headers)
@@ -146,6 +150,15 @@ class Server:
             with self.store.transaction():
                 idempotency.store_answer(context, endpoint, params, answer)
         return answer
+
+    def _attempt(
+        self, context: Context, operation: Operation, ids: tuple[str, ...], params: Json
+    ) -> Answer:
+        """The work, or the refusal that is itself an outcome and is committed like one."""
+        try:
+            return self._work(context, operation, ids, params)
+        except errors.EffectiveError as error:
+            return Answer(error.status, error.body, error.headers)
 
     def _work(
         self, context: Context, operation: Operation, ids: tuple[str, ...], params: Json
@@ -210,6 +223,8 @@ class Server:
         )
 
     def _show_event(self, event: Json) -> Json:
+        if event["object"] == thin.KIND:
+            return thin.notification(event)
         return views.show(self.context(), event)
 
     async def _sweep(self) -> None:
@@ -225,14 +240,14 @@ def _cut(request: Request, *, reset: bool) -> Response:
     return Response(status_code=500)  # Reaches nobody.
 
 
-async def _read_body(request: Request) -> str:
+async def _read_body(request: Request, wanted: str) -> str:
     media = request.headers.get("content-type", "").partition(";")[0].strip()
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > BODY_SIZE_BYTES_MAX:
             raise errors.invalid_request("Request body too large.", status=413)
-    if body and media != "application/x-www-form-urlencoded":
+    if body and media != (wanted or media):
         raise errors.invalid_request(f"Invalid content type {media[:60]} for this address.")
     try:
         return body.decode()

@@ -22,8 +22,8 @@ CREATE TABLE IF NOT EXISTS objects (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, kind TEXT NOT NULL,
     created INTEGER NOT NULL, body TEXT NOT NULL, private TEXT NOT NULL DEFAULT '{}');
 CREATE INDEX IF NOT EXISTS objects_by_kind ON objects (kind, seq);
-CREATE INDEX IF NOT EXISTS sessions_open ON objects (json_extract(body, '$.expires_at'))
-    WHERE kind = 'checkout.session' AND json_extract(body, '$.status') = 'open';
+CREATE INDEX IF NOT EXISTS meter_events ON objects (json_extract(body, '$.identifier'))
+    WHERE kind = 'billing.meter_event';
 CREATE TABLE IF NOT EXISTS keys (
     key TEXT PRIMARY KEY, endpoint TEXT NOT NULL, fingerprint TEXT NOT NULL,
     status INTEGER NOT NULL, body TEXT NOT NULL, headers TEXT NOT NULL,
@@ -37,6 +37,10 @@ CREATE INDEX IF NOT EXISTS deliveries_by_event ON deliveries (event_id);
 CREATE TABLE IF NOT EXISTS rules (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, remaining INTEGER NOT NULL,
     body TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS tasks (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, due_at INTEGER NOT NULL, name TEXT NOT NULL,
+    object_id TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS tasks_by_time ON tasks (due_at, seq);
 CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 
@@ -107,15 +111,53 @@ class Store:
 
     # Objects
 
-    def insert(self, body: Json, private: Json | None = None) -> None:
-        """Add an object; `private` is what Stripe knows of it and does not show."""
+    def insert(
+        self,
+        body: Json,
+        private: Json | None = None,
+        *,
+        identifier: str | None = None,
+        created: int | None = None,
+    ) -> None:
+        """Add an object.
+
+        Args:
+            body: As Stripe shows it.
+            private: What Stripe knows of it and does not show.
+            identifier: For an object that shows no id.
+            created: Unix seconds, for an object that shows another form of time.
+        """
+        values = (
+            identifier or body["id"],
+            body["object"],
+            body["created"] if created is None else created,
+            _dump(body),
+            _dump(private or {}),
+        )
         self._db.execute(
-            "INSERT INTO objects (id, kind, created, body, private) VALUES (?, ?, ?, ?, ?)",
-            (body["id"], body["object"], body["created"], _dump(body), _dump(private or {})),
+            "INSERT INTO objects (id, kind, created, body, private) VALUES (?, ?, ?, ?, ?)", values
         )
 
-    def save(self, body: Json) -> None:
-        self._db.execute("UPDATE objects SET body = ? WHERE id = ?", (_dump(body), body["id"]))
+    def save(self, body: Json, *, identifier: str | None = None) -> None:
+        self._db.execute(
+            "UPDATE objects SET body = ? WHERE id = ?", (_dump(body), identifier or body["id"])
+        )
+
+    def save_private(self, identifier: str, private: Json) -> None:
+        self._db.execute(
+            "UPDATE objects SET private = ? WHERE id = ?", (_dump(private), identifier)
+        )
+
+    def delete(self, identifier: str) -> None:
+        self._db.execute("DELETE FROM objects WHERE id = ?", (identifier,))
+
+    def sum(self, query: Query, member: str) -> int:
+        """The sum of a top-level number over every match."""
+        row = self._db.execute(
+            f"SELECT coalesce(sum(json_extract(body, '$.{member}')), 0) AS total {query.source}",
+            query.values,
+        ).fetchone()
+        return int(row["total"])
 
     def find(self, identifier: str, kind: str | None = None) -> Json | None:
         row = self._db.execute(
@@ -132,6 +174,18 @@ class Store:
         """Every match, oldest first."""
         rows = self._db.execute(f"SELECT body {query.source} ORDER BY seq", query.values)
         return [_load(row["body"]) for row in rows]
+
+    def list_with_private(self, query: Query) -> list[tuple[Json, Json]]:
+        """Every match with what Stripe does not show of it, oldest first."""
+        rows = self._db.execute(f"SELECT body, private {query.source} ORDER BY seq", query.values)
+        return [(_load(row["body"]), _load(row["private"])) for row in rows]
+
+    def find_id(self, query: Query) -> str | None:
+        """The name of the newest match, also of an object that shows no id."""
+        row = self._db.execute(
+            f"SELECT id {query.source} ORDER BY seq DESC LIMIT 1", query.values
+        ).fetchone()
+        return str(row["id"]) if row else None
 
     def list_page(self, query: Query, page: Page) -> tuple[list[Json], bool]:
         """One page, newest first, and whether more follow in its direction."""
@@ -168,8 +222,12 @@ class Store:
             list(columns.values()),
         )
 
-    def delete_keys_before(self, moment: int) -> None:
-        self._db.execute("DELETE FROM keys WHERE created < ?", (moment,))
+    def delete_keys_before(self, moment: int, moment_v2: int) -> None:
+        """Forget old keys; those of API v2 have a limit of their own."""
+        self._db.execute(
+            "DELETE FROM keys WHERE created < CASE WHEN endpoint LIKE '% /v2/%' THEN ? ELSE ? END",
+            (moment_v2, moment),
+        )
 
     # Deliveries of events
 
@@ -236,6 +294,33 @@ class Store:
     def delete_rules(self, kind: str) -> None:
         self._db.execute("DELETE FROM rules WHERE kind = ?", (kind,))
 
+    # Work that becomes due as Stripe's clock goes on
+
+    def insert_task(self, due_at: int, name: str, object_id: str) -> None:
+        self._db.execute(
+            "INSERT INTO tasks (due_at, name, object_id) VALUES (?, ?, ?)",
+            (due_at, name, object_id),
+        )
+
+    def take_task(self, now: int) -> tuple[int, str, str] | None:
+        """Remove the task that has been due longest: its time, name and object."""
+        row = self._db.execute(
+            "DELETE FROM tasks WHERE seq = (SELECT seq FROM tasks WHERE due_at <= ? "
+            "ORDER BY due_at, seq LIMIT 1) RETURNING due_at, name, object_id",
+            (now,),
+        ).fetchone()
+        return (row["due_at"], row["name"], row["object_id"]) if row else None
+
+    def has_due_task(self, now: int) -> bool:
+        query = "SELECT 1 FROM tasks WHERE due_at <= ? LIMIT 1"
+        return self._db.execute(query, (now,)).fetchone() is not None
+
+    def pull_deliveries(self, seconds: int) -> None:
+        """Make what waits for its next attempt due earlier, because the clock was advanced."""
+        self._db.execute(
+            "UPDATE deliveries SET due_at = due_at - ? WHERE state = 'pending'", (seconds,)
+        )
+
     # Settings and the whole
 
     def get_setting(self, name: str, default: str = "") -> str:
@@ -250,7 +335,7 @@ class Store:
         )
 
     def delete_everything(self) -> None:
-        for table in ("objects", "keys", "deliveries", "rules", "settings"):
+        for table in ("objects", "keys", "deliveries", "rules", "tasks", "settings"):
             self._db.execute(f"DELETE FROM {table}")  # noqa: S608 - names are ours
 
 

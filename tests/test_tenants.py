@@ -436,7 +436,7 @@ def _owe(account: Account) -> Invoice:
         account=account, state="applied", wanted_limit_nanos=50_000_000_000
     )
     TaxDetails.objects.create(account=account, **TAX_DETAILS | {"city": "Elsewhere"})
-    amounts = dict.fromkeys(("subtotal_cents", "tax_cents", "total_cents", "remaining_cents"), 0)
+    amounts = dict.fromkeys(("subtotal_cents", "tax_cents", "total_cents"), 0)
     times = dict.fromkeys(("period_start", "period_end", "created_at", "booked_at"), now)
     return Invoice.objects.create(
         account=account, stripe_id="in_1", state="paid", currency="usd", **amounts, **times

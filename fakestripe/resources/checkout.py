@@ -1,4 +1,4 @@
-"""Checkout Sessions with mode=payment: make one, pay it on the hosted page, let it expire."""
+"""Checkout Sessions: pay, or only save a card, on the hosted page; or let it expire."""
 
 from __future__ import annotations
 
@@ -6,48 +6,54 @@ from typing import Any
 
 from fakestripe import cards, errors, lists, views
 from fakestripe.context import Context, new_id
-from fakestripe.resources import checks, customers, payments
+from fakestripe.resources import balance, checkout_lines, checks, customers, intents, setup
 from fakestripe.store import Query
 
 Json = dict[str, Any]
 
 LIFETIME_S_MIN = 30 * 60
 LIFETIME_S_MAX = 24 * 3_600
+EXPIRE_TASK = "checkout.expire"
 AMOUNT_CENTS_MIN = 50
 AMOUNT_CENTS_MAX = 99_999_999
-LINES_MAX = 100
 
 _PARAMS = frozenset({
     "mode", "customer", "customer_email", "client_reference_id", "line_items",
     "payment_intent_data", "metadata", "success_url", "cancel_url", "expires_at",
     "payment_method_types", "submit_type", "locale", "ui_mode", "automatic_tax",
-    "invoice_creation",
+    "invoice_creation", "currency", "setup_intent_data", "billing_address_collection",
+    "customer_update", "customer_creation",
 })  # fmt: skip
 # Parameters that exist here with one value only.
 _ONLY: Json = {
-    "mode": "payment",
     "ui_mode": "hosted_page",
     "payment_method_types": ["card"],
-    "automatic_tax": {"enabled": False},
     "invoice_creation": {"enabled": False},
 }
+_MODES = ("payment", "setup")
+_SETUP_PARAMS = frozenset({"description", "metadata"})
 _INTENT_PARAMS = frozenset({
     "description", "metadata", "receipt_email", "setup_future_usage", "statement_descriptor_suffix",
 })  # fmt: skip
-_LINE_PARAMS = frozenset({"price_data", "quantity", "metadata"})
-_PRICE_PARAMS = frozenset({"currency", "unit_amount", "product_data"})
-_PRODUCT_PARAMS = frozenset({"name", "description", "images", "metadata"})
 
 
 def create(context: Context, params: Json) -> Json:
     _check_params(context, params)
-    lines = _lines(context, params)
-    amount = sum(line["amount_total"] for line in lines)
-    _check_amount(amount, lines[0]["currency"])
-    session = _new_session(context, params, amount, lines[0]["currency"])
-    intent_data = params.get("payment_intent_data", {})
-    intent_data = intent_data | {"metadata": checks.metadata(intent_data.get("metadata"))}
-    context.store.insert(session, {"line_items": lines, "payment_intent_data": intent_data})
+    kind = "setup_intent_data" if params["mode"] == "setup" else "payment_intent_data"
+    data = params.get(kind, {})
+    data = data | {"metadata": checks.metadata(data.get("metadata"))}
+    if params["mode"] == "setup":
+        session, lines = _new_session(context, params, None, params.get("currency")), []
+        session["setup_intent"] = setup.open_intent(
+            context, customer_id=session["customer"], details=data
+        )["id"]
+    else:
+        lines = checkout_lines.read_lines(context, params)
+        amount = sum(line["amount_total"] for line in lines)
+        _check_amount(amount, lines[0]["currency"])
+        session = _new_session(context, params, amount, lines[0]["currency"])
+    context.store.insert(session, {"line_items": lines, "payment_intent_data": data})
+    context.after(session["expires_at"] - context.now, EXPIRE_TASK, session["id"])
     return session
 
 
@@ -87,29 +93,74 @@ def expire(context: Context, _params: Json, session_id: str) -> Json:
     return _expire(context, session)
 
 
-def expire_due(context: Context) -> None:
-    """End the sessions whose time is over; called before each request and every second."""
-    query = Query("checkout.session").equals("status", "open")
-    query.where("json_extract(body, '$.expires_at') <= ?", context.now)
-    for session in context.store.list_all(query):
+def update(context: Context, params: Json, session_id: str) -> Json:
+    session = retrieve(context, {}, session_id)
+    return balance.metadata_only(context, params, session, "")
+
+
+def expire_due(context: Context, session_id: str) -> None:
+    """End a session whose time is over."""
+    session = context.store.find(session_id, "checkout.session")
+    if session is not None and session["status"] == "open":
         _expire(context, session)
 
 
-def pay(context: Context, session_id: str, card_number: str, email: str | None = None) -> Json:
-    """Pay on the hosted page by card.
+def needs_authentication(context: Context, session_id: str, card_number: str) -> bool:
+    """Whether the bank asks the person at the page to confirm."""
+    session = retrieve(context, {}, session_id)
+    return session["status"] == "open" and bool(cards.read(card_number).authentication)
+
+
+def pay(
+    context: Context, session_id: str, card_number: str, *, is_authenticated: bool = True
+) -> Json:
+    """Pay on the hosted page by card, or save the card.
+
+    Args:
+        context: The transaction to work in.
+        session_id: The page.
+        card_number: As typed.
+        is_authenticated: The person confirmed to the bank, if it asked.
 
     Returns:
-        The session: complete and paid, or still open when the card was refused. Paying what
-        is paid changes nothing, so that a second click does no harm.
+        The session: complete, or still open when the card was refused. Paying what is paid
+        changes nothing, so that a second click does no harm.
     """
     session = retrieve(context, {}, session_id)
     if session["status"] != "open":
         return session
-    email = _payer_email(context, session, email)
-    intent = _intent(context, session)
-    intent = payments.pay_by_card(context, intent, cards.read(card_number), email)
+    email = _payer_email(context, session)
+    card = cards.read(card_number)
+    if card.authentication and not is_authenticated:
+        card = cards.REFUSAL_ON_PAGE
+    if session["mode"] == "setup":
+        intent = setup.save_card(
+            context, context.get("setup_intent", session["setup_intent"]), card, email
+        )
+        payment_status = "no_payment_required"
+    else:
+        session = priced(context, session)
+        intent = intents.pay_on_page(context, _intent(context, session), card, email)
+        payment_status = "paid"
     if intent["status"] == "succeeded":
-        return _complete(context, session, email, "paid")
+        return _complete(context, session, email, payment_status)
+    context.store.save(session)
+    return session
+
+
+def priced(context: Context, session: Json) -> Json:
+    """The session with its tax, now that the page has asked where the payer lives."""
+    if session["status"] != "open" or not session["automatic_tax"]["enabled"]:
+        return session
+    private = context.store.find_private(session["id"])
+    lines = [checkout_lines.with_tax(context, line) for line in private["line_items"]]
+    context.store.save_private(session["id"], private | {"line_items": lines})
+    tax = sum(line["amount_tax"] for line in lines)
+    session = session | {
+        "amount_total": sum(line["amount_total"] for line in lines),
+        "automatic_tax": session["automatic_tax"] | {"status": "complete"},
+        "total_details": session["total_details"] | {"amount_tax": tax},
+    }
     context.store.save(session)
     return session
 
@@ -119,8 +170,11 @@ def pay_later(context: Context, session_id: str) -> Json:
     session = retrieve(context, {}, session_id)
     if session["status"] != "open":
         raise errors.invalid_request("This Checkout Session is not open.")
-    email = _payer_email(context, session, None)
-    payments.start_bank_debit(context, _intent(context, session), email)
+    if session["mode"] == "setup":
+        raise errors.invalid_request("This Checkout Session takes no payment.")
+    email = _payer_email(context, session)
+    session = priced(context, session)
+    intents.start_bank_debit(context, _intent(context, session), email)
     return _complete(context, session, email, "unpaid")
 
 
@@ -130,7 +184,7 @@ def settle(context: Context, session_id: str, *, succeeds: bool) -> Json:
     intent = context.store.find(session["payment_intent"] or "", "payment_intent")
     if intent is None or intent["status"] != "processing":
         raise errors.invalid_request("This Checkout Session waits for no payment.")
-    payments.finish_bank_debit(context, intent, succeeds=succeeds)
+    intents.finish_bank_debit(context, intent, succeeds=succeeds)
     if succeeds:
         session["payment_status"] = "paid"
         context.store.save(session)
@@ -141,24 +195,43 @@ def settle(context: Context, session_id: str, *, succeeds: bool) -> Json:
 
 def last_refusal(context: Context, session: Json) -> str:
     """What the page tells whoever tried to pay last; empty if nothing was refused."""
-    intent = context.store.find(session["payment_intent"] or "", "payment_intent")
-    error = intent["last_payment_error"] if intent else None
+    if session["mode"] == "setup":
+        error = context.get("setup_intent", session["setup_intent"])["last_setup_error"]
+    else:
+        intent = context.store.find(session["payment_intent"] or "", "payment_intent")
+        error = intent["last_payment_error"] if intent else None
     return str(error["message"]) if error else ""
 
 
 def _check_params(context: Context, params: Json) -> None:
     checks.only(params, _PARAMS)
     checks.only(params.get("payment_intent_data", {}), _INTENT_PARAMS, prefix="payment_intent_data")
+    checks.only(params.get("setup_intent_data", {}), _SETUP_PARAMS, prefix="setup_intent_data")
     for name in ("mode", "success_url"):
         if name not in params:
             raise errors.missing_parameter(name)
     for name, value in _ONLY.items():
         if params.get(name, value) != value:
             raise errors.not_stood_in(f"the parameter {name} other than {value}")
+    if params["mode"] not in _MODES:
+        raise errors.not_stood_in(f"the parameter mode other than {', '.join(_MODES)}")
+    if params["mode"] == "setup":
+        _check_setup(params)
     for name in ("success_url", "cancel_url"):
         if name in params:
             checks.url(params[name], name)
     _check_payer(context, params)
+
+
+def _check_setup(params: Json) -> None:
+    for name in ("line_items", "payment_intent_data", "submit_type", "automatic_tax"):
+        if name in params:
+            raise errors.invalid_request(f"You can not pass `{name}` in `setup` mode.", param=name)
+    if "currency" not in params and "payment_method_types" not in params:
+        raise errors.invalid_request(
+            "You must provide either `currency` or `payment_method_types` in `setup` mode.",
+            param="currency",
+        )
 
 
 def _check_payer(context: Context, params: Json) -> None:
@@ -169,107 +242,21 @@ def _check_payer(context: Context, params: Json) -> None:
         )
     if "customer" in params:
         customers.require(context, params["customer"])
+        is_taxed = params.get("automatic_tax", {}).get("enabled", False)
+        if is_taxed and params.get("customer_update", {}).get("address") != "auto":
+            raise errors.invalid_request(
+                "Automatic tax calculation in Checkout requires a valid address on the Customer. "
+                "Add a valid address to the Customer or set either `customer_update[address]` to "
+                "'auto' or `customer_update[shipping]` to 'auto' to save the address entered in "
+                "Checkout to the Customer.",
+                code="customer_tax_location_invalid",
+            )
+    elif "customer_update" in params:
+        raise errors.invalid_request(
+            "`customer_update` can only be used with `customer`.", param="customer_update"
+        )
     if "customer_email" in params:
         checks.email(params["customer_email"], "customer_email")
-
-
-def _lines(context: Context, params: Json) -> list[Json]:
-    given = params.get("line_items") or []
-    if not given:
-        raise errors.missing_parameter("line_items")
-    if len(given) > LINES_MAX:
-        raise errors.invalid_request(
-            f"A Checkout Session takes up to {LINES_MAX} line items.", param="line_items"
-        )
-    lines = [_line(context, line, f"line_items[{index}]") for index, line in enumerate(given)]
-    if len({line["currency"] for line in lines}) > 1:
-        raise errors.invalid_request(
-            "All line items of a Checkout Session must have the same currency.", param="line_items"
-        )
-    return lines
-
-
-def _line(context: Context, line: Json, where: str) -> Json:
-    checks.only(line, _LINE_PARAMS, prefix=where)
-    if "price_data" not in line:
-        raise errors.missing_parameter(f"{where}[price_data]")
-    price_data, quantity = line["price_data"], line.get("quantity", 1)
-    checks.only(price_data, _PRICE_PARAMS, prefix=f"{where}[price_data]")
-    for name in ("unit_amount", "product_data"):
-        if name not in price_data:
-            raise errors.missing_parameter(f"{where}[price_data][{name}]")
-    if price_data["unit_amount"] < 0 or quantity < 1:
-        raise errors.invalid_request(
-            "Invalid non-negative integer",
-            code="parameter_invalid_integer",
-            param=f"{where}[price_data][unit_amount]" if quantity >= 1 else f"{where}[quantity]",
-        )
-    price = _price(context, price_data, where)
-    total = price_data["unit_amount"] * quantity
-    return {
-        "id": new_id("li"),
-        "object": "item",
-        "amount_discount": 0,
-        "amount_subtotal": total,
-        "amount_tax": 0,
-        "amount_total": total,
-        "currency": price["currency"],
-        "description": price_data["product_data"]["name"],
-        "metadata": checks.metadata(line.get("metadata")),
-        "price": price,
-        "quantity": quantity,
-    }
-
-
-def _price(context: Context, price_data: Json, where: str) -> Json:
-    product_data = price_data["product_data"]
-    checks.only(product_data, _PRODUCT_PARAMS, prefix=f"{where}[price_data][product_data]")
-    product: Json = {
-        "id": new_id("prod", 14),
-        "object": "product",
-        "active": False,  # Made for one sale; not for the catalogue.
-        "created": context.now,
-        "default_price": None,
-        "description": product_data.get("description"),
-        "images": product_data.get("images", []),
-        "livemode": False,
-        "marketing_features": [],
-        "metadata": checks.metadata(product_data.get("metadata")),
-        "name": product_data["name"],
-        "package_dimensions": None,
-        "shippable": None,
-        "statement_descriptor": None,
-        "tax_code": None,
-        "unit_label": None,
-        "updated": context.now,
-        "url": None,
-    }
-    price: Json = {
-        "id": new_id("price"),
-        "object": "price",
-        "active": False,
-        "billing_scheme": "per_unit",
-        "created": context.now,
-        "currency": checks.currency(price_data["currency"], f"{where}[price_data][currency]"),
-        "custom_unit_amount": None,
-        "livemode": False,
-        "lookup_key": None,
-        "metadata": {},
-        "nickname": None,
-        "product": product["id"],
-        "recurring": None,
-        "tax_behavior": "unspecified",
-        "tiers_mode": None,
-        "transform_quantity": None,
-        "type": "one_time",
-        "unit_amount": price_data["unit_amount"],
-        "unit_amount_decimal": str(price_data["unit_amount"]),
-    }
-    context.check("product", product)
-    context.check("price", price)
-    context.store.insert(product)
-    context.store.insert(price)
-    return price
 
 
 def _check_amount(amount: int, currency: str) -> None:
@@ -303,8 +290,10 @@ def _expires_at(context: Context, params: Json) -> int:
     return expires_at
 
 
-def _new_session(context: Context, params: Json, amount: int, currency: str) -> Json:
+def _new_session(context: Context, params: Json, amount: int | None, currency: str | None) -> Json:
     session_id = new_id("cs_test", 58)
+    is_setup = params["mode"] == "setup"
+    is_taxed = params.get("automatic_tax", {}).get("enabled", False)
     return {
         "id": session_id,
         "object": "checkout.session",
@@ -313,8 +302,13 @@ def _new_session(context: Context, params: Json, amount: int, currency: str) -> 
         "allow_promotion_codes": None,
         "amount_subtotal": amount,
         "amount_total": amount,
-        "automatic_tax": {"enabled": False, "liability": None, "provider": None, "status": None},
-        "billing_address_collection": None,
+        "automatic_tax": {
+            "enabled": is_taxed,
+            "liability": {"type": "self"} if is_taxed else None,
+            "provider": "stripe" if is_taxed else None,
+            "status": "requires_location_inputs" if is_taxed else None,
+        },
+        "billing_address_collection": params.get("billing_address_collection"),
         "cancel_url": params.get("cancel_url"),
         "client_reference_id": params.get("client_reference_id"),
         "client_secret": None,
@@ -341,14 +335,14 @@ def _new_session(context: Context, params: Json, amount: int, currency: str) -> 
         "livemode": False,
         "locale": params.get("locale"),
         "metadata": checks.metadata(params.get("metadata")),
-        "mode": "payment",
+        "mode": params["mode"],
         "payment_intent": None,  # Made when someone first tries to pay.
         "payment_link": None,
         "payment_method_collection": "if_required",
         "payment_method_configuration_details": None,
         "payment_method_options": {"card": {"request_three_d_secure": "automatic"}},
         "payment_method_types": ["card"],
-        "payment_status": "unpaid",
+        "payment_status": "no_payment_required" if is_setup else "unpaid",
         "phone_number_collection": {"enabled": False},
         "recovered_from": None,
         "saved_payment_method_options": None,
@@ -360,24 +354,27 @@ def _new_session(context: Context, params: Json, amount: int, currency: str) -> 
         "submit_type": params.get("submit_type"),
         "subscription": None,
         "success_url": params["success_url"],
-        "total_details": {"amount_discount": 0, "amount_shipping": 0, "amount_tax": 0},
+        "total_details": None
+        if is_setup
+        else {"amount_discount": 0, "amount_shipping": 0, "amount_tax": 0},
         "ui_mode": "hosted_page",
         "url": f"{context.config.base_url}/checkout/{session_id}",
         "wallet_options": None,
     }
 
 
-def _payer_email(context: Context, session: Json, typed: str | None) -> str | None:
+def _payer_email(context: Context, session: Json) -> str | None:
     customer = context.store.find(session["customer"] or "", "customer")
-    return typed or session["customer_email"] or (customer["email"] if customer else None)
+    return session["customer_email"] or (customer["email"] if customer else None)
 
 
 def _intent(context: Context, session: Json) -> Json:
     found = context.store.find(session["payment_intent"] or "", "payment_intent")
     if found is not None:
+        found["amount"] = session["amount_total"]  # The tax can have changed meanwhile.
         return found
     data = context.store.find_private(session["id"])["payment_intent_data"]
-    intent = payments.create_intent(
+    intent = intents.open_intent(
         context,
         amount=session["amount_total"],
         currency=session["currency"],
@@ -414,6 +411,9 @@ def _expire(context: Context, session: Json) -> Json:
     session |= {"status": "expired", "url": None}
     context.store.save(session)
     if session["payment_intent"]:
-        payments.cancel_intent(context, session["payment_intent"])
+        intent = context.get("payment_intent", session["payment_intent"])
+        intents.end(context, intent, "expired")
+    if session["setup_intent"]:
+        setup.cancel(context, context.get("setup_intent", session["setup_intent"]))
     context.emit("checkout.session.expired", session)
     return session

@@ -389,9 +389,10 @@ HARMS = {
     " -1, 0, now() FROM billing_topup",
     "invoices-are-booked": "INSERT INTO billing_invoice (id, account_id, stripe_id,"
     " subscription_id, number, state, currency, lines, subtotal_cents, tax_cents, total_cents,"
-    " remaining_cents, period_start, period_end, created_at, hosted_url, pdf_url, reported_micro,"
+    " due_cents, paid_cents, period_start, period_end, created_at, hosted_url, pdf_url,"
+    " reported_micro,"
     " check_state, note, booked_at) SELECT uuidv7(), account_id, 'in_1', 'sub_1', '', 'paid',"
-    " 'usd', '[]', 1, 0, 1, 0, now(), now(), now(), '', '', 10000, 'agrees', '', now()"
+    " 'usd', '[]', 1, 0, 1, 1, 1, now(), now(), now(), '', '', 10000, 'agrees', '', now()"
     " FROM billing_topup",
 }
 

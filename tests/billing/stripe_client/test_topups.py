@@ -2,145 +2,28 @@
 
 from __future__ import annotations
 
-import collections
-import json
 import pickle
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from urllib.parse import urlsplit
 from uuid import UUID
 
 import pytest
-import requests
 import stripe
 
 from billing.errors import StripeRefusedError, StripeUnavailableError
+from billing.stripe import calls
 from billing.stripe import client as stripe_client
 from billing.stripe.client import CheckoutSession, StripeConfig, StripeGateway, make_client
 from fakestripe.contract import Contract
-from fakestripe.errors import ApiError
-from tests.fakestripe.process import (
-    SECRET_KEY,
-    WEBHOOK_SECRET,
-    FakeStripeProcess,
-    Receiver,
-    wait_until,
+from tests.billing.stripe_client.traffic import (
+    ACCOUNT_ID,
+    OTHER_TOPUP_ID,
+    TOPUP_ID,
+    ContractClient,
+    open_page,
+    pay,
 )
-
-ACCOUNT_ID = UUID("01930000-0000-7000-8000-00000000000a")
-TOPUP_ID = UUID("01930000-0000-7000-8000-000000000001")
-OTHER_TOPUP_ID = UUID("01930000-0000-7000-8000-000000000002")
-
-
-class ContractClient(stripe.HTTPClient):
-    """Lets the SDK's traffic pass only if both directions keep Stripe's description."""
-
-    name = "contract"
-
-    def __init__(self, contract: Contract) -> None:
-        super().__init__()
-        self._inner = stripe.RequestsClient(timeout=10)
-        self._contract = contract
-        self.seen: collections.Counter[tuple[str, str]] = collections.Counter()
-        self.violations: list[str] = []
-        self.tamper = lambda body: body
-
-    def request(self, method, url, headers, post_data=None):
-        address = urlsplit(url)
-        found = self._contract.find(method.upper(), address.path)
-        assert found is not None, f"{method} {address.path} is not in Stripe's API"
-        operation, _ids = found
-        text = post_data if method == "post" else address.query
-        try:
-            self._contract.parse_input(operation, text or "")
-        except ApiError as error:
-            self.violations.append(f"request {operation.path}: {error}")
-        content, status, answered = self._inner.request(method, url, headers, post_data)
-        content = self.tamper(content)
-        faults = self._contract.answer_faults(operation, status, json.loads(content))
-        self.violations += [f"answer {operation.path}: {fault}" for fault in faults]
-        self.seen[operation.method, operation.path] += 1
-        return content, status, answered
-
-    def close(self) -> None:
-        self._inner.close()
-
-
-@pytest.fixture(scope="module")
-def receiver() -> Iterator[Receiver]:
-    receiver = Receiver()
-    receiver.start()
-    yield receiver
-    receiver.stop()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("stripe")
-
-
-@pytest.fixture(scope="module")
-def process(folder, receiver) -> Iterator[FakeStripeProcess]:
-    process = FakeStripeProcess(folder, webhook_url=receiver.url)
-    process.start()
-    yield process
-    process.stop()
-
-
-@pytest.fixture
-def fake(process, receiver) -> FakeStripeProcess:
-    process.reset()
-    receiver.clear()
-    return process
-
-
-@pytest.fixture
-def traffic(fake, folder) -> Iterator[ContractClient]:
-    """Every test's traffic is held to the contract."""
-    traffic = ContractClient(Contract.load(folder))
-    yield traffic
-    assert traffic.violations == []
-
-
-@pytest.fixture
-def config(fake) -> StripeConfig:
-    return StripeConfig(SECRET_KEY, WEBHOOK_SECRET, fake.url)
-
-
-@pytest.fixture
-def gateway(config, traffic) -> StripeGateway:
-    return StripeGateway(config, http_client=traffic)
-
-
-@pytest.fixture
-def customer_id(gateway) -> str:
-    return gateway.create_customer(
-        account_id=ACCOUNT_ID, email="owner@example.com", idempotency_key="customer:a"
-    )
-
-
-def open_page(
-    gateway: StripeGateway, customer_id: str, topup_id: UUID = TOPUP_ID, **changes
-) -> CheckoutSession:
-    params = {
-        "topup_id": topup_id,
-        "customer_id": customer_id,
-        "amount_cents": 2_500,
-        "success_url": "https://shop.example.com/topups/1?session_id={CHECKOUT_SESSION_ID}",
-        "cancel_url": "https://shop.example.com/topups/1",
-        "idempotency_key": f"topup:{topup_id}",
-    }
-    return gateway.create_checkout_session(**(params | changes))
-
-
-def pay(session: CheckoutSession, card_number: str = "4242 4242 4242 4242") -> requests.Response:
-    return requests.post(
-        f"{session.url}/pay",
-        data={"card_number": card_number},
-        allow_redirects=False,
-        timeout=10,
-    )
+from tests.fakestripe.process import SECRET_KEY, WEBHOOK_SECRET, wait_until
 
 
 def test_a_top_up_from_the_page_to_the_balance(fake, gateway, traffic, customer_id):
@@ -166,11 +49,15 @@ def test_a_top_up_from_the_page_to_the_balance(fake, gateway, traffic, customer_
         expires_at=opened.expires_at,
         status="complete",
         payment_status="paid",
+        mode="payment",
+        amount_subtotal=2_500,
+        amount_tax=0,
         amount_total=2_500,
         currency="usd",
         customer=customer_id,
         metadata={"topup_id": str(TOPUP_ID)},
         payment_intent_id=intent.id,
+        setup_intent_id=None,
     )
     assert (intent.status, intent.amount, intent.amount_received) == ("succeeded", 2_500, 2_500)
     assert (intent.currency, intent.customer) == ("usd", customer_id)
@@ -445,7 +332,7 @@ def test_long_lists_are_read_to_the_end_or_refused(fake, gateway, customer_id, m
     period = {"created_from": begin, "created_until": begin + timedelta(minutes=5)}
     assert len(gateway.list_balance_transactions(**period)) == 5
 
-    monkeypatch.setattr(stripe_client, "LIST_SIZE_MAX", 4)
+    monkeypatch.setattr(calls, "LIST_SIZE_MAX", 4)
 
     with pytest.raises(StripeRefusedError, match="too many movements"):
         gateway.list_balance_transactions(**period)

@@ -35,7 +35,10 @@ class Invoice(models.Model):
     subtotal_cents = models.BigIntegerField()
     tax_cents = models.BigIntegerField()
     total_cents = models.BigIntegerField()
-    remaining_cents = models.BigIntegerField()
+    # The total with what Stripe carried here from earlier invoices; nothing where it is too
+    # little to be charged, and is carried on.
+    due_cents = models.BigIntegerField(default=0)
+    paid_cents = models.BigIntegerField(default=0)
     period_start = models.DateTimeField()
     period_end = models.DateTimeField()
     created_at = models.DateTimeField()

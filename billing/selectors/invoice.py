@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 from uuid import UUID
@@ -64,6 +64,22 @@ def access_invoice(actor: Actor, invoice_id: UUID) -> Invoice:
     return invoice
 
 
+def find_carried_cents(account_id: UUID, before: datetime | None = None) -> int:
+    """What Stripe carries to the next invoice of an account: too little to be charged by itself.
+
+    Args:
+        account_id: Whose.
+        before: As it was when an invoice of this moment became final.
+    """
+    final = Invoice.objects.filter(account_id=account_id, finalized_at__isnull=False)
+    if before is not None:
+        final = final.filter(finalized_at__lt=before)
+    sums = final.exclude(state=Invoice.State.VOID).aggregate(
+        total=Sum("total_cents"), due=Sum("due_cents")
+    )
+    return (sums["total"] or 0) - (sums["due"] or 0)
+
+
 def list_invoice_reports(invoice: Invoice) -> QuerySet[MeterReport]:
     """The reports that its period holds, in their order; what was too little to send, too."""
     states = (MeterReport.State.OK, MeterReport.State.NOTHING)
@@ -115,7 +131,8 @@ def describe_invoice(invoice: Invoice) -> dict[str, Any]:
         "subtotal_cents": invoice.subtotal_cents,
         "tax_cents": invoice.tax_cents,
         "total_cents": invoice.total_cents,
-        "remaining_cents": invoice.remaining_cents,
+        "due_cents": invoice.due_cents,
+        "paid_cents": invoice.paid_cents,
         "period_start": to_wire(invoice.period_start),
         "period_end": to_wire(invoice.period_end),
         "created_at": to_wire(invoice.created_at),

@@ -45,7 +45,8 @@ POSTPAID_INVARIANTS = (
                WHERE e.amount_nanos < 0 GROUP BY 1
            ) u ON u.ledger_account_id = a.id
            LEFT JOIN (
-               SELECT account_id, sum(reported_micro * 1000) AS nanos FROM billing_invoice
+               SELECT account_id, sum(reported_micro * 1000
+                   - (total_cents - paid_cents) * 10000000) AS nanos FROM billing_invoice
                WHERE booked_at IS NOT NULL GROUP BY 1
            ) p ON p.account_id = a.holder_id
            LEFT JOIN (
@@ -61,7 +62,7 @@ POSTPAID_INVARIANTS = (
         "Each payment of an invoice is booked with what it was for, and nothing else is.",
         """SELECT coalesce(i.stripe_id, t.idempotency_key) FROM (
                SELECT * FROM billing_invoice WHERE booked_at IS NOT NULL
-                   AND (total_cents <> 0 OR reported_micro <> 0)
+                   AND (total_cents <> 0 OR reported_micro <> 0 OR paid_cents <> 0)
            ) i FULL JOIN (
                SELECT t.idempotency_key,
                    -coalesce(sum(e.amount_nanos) FILTER (WHERE a.kind = 'stripe_clearing'), 0)
@@ -75,10 +76,11 @@ POSTPAID_INVARIANTS = (
                WHERE t.kind = 'invoice_paid' GROUP BY 1
            ) t ON t.idempotency_key = 'invoice:' || i.stripe_id
            WHERE i.id IS NULL OR t.idempotency_key IS NULL
-               OR t.paid <> i.total_cents * 10000000 OR t.billed <> i.reported_micro * 1000
+               OR t.paid <> i.paid_cents * 10000000
+               OR t.billed <> i.reported_micro * 1000 - (i.total_cents - i.paid_cents) * 10000000
                OR t.tax <> i.tax_cents * 10000000
                OR (t.billed <> 0 AND t.account_id <> i.account_id::text)
-               OR abs(i.subtotal_cents * 10000000 - t.billed)
+               OR abs(i.subtotal_cents * 10000000 - i.reported_micro * 1000)
                    > 10000000 * greatest(1, jsonb_array_length(i.lines))""",
     ),
 )

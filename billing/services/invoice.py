@@ -24,11 +24,12 @@ from billing.models import (
     StripeCustomer,
     Transfer,
 )
+from billing.selectors.invoice import find_carried_cents
 from billing.selectors.meter import list_reports_of, read_clock, sum_micro
 from billing.services import ledger, meter
 from billing.services.postpaid import refresh_credit
 from billing.services.stripe_client import get_stripe
-from billing.stripe import metering
+from billing.stripe import invoices as answers
 from marketplace.core.errors import MarketplaceError
 from marketplace.core.ids import new_id
 from marketplace.core.money import NANOS_PER_CENT
@@ -40,6 +41,8 @@ CURRENCY = "usd"
 MICRO_PER_CENT = NANOS_PER_CENT // meter.NANOS_PER_MICRO
 # Stripe rounds each line to a cent.
 ROUNDING_MICRO_PER_LINE = MICRO_PER_CENT
+# Less is not charged: Stripe carries it to the next invoice of the customer.
+CHARGE_CENTS_MIN = 50
 POLL_BATCH_SIZE = 50
 # How far back the poll looks for invoices that no webhook told of: longer than a period.
 POLL_LOOKBACK = timedelta(days=40)
@@ -78,7 +81,7 @@ def mirror_invoice(stripe_id: str) -> Invoice | None:
         terms = PostpaidTerms.objects.select_for_update().get(pk=terms.pk)
         invoice = _keep(found, terms)
         if invoice.state in (Invoice.State.OPEN, Invoice.State.PAID):
-            _compare(invoice, found)
+            _compare(invoice)
         if invoice.state == Invoice.State.PAID and invoice.booked_at is None:
             _book(invoice)
         update_pause(terms)
@@ -133,7 +136,7 @@ def update_pause(terms: PostpaidTerms) -> None:
 # --- Mirroring ----------------------------------------------------------------------
 
 
-def _find_terms(found: metering.Invoice) -> PostpaidTerms | None:
+def _find_terms(found: answers.Invoice) -> PostpaidTerms | None:
     """Whose invoice it is: of the subscription in use, or of an earlier one."""
     if found.subscription_id is None or found.customer is None:
         return None
@@ -149,7 +152,7 @@ def _find_terms(found: metering.Invoice) -> PostpaidTerms | None:
     return terms if terms.subscription_id == found.subscription_id or is_earlier else None
 
 
-def _keep(found: metering.Invoice, terms: PostpaidTerms) -> Invoice:
+def _keep(found: answers.Invoice, terms: PostpaidTerms) -> Invoice:
     start, end = _read_period(found)
     finalized_at = found.finalized_at
     due_at = found.due_at
@@ -170,7 +173,8 @@ def _keep(found: metering.Invoice, terms: PostpaidTerms) -> Invoice:
             "subtotal_cents": found.subtotal,
             "tax_cents": found.tax,
             "total_cents": found.total,
-            "remaining_cents": found.amount_remaining,
+            "due_cents": found.amount_due,
+            "paid_cents": found.amount_paid,
             "period_start": start,
             "period_end": end,
             "created_at": found.created_at,
@@ -184,7 +188,7 @@ def _keep(found: metering.Invoice, terms: PostpaidTerms) -> Invoice:
     return invoice
 
 
-def _read_period(found: metering.Invoice) -> tuple[datetime, datetime]:
+def _read_period(found: answers.Invoice) -> tuple[datetime, datetime]:
     """From when to when usage is on it; of a line of usage, where there is one."""
     if not found.lines:
         return found.period_start, found.period_end
@@ -195,13 +199,13 @@ def _read_period(found: metering.Invoice) -> tuple[datetime, datetime]:
 # --- Comparing and booking ----------------------------------------------------------
 
 
-def _compare(invoice: Invoice, found: metering.Invoice) -> None:
+def _compare(invoice: Invoice) -> None:
     """Whether a final invoice comes to what was reported; what is booked already stays."""
     if invoice.booked_at is not None:
         return
     period = (invoice.account_id, invoice.period_start, invoice.period_end)
     invoice.reported_micro = sum_micro(list_reports_of(*period))
-    fault = _find_fault(invoice, found)
+    fault = _find_fault(invoice)
     if not fault:
         invoice.check_state, invoice.note = Invoice.Check.AGREES, ""
     elif list_reports_of(*period, states=_UNSETTLED).exists():
@@ -214,14 +218,22 @@ def _compare(invoice: Invoice, found: metering.Invoice) -> None:
     invoice.save(update_fields=["reported_micro", "check_state", "note"])
 
 
-def _find_fault(invoice: Invoice, found: metering.Invoice) -> str:
+def _find_fault(invoice: Invoice) -> str:
     if invoice.currency != CURRENCY:
         return f"Its currency is {invoice.currency}."
     if invoice.total_cents != invoice.subtotal_cents + invoice.tax_cents:
         return "Its total is not its lines and their tax."
-    if invoice.state == Invoice.State.PAID and found.amount_paid != invoice.total_cents:
-        return f"{found.amount_paid} cents were paid of {invoice.total_cents}."
-    allowed = ROUNDING_MICRO_PER_LINE * max(1, len(found.lines))
+    wanted_cents = invoice.total_cents
+    if invoice.finalized_at is not None:
+        wanted_cents += find_carried_cents(invoice.account_id, before=invoice.finalized_at)
+    # What is too little to be charged is carried to the next.
+    if wanted_cents < CHARGE_CENTS_MIN:
+        wanted_cents = 0
+    if invoice.due_cents != wanted_cents:
+        return f"{invoice.due_cents} cents are due, of {wanted_cents}."
+    if invoice.state == Invoice.State.PAID and invoice.paid_cents != invoice.due_cents:
+        return f"{invoice.paid_cents} cents were paid of {invoice.due_cents}."
+    allowed = ROUNDING_MICRO_PER_LINE * max(1, len(invoice.lines))
     if abs(invoice.subtotal_cents * MICRO_PER_CENT - invoice.reported_micro) > allowed:
         return f"It says {invoice.subtotal_cents} cents; reported were {invoice.reported_micro} µ$."
     return ""
@@ -234,9 +246,12 @@ def _book(invoice: Invoice) -> None:
     billed_nanos = invoice.reported_micro * meter.NANOS_PER_MICRO
     subtotal_nanos = invoice.subtotal_cents * NANOS_PER_CENT
     kinds = LedgerAccount.Kind
+    carried_nanos = (invoice.total_cents - invoice.paid_cents) * NANOS_PER_CENT
+    receivable_id = ledger.get_ledger_account_id(kinds.RECEIVABLE, holder_id=invoice.account_id)
     amounts_nanos = {
-        ledger.get_ledger_account_id(kinds.STRIPE_CLEARING): -invoice.total_cents * NANOS_PER_CENT,
-        ledger.get_ledger_account_id(kinds.RECEIVABLE, holder_id=invoice.account_id): billed_nanos,
+        ledger.get_ledger_account_id(kinds.STRIPE_CLEARING): -invoice.paid_cents * NANOS_PER_CENT,
+        # What Stripe carries to the next invoice is still owed.
+        receivable_id: billed_nanos - carried_nanos,
         ledger.get_ledger_account_id(kinds.TAX_PAYABLE): invoice.tax_cents * NANOS_PER_CENT,
         # What Stripe rounded, for us or against us.
         ledger.get_ledger_account_id(kinds.ROUNDING): subtotal_nanos - billed_nanos,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from datetime import timedelta
+from decimal import Decimal
 from typing import Protocol
 from uuid import UUID
 
@@ -25,6 +26,7 @@ from billing.models import (
     Transfer,
     TransferEntry,
 )
+from billing.selectors.invoice import find_carried_cents
 from billing.selectors.ledger import find_ledger_account
 from billing.selectors.meter import read_clock
 from billing.services import ledger
@@ -33,11 +35,11 @@ from billing.services.stripe_call import call_stripe
 from billing.services.stripe_client import get_stripe
 from billing.services.stripe_customer import ensure_customer
 from billing.services.tax_details import send_tax_details
-from billing.stripe.metering import Subscription
+from billing.stripe.subscriptions import Subscription
 from marketplace.core.errors import ConflictError, ForbiddenError, InvalidInputError
 from marketplace.core.ids import new_id
 from marketplace.core.limits import REASON_LENGTH_MAX
-from marketplace.core.money import NANOS_PER_DOLLAR
+from marketplace.core.money import NANOS_PER_CENT, NANOS_PER_DOLLAR
 from marketplace.models import Account
 from marketplace.selectors.access import Actor
 from marketplace.services import audit
@@ -53,7 +55,7 @@ LIMIT_NANOS_MAX = 100_000 * NANOS_PER_DOLLAR
 DUE_DAYS_MIN, DUE_DAYS_MAX = 0, 60
 LOOKUP_KEY = "strongroom_usage_micro_usd"
 # A millionth of a dollar, in cents.
-UNIT_AMOUNT_DECIMAL = "0.0001"
+UNIT_AMOUNT_DECIMAL = Decimal("0.0001")
 PRODUCT_NAME = "Predictions"
 # The key of a call that was lost for longer may mean a new call to Stripe.
 BLIND_RETRY_MAX = timedelta(hours=20)
@@ -304,14 +306,13 @@ def _finish(terms: PostpaidTerms) -> bool:
         unpaid = Invoice.objects.filter(
             account_id=terms.account_id, state__in=[Invoice.State.DRAFT, Invoice.State.OPEN]
         )
-        # Less than Stripe can count is left at most; everything else is on an invoice.
-        if (
-            locked.state != State.CLOSING
-            or unpaid.exists()
-            or abs(row.owed_nanos) >= NANOS_PER_MICRO
-        ):
+        # All else is on an invoice: paid, or so little that Stripe carries it to a next one.
+        left_nanos = row.owed_nanos - find_carried_cents(terms.account_id) * NANOS_PER_CENT
+        # Less than Stripe can count.
+        is_settled = abs(left_nanos) < NANOS_PER_MICRO
+        if locked.state != State.CLOSING or unpaid.exists() or not is_settled:
             return False
-        _forgive(locked, row)
+        _forgive(locked, row, left_nanos)
         locked.closed_at, locked.paused_at = read_clock(), None
         _move(locked, State.CLOSED, note=locked.note)
         set_credit(locked.account_id, None)
@@ -331,15 +332,15 @@ def _is_all_reported(row: LedgerAccount) -> bool:
     return used_nanos == (reports.aggregate(sum=Sum("usage_nanos"))["sum"] or 0)
 
 
-def _forgive(terms: PostpaidTerms, row: LedgerAccount) -> None:
+def _forgive(terms: PostpaidTerms, row: LedgerAccount, left_nanos: int) -> None:
     """Let go of what is less than Stripe can count."""
-    if row.owed_nanos:
+    if left_nanos:
         rounding_id = ledger.get_ledger_account_id(LedgerAccount.Kind.ROUNDING)
         ledger.post_transfer(
             transfer_id=new_id(),
             kind=Transfer.Kind.ADJUSTMENT,
             idempotency_key=f"postpaid-closed:{terms.pk}:{terms.round}",
-            amounts_nanos={row.pk: row.owed_nanos, rounding_id: -row.owed_nanos},
+            amounts_nanos={row.pk: left_nanos, rounding_id: -left_nanos},
             reference=str(terms.pk),
         )
 

@@ -14,16 +14,12 @@ from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
 from billing.errors import StripeRefusedError, StripeUnavailableError
-from billing.stripe.metering import (
-    Invoice,
-    InvoiceLine,
-    Meter,
-    MeteredPrice,
-    MeterHour,
-    Subscription,
-)
+from billing.stripe.invoices import Invoice, InvoiceLine
+from billing.stripe.metering import Meter, MeteredPrice, MeterHour
+from billing.stripe.subscriptions import Subscription
 
 MONTH = timedelta(days=30)
+CHARGE_CENTS_MIN = 50
 
 
 @dataclass
@@ -41,6 +37,8 @@ class MeteredStripe:
     # By the name of a call: how often its answer is lost, after or before it had its effect.
     lost_after: Counter[str] = field(default_factory=Counter)
     lost_before: Counter[str] = field(default_factory=Counter)
+    # By customer: cents that wait for the next invoice.
+    carried: Counter[str] = field(default_factory=Counter)
     replays: dict[str, Any] = field(default_factory=dict)
     addresses: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -71,7 +69,7 @@ class MeteredStripe:
 
     def ensure_metered_price(self, **_values: Any) -> MeteredPrice:
         self._enter("ensure_metered_price")
-        return MeteredPrice("price_test")
+        return MeteredPrice("price_test", None, None, Decimal("0.0001"), None)
 
     def create_subscription(
         self, *, customer_id: str, price_id: str, metadata: Mapping[str, str], idempotency_key: str
@@ -199,17 +197,20 @@ class MeteredStripe:
         micro = self.count(draft.customer, draft.period_start, draft.period_end)
         cents = int((Decimal(micro) / 10_000).quantize(Decimal(1), ROUND_HALF_UP)) + wrong_cents
         tax = cents * self.tax_percent // 100
+        owed = cents + tax + self.carried[draft.customer]
+        due = owed if owed >= CHARGE_CENTS_MIN else 0
+        self.carried[draft.customer] = owed - due
         self.invoices[invoice_id] = replace(
             draft,
             number=f"SR-{invoice_id}",
-            status="open" if cents else "paid",
+            status="open" if due else "paid",
             subtotal=cents,
             tax=tax,
             total=cents + tax,
-            amount_due=cents + tax,
-            amount_remaining=cents + tax,
+            amount_due=due,
+            amount_remaining=due,
             finalized_at=at,
-            paid_at=None if cents else at,
+            paid_at=None if due else at,
             hosted_url=f"https://invoice.example.com/{invoice_id}",
             pdf_url=f"https://invoice.example.com/{invoice_id}/pdf",
             lines=(replace(draft.lines[0], amount=cents, quantity=micro),),
@@ -220,6 +221,6 @@ class MeteredStripe:
         """The customer pays all of it."""
         found = self.invoices[invoice_id]
         self.invoices[invoice_id] = replace(
-            found, status="paid", amount_paid=found.total, amount_remaining=0, paid_at=at
+            found, status="paid", amount_paid=found.amount_due, amount_remaining=0, paid_at=at
         )
         return self.invoices[invoice_id]

@@ -14,13 +14,18 @@ from django.utils import timezone
 
 from billing.models import (
     BudgetAlert,
+    Invoice,
     KeySpend,
+    MeterReport,
+    MeterSeal,
+    PostpaidTerms,
     ReceiptBatch,
     ReceiptKey,
     ReconcileDifference,
     ReconcileRun,
     StripeCall,
     StripeEvent,
+    TaxDetails,
     Topup,
 )
 from billing.services import adjustment, reversal
@@ -49,6 +54,10 @@ FORMS: dict[str, dict[str, Any]] = {
     "hold": {"amount_nanos": 1, "posted_nanos": 1, "state": "voided"},
     "keyspend": {"spent_nanos": 0, "held_nanos": 0, "period": "day", "starts_on": "2026-11-21"},
     "ledgeraccount": {"posted_nanos": 10**12, "held_nanos": 0, "min_available_nanos": -(10**12)},
+    "invoice": {"state": "paid", "total_cents": 0, "check_state": "agrees"},
+    "meterreport": {"value_micro": 0, "usage_nanos": 1, "state": "ok", "identifier": "x"},
+    "meterseal": {"barrier_transaction": 0, "mark_transaction": 0},
+    "postpaidterms": {"state": "active", "credit_limit_nanos": 10**12, "due_days": 60},
     "price": {"nanos_per_prediction": 0, "creator_share_bps": 10_000},
     "receiptbatch": {"size": 1, "root": "x", "hash": "x", "previous": "x", "signature": "x"},
     "receiptkey": {"public_key": "x", "signature": "x"},
@@ -56,14 +65,17 @@ FORMS: dict[str, dict[str, Any]] = {
     "reconcilerun": {"state": "clean", "unexplained_count": 0},
     "stripecall": {"state": "ok", "response_id": "x"},
     "stripeevent": {"state": "applied", "attempts": 0},
+    "taxdetails": {"name": "x", "country": "XX"},
     "topup": {"amount_cents": 1_000_000, "state": "credited"},
     "transfer": {"kind": "top_up", "reference": "x", "idempotency_key": "x"},
     "usageevent": {"units": 0, "gross_nanos": 0, "mode": "test"},
     "usagereversal": {"gross_nanos": 1, "creator_nanos": 0, "reason": "x"},
 }
 # Seen on the page of the row that they belong to; and one that is nobody's page.
-INLINES = {"payoutitem", "payoutreversal", "transferentry"}
-UNSEEN = {"stripecustomer", "receiptleaf"}
+INLINES = {"payoutitem", "payoutreversal", "transferentry", "invoicenotice"}
+UNSEEN = {"stripecustomer", "receiptleaf", "meteredtransfer"}
+# Of which a platform admin decides, each time with a reason that is kept.
+DECIDED = {"postpaidterms": {"approve", "change", "refuse", "close"}}
 
 
 @pytest.fixture
@@ -91,6 +103,34 @@ def rows(shop: Shop, fund) -> None:
     key = ReceiptKey.objects.create(kid="k", public_key="p", created_at=timezone.now())
     ReceiptBatch.objects.create(
         seq=1, size=1, sealed_at=timezone.now(), key=key, mark_transaction=1, mark_id=new_id()
+    )
+    now = timezone.now()
+    PostpaidTerms.objects.create(account=shop.consumer, state="applied")
+    TaxDetails.objects.create(account=shop.consumer, name="x", country="US")
+    MeterSeal.objects.create(hour=now, barrier_transaction=1)
+    MeterReport.objects.create(
+        account=shop.consumer,
+        hour=now,
+        seq=1,
+        counted_at=now,
+        usage_nanos=1_001,
+        total_nanos=1_001,
+        value_micro=1,
+        residual_nanos=1,
+        predictions=1,
+        identifier="pd:1",
+    )
+    Invoice.objects.create(
+        account=shop.consumer,
+        stripe_id="in_1",
+        state="open",
+        currency="usd",
+        subtotal_cents=1,
+        tax_cents=0,
+        total_cents=1,
+        period_start=now,
+        period_end=now,
+        created_at=now,
     )
     StripeCall.objects.create(idempotency_key="k", endpoint="customers", params_sha256="0")
 
@@ -145,7 +185,7 @@ def test_it_can_be_looked_at(rows: None, admin_client: Client, name: str) -> Non
 
     assert (listed.status_code, page.status_code) == (200, 200)
     assert b'name="_save"' not in page.content
-    assert b'name="action"' not in listed.content
+    assert (b'name="action"' in listed.content) == (name in DECIDED)
     assert f"/admin/billing/{name}/add/".encode() not in listed.content
 
 
@@ -173,7 +213,7 @@ def test_nobody_has_the_right_to(platform_admin: User, name: str) -> None:
     inlines = [inline(table(name), admin.site) for inline in table_admin.inlines]
 
     assert platform_admin.is_superuser
-    assert table_admin.get_actions(request) == {}
+    assert set(table_admin.get_actions(request)) == DECIDED.get(name, set())
     for one in (table_admin, *inlines):
         assert one.has_view_permission(request)
         assert not one.has_add_permission(request, None)

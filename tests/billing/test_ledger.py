@@ -422,6 +422,21 @@ HARMS = {
     "earnings-add-up (prediction)": "DELETE FROM billing_usageevent",
     "earnings-add-up (balance)": "UPDATE billing_ledgeraccount SET"
     " posted_nanos = posted_nanos - 1 WHERE kind = 'creator_payable'",
+    # More of these in test_invoice.py, with what they are about.
+    "reports-equal-usage": "INSERT INTO billing_meterreport (id, account_id, hour, seq, counted_at,"
+    " usage_nanos, total_nanos, value_micro, residual_nanos, predictions, identifier, state,"
+    " created_at) SELECT uuidv7(), account_id, now(), 1, now(), 1, 1, 0, 1, 1, 'x', 'nothing',"
+    " now() FROM billing_topup",
+    "receivable-equals-usage-less-payments": "INSERT INTO billing_ledgeraccount (id, kind,"
+    " holder_id, posted_nanos, held_nanos, created_at) SELECT uuidv7(), 'receivable', account_id,"
+    " -1, 0, now() FROM billing_topup",
+    "invoices-are-booked": "INSERT INTO billing_invoice (id, account_id, stripe_id,"
+    " subscription_id, number, state, currency, lines, subtotal_cents, tax_cents, total_cents,"
+    " due_cents, paid_cents, period_start, period_end, created_at, hosted_url, pdf_url,"
+    " reported_micro,"
+    " check_state, note, booked_at) SELECT uuidv7(), account_id, 'in_1', 'sub_1', '', 'paid',"
+    " 'usd', '[]', 1, 0, 1, 1, 1, now(), now(), now(), '', '', 10000, 'agrees', '', now()"
+    " FROM billing_topup",
 }
 
 

@@ -254,7 +254,7 @@ def test_a_limit_that_is_only_looked_at_would_be_exceeded(shop):
 
 
 def test_switching_under_load_loses_and_doubles_nothing(shop, fund):
-    fund(10_000 * PRICE_NANOS)
+    fund(500_000 * PRICE_NANOS)
     errors: list[str] = []
     booked: list[int] = []
     until_s = time.monotonic() + 5
@@ -284,7 +284,7 @@ def test_switching_under_load_loses_and_doubles_nothing(shop, fund):
     threads = [threading.Thread(target=run, args=(seed,)) for seed in range(5)]
     for thread in threads:
         thread.start()
-    limits = [10_000 * PRICE_NANOS, None]
+    limits = [500_000 * PRICE_NANOS, None]
     while time.monotonic() < until_s:
         set_credit(shop.consumer.pk, limits[0])
         limits.reverse()
@@ -295,9 +295,9 @@ def test_switching_under_load_loses_and_doubles_nothing(shop, fund):
     assert errors == []
     spent = [account.posted_nanos for account in LedgerAccount.objects.order_by("kind")]
     assert receivable(shop).owed_nanos > 0
-    assert balances()["wallet"][0] < 10_000 * PRICE_NANOS
+    assert balances()["wallet"][0] < 500_000 * PRICE_NANOS
     assert sum(booked) == UsageEvent.objects.count() > 50
-    owed = receivable(shop).owed_nanos + 10_000 * PRICE_NANOS - balances()["wallet"][0]
+    owed = receivable(shop).owed_nanos + 500_000 * PRICE_NANOS - balances()["wallet"][0]
     assert owed == sum(booked) * PRICE_NANOS
     assert sum(spent) == 0
     assert not LedgerAccount.objects.exclude(held_nanos=0).exists()
@@ -521,12 +521,12 @@ def test_closing_waits_for_the_last_payment(shop, stripe, admin, platform_admin)
     terms = agree(shop, platform_admin)
     begin_earlier(terms, stripe, 4)
     for _ in range(2):
-        ((hold_id, _, _),) = reserve(asked(shop.consumer.pk, 10_000 * PRICE_NANOS))
-        units = {"units": 10_000, "gross_nanos": 10_000 * PRICE_NANOS}
+        ((hold_id, _, _),) = reserve(asked(shop.consumer.pk, 500_000 * PRICE_NANOS))
+        units = {"units": 500_000, "gross_nanos": 500_000 * PRICE_NANOS}
         assert settle(shop.item(hold_id, **units)) == ["settled"]
     service.close_terms(admin, terms)
     invoice = run_out(shop, stripe)
-    assert (invoice.state, invoice.total_cents) == ("open", 2)
+    assert (invoice.state, invoice.total_cents) == ("open", 100)
 
     assert advance_postpaid() == 0
     stripe.pay(invoice.stripe_id, read_clock())

@@ -390,6 +390,8 @@ HARMS = {
     "credits-are-approved (amount)": "UPDATE billing_adjustment SET amount_nanos = 1",
     "credits-are-approved (account)": "UPDATE billing_adjustment SET source_id = (SELECT id FROM"
     " billing_ledgeraccount WHERE kind = 'platform_revenue')",
+    "credits-are-approved (forgiven)": "UPDATE billing_transfer SET idempotency_key ="
+    " 'postpaid-closed:x', kind = 'adjustment' WHERE kind = 'credit'",
     "credits-are-approved (transfer)": "UPDATE billing_transfer SET kind = 'promo'"
     " WHERE kind = 'credit'",
     # More than it cost, not recorded, recorded as something else, or not moved.

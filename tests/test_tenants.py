@@ -25,7 +25,15 @@ from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, resolve, reverse
 from django.utils import timezone
 
-from billing.models import Price, ReceiptBatch, ReceiptKey, ReceiptLeaf, Topup, UsageEvent
+from billing.models import (
+    Price,
+    ReceiptBatch,
+    ReceiptKey,
+    ReceiptLeaf,
+    SavedCard,
+    Topup,
+    UsageEvent,
+)
 from billing.services.price import set_price
 from inference.models import (
     Artifact,
@@ -71,6 +79,23 @@ LINES = [
     Line("billing:wallet", "/console/wallet?account=acme", "POST", {"amount_dollars": "25"}),
     Line("billing:usage", "/console/usage?account=acme"),
     Line("billing:topup-return", "/console/topups/{topup}"),
+    Line("billing:cards", "/console/cards?account=acme"),
+    Line("billing:card-new", "/console/cards/new?account=acme", "POST", {}),
+    Line("billing:card-remove", "/console/cards/{card}/remove"),
+    Line("billing:card-remove", "/console/cards/{card}/remove", "POST", {}),
+    Line("billing:card-default", "/console/cards/{card}/default", "POST", {}),
+    Line(
+        "billing:auto-topup",
+        "/console/auto-topup?account=acme",
+        "POST",
+        {"threshold": "10", "amount": "25", "monthly_limit": "100"},
+    ),
+    Line("billing:auto-topup-stop", "/console/auto-topup/stop?account=acme", "POST", {}),
+    Line(
+        "billing:balance-alert", "/console/balance-alert?account=acme", "POST", {"threshold": "7"}
+    ),
+    Line("billing:refund", "/console/refund?account=acme"),
+    Line("billing:refund", "/console/refund?account=acme", "POST", {"amount": "x"}),
     Line("billing:earnings", "/dashboard/earnings?account=acme"),
     Line("billing:wallet-panel", "/panels/wallet?account=acme"),
     Line("billing:usage-panel", "/panels/usage?account=acme"),
@@ -228,12 +253,45 @@ LINES = [
         by="token",
     ),
     Line("billing-api:topup", "/api/topups/{topup}", by="token"),
+    Line("billing-api:cards", "/api/cards?account=acme", by="token"),
+    Line("billing-api:cards", "/api/cards", "POST", {"account": "acme"}, by="token"),
+    Line("billing-api:card", "/api/cards/{card}", "PUT", {}, by="token"),
+    Line("billing-api:card", "/api/cards/{card}", "DELETE", by="token"),
+    Line("billing-api:auto-topup", "/api/auto-topup?account=acme", by="token"),
+    Line(
+        "billing-api:auto-topup",
+        "/api/auto-topup?account=acme",
+        "PUT",
+        {"threshold_cents": 1_000, "amount_cents": 2_500, "monthly_limit_cents": 10_000},
+        by="token",
+    ),
+    Line("billing-api:auto-topup", "/api/auto-topup?account=acme", "DELETE", by="token"),
+    Line("billing-api:balance-alert", "/api/balance-alert?account=acme", by="token"),
+    Line(
+        "billing-api:balance-alert",
+        "/api/balance-alert?account=acme",
+        "PUT",
+        {"threshold_cents": 700},
+        by="token",
+    ),
+    Line("billing-api:refunds", "/api/refunds?account=acme", by="token"),
+    Line(
+        "billing-api:refunds",
+        "/api/refunds",
+        "POST",
+        {"account": "acme", "amount_cents": 0},
+        by="token",
+    ),
     Line("billing-api:receipt", "/api/predictions/{prediction}/receipt", by="token"),
 ]
 # Addresses that name nobody's rows, with the reason.
 NAMELESS = {
     "billing-api:receipt-keys": "the platform",
     "billing-api:receipt-batches": "the platform; a root tells nothing of its leaves",
+    # Others are told that there is none: tests/billing/prepaid/test_pages.py.
+    "billing:review-cases": "any account, for platform admins",
+    "billing:review-case": "any account, for platform admins",
+    "billing:account-refund": "any account, for platform admins",
     "billing:stripe-webhook": "signed by Stripe, and believed in nothing but that it happened",
     "marketplace-api:models": "what the caller may see; a filter for an owner hides the same",
     "marketplace-api:me": "the caller",
@@ -342,6 +400,15 @@ def rows(acme: Tenant, account: Account, store: None) -> dict[str, str]:
         "key": APIKeyFactory(account=account, created_by=acme.user).pk,
         "topup": Topup.objects.create(
             account=account, amount_cents=2_500, state=Topup.State.EXPIRED
+        ).pk,
+        "card": SavedCard.objects.create(
+            account=account,
+            payment_method_id="pm_1",
+            brand="visa",
+            last4="4242",
+            exp_month=1,
+            exp_year=2034,
+            is_default=True,
         ).pk,
         "prediction": ids.to_public(prediction_id),
         "upload": _begin_upload(account, model).pk,

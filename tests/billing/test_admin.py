@@ -12,13 +12,24 @@ from django.test import Client, RequestFactory
 from django.utils import timezone
 
 from billing.models import (
+    AccountFreeze,
+    AutoTopup,
+    BalanceAlert,
     BudgetAlert,
+    Dispute,
     KeySpend,
+    PaymentDecline,
+    PaymentMail,
+    PayoutHold,
     ReceiptBatch,
     ReceiptKey,
+    ReviewCase,
+    ReviewSignal,
+    SavedCard,
     StripeCall,
     StripeEvent,
     Topup,
+    TopupRefund,
 )
 from marketplace.admin.readonly import ReadOnlyMixin
 from marketplace.core.ids import new_id
@@ -32,6 +43,17 @@ CHECKOUT_URL = "https://checkout.example.com/who-holds-it-can-pay"
 
 # What is changed by hand in vain: a form that would be valid if there were one.
 FORMS: dict[str, dict[str, Any]] = {
+    "accountfreeze": {"key": "x"},
+    "autotopup": {"is_enabled": "on", "threshold_cents": 1, "amount_cents": 1},
+    "balancealert": {"threshold_cents": 1},
+    "dispute": {"dispute_id": "x", "amount_cents": 1, "state": "won", "status": "won"},
+    "paymentdecline": {"charge_id": "x"},
+    "paymentmail": {"kind": "confirm"},
+    "payouthold": {"reason": "dispute"},
+    "reviewcase": {"state": "cleared"},
+    "reviewsignal": {"kind": "dispute", "key": "x", "evidence": "{}"},
+    "savedcard": {"brand": "x", "last4": "0000"},
+    "topuprefund": {"net_cents": 1, "state": "failed"},
     "budgetalert": {"period": "day", "starts_on": "2026-11-21", "percent": 1},
     "hold": {"amount_nanos": 1, "posted_nanos": 1, "state": "voided"},
     "keyspend": {"spent_nanos": 0, "held_nanos": 0, "period": "day", "starts_on": "2026-11-21"},
@@ -57,7 +79,8 @@ def rows(shop: Shop, fund) -> None:
     key_id = new_id()
     ((hold_id, _, _),) = reserve(asked(shop.consumer.pk, PRICE_NANOS, api_key_id=key_id))
     settle(shop.item(hold_id, api_key_id=str(key_id)))
-    Topup.objects.create(account=shop.consumer, amount_cents=500, checkout_url=CHECKOUT_URL)
+    topup = Topup.objects.create(account=shop.consumer, amount_cents=500, checkout_url=CHECKOUT_URL)
+    make_prepaid(shop, topup)
     StripeEvent.objects.create(id="evt_1", type="x", payload={}, created_at=timezone.now())
     api_key = APIKeyFactory(account=shop.consumer)
     spend = {"period": "day", "starts_on": "2026-11-21", "spent_nanos": 9}
@@ -68,6 +91,26 @@ def rows(shop: Shop, fund) -> None:
         seq=1, size=1, sealed_at=timezone.now(), key=key, mark_transaction=1, mark_id=new_id()
     )
     StripeCall.objects.create(idempotency_key="k", endpoint="customers", params_sha256="0")
+
+
+def make_prepaid(shop: Shop, topup: Topup) -> None:
+    account = shop.consumer
+    amounts = {"threshold_cents": 1, "amount_cents": 500, "monthly_limit_cents": 500}
+    AutoTopup.objects.create(account=account, **amounts)
+    BalanceAlert.objects.create(account=account, threshold_cents=1)
+    PaymentMail.objects.create(account=account, kind="confirm", topup=topup)
+    SavedCard.objects.create(
+        account=account, payment_method_id="pm", brand="visa", last4="1", exp_month=1, exp_year=2034
+    )
+    TopupRefund.objects.create(account=account, topup=topup, request_key="k", net_cents=5)
+    Dispute.objects.create(
+        account=account, topup=topup, dispute_id="du", amount_cents=5, created_at=timezone.now()
+    )
+    case = ReviewCase.objects.create(account=account)
+    ReviewSignal.objects.create(case=case, kind="dispute", key="k")
+    AccountFreeze.objects.create(account=account, case=case, key="k")
+    PayoutHold.objects.create(account=shop.creator, case=case, reason="dispute")
+    PaymentDecline.objects.create(account=account, charge_id="ch", created_at=timezone.now())
 
 
 def table(name: str) -> type[models.Model]:

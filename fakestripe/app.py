@@ -13,7 +13,7 @@ from starlette.routing import Route
 from fakestripe import control, errors
 from fakestripe.config import Config
 from fakestripe.contract import Contract
-from fakestripe.pages import checkout
+from fakestripe.pages import checkout, invoice, onboarding, portal
 from fakestripe.server import Server
 
 _METHODS = ["GET", "POST", "DELETE", "PUT", "PATCH"]
@@ -35,6 +35,9 @@ def build_app(config: Config, contract: Contract) -> Starlette:
         routes=[
             Route("/health", health),
             *checkout.build_routes(server),
+            *onboarding.build_routes(server),
+            *invoice.build_routes(server),
+            *portal.build_routes(server),
             *control.build_routes(server),
             Route("/{path:path}", server.answer_api, methods=_METHODS),
         ],

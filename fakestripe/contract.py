@@ -7,6 +7,7 @@ it into the SDK's HTTP client, so that both sides are held to Stripe's own descr
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from fakestripe import errors, form, openapi
 Json = dict[str, Any]
 
 _DOCUMENT = "urn:stripe"
-_FORM = "application/x-www-form-urlencoded"
+_JSON = "application/json"
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,12 @@ class Operation:
 
     @property
     def input_schema(self) -> Json:
-        """GET and DELETE carry parameters in the address, POST in the body."""
+        """GET and DELETE carry parameters in the address, POST in the body.
+
+        The description puts those of DELETE into the body too, where no client sends them.
+        """
+        if self.method == "DELETE":
+            return self.body or self.query
         return self.body if self.method == "POST" else self.query
 
 
@@ -91,6 +97,8 @@ class Contract:
         Raises:
             ApiError: What Stripe answers to such parameters: unknown, missing, mistyped.
         """
+        if operation.method == "POST" and operation.media == _JSON:
+            return self._parse_json(operation, text)
         try:
             decoded = form.decode(text)
         except form.FormError as error:
@@ -98,6 +106,15 @@ class Contract:
         typed = coerce(decoded, operation.input_schema)
         self.check_input(operation, typed)
         return typed if isinstance(typed, dict) else {}
+
+    def _parse_json(self, operation: Operation, text: str) -> Json:
+        """API v2 carries JSON, whose values have their types already."""
+        try:
+            params = json.loads(text or "{}")
+        except ValueError as error:
+            raise errors.invalid_request("Invalid request: the body is no JSON") from error
+        self.check_input(operation, params)
+        return params if isinstance(params, dict) else {}
 
     def check_input(self, operation: Operation, params: Any) -> None:
         """Refuse parameters that Stripe's description does not allow."""

@@ -28,9 +28,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from fakestripe import errors, faults, webhooks
+from fakestripe import errors, faults, thin, webhooks
 from fakestripe.context import stripe_now
 from fakestripe.orders import ORDERS, Order, OrderError, one_of, read
+from fakestripe.resources import accounts
 from fakestripe.server import Server
 from fakestripe.store import Query
 
@@ -38,6 +39,7 @@ Json = dict[str, Any]
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 BODY_SIZE_BYTES_MAX = 65_536
+EVENTS = ("event", thin.KIND)
 
 
 def build_routes(server: Server) -> list[Route]:
@@ -118,8 +120,8 @@ class _ControlPlane:
 
     async def send_again(self, request: Request, body: Json) -> Json:
         read(body)
-        event = self._store.find(request.path_params["event_id"], "event")
-        if event is None or not self._server.config.webhook_url:
+        event = self._store.find(request.path_params["event_id"])
+        if event is None or event["object"] not in EVENTS or not self._server.config.webhook_url:
             raise OrderError("no such event, or nobody to send it to")
         with self._server.work():
             webhooks.enqueue(self._store, event)
@@ -161,6 +163,10 @@ class _ControlPlane:
             "real_now": int(time.time()),
             "counts": kinds,
             "objects": {kind: self._store.list_all(Query(kind)) for kind in kinds},
+            "connected_balances_cents": {
+                account["id"]: accounts.balance_cents(self._server.context(), account["id"])
+                for account in self._store.list_all(Query(accounts.KIND))
+            },
             "deliveries": self._store.list_deliveries(),
             "faults": [rule for _seq, _left, rule in self._store.list_rules("fault")],
             "webhooks": [rule for _seq, _left, rule in self._store.list_rules("webhook")],

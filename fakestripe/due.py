@@ -10,12 +10,16 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from fakestripe.context import Context
-from fakestripe.resources import checkout, refunds
+from fakestripe.resources import accounts, checkout, invoices, refunds, subscriptions
 
 # Each is called with the context at the moment it was due, and the object's id. The object
 # may be gone or may have changed meanwhile; then there is nothing to do.
 TASKS: dict[str, Callable[[Context, str], None]] = {
     checkout.EXPIRE_TASK: checkout.expire_due,
+    accounts.VERIFY_TASK: accounts.verify_due,
+    invoices.FINALIZE_TASK: invoices.finalize_due,
+    invoices.COLLECT_TASK: invoices.collect_due,
+    subscriptions.CYCLE_TASK: subscriptions.cycle_due,
     refunds.SETTLE_TASK: refunds.settle_due,
 }
 

@@ -20,6 +20,8 @@ from fakestripe.context import Context
 Json = dict[str, Any]
 
 KEPT_S = 24 * 3_600
+# API v2 keeps answers longer, and only those of work that was done.
+KEPT_V2_S = 30 * 86_400
 KEY_LENGTH_MAX = 255
 
 
@@ -54,7 +56,7 @@ def find_answer(context: Context, endpoint: str, params: Json) -> Answer | None:
     key = context.idempotency_key
     if key is None:
         return None
-    context.store.delete_keys_before(context.now - KEPT_S)
+    context.store.delete_keys_before(context.now - KEPT_S, context.now - KEPT_V2_S)
     row = context.store.find_key(key)
     if row is None:
         return None
@@ -69,7 +71,8 @@ def find_answer(context: Context, endpoint: str, params: Json) -> Answer | None:
 
 def store_answer(context: Context, endpoint: str, params: Json, answer: Answer) -> None:
     """Keep the answer, in the transaction that made it true."""
-    if context.idempotency_key is None:
+    is_v2_refusal = answer.status >= 400 and "/v2/" in endpoint
+    if context.idempotency_key is None or is_v2_refusal:
         return
     context.store.insert_key(
         key=context.idempotency_key,

@@ -9,6 +9,11 @@
 | charges/{id}/dispute | reason, amount, fee_cents, is_inquiry | the payer disputes a charge |
 | disputes/{id}/close | status, fee_returned_cents | won, lost or warning_closed |
 | charges/{id}/fraud_warning | fraud_type | the card's network reports fraud |
+| accounts/{id}/onboard | outcome | complete, review, incomplete or wrong, as on the page |
+| accounts/{id}/capability | status, due | Stripe gives or takes the right to receive |
+| accounts/{id}/spend | amount | the creator's own balance is paid out |
+| meters | delay_s | how long a report waits to be counted |
+| mutate | id, action, members | delete, alter or duplicate an object behind everyone's back |
 | balance/move | amount | a top-up of the platform's balance, or (negative) a payout |
 """
 
@@ -17,9 +22,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fakestripe import cards
+from fakestripe import cards, mutate
 from fakestripe.context import Context
-from fakestripe.resources import balance, checkout, checkout_lines, disputes, refunds
+from fakestripe.resources import (
+    accounts,
+    balance,
+    checkout,
+    checkout_lines,
+    disputes,
+    meters,
+    refunds,
+)
 
 Json = dict[str, Any]
 # Called with the context, the body, and the ids in the address by name.
@@ -84,6 +97,37 @@ def move_balance(context: Context, body: Json) -> Json:
     return balance.top_up(context, read(body, amount=int)["amount"])
 
 
+def onboard_account(context: Context, body: Json, account_id: str) -> Json:
+    order = read(body, outcome="complete")
+    one_of(order, "outcome", accounts.OUTCOMES)
+    return accounts.tell(context, account_id, order["outcome"])
+
+
+def set_capability(context: Context, body: Json, account_id: str) -> Json:
+    order = read(body, status=str, due="")
+    one_of(order, "status", accounts.STATUSES)
+    due = tuple(filter(None, order["due"].split(",")))
+    return accounts.set_capability(context, account_id, order["status"], due)
+
+
+def spend_balance(context: Context, body: Json, account_id: str) -> Json:
+    amount = read(body, amount=int)["amount"]
+    return {"balance_cents": accounts.move_balance(context, account_id, -amount)}
+
+
+def set_meter_delay(context: Context, body: Json) -> Json:
+    order = read(body, delay_s=int)
+    _in_range(order, "delay_s", 0, 86_400)
+    context.store.set_setting(meters.DELAY_SETTING, str(order["delay_s"]))
+    return order
+
+
+def falsify(context: Context, body: Json) -> Json:
+    order = read(body, id=str, action=str, members={})
+    one_of(order, "action", mutate.ACTIONS)
+    return mutate.mutate(context, order["id"], order["action"], order["members"])
+
+
 ORDERS: dict[str, Order] = {
     "/_test/checkout/{session_id}/pay": pay_checkout,
     "/_test/checkout/{session_id}/settle": settle_checkout,
@@ -92,6 +136,11 @@ ORDERS: dict[str, Order] = {
     "/_test/charges/{charge_id}/dispute": open_dispute,
     "/_test/disputes/{dispute_id}/close": close_dispute,
     "/_test/charges/{charge_id}/fraud_warning": warn_of_fraud,
+    "/_test/accounts/{account_id}/onboard": onboard_account,
+    "/_test/accounts/{account_id}/capability": set_capability,
+    "/_test/accounts/{account_id}/spend": spend_balance,
+    "/_test/meters": set_meter_delay,
+    "/_test/mutate": falsify,
     "/_test/balance/move": move_balance,
 }
 

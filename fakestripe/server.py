@@ -21,7 +21,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from fakestripe import due, errors, faults, idempotency, routes, views, webhooks
+from fakestripe import due, errors, faults, idempotency, routes, thin, views, webhooks
 from fakestripe.config import Config
 from fakestripe.context import BrokenContractError, Context, new_id, stripe_now
 from fakestripe.contract import Contract, Operation
@@ -108,7 +108,11 @@ class Server:
         self._authenticate(request)
         _check_version(request)
         operation, ids = self._find(request)
-        text = (await _read_body(request)) if request.method == "POST" else request.url.query
+        text = (
+            (await _read_body(request, operation.media))
+            if request.method == "POST"
+            else request.url.query
+        )
         params = self.contract.parse_input(operation, text)
         idempotency.check_key(key)
         with self._claim(key):
@@ -219,6 +223,8 @@ class Server:
         )
 
     def _show_event(self, event: Json) -> Json:
+        if event["object"] == thin.KIND:
+            return thin.notification(event)
         return views.show(self.context(), event)
 
     async def _sweep(self) -> None:
@@ -234,14 +240,14 @@ def _cut(request: Request, *, reset: bool) -> Response:
     return Response(status_code=500)  # Reaches nobody.
 
 
-async def _read_body(request: Request) -> str:
+async def _read_body(request: Request, wanted: str) -> str:
     media = request.headers.get("content-type", "").partition(";")[0].strip()
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > BODY_SIZE_BYTES_MAX:
             raise errors.invalid_request("Request body too large.", status=413)
-    if body and media != "application/x-www-form-urlencoded":
+    if body and media != (wanted or media):
         raise errors.invalid_request(f"Invalid content type {media[:60]} for this address.")
     try:
         return body.decode()

@@ -22,6 +22,8 @@ CREATE TABLE IF NOT EXISTS objects (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, kind TEXT NOT NULL,
     created INTEGER NOT NULL, body TEXT NOT NULL, private TEXT NOT NULL DEFAULT '{}');
 CREATE INDEX IF NOT EXISTS objects_by_kind ON objects (kind, seq);
+CREATE INDEX IF NOT EXISTS meter_events ON objects (json_extract(body, '$.identifier'))
+    WHERE kind = 'billing.meter_event';
 CREATE TABLE IF NOT EXISTS keys (
     key TEXT PRIMARY KEY, endpoint TEXT NOT NULL, fingerprint TEXT NOT NULL,
     status INTEGER NOT NULL, body TEXT NOT NULL, headers TEXT NOT NULL,
@@ -146,6 +148,13 @@ class Store:
             "UPDATE objects SET private = ? WHERE id = ?", (_dump(private), identifier)
         )
 
+    def replace(self, identifier: str, body: Json, private: Json, *, created: int | None) -> None:
+        """Change everything about an object but its name."""
+        self._db.execute(
+            "UPDATE objects SET body = ?, private = ?, created = coalesce(?, created) WHERE id = ?",
+            (_dump(body), _dump(private), created, identifier),
+        )
+
     def delete(self, identifier: str) -> None:
         self._db.execute("DELETE FROM objects WHERE id = ?", (identifier,))
 
@@ -172,6 +181,18 @@ class Store:
         """Every match, oldest first."""
         rows = self._db.execute(f"SELECT body {query.source} ORDER BY seq", query.values)
         return [_load(row["body"]) for row in rows]
+
+    def list_with_private(self, query: Query) -> list[tuple[Json, Json]]:
+        """Every match with what Stripe does not show of it, oldest first."""
+        rows = self._db.execute(f"SELECT body, private {query.source} ORDER BY seq", query.values)
+        return [(_load(row["body"]), _load(row["private"])) for row in rows]
+
+    def find_id(self, query: Query) -> str | None:
+        """The name of the newest match, also of an object that shows no id."""
+        row = self._db.execute(
+            f"SELECT id {query.source} ORDER BY seq DESC LIMIT 1", query.values
+        ).fetchone()
+        return str(row["id"]) if row else None
 
     def list_page(self, query: Query, page: Page) -> tuple[list[Json], bool]:
         """One page, newest first, and whether more follow in its direction."""
@@ -208,8 +229,12 @@ class Store:
             list(columns.values()),
         )
 
-    def delete_keys_before(self, moment: int) -> None:
-        self._db.execute("DELETE FROM keys WHERE created < ?", (moment,))
+    def delete_keys_before(self, moment: int, moment_v2: int) -> None:
+        """Forget old keys; those of API v2 have a limit of their own."""
+        self._db.execute(
+            "DELETE FROM keys WHERE created < CASE WHEN endpoint LIKE '% /v2/%' THEN ? ELSE ? END",
+            (moment_v2, moment),
+        )
 
     # Deliveries of events
 

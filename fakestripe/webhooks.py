@@ -166,7 +166,7 @@ class Deliverer:
         return min(max(due_at - time.time(), 0.0), 1.0)
 
     async def _deliver(self, client: httpx.AsyncClient, delivery: Json) -> Json:
-        event = self._store.find(delivery["event_id"], "event")
+        event = self._store.find(delivery["event_id"])
         if event is None:  # The state was reset meanwhile.
             return {}
         defect = delivery["defect"] if delivery["defect_attempts"] > 0 else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import stripe
@@ -20,6 +20,13 @@ from billing.stripe.calls import (
     read_latest,
     texts,
 )
+
+if TYPE_CHECKING:  # Types only; at run time the SDK wants plain dictionaries.
+    from stripe.params.checkout import (
+        SessionCreateParams,
+        SessionCreateParamsLineItemPriceData,
+        SessionCreateParamsPaymentIntentData,
+    )
 
 PRODUCT_NAME = "Prediction credit"
 
@@ -81,23 +88,17 @@ class CheckoutCalls(Calls):
             is_taxed: Have Stripe ask for the address and add the tax that is due there.
         """
         metadata = {"topup_id": str(topup_id)}
-        price: Any = {
+        price: SessionCreateParamsLineItemPriceData = {
             "currency": CURRENCY,
             "unit_amount": amount_cents,
             "product_data": {"name": PRODUCT_NAME},
         }
-        payment: Any = {"metadata": metadata}
-        more: Any = {}
+        payment: SessionCreateParamsPaymentIntentData = {"metadata": metadata}
         if save_card:
             payment["setup_future_usage"] = "off_session"
         if is_taxed:
             price["tax_behavior"] = "exclusive"
-            more = {
-                "automatic_tax": {"enabled": True},
-                "billing_address_collection": "required",
-                "customer_update": {"address": "auto"},
-            }
-        params: Any = {
+        params: SessionCreateParams = {
             "mode": "payment",
             "customer": customer_id,
             "client_reference_id": str(topup_id),
@@ -107,9 +108,13 @@ class CheckoutCalls(Calls):
             "success_url": success_url,
             "cancel_url": cancel_url,
         }
+        if is_taxed:
+            params["automatic_tax"] = {"enabled": True}
+            params["billing_address_collection"] = "required"
+            params["customer_update"] = {"address": "auto"}
         with our_errors():
             session = self._v1.checkout.sessions.create(
-                params=params | more, options={"idempotency_key": idempotency_key}
+                params=params, options={"idempotency_key": idempotency_key}
             )
         return _checkout_session(session)
 

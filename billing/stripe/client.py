@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import stripe
@@ -20,9 +20,21 @@ import stripe
 from billing.stripe.balance import Balance, BalanceCalls, BalanceTransaction
 from billing.stripe.calls import our_errors
 from billing.stripe.checkout import CheckoutCalls, CheckoutSession
+from billing.stripe.connect import (
+    ConnectAccount,
+    ConnectCalls,
+    ConnectTransfer,
+    TransferReversal,
+)
 from billing.stripe.disputes import Dispute, DisputeCalls, FraudWarning
 from billing.stripe.events import StripeEvent, verify_webhook
+from billing.stripe.invoices import CreditNote, Invoice, InvoiceCalls, InvoiceLine
+from billing.stripe.metering import Meter, MeteredPrice, MeterHour, MeteringCalls
 from billing.stripe.payments import Card, Charge, PaymentCalls, PaymentIntent, Refund
+from billing.stripe.subscriptions import Subscription, SubscriptionCalls
+
+if TYPE_CHECKING:  # Types only; at run time the SDK wants plain dictionaries.
+    from stripe.params import CustomerCreateParams
 
 __all__ = [
     "API_VERSION",
@@ -31,13 +43,23 @@ __all__ = [
     "Card",
     "Charge",
     "CheckoutSession",
+    "ConnectAccount",
+    "ConnectTransfer",
+    "CreditNote",
     "Dispute",
     "FraudWarning",
+    "Invoice",
+    "InvoiceLine",
+    "Meter",
+    "MeterHour",
+    "MeteredPrice",
     "PaymentIntent",
     "Refund",
     "StripeConfig",
     "StripeEvent",
     "StripeGateway",
+    "Subscription",
+    "TransferReversal",
     "make_client",
 ]
 
@@ -79,7 +101,16 @@ def make_client(
     )
 
 
-class StripeGateway(CheckoutCalls, PaymentCalls, DisputeCalls, BalanceCalls):
+class StripeGateway(
+    CheckoutCalls,
+    PaymentCalls,
+    DisputeCalls,
+    BalanceCalls,
+    ConnectCalls,
+    MeteringCalls,
+    SubscriptionCalls,
+    InvoiceCalls,
+):
     """The calls that billing makes. Safe to share between threads.
 
     Every method raises StripeUnavailableError when the outcome is not known or nothing was
@@ -94,7 +125,7 @@ class StripeGateway(CheckoutCalls, PaymentCalls, DisputeCalls, BalanceCalls):
 
     def create_customer(self, *, account_id: UUID, email: str, idempotency_key: str) -> str:
         """The id of a new customer who stands for an account; the email may be empty."""
-        params: Any = {"metadata": {"account_id": str(account_id)}}
+        params: CustomerCreateParams = {"metadata": {"account_id": str(account_id)}}
         if email:
             params["email"] = email
         with our_errors():

@@ -120,6 +120,17 @@ class PaymentCalls(Calls):
             return None
         return _card(method)
 
+    def set_default_card(
+        self, *, customer_id: str, payment_method_id: str, idempotency_key: str
+    ) -> None:
+        """Choose the card that invoices are paid by."""
+        with our_errors():
+            self._v1.customers.update(
+                customer_id,
+                params={"invoice_settings": {"default_payment_method": payment_method_id}},
+                options={"idempotency_key": idempotency_key},
+            )
+
     def detach_card(self, payment_method_id: str, *, idempotency_key: str) -> Card:
         """Forget a card; it can never be charged again."""
         with our_errors():

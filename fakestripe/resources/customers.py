@@ -12,6 +12,7 @@ from fakestripe.store import Query
 Json = dict[str, Any]
 
 _PARAMS = frozenset({"email", "name", "description", "phone", "metadata"})
+_UPDATE_PARAMS = _PARAMS | {"invoice_settings"}
 _TEXTS = ("email", "name", "description", "phone")
 
 
@@ -60,9 +61,14 @@ def retrieve(context: Context, _params: Json, customer_id: str) -> Json:
 
 
 def update(context: Context, params: Json, customer_id: str) -> Json:
-    checks.only(params, _PARAMS)
+    checks.only(params, _UPDATE_PARAMS)
     before = retrieve(context, {}, customer_id)
     after = before | _texts(params)
+    settings = params.get("invoice_settings", {})
+    checks.only(settings, frozenset({"default_payment_method"}), prefix="invoice_settings")
+    if settings:
+        _check_method(context, customer_id, settings["default_payment_method"])
+        after["invoice_settings"] = before["invoice_settings"] | settings
     if "metadata" in params:
         after["metadata"] = checks.metadata(params["metadata"], before["metadata"])
     previous = {name: before[name] for name in before if before[name] != after[name]}
@@ -70,6 +76,12 @@ def update(context: Context, params: Json, customer_id: str) -> Json:
         context.store.save(after)
         context.emit("customer.updated", after, previous)
     return after
+
+
+def set_default_method(context: Context, customer_id: str, method_id: str) -> Json:
+    """Choose the card that invoices are paid by."""
+    settings = {"default_payment_method": method_id}
+    return update(context, {"invoice_settings": settings}, customer_id)
 
 
 def list_all(context: Context, params: Json) -> Json:
@@ -83,6 +95,17 @@ def require(context: Context, customer_id: str) -> Json:
     if customer is None:
         raise errors.no_such("customer", customer_id, param="customer", status=400)
     return customer
+
+
+def _check_method(context: Context, customer_id: str, method_id: str) -> None:
+    method = context.store.find(method_id, "payment_method")
+    if method is None or method["customer"] != customer_id:
+        raise errors.no_such(
+            "PaymentMethod",
+            method_id,
+            param="invoice_settings[default_payment_method]",
+            status=400,
+        )
 
 
 def _texts(params: Json) -> Json:

@@ -59,7 +59,7 @@ def test_answers_carry_request_id_and_version(fake):
     [
         ("no such address", "GET", "/v1/nothing", 404, "Unrecognized request URL (GET: /v1/noth"),
         ("no such method", "PUT", "/v1/balance", 404, "Unrecognized request URL (PUT: /v1/balan"),
-        ("not covered", "GET", "/v1/products", 400, "fakestripe does not stand in for GET /v1/p"),
+        ("not covered", "GET", "/v1/payouts", 400, "fakestripe does not stand in for GET /v1/p"),
         ("no such object", "GET", "/v1/customers/cus_1", 404, "No such customer: 'cus_1'"),
         ("POST with a query", "POST", "/v1/customers?email=a", 400, "Parameters of a POST belong"),
     ],

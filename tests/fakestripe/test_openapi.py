@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 
 from fakestripe import openapi, routes
 from fakestripe.contract import Contract
+from fakestripe.errors import ApiError
 
 
 def test_the_description_is_the_file_that_stripe_published():
@@ -68,3 +70,18 @@ def test_every_address_that_is_answered_is_one_of_stripes(contract: Contract):
     known = {(operation.method, operation.path) for operation in contract._operations}
 
     assert set(routes.HANDLERS) - known == set()
+
+
+def test_account_links_of_the_later_version_pass_too(contract):
+    operation, _ids = contract.find("POST", "/v2/core/account_links")
+    onboarding = {"refresh_url": "https://a.example", "return_url": "https://a.example"}
+    body = {
+        "account": "acct_1",
+        "use_case": {"type": "account_onboarding", "account_onboarding": onboarding},
+    }
+    assert contract.parse_input(operation, json.dumps(body)) == body
+
+    onboarding["bogus"] = "1"
+
+    with pytest.raises(ApiError, match=r"account_onboarding\]\[bogus\]"):
+        contract.parse_input(operation, json.dumps(body))

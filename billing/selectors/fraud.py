@@ -157,7 +157,10 @@ def list_self_dealings() -> list[Dealing]:
                 ) s WHERE s.gross_nanos >= %s""",  # noqa: S608 - of a constant
             [SELF_DEALING_NANOS_MIN],
         )
-        return [Dealing(*row, "card") for row in cursor.fetchall()]
+        return [
+            Dealing(consumer_id, creator_id, nanos, shares="card")
+            for consumer_id, creator_id, nanos in cursor.fetchall()
+        ]
 
 
 def list_promo_cashings() -> list[Dealing]:

@@ -245,27 +245,30 @@ def _pay(topup: Topup) -> None:
     Raises:
         StripeUnavailableError: Nobody knows; the row stays open.
     """
-    if topup.payment_intent_id is None:
-        try:
-            intent = _find_lost(topup) or _charge(topup)
-        except CardDeclinedError as error:
-            _note_decline(topup, error.params)
-            return
-        except StripeRefusedError as error:
-            _note_decline(topup, {"decline_code": error.params.get("stripe_code")})
-            return
-        if intent is None:
-            return
-        if intent.status in FAILED_PAYMENT_STATES or intent.status == "requires_action":
-            must_confirm = intent.status == "requires_action"
-            code = MUST_CONFIRM if must_confirm else "card_declined"
-            _note_decline(topup, {"decline_code": code, "payment_intent_id": intent.id})
-            return
-        Topup.objects.filter(pk=topup.pk).update(payment_intent_id=intent.id)
-        topup.payment_intent_id = intent.id
-    topup = settle_payment(topup)
-    if topup.state == Topup.State.FAILED:
-        _note_decline(topup, {})
+    try:
+        intent = _find_begun(topup) or _charge(topup)
+    except CardDeclinedError as error:
+        _note_decline(topup, error.params)
+        return
+    except StripeRefusedError as error:
+        _note_decline(topup, {"decline_code": error.params.get("stripe_code")})
+        return
+    if intent is None:
+        return
+    if intent.status in FAILED_PAYMENT_STATES or intent.status == "requires_action":
+        code = MUST_CONFIRM if intent.status == "requires_action" else "card_declined"
+        _note_decline(topup, {"decline_code": code, "payment_intent_id": intent.id})
+        return
+    Topup.objects.filter(pk=topup.pk).update(payment_intent_id=intent.id)
+    topup.payment_intent_id = intent.id
+    settle_payment(topup)
+
+
+def _find_begun(topup: Topup) -> PaymentIntent | None:
+    """The payment of an earlier try: a known one, or one whose answer nobody got."""
+    if topup.payment_intent_id is not None:
+        return get_stripe().retrieve_payment_intent(topup.payment_intent_id)
+    return _find_lost(topup)
 
 
 def _find_lost(topup: Topup) -> PaymentIntent | None:

@@ -137,9 +137,9 @@ def settle_topup(topup_id: UUID) -> Topup:
 
 
 def settle_payment(topup: Topup) -> Topup:
-    """The same for a payment without a page, by what Stripe says of the payment itself.
+    """Book a payment without a page if it was paid, even after it was given up.
 
-    Even one that was given up is credited if it was paid after all.
+    One that failed is ended by whoever began it, who knows what follows from it.
     """
     booked = (Topup.State.CREDITED, Topup.State.QUARANTINED)
     if topup.state in booked or topup.payment_intent_id is None:
@@ -151,9 +151,6 @@ def settle_payment(topup: Topup) -> Topup:
             return topup
         if intent.status == "succeeded":
             _credit_payment(topup, intent)
-        elif topup.state == Topup.State.OPEN and intent.status in FAILED_PAYMENT_STATES:
-            topup.state, topup.note = Topup.State.FAILED, f"The payment failed ({intent.status})."
-            topup.save(update_fields=["state", "note"])
     if topup.state == Topup.State.CREDITED:
         with suppress(StripeUnavailableError, StripeRefusedError):
             topup = note_payment(topup.pk)

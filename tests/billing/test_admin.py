@@ -13,20 +13,31 @@ from django.test import Client, RequestFactory
 from django.utils import timezone
 
 from billing.models import (
+    AccountFreeze,
+    AutoTopup,
+    BalanceAlert,
     BudgetAlert,
+    Dispute,
     Invoice,
     KeySpend,
     MeterReport,
     MeterSeal,
+    PaymentDecline,
+    PaymentMail,
+    PayoutHold,
     PostpaidTerms,
     ReceiptBatch,
     ReceiptKey,
     ReconcileDifference,
     ReconcileRun,
+    ReviewCase,
+    ReviewSignal,
+    SavedCard,
     StripeCall,
     StripeEvent,
     TaxDetails,
     Topup,
+    TopupRefund,
 )
 from billing.services import adjustment, reversal
 from marketplace.admin.readonly import ReadOnlyMixin
@@ -50,6 +61,17 @@ FORMS: dict[str, dict[str, Any]] = {
     "payoutreversal": {"amount_cents": 1, "state": "done", "reason": "x"},
     "payoutrun": {"payday": "2026-11-23"},
     "release": {"amount_nanos": 1, "entries": 1, "day": "2026-11-23"},
+    "accountfreeze": {"key": "x"},
+    "autotopup": {"is_enabled": "on", "threshold_cents": 1, "amount_cents": 1},
+    "balancealert": {"threshold_cents": 1},
+    "dispute": {"dispute_id": "x", "amount_cents": 1, "state": "won", "status": "won"},
+    "paymentdecline": {"charge_id": "x"},
+    "paymentmail": {"kind": "confirm"},
+    "payouthold": {"reason": "dispute"},
+    "reviewcase": {"state": "cleared"},
+    "reviewsignal": {"kind": "dispute", "key": "x", "evidence": "{}"},
+    "savedcard": {"brand": "x", "last4": "0000"},
+    "topuprefund": {"net_cents": 1, "state": "failed"},
     "budgetalert": {"period": "day", "starts_on": "2026-11-21", "percent": 1},
     "hold": {"amount_nanos": 1, "posted_nanos": 1, "state": "voided"},
     "keyspend": {"spent_nanos": 0, "held_nanos": 0, "period": "day", "starts_on": "2026-11-21"},
@@ -94,7 +116,8 @@ def rows(shop: Shop, fund) -> None:
     ReconcileDifference.objects.create(
         kind="topup", fault="amount", our_id="x", happened_at=now, first_run=run, last_run=run
     )
-    Topup.objects.create(account=shop.consumer, amount_cents=500, checkout_url=CHECKOUT_URL)
+    topup = Topup.objects.create(account=shop.consumer, amount_cents=500, checkout_url=CHECKOUT_URL)
+    make_prepaid(shop, topup)
     StripeEvent.objects.create(id="evt_1", type="x", payload={}, created_at=timezone.now())
     api_key = APIKeyFactory(account=shop.consumer)
     spend = {"period": "day", "starts_on": "2026-11-21", "spent_nanos": 9}
@@ -133,6 +156,26 @@ def rows(shop: Shop, fund) -> None:
         created_at=now,
     )
     StripeCall.objects.create(idempotency_key="k", endpoint="customers", params_sha256="0")
+
+
+def make_prepaid(shop: Shop, topup: Topup) -> None:
+    account = shop.consumer
+    amounts = {"threshold_cents": 1, "amount_cents": 500, "monthly_limit_cents": 500}
+    AutoTopup.objects.create(account=account, **amounts)
+    BalanceAlert.objects.create(account=account, threshold_cents=1)
+    PaymentMail.objects.create(account=account, kind="confirm", topup=topup)
+    SavedCard.objects.create(
+        account=account, payment_method_id="pm", brand="visa", last4="1", exp_month=1, exp_year=2034
+    )
+    TopupRefund.objects.create(account=account, topup=topup, request_key="k", net_cents=5)
+    Dispute.objects.create(
+        account=account, topup=topup, dispute_id="du", amount_cents=5, created_at=timezone.now()
+    )
+    case = ReviewCase.objects.create(account=account)
+    ReviewSignal.objects.create(case=case, kind="dispute", key="k")
+    AccountFreeze.objects.create(account=account, case=case, key="k")
+    PayoutHold.objects.create(account=shop.creator, case=case, reason="dispute")
+    PaymentDecline.objects.create(account=account, charge_id="ch", created_at=timezone.now())
 
 
 def table(name: str) -> type[models.Model]:

@@ -7,13 +7,16 @@ from uuid import UUID
 import pytest
 from django.core.management import call_command
 from django.db import DatabaseError, IntegrityError, connection, connections, transaction
+from django.utils import timezone
 
 from billing.errors import TransferConflictError
 from billing.models import (
+    Dispute,
     Hold,
     KeySpend,
     LedgerAccount,
     Topup,
+    TopupRefund,
     Transfer,
     TransferEntry,
     UsageEvent,
@@ -439,6 +442,31 @@ HARMS = {
     " check_state, note, booked_at) SELECT uuidv7(), account_id, 'in_1', 'sub_1', '', 'paid',"
     " 'usd', '[]', 1, 0, 1, 1, 1, now(), now(), now(), '', '', 10000, 'agrees', '', now()"
     " FROM billing_topup",
+    "topups-are-booked (tax)": "UPDATE billing_topup SET tax_cents = tax_cents + 1",
+    # A refund that took another amount, that is nowhere, twice out of a payment, or undone
+    # without its transfer.
+    "refunds-are-booked": "UPDATE billing_topuprefund SET net_cents = net_cents + 1",
+    "refunds-are-booked (tax)": "UPDATE billing_topuprefund SET tax_cents = tax_cents + 1",
+    "refunds-are-booked (none)": "UPDATE billing_transfer SET idempotency_key = id::text"
+    " WHERE kind = 'refund'",
+    "refunds-are-booked (sent)": "UPDATE billing_topuprefund SET state = 'succeeded'",
+    "refunds-are-booked (failed)": "UPDATE billing_topuprefund SET state = 'failed'",
+    "refunds-are-booked (rest)": "UPDATE billing_topup SET amount_cents = 1",
+    "refunds-are-booked (lost)": "DELETE FROM billing_topuprefund",
+    "dispute-holds-match": "UPDATE billing_dispute SET taken_nanos = taken_nanos - 1",
+    "dispute-holds-match (withdrawn)": "UPDATE billing_dispute SET withdrawn_cents = 5",
+    "dispute-holds-match (fee)": "UPDATE billing_dispute SET fee_cents = fee_cents + 1",
+    "dispute-holds-match (twice)": "UPDATE billing_dispute SET transfers = transfers + 1",
+    "dispute-holds-match (lost)": "DELETE FROM billing_dispute",
+    "tax-is-booked": "UPDATE billing_topup SET tax_cents = 0",
+    "tax-is-booked (returned)": "UPDATE billing_topuprefund SET tax_cents = 0",
+    "stripe-objects-take-effect-once": "UPDATE billing_topup SET fee_cents = fee_cents + 1",
+    "stripe-objects-take-effect-once (fee)": "DELETE FROM billing_transferentry WHERE transfer_id"
+    " IN (SELECT id FROM billing_transfer WHERE idempotency_key = 'fee:ch_test')",
+    "stripe-objects-take-effect-once (payment)": "UPDATE billing_transfer SET idempotency_key ="
+    " 'topup:pi_other' WHERE kind = 'top_up' AND reference <> ''",
+    "stripe-objects-take-effect-once (twice)": "UPDATE billing_transfer SET kind = 'refund'"
+    " WHERE kind = 'refund_sent'",
 }
 
 
@@ -457,15 +485,68 @@ def check_of(harm: str) -> str:
     return harm.partition(" ")[0]
 
 
-def buy_credit(shop: Shop, fund: Fund, amount_cents: int) -> None:
-    """A top-up as it stands once Stripe's payment is booked."""
-    Topup.objects.create(
+def buy_credit(shop: Shop) -> Topup:
+    """A top-up as it stands once Stripe's payment, its tax and its fee are booked."""
+    row = Topup.objects.create(
         account=shop.consumer,
-        amount_cents=amount_cents,
+        amount_cents=2_500,
+        tax_cents=100,
+        is_taxed=True,
+        fee_cents=50,
+        charge_id="ch_test",
         state=Topup.State.CREDITED,
         payment_intent_id="pi_test",
     )
-    fund(amount_cents * NANOS_PER_CENT, key="topup:pi_test")
+    cents = {"wallet": 2_500, "tax_payable": 100, "stripe_clearing": -2_600}
+    move(shop, "top_up", "topup:pi_test", cents, str(row.pk))
+    move(shop, "fee", "fee:ch_test", {"stripe_fee": -50, "stripe_clearing": 50}, str(row.pk))
+    return row
+
+
+def give_back_and_dispute(shop: Shop, row: Topup) -> None:
+    """A refund on its way, one that is done, and a dispute, each of a part of a payment."""
+    for state in ("in_flight", "succeeded"):
+        back = TopupRefund.objects.create(
+            account=shop.consumer,
+            topup=row,
+            request_key=state,
+            net_cents=500,
+            tax_cents=20,
+            state=state,
+        )
+        cents = {"wallet": -500, "tax_payable": -20, "refund_in_flight": 520}
+        move(shop, "refund", f"refund:{back.pk}", cents, str(back.pk))
+    cents = {"refund_in_flight": -520, "stripe_clearing": 520}
+    move(shop, "refund_sent", f"refund_sent:{back.pk}", cents, str(back.pk))
+    Dispute.objects.create(
+        account=shop.consumer,
+        topup=row,
+        dispute_id="du_test",
+        amount_cents=300,
+        taken_nanos=300 * NANOS_PER_CENT,
+        fee_cents=15,
+        transfers=2,
+        created_at=timezone.now(),
+    )
+    move(shop, "dispute", "dispute:du_test:1", {"wallet": -300, "dispute_hold": 300}, "du_test")
+    cents = {"stripe_fee": -15, "stripe_clearing": 15}
+    move(shop, "fee", "dispute_fee:du_test:2", cents, "du_test")
+
+
+def move(shop: Shop, kind: str, key: str, cents: dict[str, int], reference: str) -> None:
+    own = {"wallet", "dispute_hold"}
+    ledger.post_transfer(
+        transfer_id=new_id(),
+        kind=Transfer.Kind(kind),
+        idempotency_key=key,
+        amounts_nanos={
+            ledger.get_ledger_account_id(
+                LedgerAccount.Kind(name), holder_id=shop.consumer.pk if name in own else None
+            ): amount * NANOS_PER_CENT
+            for name, amount in cents.items()
+        },
+        reference=reference,
+    )
 
 
 def move_by_hand(shop: Shop, prediction_id: UUID) -> None:
@@ -485,7 +566,7 @@ def move_by_hand(shop: Shop, prediction_id: UUID) -> None:
 def test_each_check_finds_its_harm(shop: Shop, fund: Fund, harm: str) -> None:
     pay_and_take_back(shop)
     fund(5_000)
-    buy_credit(shop, fund, 25_00)
+    give_back_and_dispute(shop, buy_credit(shop))
     key_id = new_id()
     # A slice with a budget: one prediction is paid from it, and room for another is left.
     ((slice_id, _, _),) = reserve(asked(shop.consumer.pk, 2 * PRICE_NANOS, api_key_id=key_id))

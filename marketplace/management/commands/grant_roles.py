@@ -23,6 +23,15 @@ MONEY_TABLES = (
 )
 # Written by whoever may give credit; a gateway may not.
 CREDIT_FUNCTION = "billing_set_credit(uuid, bigint)"
+# What happened to payments, and why accounts were frozen: it changes, and stays.
+PAYMENT_TABLES = (
+    "billing_topup",
+    "billing_topuprefund",
+    "billing_dispute",
+    "billing_reviewcase",
+    "billing_accountfreeze",
+    "billing_payouthold",
+)
 RECEIPT_TABLES = ("billing_receiptkey", "billing_receiptbatch", "billing_receiptleaf")
 BROKER_TABLES = (
     "inference_uploadkey",
@@ -63,6 +72,8 @@ APP_REVOKED = {
     "marketplace_auditevent": "UPDATE, DELETE",
     "marketplace_review": "UPDATE, DELETE",
     "billing_price": "DELETE",
+    **dict.fromkeys(PAYMENT_TABLES, "DELETE"),
+    "billing_reviewsignal": "UPDATE, DELETE",
     "inference_uploadkey": "ALL",
     "inference_modelkey": "ALL",
     "inference_leasechallenge": "ALL",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import timedelta
 
 import pytest
 from django.core import mail
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connections, transaction
 from django.utils import timezone
 
 from billing.errors import AutoTopupUntaxedError, NoSavedCardError
@@ -24,6 +25,7 @@ from billing.services.auto_topup import (
 )
 from billing.services.topup import AMOUNT_CENTS_MAX, AMOUNT_CENTS_MIN, LOW_BALANCE_CENTS
 from marketplace.core.errors import InvalidInputError
+from marketplace.selectors.access import Actor
 from tests.billing.prepaid.flows import (
     MUST_CONFIRM,
     REFUSED_LATER,
@@ -269,6 +271,51 @@ def test_a_declined_card_waits_and_ends_after_some_in_a_row(flows: Flows) -> Non
     assert "off" in sent.subject
     assert "console/cards" in sent.body
     assert sent.to == ["owner@example.com"]
+
+
+def test_a_decline_that_a_webhook_told_of_first_counts_all_the_same(
+    flows: Flows, quick: None
+) -> None:
+    flows.save_card(REFUSED_LATER)
+    switch_on(flows)
+    flows.fake.order("faults", kind="drop_after_effect", method="POST", path="/v1/payment_intents")
+    run_auto_topups()
+    receive(flows.events())
+
+    for _ in range(2):
+        run_auto_topups()
+
+    assert [row.state for row in automatic()] == [State.FAILED]
+    order = AutoTopup.objects.get()
+    assert order.declines_in_row == 1
+    assert order.retry_at is not None
+    assert len(flows.objects("payment_intent")) == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_many_workers_at_once_buy_once(fake, owner, account) -> None:
+    flows = Flows(fake, Actor(user=owner), account)
+    flows.save_card()
+    switch_on(flows)
+    gate = threading.Barrier(4)
+
+    def go() -> None:
+        try:
+            gate.wait(10)
+            run_auto_topups()
+        finally:
+            connections.close_all()
+
+    threads = [threading.Thread(target=go) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+    assert [row.state for row in automatic()] == [State.CREDITED]
+    assert len(payments(flows)) == 1
+    assert flows.wallet_cents() == 2_500
+    assert broken() == set()
 
 
 def test_a_payment_by_hand_makes_a_fresh_start(flows: Flows) -> None:

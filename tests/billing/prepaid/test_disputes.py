@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+import threading
 
 import pytest
-from django.db import connection, transaction
+from django.db import connection, connections, transaction
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -29,6 +30,7 @@ from billing.services.fraud_warning import poll_fraud_warnings
 from billing.services.refund import refund_unspent
 from marketplace.core.errors import AccountFrozenError
 from marketplace.models import AuditEvent
+from marketplace.selectors.access import Actor
 from tests.billing.prepaid.flows import Flows, cents_by_kind, receive, states
 from tests.billing.test_ledger import broken
 
@@ -360,6 +362,33 @@ def lost_dispute(flows: Flows):
         transaction.set_rollback(True)
     assert expected[0]["stripe_fee"] < -FEE
     return flows, events, expected
+
+
+@pytest.mark.django_db(transaction=True)
+def test_many_workers_at_once_book_a_dispute_once(fake, owner, account) -> None:
+    flows = Flows(fake, Actor(user=owner), account)
+    row = flows.buy(2_500)
+    flows.spend(1_000)
+    dispute_id = flows.dispute(row)
+    gate = threading.Barrier(4)
+
+    def go() -> None:
+        try:
+            gate.wait(10)
+            settle_dispute(dispute_id)
+        finally:
+            connections.close_all()
+
+    threads = [threading.Thread(target=go) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+    assert cents_by_kind()["dispute_loss"] == -1_000
+    assert flows.wallet_cents() == 0
+    assert ReviewCase.objects.count() == ReviewSignal.objects.count() == 1
+    assert broken() == set()
 
 
 def test_the_effect_of_a_dispute_sums_to_zero() -> None:

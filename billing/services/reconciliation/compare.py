@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from billing.services.reconciliation.disputes import compare_disputes
 from billing.services.reconciliation.finding import Comparison, Period
+from billing.services.reconciliation.invoices import compare_invoices
+from billing.services.reconciliation.meters import compare_meters
 from billing.services.reconciliation.movements import compare_movements
 from billing.services.reconciliation.payouts import compare_payouts, compare_reversals
 from billing.services.reconciliation.refunds import compare_refunds
@@ -16,6 +18,8 @@ COMPARERS = (
     compare_disputes,
     compare_payouts,
     compare_reversals,
+    compare_invoices,
+    compare_meters,
 )
 
 

@@ -23,6 +23,7 @@ from billing.services.reconciliation.finding import (
     pair,
 )
 from billing.services.reconciliation.stripe_side import CHARGE_TYPES, StripeSide
+from billing.services.reconciliation.topups import METADATA_KEY
 from billing.stripe.client import BalanceTransaction
 from marketplace.core.money import NANOS_PER_CENT
 
@@ -89,7 +90,8 @@ def _named(row: Booking, stripe: StripeSide) -> Booking:
     stripe_id = row.stripe_id
     if stripe_id.startswith(("ch_", "py_")):
         charge = stripe.find_charge(stripe_id)
-        stripe_id = (charge.payment_intent_id if charge else None) or stripe_id
+        payment_id = charge.payment_intent_id if charge else None
+        stripe_id = _name_payment(payment_id, stripe) if payment_id else stripe_id
     if not stripe_id and row.kind == Transfer.Kind.REFUND_FAILED:
         stripe_id = find_refund_id(row.reference)
     return replace(row, stripe_id=stripe_id)
@@ -140,8 +142,16 @@ def _key_of(row: BalanceTransaction, stripe: StripeSide) -> str:
     if row.type in CHARGE_TYPES:
         charge = stripe.find_charge(source)
         if charge is not None and charge.payment_intent_id:
-            return charge.payment_intent_id
+            return _name_payment(charge.payment_intent_id, stripe)
     return source
+
+
+def _name_payment(payment_intent_id: str, stripe: StripeSide) -> str:
+    """A payment's id, or the invoice that it paid."""
+    payment = stripe.find_payment(payment_intent_id)
+    if payment is None or METADATA_KEY in payment.metadata:
+        return payment_intent_id
+    return stripe.find_invoice_of_payment(payment_intent_id) or payment_intent_id
 
 
 def _look_up_missing(
@@ -198,6 +208,9 @@ def _movements_of(stripe_id: str, stripe: StripeSide) -> list[str | None]:
     if prefix == "tr":
         transfer = stripe.find_transfer(stripe_id)
         return [transfer.balance_transaction_id] if transfer else []
+    if prefix == "in":
+        charge = stripe.find_charge_of_invoice(stripe_id)
+        return [charge.balance_transaction_id] if charge else []
     if prefix == "txn":
         return [stripe_id]
     return []

@@ -14,6 +14,8 @@ from uuid import UUID
 from billing.models import LedgerAccount, PayoutItem, StripeCustomer, Topup, Transfer
 from billing.services import ledger
 from billing.services.dispute import settle_dispute
+from billing.services.invoice import look_at_invoice
+from billing.services.meter import send_reports
 from billing.services.payout import advance_item, settle_transfer
 from billing.services.reconciliation.finding import Explanation, Finding, Kind
 from billing.services.reconciliation.movements import OWN_FEE_TYPES
@@ -106,6 +108,14 @@ def _repair_reversal(finding: Finding) -> bool:
     return item is not None and settle_transfer(item.connect_transfer_id or "")
 
 
+def _repair_invoice(finding: Finding) -> bool:
+    return look_at_invoice(finding.key)
+
+
+def _repair_meter(_finding: Finding) -> bool:
+    return send_reports() > 0
+
+
 def _repair_fee(finding: Finding) -> bool:
     """Book what Stripe kept, once: of a payment, or of our balance as such."""
     if finding.explanation is not Explanation.FEE:
@@ -135,5 +145,7 @@ FIXES: dict[Kind, Callable[[Finding], bool]] = {
     Kind.DISPUTE: _repair_dispute,
     Kind.PAYOUT: _repair_payout,
     Kind.REVERSAL: _repair_reversal,
+    Kind.INVOICE: _repair_invoice,
+    Kind.METER: _repair_meter,
     Kind.FEE: _repair_fee,
 }

@@ -13,12 +13,15 @@ from billing.services.reconciliation.parts import list_in_parts
 from billing.services.stripe_client import get_stripe
 from billing.stripe.client import BalanceTransaction, Charge, Dispute, PaymentIntent, Refund
 from billing.stripe.connect import ConnectTransfer, TransferReversal
+from billing.stripe.invoices import Invoice
 
 Item = TypeVar("Item")
 
 # Objects are made before the money moves, and we hear of it later still: so much earlier than
 # the period Stripe is read in one go; what is older is looked up by itself.
 MARGIN = timedelta(days=3)
+# Between a charge and the moment from which its invoice is paid; banks take days.
+PAYING_TIME = timedelta(days=7)
 # Movements of a payment that came; their source is a charge.
 CHARGE_TYPES = frozenset({"charge", "payment"})
 
@@ -33,6 +36,7 @@ class StripeSide:
         self.period = period
         self._since = period.since - MARGIN
         self._looked_up: dict[str, BalanceTransaction | None] = {}
+        self._paid_invoices: dict[str, str | None] = {}
         self._reversals: dict[str, list[TransferReversal]] = {}
 
     @cached_property
@@ -86,6 +90,48 @@ class StripeSide:
             lambda start, end: get_stripe().list_transfers(created_from=start, created_until=end)
         )
         return {row.id: row for row in rows}
+
+    @cached_property
+    def invoices(self) -> dict[str, Invoice]:
+        """Every invoice that was begun, by its id."""
+        rows = self._list(
+            lambda start, end: get_stripe().list_invoices(created_from=start, created_until=end)
+        )
+        return {row.id: row for row in rows}
+
+    def find_invoice(self, invoice_id: str) -> Invoice | None:
+        """An invoice of any age; None if there is none."""
+        if invoice_id not in self.invoices:
+            found = _or_none(lambda: get_stripe().retrieve_invoice(invoice_id))
+            if found is None:
+                return None
+            self.invoices[invoice_id] = found
+        return self.invoices[invoice_id]
+
+    def find_invoice_of_payment(self, payment_intent_id: str) -> str | None:
+        """The invoice that a payment paid; None if it is of none."""
+        if payment_intent_id not in self._paid_invoices:
+            found = _or_none(lambda: get_stripe().find_invoice_of_payment(payment_intent_id))
+            self._paid_invoices[payment_intent_id] = found
+        return self._paid_invoices[payment_intent_id]
+
+    def find_charge_of_invoice(self, invoice_id: str) -> Charge | None:
+        """The charge that paid an invoice, among those of the time; None if there is none."""
+        invoice = self.find_invoice(invoice_id)
+        if invoice is None or invoice.paid_at is None:
+            return None
+        charges = list_in_parts(
+            lambda start, end: get_stripe().list_charges(created_from=start, created_until=end),
+            invoice.paid_at - PAYING_TIME,
+            invoice.paid_at + PAYING_TIME,
+        )
+        for charge in charges:
+            payment_id = charge.payment_intent_id
+            if charge.customer == invoice.customer and payment_id is not None:
+                self.charges.setdefault(charge.id, charge)
+                if self.find_invoice_of_payment(payment_id) == invoice_id:
+                    return charge
+        return None
 
     def find_transfer(self, transfer_id: str) -> ConnectTransfer | None:
         """A transfer to a connected account, of any age; None if there is none."""

@@ -6,6 +6,7 @@ from marketplace.core.errors import (
     BadRequestError,
     ConflictError,
     InvalidInputError,
+    LimitExceededError,
     MarketplaceError,
     NotFoundError,
 )
@@ -29,6 +30,10 @@ class StripeRefusedError(MarketplaceError):
     title = "The payment service refused the request."
 
 
+class StripeListTooLongError(StripeRefusedError):
+    """More objects in a period than one list holds; a shorter period may be asked for."""
+
+
 class CardDeclinedError(StripeRefusedError):
     """A bank refused a charge; `decline_code` says why, `payment_intent_id` what is left."""
 
@@ -40,6 +45,16 @@ class CardDeclinedError(StripeRefusedError):
 class WebhookRefusedError(BadRequestError):
     code = "webhook_refused"
     title = "This is not a webhook that Stripe signed now."
+
+
+class InvoiceNotFinalError(ConflictError):
+    code = "invoice_not_final"
+    title = "The invoice is a draft: what it comes to is not certain yet."
+
+
+class InvoiceTooLargeError(ConflictError):
+    code = "invoice_too_large"
+    title = "The invoice has more predictions than one document holds."
 
 
 class ReceiptKeyError(MarketplaceError):
@@ -63,3 +78,50 @@ class OfferDearerError(InvalidInputError):
 class CouponRefusedError(InvalidInputError):
     code = "coupon_refused"
     title = "The code cannot be used."
+
+
+class TooManyDeclinesError(LimitExceededError):
+    code = "too_many_declines"
+    title = "Too many payments of this account were declined. Buying credit is paused."
+
+
+class NothingToRefundError(ConflictError):
+    code = "nothing_to_refund"
+    title = "There is no unspent credit that was bought."
+
+
+class RefundTooLargeError(ConflictError):
+    """More than what is unspent and was paid; `refundable_cents` says how much is."""
+
+    code = "refund_too_large"
+    title = "That is more than what can be paid back."
+
+
+class NoSavedCardError(ConflictError):
+    code = "no_saved_card"
+    title = "The account has no saved card."
+
+
+class AutoTopupUntaxedError(ConflictError):
+    code = "auto_topup_untaxed"
+    title = "Credit cannot be bought by itself where tax is worked out on the payment page."
+
+
+class CaseDecidedError(ConflictError):
+    code = "case_decided"
+    title = "This case is cleared already."
+
+
+class StatementDiffersError(MarketplaceError):
+    """The ledger and the predictions do not tell the same; for the platform's operator."""
+
+    code = "statement_differs"
+    title = "This statement does not add up, so there is none. The platform was told."
+
+
+class PayoutTooLargeError(MarketplaceError):
+    """More predictions than one document may have."""
+
+    code = "payout_too_large"
+    http_status = 422
+    title = "This payout has more predictions than one document may have."

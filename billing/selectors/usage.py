@@ -1,4 +1,4 @@
-"""Read what was used, by consumer and by creator."""
+"""Read what was used."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from uuid import UUID
 
 from django.db.models import Count, F, QuerySet, Sum
 from django.db.models.functions import TruncDate
-from django.utils import timezone
 
 from billing.models import UsageEvent
 from marketplace.core import ids
 from marketplace.models import Account, AIModel, APIKey
 
-EARNINGS_DAYS = 30
 # By what usage can be summed.
 GROUPS = ("day", "model", "key")
 # Rows of a sum; days of three years.
@@ -48,28 +46,17 @@ class UsageSum:
     gross_nanos: int
 
 
-@dataclass(frozen=True, slots=True)
-class EarningsRow:
-    """What one model earned its creator on one day."""
-
-    day: str
-    model: str
-    predictions: int
-    gross_nanos: int
-    share_nanos: int
-
-
 def list_usage(account: Account, chosen: UsageFilter | None = None) -> QuerySet[UsageEvent]:
     """An account's usage events, newest first; all of them, or what was chosen."""
     events = UsageEvent.objects.filter(account=account)
     if chosen is not None:
-        events = _choose(events, chosen)
+        events = choose_usage(events, chosen)
     return events.select_related("version__model__account").order_by("-prediction_id")
 
 
 def sum_usage_by(account: Account, chosen: UsageFilter, group: str) -> list[UsageSum]:
     """What was chosen, by day (newest first), or by model or key (the dearest first)."""
-    events = _choose(UsageEvent.objects.filter(account=account), chosen)
+    events = choose_usage(UsageEvent.objects.filter(account=account), chosen)
     match group:
         case "day":
             rows = events.annotate(group=TruncDate("occurred_at", tzinfo=UTC))
@@ -102,7 +89,8 @@ def stream_usage(account: Account, chosen: UsageFilter) -> Iterator[UsageEvent]:
     return events.iterator(chunk_size=_EVENTS_PER_FETCH)
 
 
-def _choose(events: QuerySet[UsageEvent], chosen: UsageFilter) -> QuerySet[UsageEvent]:
+def choose_usage(events: QuerySet[UsageEvent], chosen: UsageFilter) -> QuerySet[UsageEvent]:
+    """The part of some usage events that was chosen."""
     # Ids begin with the time: they find the days by the index of the account.
     if chosen.since is not None:
         begin = datetime.combine(chosen.since, time(), UTC)
@@ -133,39 +121,9 @@ def _name_groups(group: str, values: list[Any]) -> dict[Any, str]:
     return {one.pk: f"{one.name} ({one.hint})" for one in keys}
 
 
-def list_earnings(account: Account) -> list[EarningsRow]:
-    """What a creator earned in the last days, by day and model, newest first."""
-    since = timezone.now() - timedelta(days=EARNINGS_DAYS)
-    rows = (
-        UsageEvent.objects.filter(creator=account, occurred_at__gte=since, gross_nanos__gt=0)
-        .values(
-            day=TruncDate("occurred_at"),
-            owner=F("version__model__account__slug"),
-            name=F("version__model__name"),
-        )
-        .annotate(
-            predictions=Count("pk"),
-            # Not by the name of the column: that would be summed again below.
-            gross=Sum("gross_nanos"),
-            share=Sum("creator_nanos"),
-        )
-        .order_by("-day", "owner", "name")
-    )
-    return [
-        EarningsRow(
-            day=row["day"].isoformat(),
-            model=f"{row['owner']}/{row['name']}",
-            predictions=row["predictions"],
-            gross_nanos=row["gross"],
-            share_nanos=row["share"],
-        )
-        for row in rows
-    ]
-
-
 def sum_usage(account: Account, chosen: UsageFilter | None = None) -> tuple[int, int]:
     """How many predictions an account has had booked, and what they cost in nanos."""
-    totals = _choose(UsageEvent.objects.filter(account=account), chosen or UsageFilter()).aggregate(
-        predictions=Count("pk"), gross_nanos=Sum("gross_nanos")
-    )
+    totals = choose_usage(
+        UsageEvent.objects.filter(account=account), chosen or UsageFilter()
+    ).aggregate(predictions=Count("pk"), gross_nanos=Sum("gross_nanos"))
     return totals["predictions"], totals["gross_nanos"] or 0

@@ -191,6 +191,24 @@ class Transport:
                 wait_s = error.refusal.retry_after_s if isinstance(error, _AgainError) else None
                 self._sleep(_backoff_s(failures) if wait_s is None else wait_s)
 
+    def stream(self, path: str) -> Iterator[bytes]:
+        """The bytes of an answer whose size is not known before; a cut is an error.
+
+        Args:
+            path: Below the base URL.
+
+        Raises:
+            ApiError: With the platform's code; `unreachable` if it broke off.
+        """
+        try:
+            with self._open_from(path, 0) as response:
+                yield from response.iter_raw()
+        except _AgainError as error:
+            raise error.refusal from None
+        except httpx.HTTPError as error:
+            detail = f"{self.base_url} did not answer ({type(error).__name__})."
+            raise UnreachableError(detail) from None
+
     @contextmanager
     def _open_from(self, path: str, first: int) -> Iterator[httpx.Response]:
         # Ciphertext is not compressible; an encoding would only hide its size.
@@ -315,6 +333,10 @@ class WebClient:
         """Proof that a prediction was counted, for who paid and for who is owed."""
         return self.transport.call("GET", f"/api/predictions/{quote(prediction, safe='')}/receipt")
 
+    def stream_invoice_document(self, invoice_id: str) -> Iterator[bytes]:
+        """What proves an invoice, as JSON lines."""
+        return self.transport.stream(f"/api/invoices/{quote(invoice_id, safe='')}/document")
+
     def get_receipt_keys(self) -> dict[str, Any]:
         """The key that signs receipts, and how it followed from the first one."""
         return self.transport.call("GET", "/api/receipt-keys")
@@ -326,6 +348,14 @@ class WebClient:
             page = self.transport.call("GET", f"/api/receipt-batches?after={after}")
             yield from page["results"]
             after = page["next_after"]
+
+    def list_payouts(self, account: str) -> dict[str, Any]:
+        """The latest payouts of an account, and what stands in the way of the next."""
+        return self.transport.call("GET", "/api/payouts", params={"account": account})
+
+    def read_payout_document(self, payout_id: str) -> Iterator[bytes]:
+        """What a payout was made of, in pieces of any size."""
+        return self.transport.stream(f"/api/payouts/{quote(payout_id, safe='')}/document")
 
     def get_artifact(self, model: str, version: int) -> dict[str, Any]:
         """The signed manifest of an own version, and the data key sealed to its creator."""

@@ -92,14 +92,43 @@ def hash_root(leaves: Sequence[bytes]) -> bytes:
 
 def list_path(leaves: Sequence[bytes], index: int) -> list[bytes]:
     """What has to be added to the leaf at `index` on its way to the root."""
-    path, level = [], list(leaves)
+    return pick_path(list_levels(leaves), index)
+
+
+def list_levels(leaves: Sequence[bytes]) -> list[list[bytes]]:
+    """The whole tree from below, without its root; for the paths of many leaves."""
+    levels, level = [], list(leaves)
     while len(level) > 1:
+        levels.append(level)
+        level = _next_level(level)
+    return levels
+
+
+def pick_path(levels: Sequence[Sequence[bytes]], index: int) -> list[bytes]:
+    """The way of the leaf at `index` through a tree."""
+    path = []
+    for level in levels:
         beside = index ^ 1
         # The last of an odd number goes up as it is.
         if beside < len(level):
             path.append(level[beside])
-        level, index = _next_level(level), index // 2
+        index //= 2
     return path
+
+
+def list_paths(leaves: Sequence[bytes]) -> list[list[bytes]]:
+    """What `list_path` answers for each leaf, with the tree made once."""
+    levels = [list(leaves)]
+    while len(levels[-1]) > 1:
+        levels.append(_next_level(levels[-1]))
+    return [
+        [
+            level[index >> depth ^ 1]
+            for depth, level in enumerate(levels)
+            if index >> depth ^ 1 < len(level)
+        ]
+        for index in range(len(leaves))
+    ]
 
 
 def follow_path(leaf: bytes, index: int, size: int, path: Sequence[bytes]) -> bytes | None:
@@ -251,12 +280,7 @@ def _verify(
         consumer_id, charge["prediction"]
     ):
         raise ReceiptError("other_consumer", "The receipt is another account's.")
-    path = [_read_hash(one) for one in document["path"]]
-    size = _read_count(batch["size"])
-    index = _read_count(document["index"])
-    root = follow_path(hash_leaf(charge), index, size, path)
-    if root is None or root != _read_hash(batch["root"]):
-        raise ReceiptError("not_in_batch", "The charge is not one of the batch's.")
+    _check_place(charge, document["index"], document["path"], batch)
     _check_signed(batch, document["signature"], keys)
     return Verified(
         prediction=charge["prediction"],
@@ -266,6 +290,38 @@ def _verify(
         sealed_at=batch["sealed_at"],
         kid=document["kid"],
     )
+
+
+def check_charge(
+    charge: Mapping[str, Any], index: Any, path: Sequence[Any], batch: Mapping[str, Any]
+) -> None:
+    """Check that a charge adds up and is one of a batch's; whose signature is checked elsewhere.
+
+    Raises:
+        ReceiptError: `wrong_sum`, `not_in_batch`.
+        KeyError, TypeError, ValueError, AttributeError, CanonicalError: It is no charge.
+    """
+    _check_sums(charge)
+    _check_place(charge, index, path, batch)
+
+
+def check_batch(batch: Mapping[str, Any], text: str, keys: Sequence[bytes]) -> None:
+    """Check the signature of a batch's statement.
+
+    Raises:
+        ReceiptError: `signature_invalid`.
+        KeyError, TypeError, ValueError, AttributeError, CanonicalError: It is no batch.
+    """
+    _check_signed(batch, text, keys)
+
+
+def _check_place(
+    charge: Mapping[str, Any], at: Any, path: Sequence[Any], batch: Mapping[str, Any]
+) -> None:
+    index, size = _read_count(at), _read_count(batch["size"])
+    root = follow_path(hash_leaf(charge), index, size, [_read_hash(one) for one in path])
+    if root is None or root != _read_hash(batch["root"]):
+        raise ReceiptError("not_in_batch", "The charge is not one of the batch's.")
 
 
 def _check_sums(charge: Mapping[str, Any]) -> None:

@@ -55,6 +55,8 @@ class Platform:
         self.receipts = {}
         self.receipt_keys = {}
         self.receipt_batches = []
+        self.payouts = {"results": [], "next_cursor": None, "obstacle": None}
+        self.payout_documents = {}
         self.models = {}
         self.prices = {}
         self.signing_keys = {}
@@ -431,6 +433,12 @@ ROUTES = [
         "GET",
         r"/api/predictions/([^/]+)/receipt",
         lambda p, m, b, r: (200, p.receipts[m[1]]),
+    ),
+    ("GET", r"/api/payouts\?account=(.+)", lambda p, m, b, r: (200, p.payouts)),
+    (
+        "GET",
+        r"/api/payouts/([^/]+)/document",
+        lambda p, m, b, r: (200, p.payout_documents[m[1]]),
     ),
     ("GET", r"/api/receipt-keys", lambda p, m, b, r: (200, p.receipt_keys)),
     (

@@ -47,7 +47,7 @@ def fetch(prediction: str, out: Path | None, force: bool) -> None:
     """
     config, profile, web = load_web()
     document = web.get_receipt(prediction)
-    found = receipts.verify(document, _pin_key(config, profile.web_url, web))
+    found = receipts.verify(document, pin_key(config, profile.web_url, web))
     if found.prediction != prediction:
         raise ReceiptError("other_prediction", "The receipt is of another prediction.")
     write_document(document, out, force=force)
@@ -66,11 +66,11 @@ def fetch(prediction: str, out: Path | None, force: bool) -> None:
 def batches(out: Path | None, force: bool, previous: Path | None) -> None:
     """Fetch the published chain of all batches, checked before it is written."""
     config, profile, web = load_web()
-    keys = _pin_key(config, profile.web_url, web)
+    keys = pin_key(config, profile.web_url, web)
     found = list(web.list_receipt_batches())
     hashes = receipts.verify_batches(found, keys)
     if previous is not None:
-        _check_kept(_read(previous), hashes, keys)
+        _check_kept(read_file(previous), hashes, keys)
     write_document({"platform": profile.web_url, "batches": found}, out, force=force)
     if out is not None:
         say(f"Wrote {len(found)} batches to {out}. Each follows the one before it.")
@@ -106,12 +106,12 @@ def verify_receipt(
     """
     found: dict[str, Verified] = {}
     for file in files:
-        document = _read(file)
-        keys = _trusted_keys(document, public_key)
+        document = read_file(file)
+        keys = trusted_keys(document, public_key)
         try:
             one = receipts.verify(document, keys, consumer_id=consumer)
             if chain is not None:
-                hashes = receipts.verify_batches(_list_batches(_read(chain)), keys)
+                hashes = receipts.verify_batches(list_batches(read_file(chain)), keys)
                 receipts.check_published(document, hashes)
         except ReceiptError as error:
             raise ReceiptError(error.code, f"{file}: {error.detail}") from None
@@ -132,25 +132,26 @@ def verify_receipt(
         say(f"Right: {_describe(next(iter(found.values())))}")
         return
     say(
-        f"Right: {len(found)} receipts, {_dollars(gross_nanos)} in all, of it "
-        f"{_dollars(creator_nanos)} the creators'."
+        f"Right: {len(found)} receipts, {write_dollars(gross_nanos)} in all, of it "
+        f"{write_dollars(creator_nanos)} the creators'."
     )
 
 
 def _describe(found: Verified) -> str:
     return (
-        f"prediction {found.prediction} cost {_dollars(found.gross_nanos)}, of it "
-        f"{_dollars(found.creator_nanos)} the creator's, and is in batch {found.batch}, sealed "
-        f"{found.sealed_at}."
+        f"prediction {found.prediction} cost {write_dollars(found.gross_nanos)}, of it "
+        f"{write_dollars(found.creator_nanos)} the creator's, and is in batch {found.batch}, "
+        f"sealed {found.sealed_at}."
     )
 
 
-def _dollars(nanos: int) -> str:
-    whole, rest = divmod(nanos, _NANOS_PER_DOLLAR)
-    return f"${whole}.{rest:09d}"
+def write_dollars(nanos: int) -> str:
+    """Dollars with all nine places."""
+    whole, rest = divmod(abs(nanos), _NANOS_PER_DOLLAR)
+    return f"{'-' if nanos < 0 else ''}${whole}.{rest:09d}"
 
 
-def _pin_key(config: ConfigFolder, web_url: str, web: WebClient) -> tuple[bytes, ...]:
+def pin_key(config: ConfigFolder, web_url: str, web: WebClient) -> tuple[bytes, ...]:
     """The pinned receipt key and those around it; pins on first sight, and follows after."""
     shown = web.get_receipt_keys()
     if shown.get("public_key") is None:
@@ -162,7 +163,13 @@ def _pin_key(config: ConfigFolder, web_url: str, web: WebClient) -> tuple[bytes,
     return config.list_receipt_keys(web_url)
 
 
-def _trusted_keys(document: dict[str, Any], public_key: str | None) -> tuple[bytes, ...]:
+def trusted_keys(document: dict[str, Any], public_key: str | None) -> tuple[bytes, ...]:
+    """The key that was named, else those pinned for the document's platform.
+
+    Raises:
+        ReceiptFileError: `receipt_key_unknown`.
+        ReceiptError: `not_a_receipt`.
+    """
     if public_key is not None:
         return (decode_base64(public_key, size_bytes=signature.PUBLIC_KEY_BYTES),)
     web_url = document.get("platform")
@@ -176,20 +183,31 @@ def _trusted_keys(document: dict[str, Any], public_key: str | None) -> tuple[byt
 
 
 def _check_kept(earlier: dict[str, Any], hashes: dict[int, str], keys: tuple[bytes, ...]) -> None:
-    for seq, before in receipts.verify_batches(_list_batches(earlier), keys).items():
+    for seq, before in receipts.verify_batches(list_batches(earlier), keys).items():
         if hashes.get(seq) != before:
             detail = f"Batch {seq} of the earlier file was taken out or replaced."
             raise ReceiptError("batch_replaced", detail)
 
 
-def _list_batches(document: dict[str, Any]) -> list[dict[str, Any]]:
+def list_batches(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """The batches of a file that `receipt batches` wrote.
+
+    Raises:
+        ReceiptError: `not_a_receipt`.
+    """
     found = document.get("batches")
     if not isinstance(found, list):
         raise ReceiptError("not_a_receipt", "The file is no list of batches.")
     return found
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_file(path: Path) -> dict[str, Any]:
+    """A file of one JSON object.
+
+    Raises:
+        DocumentFileError: `file_too_large`.
+        ReceiptError: `not_a_receipt`.
+    """
     return read_document(
         path,
         max_bytes=MAX_FILE_BYTES,

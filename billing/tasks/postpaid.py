@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from celery import shared_task
+
+
+@shared_task(name="billing.advance_postpaid")
+def advance_postpaid() -> None:
+    from billing.services.postpaid import advance_postpaid as service
+    from billing.services.tax_details import send_all_tax_details
+
+    service()
+    send_all_tax_details()
+
+
+@shared_task(name="billing.report_usage")
+def report_usage() -> None:
+    from billing.services.meter import seal_hours, send_reports
+
+    seal_hours()
+    send_reports()
+
+
+@shared_task(name="billing.poll_invoices")
+def poll_invoices() -> None:
+    from billing.services.invoice import poll_invoices as service
+
+    service()
+
+
+@shared_task(name="billing.remind_of_invoices")
+def remind_of_invoices() -> None:
+    from billing.services.dunning import remind_of_invoices as service
+
+    service()

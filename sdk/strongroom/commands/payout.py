@@ -1,0 +1,176 @@
+"""Payouts: fetch the document of one, and recompute its amount offline."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+
+from strongroom import receipts
+from strongroom.commands.context import (
+    answer_json,
+    answer_table,
+    as_json,
+    choose_account,
+    load_web,
+    say,
+)
+from strongroom.commands.document import DocumentFileError
+from strongroom.commands.receipt import (
+    list_batches,
+    pin_key,
+    read_file,
+    trusted_keys,
+    write_dollars,
+)
+from strongroom.payouts import PayoutError, PayoutReader, VerifiedPayout, read_lines
+
+_HEADER_BYTES_MAX = 64 * 1024
+
+
+@click.group()
+def payout() -> None:
+    """See what you were paid, and fetch what proves the amounts.
+
+    `fetch` writes the document of one payout: every receipt of every prediction that it pays
+    for. `strongroom verify-payout` recomputes the amount from it without any network.
+    """
+
+
+@payout.command("list")
+@click.option("--account", help="Whose; else the account of the login.")
+@as_json
+def list_payouts(account: str | None, is_json: bool) -> None:
+    """Show payouts, newest first, and what stands in the way of the next one."""
+    _config, profile, web = load_web()
+    answer = web.list_payouts(choose_account(profile, account))
+    if is_json:
+        answer_json(answer)
+        return
+    table = Table("Payout", "When", "State", "Amount", "Note")
+    for one in answer["results"]:
+        amount = f"${one['amount_cents'] // 100}.{one['amount_cents'] % 100:02d}"
+        table.add_row(one["id"], one["created_at"][:10], one["state"], amount, one["reason"])
+    answer_table(table)
+    if answer["obstacle"]:
+        say(f"No payout for now: {answer['obstacle']['detail']}")
+
+
+@payout.command()
+@click.argument("payout_id", metavar="PAYOUT")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="File to write, of JSON lines."
+)
+@click.option("--force", is_flag=True, help="Replace the file if it is there.")
+def fetch(payout_id: str, out: Path, force: bool) -> None:
+    """Fetch the document of PAYOUT, checked before it gets its name."""
+    config, profile, web = load_web()
+    keys = pin_key(config, profile.web_url, web)
+    if out.exists() and not force:
+        detail = f"{out} exists already; --force replaces it."
+        raise DocumentFileError("file_exists", detail)
+    part = out.with_name(f"{out.name}.part")
+    try:
+        with part.open("wb") as file:
+            for chunk in web.read_payout_document(payout_id):
+                file.write(chunk)
+        found = _verify(PayoutReader(keys), part)
+        if found.payout != payout_id:
+            raise PayoutError("other_payout", "The document is of another payout.")
+        part.replace(out)
+    except OSError as error:
+        raise DocumentFileError("file_unwritable", f"{out}: {error.strerror}.") from None
+    finally:
+        part.unlink(missing_ok=True)
+    say(f"Wrote the document to {out}. {_describe(found)}")
+
+
+@click.command("verify-payout")
+@click.argument(
+    "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
+@click.option(
+    "--batches",
+    "chain",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The published chain, from `strongroom receipt batches`: all receipts must be in it.",
+)
+@click.option(
+    "--receipt-key",
+    "public_key",
+    help="The platform's receipt key (base64), as its operator told you; else the pinned one.",
+)
+@as_json
+def verify_payout(
+    files: tuple[Path, ...], chain: Path | None, public_key: str | None, is_json: bool
+) -> None:
+    """Recompute payouts offline from their receipts; exit code 1 says what differs.
+
+    Several files of one creator, the oldest first, must follow upon each other: what one
+    leaves, the next begins with, and no prediction is in two of them.
+    """
+    keys = trusted_keys(_read_header(files[0]), public_key)
+    hashes = None
+    if chain is not None:
+        hashes = receipts.verify_batches(list_batches(read_file(chain)), keys)
+    reader = PayoutReader(keys, hashes)
+    found = [_verify(reader, file) for file in files]
+    if is_json:
+        answer_json({"payouts": [_as_json(one) for one in found]})
+        return
+    for one in found:
+        say(f"Right: {_describe(one)}")
+
+
+def _verify(reader: PayoutReader, path: Path) -> VerifiedPayout:
+    with path.open("rb") as file:
+        try:
+            return reader.verify(read_lines(file))
+        except (PayoutError, receipts.ReceiptError) as error:
+            raise type(error)(error.code, f"{path}: {error.detail}") from None
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    """The first line, only to know whose keys are asked for; it is checked later."""
+    with path.open("rb") as file:
+        line = file.readline(_HEADER_BYTES_MAX)
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise PayoutError("not_a_payout", f"{path} is no document of a payout.")
+    return found
+
+
+def _describe(found: VerifiedPayout) -> str:
+    parts: Sequence[tuple[str, int]] = (
+        ("carried forward", found.opening_nanos),
+        ("corrections", found.corrected_nanos),
+        ("other movements", found.moved_nanos),
+    )
+    rest = "".join(f", {name} {write_dollars(nanos)}" for name, nanos in parts if nanos)
+    cents = found.amount_cents
+    return (
+        f"payout {found.payout} is ${cents // 100}.{cents % 100:02d}: {found.predictions} receipts "
+        f"prove {write_dollars(found.earned_nanos)}{rest}; {write_dollars(found.closing_nanos)} "
+        "are left."
+    )
+
+
+def _as_json(found: VerifiedPayout) -> dict[str, Any]:
+    return {
+        "payout": found.payout,
+        "previous": found.previous,
+        "amount_cents": found.amount_cents,
+        "predictions": found.predictions,
+        "opening_nanos": found.opening_nanos,
+        "earned_nanos": found.earned_nanos,
+        "corrected_nanos": found.corrected_nanos,
+        "moved_nanos": found.moved_nanos,
+        "closing_nanos": found.closing_nanos,
+    }

@@ -317,8 +317,9 @@ def _note_decline(topup: Topup, params: Mapping[str, object]) -> None:
     code = str(params.get("decline_code") or "card_declined")
     payment_intent_id = params.get("payment_intent_id")
     with transaction.atomic():
-        order = AutoTopup.objects.select_for_update().get(account_id=topup.account_id)
+        # In the order in which a credit locks them, too.
         topup = Topup.objects.select_for_update().get(pk=topup.pk)
+        order = AutoTopup.objects.select_for_update().get(account_id=topup.account_id)
         if topup.state in (Topup.State.CREDITED, Topup.State.QUARANTINED):
             return
         topup.state, topup.note = Topup.State.FAILED, f"The card was declined ({code})."

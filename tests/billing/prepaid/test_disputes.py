@@ -21,7 +21,7 @@ from billing.models import (
     Topup,
     TopupRefund,
 )
-from billing.selectors.fraud import has_payout_hold
+from billing.selectors.payout_hold import has_payout_hold
 from billing.selectors.refund import sum_refundable_cents
 from billing.services import dispute
 from billing.services.auto_topup import configure_auto_topup, run_auto_topups

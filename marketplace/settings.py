@@ -266,7 +266,7 @@ RESERVE_DAYS_NEW = env_int("STRONGROOM_RESERVE_DAYS_NEW", 14, minimum=1)
 # Below, a transfer costs more than it is worth.
 PAYOUT_MINIMUM_CENTS = env_int("STRONGROOM_PAYOUT_MINIMUM_CENTS", 2500, minimum=1)
 # The day of the weekly run: 0 is Monday, 6 is Sunday.
-PAYOUT_WEEKDAY = env_int("STRONGROOM_PAYOUT_WEEKDAY", 0) % 7
+PAYOUT_WEEKDAY = env_int("STRONGROOM_PAYOUT_WEEKDAY", 0, maximum=6)
 # After so many days past its due day, an unpaid invoice pauses the keys of its account.
 POSTPAID_PAUSE_DAYS = env_int("STRONGROOM_POSTPAID_PAUSE_DAYS", 14)
 

@@ -115,6 +115,7 @@ class Migration(migrations.Migration):
                     models.CharField(blank=True, max_length=255, null=True, unique=True),
                 ),
                 ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("checked_at", models.DateTimeField(blank=True, null=True)),
                 ("finished_at", models.DateTimeField(blank=True, null=True)),
             ],
         ),

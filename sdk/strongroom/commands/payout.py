@@ -24,8 +24,8 @@ from strongroom.commands.receipt import (
     list_batches,
     pin_key,
     read_file,
+    show_dollars,
     trusted_keys,
-    write_dollars,
 )
 from strongroom.payouts import PayoutError, PayoutReader, VerifiedPayout, read_lines
 
@@ -153,11 +153,11 @@ def _describe(found: VerifiedPayout) -> str:
         ("corrections", found.corrected_nanos),
         ("other movements", found.moved_nanos),
     )
-    rest = "".join(f", {name} {write_dollars(nanos)}" for name, nanos in parts if nanos)
+    rest = "".join(f", {name} {show_dollars(nanos)}" for name, nanos in parts if nanos)
     cents = found.amount_cents
     return (
         f"payout {found.payout} is ${cents // 100}.{cents % 100:02d}: {found.predictions} receipts "
-        f"prove {write_dollars(found.earned_nanos)}{rest}; {write_dollars(found.closing_nanos)} "
+        f"prove {show_dollars(found.earned_nanos)}{rest}; {show_dollars(found.closing_nanos)} "
         "are left."
     )
 

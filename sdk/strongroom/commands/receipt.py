@@ -132,20 +132,20 @@ def verify_receipt(
         say(f"Right: {_describe(next(iter(found.values())))}")
         return
     say(
-        f"Right: {len(found)} receipts, {write_dollars(gross_nanos)} in all, of it "
-        f"{write_dollars(creator_nanos)} the creators'."
+        f"Right: {len(found)} receipts, {show_dollars(gross_nanos)} in all, of it "
+        f"{show_dollars(creator_nanos)} the creators'."
     )
 
 
 def _describe(found: Verified) -> str:
     return (
-        f"prediction {found.prediction} cost {write_dollars(found.gross_nanos)}, of it "
-        f"{write_dollars(found.creator_nanos)} the creator's, and is in batch {found.batch}, "
+        f"prediction {found.prediction} cost {show_dollars(found.gross_nanos)}, of it "
+        f"{show_dollars(found.creator_nanos)} the creator's, and is in batch {found.batch}, "
         f"sealed {found.sealed_at}."
     )
 
 
-def write_dollars(nanos: int) -> str:
+def show_dollars(nanos: int) -> str:
     """Dollars with all nine places."""
     whole, rest = divmod(abs(nanos), _NANOS_PER_DOLLAR)
     return f"{'-' if nanos < 0 else ''}${whole}.{rest:09d}"
@@ -167,7 +167,7 @@ def trusted_keys(document: dict[str, Any], public_key: str | None) -> tuple[byte
     """The key that was named, else those pinned for the document's platform.
 
     Raises:
-        ReceiptFileError: `receipt_key_unknown`.
+        ReceiptKeyError: `receipt_key_unknown`.
         ReceiptError: `not_a_receipt`.
     """
     if public_key is not None:

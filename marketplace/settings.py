@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlparse
 
 from csp.constants import NONE, SELF
 
-from marketplace.core.env import env_int, env_secret, env_text
+from marketplace.core.env import env_bool, env_int, env_secret, env_text
 from marketplace.core.logs import read_level
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -136,6 +136,8 @@ TRUSTED_PROXY_COUNT = env_int("STRONGROOM_TRUSTED_PROXY_COUNT", 0)
 STRIPE_SECRET_KEY = env_secret("STRONGROOM_STRIPE_SECRET_KEY", "unset")
 STRIPE_WEBHOOK_SECRET = env_secret("STRONGROOM_STRIPE_WEBHOOK_SECRET", "unset")
 STRIPE_API_BASE = env_text("STRONGROOM_STRIPE_API_BASE", "") if DEVELOPMENT else ""
+# Whether Stripe works out tax on payment pages; it needs registrations there first.
+STRIPE_TAX = env_bool("STRONGROOM_STRIPE_TAX", default=False)
 
 CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {

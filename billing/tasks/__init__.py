@@ -4,6 +4,7 @@ from billing.tasks.budget import alert_budgets
 from billing.tasks.ledger import check_ledger, expire_holds
 from billing.tasks.postpaid import (
     advance_postpaid,
+    compare_usage,
     poll_invoices,
     remind_of_invoices,
     report_usage,
@@ -17,6 +18,7 @@ __all__ = [
     "alert_budgets",
     "apply_stripe_event",
     "check_ledger",
+    "compare_usage",
     "expire_holds",
     "poll_invoices",
     "poll_topups",

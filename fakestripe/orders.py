@@ -13,6 +13,7 @@
 | accounts/{id}/capability | status, due | Stripe gives or takes the right to receive |
 | accounts/{id}/spend | amount | the creator's own balance is paid out |
 | meters | delay_s | how long a report waits to be counted |
+| mutate | id, action, members | delete, alter or duplicate an object behind everyone's back |
 | balance/move | amount | a top-up of the platform's balance, or (negative) a payout |
 """
 
@@ -21,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fakestripe import cards
+from fakestripe import cards, mutate
 from fakestripe.context import Context
 from fakestripe.resources import (
     accounts,
@@ -121,6 +122,12 @@ def set_meter_delay(context: Context, body: Json) -> Json:
     return order
 
 
+def falsify(context: Context, body: Json) -> Json:
+    order = read(body, id=str, action=str, members={})
+    one_of(order, "action", mutate.ACTIONS)
+    return mutate.mutate(context, order["id"], order["action"], order["members"])
+
+
 ORDERS: dict[str, Order] = {
     "/_test/checkout/{session_id}/pay": pay_checkout,
     "/_test/checkout/{session_id}/settle": settle_checkout,
@@ -133,6 +140,7 @@ ORDERS: dict[str, Order] = {
     "/_test/accounts/{account_id}/capability": set_capability,
     "/_test/accounts/{account_id}/spend": spend_balance,
     "/_test/meters": set_meter_delay,
+    "/_test/mutate": falsify,
     "/_test/balance/move": move_balance,
 }
 

@@ -148,6 +148,13 @@ class Store:
             "UPDATE objects SET private = ? WHERE id = ?", (_dump(private), identifier)
         )
 
+    def replace(self, identifier: str, body: Json, private: Json, *, created: int | None) -> None:
+        """Change everything about an object but its name."""
+        self._db.execute(
+            "UPDATE objects SET body = ?, private = ?, created = coalesce(?, created) WHERE id = ?",
+            (_dump(body), _dump(private), created, identifier),
+        )
+
     def delete(self, identifier: str) -> None:
         self._db.execute("DELETE FROM objects WHERE id = ?", (identifier,))
 

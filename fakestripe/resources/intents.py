@@ -41,9 +41,9 @@ def create(context: Context, params: Json) -> Json:
     for name in ("customer", "payment_method"):
         if name not in params:
             raise errors.missing_parameter(name)
+    check_amount(params["amount"])
     customers.require(context, params["customer"])
     method = methods.require_kept(context, params["payment_method"], params["customer"])
-    check_amount(params["amount"])
     intent = open_intent(
         context,
         amount=params["amount"],

@@ -176,3 +176,66 @@ def test_without_the_clock_a_replay_would_be_believed(monkeypatch):
     monkeypatch.setattr("billing.stripe.events.TOLERANCE_S", 10**9)
 
     assert verify_webhook(PAYLOAD, replay, SECRET, NOW).id == "evt_1"
+
+
+THIN = {
+    "id": "evt_2",
+    "object": "v2.core.event",
+    "type": "v2.core.account[requirements].updated",
+    "created": "2026-11-21T03:59:58.000Z",
+    "livemode": False,
+    "related_object": {
+        "id": "acct_1",
+        "type": "v2.core.account",
+        "url": "/v2/core/accounts/acct_1",
+    },
+}
+
+
+def test_a_thin_event_names_its_object():
+    payload = json.dumps(THIN).encode()
+    event = verify_webhook(payload, f"t={T},v1={sign(payload)}", SECRET, NOW)
+
+    assert event == StripeEvent(
+        id="evt_2",
+        type="v2.core.account[requirements].updated",
+        created=T - 2,
+        object_id="acct_1",
+        payload=THIN,
+    )
+
+
+def test_a_thin_event_may_be_about_no_object():
+    without = {name: value for name, value in THIN.items() if name != "related_object"}
+
+    assert read_event(without).object_id == ""
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"created": "yesterday"},
+        {"created": "2026-11-21T03:59:58"},
+        {"created": T},
+        {"id": ""},
+        {"type": None},
+        {"object": "v2.core.account"},
+    ],
+)
+def test_what_is_no_thin_event_is_refused(changes):
+    with pytest.raises(WebhookRefusedError) as caught:
+        read_event(THIN | changes)
+
+    assert caught.value.params["reason"] == "payload_malformed"
+
+
+def test_each_of_several_secrets_is_believed_and_no_other():
+    both = f"{SECRET}, {OTHER_SECRET}"
+    for secret in (SECRET, OTHER_SECRET):
+        assert verify_webhook(PAYLOAD, header(secret=secret), both, NOW).id == "evt_1"
+    with pytest.raises(WebhookRefusedError):
+        verify_webhook(PAYLOAD, header(secret="whsec_third"), both, NOW)
+    with pytest.raises(WebhookRefusedError):
+        verify_webhook(PAYLOAD, header(secret=both), both, NOW)
+    with pytest.raises(ValueError, match="not set"):
+        verify_webhook(PAYLOAD, header(secret=""), " , ", NOW)

@@ -27,26 +27,29 @@ class ContractClient(stripe.HTTPClient):
     def __init__(self, contract: Contract) -> None:
         super().__init__()
         self._inner = stripe.RequestsClient(timeout=10)
-        self._contract = contract
+        self.contract = contract
         self.seen: collections.Counter[tuple[str, str]] = collections.Counter()
         self.violations: list[str] = []
+        # One request of each operation: the address and what it carried.
+        self.examples: dict[tuple[str, str], tuple[str, str]] = {}
         self.tamper = lambda body: body
 
     def request(self, method, url, headers, post_data=None):
         address = urlsplit(url)
-        found = self._contract.find(method.upper(), address.path)
+        found = self.contract.find(method.upper(), address.path)
         assert found is not None, f"{method} {address.path} is not in Stripe's API"
         operation, _ids = found
         text = post_data if method == "post" else address.query
         try:
-            self._contract.parse_input(operation, text or "")
+            self.contract.parse_input(operation, text or "")
         except ApiError as error:
             self.violations.append(f"request {operation.path}: {error}")
         content, status, answered = self._inner.request(method, url, headers, post_data)
         content = self.tamper(content)
-        faults = self._contract.answer_faults(operation, status, json.loads(content))
+        faults = self.contract.answer_faults(operation, status, json.loads(content))
         self.violations += [f"answer {operation.path}: {fault}" for fault in faults]
         self.seen[operation.method, operation.path] += 1
+        self.examples[operation.method, operation.path] = (address.path, text or "")
         return content, status, answered
 
     def close(self) -> None:

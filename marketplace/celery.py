@@ -47,6 +47,7 @@ _SCHEDULE: dict[str, dict[str, Any]] = {
     "report-usage": {"task": "billing.report_usage", "schedule": 60.0},
     "advance-postpaid": {"task": "billing.advance_postpaid", "schedule": 60.0},
     "poll-invoices": {"task": "billing.poll_invoices", "schedule": 900.0},
+    "compare-usage": {"task": "billing.compare_usage", "schedule": 3600.0},
     "remind-of-invoices": {"task": "billing.remind_of_invoices", "schedule": 3600.0},
     "alert-budgets": {"task": "billing.alert_budgets", "schedule": 60.0},
     "mail-price-rises": {"task": "billing.mail_price_rises", "schedule": 60.0},

@@ -6,6 +6,7 @@ from billing.tasks.ledger import check_ledger, expire_holds
 from billing.tasks.payout import advance_payouts, start_payouts
 from billing.tasks.postpaid import (
     advance_postpaid,
+    compare_usage,
     poll_invoices,
     remind_of_invoices,
     report_usage,
@@ -31,6 +32,7 @@ __all__ = [
     "apply_stripe_event",
     "carry_out_reconciliation",
     "check_ledger",
+    "compare_usage",
     "expire_holds",
     "mail_price_rises",
     "poll_connect_accounts",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import Any
 
@@ -193,7 +193,5 @@ class RedeemForm(forms.Form):
 
 
 def end_of(day: date | None) -> datetime | None:
-    """The moment after a day, UTC."""
-    if day is None:
-        return None
-    return datetime.combine(day, time(), UTC) + timedelta(days=1)
+    """The last moment of a day, UTC."""
+    return None if day is None else datetime.combine(day, time.max, UTC)

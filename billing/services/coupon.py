@@ -20,7 +20,7 @@ from marketplace.core.ids import new_id
 from marketplace.core.money import NANOS_PER_DOLLAR
 from marketplace.models import Account, AIModel
 from marketplace.selectors.access import Actor
-from marketplace.services import audit
+from marketplace.services import audit, throttle
 from strongroom.rating import BPS
 
 CODE = re.compile(r"[A-Z0-9][A-Z0-9-]{2,30}[A-Z0-9]")
@@ -90,7 +90,9 @@ def redeem_coupon(actor: Actor, account: Account, code: str) -> CouponRedemption
     Raises:
         CouponRefusedError: There is no such code, it is over or used up, the account has used it,
             or its model has nothing that it could take something off.
+        LimitExceededError: The account has tried too many.
     """
+    throttle.count_coupon_try(account_id=account.pk)
     with transaction.atomic():
         # Whoever comes at the same time waits here, and counts what this one has used.
         coupon = Coupon.objects.select_for_update().filter(code=_normalize(code)).first()

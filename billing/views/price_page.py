@@ -6,6 +6,7 @@ from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
+from django.db.models.functions import Now
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
@@ -192,7 +193,7 @@ def _render(request: HttpRequest, model: AIModel, **given: Any) -> HttpResponse:
         "account": model.account,
         "price": present,
         "next_price": find_next_price(model),
-        "history": list_prices(model)[:HISTORY_SIZE],
+        "history": list_prices(model).filter(valid_from__lte=Now())[:HISTORY_SIZE],
         "offers": list_offers(model),
         "coupons": list_coupons(model)[:COUPONS_SHOWN_MAX],
         "preview": given.get("preview"),

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.core.cache import cache
 from django.db import connection, connections
 from django.test import Client
 from django.utils import timezone
@@ -26,7 +27,8 @@ from billing.services.coupon import (
     redeem_coupon,
 )
 from billing.services.offer import find_offer
-from marketplace.core.errors import ForbiddenError, InvalidInputError
+from marketplace.core.errors import ForbiddenError, InvalidInputError, LimitExceededError
+from marketplace.core.limits import COUPON_TRIES_PER_ACCOUNT_MAX
 from marketplace.models import Account, AuditEvent, Membership, User
 from marketplace.selectors.access import Actor
 from strongroom.rating import rate
@@ -36,6 +38,11 @@ from tests.billing.test_ledger import broken
 pytestmark = pytest.mark.django_db
 
 CREDIT_NANOS = 5_000_000
+
+
+@pytest.fixture(autouse=True)
+def _no_tries_counted() -> None:
+    cache.clear()
 
 
 @pytest.fixture
@@ -169,6 +176,15 @@ def test_the_largest_are_made_and_a_code_is_taken_once(
 def test_only_the_platform_gives_credit(actor: Actor) -> None:
     with pytest.raises(ForbiddenError):
         make_credit(actor)
+
+
+def test_codes_cannot_be_guessed_for_long(shop: Shop, admin: Actor, actor: Actor) -> None:
+    make_credit(admin)
+    for number in range(COUPON_TRIES_PER_ACCOUNT_MAX - 1):
+        refuse(actor, shop.consumer, f"GUESS-{number}", "no such code")
+    redeem_coupon(actor, shop.consumer, "WELCOME")
+    with pytest.raises(LimitExceededError):
+        redeem_coupon(actor, shop.consumer, "GUESS")
 
 
 # --- Races ---

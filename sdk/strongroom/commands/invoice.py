@@ -16,8 +16,8 @@ from strongroom.commands.receipt import (
     list_batches,
     pin_key,
     read_file,
+    show_dollars,
     trusted_keys,
-    write_dollars,
 )
 from strongroom.invoices import InvoiceVerifier, VerifiedInvoice
 from strongroom.receipts import ReceiptError
@@ -100,7 +100,7 @@ def verify_invoice(
         say(
             f"Right: invoice {one.number or one.id} is {_cents(one.total_cents)}, of it "
             f"{_cents(one.tax_cents)} tax. Its {one.predictions} predictions in {one.reports} "
-            f"reports come to {write_dollars(one.usage_nanos)}; rounded to cents were "
+            f"reports come to {show_dollars(one.usage_nanos)}; rounded to cents were "
             f"{one.rounding_nanos} nano-dollars."
         )
 

@@ -39,12 +39,25 @@ _SCHEDULE: dict[str, dict[str, Any]] = {
     "seal-receipts": {"task": "billing.seal_receipts", "schedule": 10.0},
     "apply-stripe-events": {"task": "billing.sweep_stripe_events", "schedule": 15.0},
     "poll-topups": {"task": "billing.poll_topups", "schedule": 60.0},
+    "auto-topups": {"task": "billing.run_auto_topups", "schedule": 60.0},
+    "poll-refunds": {"task": "billing.poll_refunds", "schedule": 60.0},
+    "poll-disputes": {"task": "billing.poll_disputes", "schedule": 300.0},
+    "poll-stripe-events": {"task": "billing.poll_stripe_events", "schedule": 600.0},
+    "scan-for-fraud": {"task": "billing.scan_for_fraud", "schedule": 600.0},
+    "report-usage": {"task": "billing.report_usage", "schedule": 60.0},
+    "advance-postpaid": {"task": "billing.advance_postpaid", "schedule": 60.0},
+    "poll-invoices": {"task": "billing.poll_invoices", "schedule": 900.0},
+    "compare-usage": {"task": "billing.compare_usage", "schedule": 3600.0},
+    "remind-of-invoices": {"task": "billing.remind_of_invoices", "schedule": 3600.0},
     "alert-budgets": {"task": "billing.alert_budgets", "schedule": 60.0},
+    "mail-price-rises": {"task": "billing.mail_price_rises", "schedule": 60.0},
     "release-earnings": {"task": "billing.release_earnings", "schedule": 3600.0},
     "start-payouts": {"task": "billing.start_payouts", "schedule": 3600.0},
     "advance-payouts": {"task": "billing.advance_payouts", "schedule": 300.0},
     "poll-connect": {"task": "billing.poll_connect_accounts", "schedule": 3600.0},
     "check-ledger": {"task": "billing.check_ledger", "schedule": 3600.0},
+    # Once a night; a night in which Stripe did not answer is made up for.
+    "reconcile": {"task": "billing.reconcile_nightly", "schedule": 1800.0},
 }
 # What waited longer than until its next turn, while no worker was there, is not done twice.
 app.conf.beat_schedule = {

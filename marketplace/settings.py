@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlparse
 
 from csp.constants import NONE, SELF
 
-from marketplace.core.env import env_int, env_secret, env_text
+from marketplace.core.env import env_bool, env_int, env_secret, env_text
 from marketplace.core.logs import read_level
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -136,6 +136,11 @@ TRUSTED_PROXY_COUNT = env_int("STRONGROOM_TRUSTED_PROXY_COUNT", 0)
 STRIPE_SECRET_KEY = env_secret("STRONGROOM_STRIPE_SECRET_KEY", "unset")
 STRIPE_WEBHOOK_SECRET = env_secret("STRONGROOM_STRIPE_WEBHOOK_SECRET", "unset")
 STRIPE_API_BASE = env_text("STRONGROOM_STRIPE_API_BASE", "") if DEVELOPMENT else ""
+# What one admin may move by hand in a day, and what one alone may call explained; above, a
+# second one has to agree. Never above $1,000, whatever stands here.
+ADJUSTMENT_ALONE_MAX_CENTS = env_int("STRONGROOM_ADJUSTMENT_ALONE_MAX_CENTS", 10_000)
+# Whether Stripe works out tax on payment pages; it needs registrations there first.
+STRIPE_TAX = env_bool("STRONGROOM_STRIPE_TAX", default=False)
 
 CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {
@@ -250,6 +255,10 @@ RECEIPT_KEY_BEFORE = env_secret("STRONGROOM_RECEIPT_KEY_BEFORE", "")
 
 # The creator's share of a prediction; the rest is the platform's.
 CREATOR_SHARE_BPS = env_int("STRONGROOM_CREATOR_SHARE_BPS", 8000)
+# How long before it begins a dearer price is announced.
+PRICE_NOTICE_DAYS = env_int("STRONGROOM_PRICE_NOTICE_DAYS", 7)
+# What a node's hour costs, in nano-dollars: prices are shown beside what they cost to serve.
+MACHINE_HOUR_NANOS = env_int("STRONGROOM_MACHINE_HOUR_NANOS", 100_000_000)
 # Days that earnings wait before they are payable; new creators' for longer, since a card that
 # was stolen for predictions of one's own model is noticed in weeks.
 RESERVE_DAYS = env_int("STRONGROOM_RESERVE_DAYS", 7, minimum=1)
@@ -258,6 +267,8 @@ RESERVE_DAYS_NEW = env_int("STRONGROOM_RESERVE_DAYS_NEW", 14, minimum=1)
 PAYOUT_MINIMUM_CENTS = env_int("STRONGROOM_PAYOUT_MINIMUM_CENTS", 2500, minimum=1)
 # The day of the weekly run: 0 is Monday, 6 is Sunday.
 PAYOUT_WEEKDAY = env_int("STRONGROOM_PAYOUT_WEEKDAY", 0, maximum=6)
+# After so many days past its due day, an unpaid invoice pauses the keys of its account.
+POSTPAID_PAUSE_DAYS = env_int("STRONGROOM_POSTPAID_PAUSE_DAYS", 14)
 
 LOG_LEVEL = read_level()
 LOGGING_CONFIG = None

@@ -12,6 +12,7 @@ from pathlib import Path
 import billing
 import inference
 import marketplace
+from billing.services.stripe_event import HANDLERS
 from inference.gateway.metrics_page import FAMILIES
 from inference.selectors.remedies import REMEDIES
 from marketplace.core.errors import MarketplaceError
@@ -167,3 +168,11 @@ def test_every_threat_names_code_that_is_there_and_what_remains() -> None:
         assert places, row[0]
         for place in places:
             assert any(path.endswith(f"/{place}") for path in files), f"row {row[0]}: {place}"
+
+
+def test_every_event_that_is_handled_is_in_the_list_for_going_live() -> None:
+    text = (ROOT / "docs/stripe.md").read_text()
+    webhooks = text[text.index("## 3. Webhooks") : text.index("## 4. Tax")]
+
+    named = set(re.findall(r"`([a-z0-9_]+\.[a-z0-9_.\[\]]+)`", webhooks))
+    assert named == set(HANDLERS)

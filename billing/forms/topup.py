@@ -21,6 +21,10 @@ class TopupForm(forms.Form):
         widget=forms.NumberInput(attrs={"inputmode": "decimal", "autocomplete": "off"}),
     )
 
+    saves_card = forms.BooleanField(
+        label="Keep the card, so that credit can be bought by itself", required=False
+    )
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # The form is shown inside pages that hold other forms.

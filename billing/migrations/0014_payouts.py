@@ -19,7 +19,7 @@ DROP TRIGGER billing_release_append_only ON billing_release;
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("billing", "0012_prices"),
+        ("billing", "0013_prepaid"),
         ("marketplace", "0004_query_budget"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]

@@ -17,7 +17,7 @@ DROP FUNCTION billing_check_royalties() CASCADE;
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("billing", "0014_payouts"),
+        ("billing", "0016_review"),
         ("marketplace", "0004_query_budget"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]

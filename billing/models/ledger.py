@@ -54,6 +54,8 @@ class LedgerAccount(models.Model):
     held_nanos = models.BigIntegerField(default=0)
     # The floor of posted - held; None for accounts that may go below zero.
     min_available_nanos = models.BigIntegerField(null=True, blank=True)
+    # Of a receivable: how much its holder may owe. None: it may not reserve here any more.
+    credit_limit_nanos = models.BigIntegerField(null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -65,6 +67,11 @@ class LedgerAccount(models.Model):
             ),
             models.CheckConstraint(
                 condition=Q(held_nanos__gte=0), name="billing_held_not_negative"
+            ),
+            models.CheckConstraint(
+                condition=Q(credit_limit_nanos=None)
+                | Q(kind="receivable", credit_limit_nanos__gte=0),
+                name="billing_credit_of_receivable",
             ),
             # The last line against overspending, whatever the code does.
             models.CheckConstraint(
@@ -79,8 +86,13 @@ class LedgerAccount(models.Model):
 
     @property
     def available_nanos(self) -> int:
-        """What can be spent now."""
-        return self.posted_nanos - self.held_nanos
+        """What can be spent now; of a receivable, what is left of the credit."""
+        return self.posted_nanos - self.held_nanos + (self.credit_limit_nanos or 0)
+
+    @property
+    def owed_nanos(self) -> int:
+        """Of a receivable: what its holder owes."""
+        return -self.posted_nanos
 
 
 class Transfer(models.Model):

@@ -1,8 +1,8 @@
 """What creators earned: the one place that says so.
 
 `EARNED_SQL` has a row for each part of a prediction that somebody earned: its creator, less
-royalties, and each account that gets some of them. The page of
-earnings, statements, the documents of payouts and the check of the ledger all read it.
+royalties, and each account that gets some of them. The page of earnings, statements, the
+documents of payouts and the check of the ledger all read it.
 
 An earning belongs to the UTC day on which it was booked, as in the ledger: sums by day are
 those of the reserve, to the nano-dollar.

@@ -11,6 +11,8 @@ from django.db.models import QuerySet
 from billing.models import LedgerAccount, TransferEntry
 from billing.selectors.invariant import Invariant
 from billing.selectors.payout_invariants import PAYOUT_INVARIANTS
+from billing.selectors.postpaid_invariants import POSTPAID_INVARIANTS
+from billing.selectors.prepaid_invariants import PREPAID_INVARIANTS
 from strongroom.receipts import GENESIS
 
 # How many offending rows a check shows; the count is always exact.
@@ -238,14 +240,79 @@ INVARIANTS = (
     ),
     Invariant(
         "topups-are-booked",
-        "Each credited top-up has exactly its transfer.",
+        "Each credited top-up has exactly its transfer: the credit, its tax, and all at Stripe.",
         """SELECT p.id FROM billing_topup p
            LEFT JOIN billing_transfer t ON t.idempotency_key = 'topup:' || p.payment_intent_id
-           LEFT JOIN billing_transferentry e ON e.transfer_id = t.id AND e.amount_nanos > 0
-           WHERE p.state = 'credited'
-               AND e.amount_nanos IS DISTINCT FROM p.amount_cents::bigint * 10000000""",
+           LEFT JOIN LATERAL (
+               SELECT sum(e.amount_nanos) FILTER (
+                       WHERE a.kind = 'wallet' AND a.holder_id = p.account_id) AS wallet_nanos,
+                   sum(e.amount_nanos) FILTER (WHERE a.kind = 'stripe_clearing')
+                       AS clearing_nanos
+               FROM billing_transferentry e
+               JOIN billing_ledgeraccount a ON a.id = e.ledger_account_id
+               WHERE e.transfer_id = t.id
+           ) e ON true
+           WHERE p.state = 'credited' AND (
+               e.wallet_nanos IS DISTINCT FROM p.amount_cents::bigint * 10000000
+               OR e.clearing_nanos IS DISTINCT FROM
+                   -(p.amount_cents::bigint + p.tax_cents) * 10000000)""",
     ),
+    Invariant(
+        "credits-are-approved",
+        "Each credit and adjustment was moved as it was proposed, a large one by two people.",
+        # What payouts forfeit has a check of its own; what is left of a closed credit is forgiven
+        # where Stripe cannot count it.
+        """SELECT coalesce(t.id, a.id) FROM (
+               SELECT * FROM billing_transfer t WHERE kind = 'credit' OR (
+                   kind = 'adjustment' AND idempotency_key NOT LIKE 'forfeit:%'
+                   AND NOT (idempotency_key LIKE 'postpaid-closed:%' AND 10000000 > (
+                       SELECT max(e.amount_nanos) FROM billing_transferentry e
+                       WHERE e.transfer_id = t.id)))
+           ) t FULL JOIN (
+               SELECT * FROM billing_adjustment WHERE state = 'posted'
+           ) a ON a.transfer_id = t.id AND a.kind = t.kind
+               AND t.idempotency_key = 'adjustment:' || a.id
+           LEFT JOIN billing_transferentry s ON s.transfer_id = t.id
+               AND s.ledger_account_id = a.source_id AND s.amount_nanos = -a.amount_nanos
+           LEFT JOIN billing_transferentry g ON g.transfer_id = t.id
+               AND g.ledger_account_id = a.target_id AND g.amount_nanos = a.amount_nanos
+           WHERE t.id IS NULL OR a.id IS NULL OR s.id IS NULL OR g.id IS NULL
+               OR (a.needs_two AND (a.decided_by_id IS NULL OR a.decided_by_id = a.created_by_id))
+               OR (NOT a.needs_two AND a.amount_nanos > 1000000000000)""",
+    ),
+    Invariant(
+        "reversals-fit",
+        "What went back of a prediction is at most what it cost, to and from who paid and got it.",
+        """SELECT coalesce(t.id, r.prediction_id) FROM (
+               SELECT t.id, t.idempotency_key,
+                   sum(e.amount_nanos) FILTER (WHERE a.kind IN ('wallet', 'receivable'))
+                       AS gross_nanos,
+                   coalesce(-sum(e.amount_nanos) FILTER (
+                       WHERE a.kind IN ('creator_reserve', 'creator_payable')), 0)
+                       AS creator_nanos,
+                   min(a.holder_id::text) FILTER (WHERE a.kind IN ('wallet', 'receivable'))
+                       AS account_id,
+                   min(a.holder_id::text) FILTER (
+                       WHERE a.kind IN ('creator_reserve', 'creator_payable')) AS creator_id
+               FROM billing_transfer t
+               JOIN billing_transferentry e ON e.transfer_id = t.id
+               JOIN billing_ledgeraccount a ON a.id = e.ledger_account_id
+               WHERE t.kind = 'usage_reversal' GROUP BY t.id
+           ) t FULL JOIN billing_usagereversal r ON r.transfer_id = t.id
+           LEFT JOIN billing_usageevent u ON u.prediction_id = r.prediction_id
+           WHERE t.id IS NULL OR r.prediction_id IS NULL OR u.prediction_id IS NULL
+               OR t.idempotency_key <> 'usage_reversal:' || r.prediction_id
+               OR t.gross_nanos IS DISTINCT FROM r.gross_nanos
+               OR t.creator_nanos IS DISTINCT FROM r.creator_nanos
+               OR t.account_id IS DISTINCT FROM u.account_id::text
+               OR (t.creator_nanos > 0 AND t.creator_id IS DISTINCT FROM u.creator_id::text)
+               OR r.account_id <> u.account_id OR r.creator_id <> u.creator_id
+               OR r.gross_nanos > u.gross_nanos OR r.creator_nanos > u.creator_nanos
+               OR r.gross_nanos - r.creator_nanos > u.gross_nanos - u.creator_nanos""",
+    ),
+    *PREPAID_INVARIANTS,
     *PAYOUT_INVARIANTS,
+    *POSTPAID_INVARIANTS,
 )
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
+from billing.models import PayoutHold
 from marketplace.models import Account
 
 
-def has_payout_hold(creator: Account) -> bool:
-    """Whether somebody decided that nothing is paid to this creator for now.
+def has_payout_hold(creator: Account | UUID) -> bool:
+    """Whether nothing may be paid out to an account before a case about it is decided.
 
-    Nothing holds payouts of an account that is not suspended.
+    Args:
+        creator: The account, or its id.
     """
-    return False
+    return PayoutHold.objects.filter(account=creator, released_at=None).exists()

@@ -50,13 +50,13 @@ def list_usage(account: Account, chosen: UsageFilter | None = None) -> QuerySet[
     """An account's usage events, newest first; all of them, or what was chosen."""
     events = UsageEvent.objects.filter(account=account)
     if chosen is not None:
-        events = _choose(events, chosen)
+        events = choose_usage(events, chosen)
     return events.select_related("version__model__account").order_by("-prediction_id")
 
 
 def sum_usage_by(account: Account, chosen: UsageFilter, group: str) -> list[UsageSum]:
     """What was chosen, by day (newest first), or by model or key (the dearest first)."""
-    events = _choose(UsageEvent.objects.filter(account=account), chosen)
+    events = choose_usage(UsageEvent.objects.filter(account=account), chosen)
     match group:
         case "day":
             rows = events.annotate(group=TruncDate("occurred_at", tzinfo=UTC))
@@ -89,7 +89,8 @@ def stream_usage(account: Account, chosen: UsageFilter) -> Iterator[UsageEvent]:
     return events.iterator(chunk_size=_EVENTS_PER_FETCH)
 
 
-def _choose(events: QuerySet[UsageEvent], chosen: UsageFilter) -> QuerySet[UsageEvent]:
+def choose_usage(events: QuerySet[UsageEvent], chosen: UsageFilter) -> QuerySet[UsageEvent]:
+    """The part of some usage events that was chosen."""
     # Ids begin with the time: they find the days by the index of the account.
     if chosen.since is not None:
         begin = datetime.combine(chosen.since, time(), UTC)
@@ -122,7 +123,7 @@ def _name_groups(group: str, values: list[Any]) -> dict[Any, str]:
 
 def sum_usage(account: Account, chosen: UsageFilter | None = None) -> tuple[int, int]:
     """How many predictions an account has had booked, and what they cost in nanos."""
-    totals = _choose(UsageEvent.objects.filter(account=account), chosen or UsageFilter()).aggregate(
-        predictions=Count("pk"), gross_nanos=Sum("gross_nanos")
-    )
+    totals = choose_usage(
+        UsageEvent.objects.filter(account=account), chosen or UsageFilter()
+    ).aggregate(predictions=Count("pk"), gross_nanos=Sum("gross_nanos"))
     return totals["predictions"], totals["gross_nanos"] or 0

@@ -8,16 +8,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from django.db import transaction
 from django.utils import timezone
 
+from billing.errors import StripeUnavailableError
 from billing.models import StripeEvent, Topup
+from billing.services import card as cards
 from billing.services import payout as payouts
 from billing.services import topup as topups
 from billing.services.connect import refresh_by_event
+from billing.services.decline import note_decline
+from billing.services.dispute import settle_dispute
+from billing.services.fraud_warning import settle_fraud_warning
+from billing.services.invoice import look_at_invoice
+from billing.services.refund import settle_stripe_refund
 from billing.services.stripe_client import get_stripe
+from billing.stripe.events import StripeEvent as ReceivedEvent
 from billing.tasks.stripe_event import apply_stripe_event as apply_task
 from marketplace.core.errors import MarketplaceError
 
@@ -25,6 +33,9 @@ logger = logging.getLogger(__name__)
 
 ATTEMPTS_MAX = 20
 SWEEP_SIZE = 100
+# Stripe tries for three days, and its list names at most so many types in one call.
+UNDELIVERED_WITHIN = timedelta(days=4)
+EVENT_TYPES_MAX = 20
 
 
 def receive_event(payload: bytes, signature: str) -> StripeEvent:
@@ -33,7 +44,11 @@ def receive_event(payload: bytes, signature: str) -> StripeEvent:
     Raises:
         WebhookRefusedError: Forged, too old, from the future, or unreadable.
     """
-    event = get_stripe().verify_webhook(payload, signature)
+    return _store(get_stripe().verify_webhook(payload, signature))[0]
+
+
+def _store(event: ReceivedEvent) -> tuple[StripeEvent, bool]:
+    """Into the inbox, once; whether it is new."""
     with transaction.atomic():
         row, is_new = StripeEvent.objects.get_or_create(
             pk=event.id,
@@ -46,7 +61,25 @@ def receive_event(payload: bytes, signature: str) -> StripeEvent:
         )
         if is_new:
             transaction.on_commit(lambda: apply_task.delay(event.id))
-    return row
+    return row, is_new
+
+
+def poll_undelivered() -> int:
+    """Fetch the events that Stripe could not deliver, as if they had come; returns how many.
+
+    Whatever they are about, they end in the same handlers as the others.
+    """
+    since = timezone.now() - UNDELIVERED_WITHIN
+    types = sorted(HANDLERS)
+    new = 0
+    try:
+        for start in range(0, len(types), EVENT_TYPES_MAX):
+            chunk = types[start : start + EVENT_TYPES_MAX]
+            for event in get_stripe().list_undelivered_events(types=chunk, created_from=since):
+                new += _store(event)[1]
+    except StripeUnavailableError:
+        logger.warning("Stripe does not answer; the poll goes on next time")
+    return new
 
 
 def apply_event(event_id: str) -> StripeEvent:
@@ -90,7 +123,7 @@ def _apply(event: StripeEvent) -> bool:
 def _settle_checkout(session_id: str) -> bool:
     topup = Topup.objects.filter(checkout_session_id=session_id).first()
     if topup is None:
-        return False
+        return cards.settle_setup(session_id)
     topups.settle_topup(topup.pk)
     return True
 
@@ -101,10 +134,34 @@ HANDLERS: dict[str, Callable[[str], bool]] = {
     "checkout.session.async_payment_succeeded": _settle_checkout,
     "checkout.session.async_payment_failed": _settle_checkout,
     "checkout.session.expired": _settle_checkout,
+    "payment_intent.succeeded": topups.settle_stripe_payment,
+    "payment_intent.payment_failed": topups.settle_stripe_payment,
+    "payment_method.attached": cards.settle_card,
+    "payment_method.automatically_updated": cards.settle_card,
+    "payment_method.detached": cards.settle_card,
+    "charge.failed": note_decline,
+    "refund.created": settle_stripe_refund,
+    "refund.updated": settle_stripe_refund,
+    "refund.failed": settle_stripe_refund,
+    "charge.dispute.created": settle_dispute,
+    "charge.dispute.updated": settle_dispute,
+    "charge.dispute.funds_withdrawn": settle_dispute,
+    "charge.dispute.funds_reinstated": settle_dispute,
+    "charge.dispute.closed": settle_dispute,
+    "radar.early_fraud_warning.created": settle_fraud_warning,
+    "radar.early_fraud_warning.updated": settle_fraud_warning,
     "v2.core.account.closed": refresh_by_event,
     "v2.core.account.updated": refresh_by_event,
     "v2.core.account[configuration.recipient].capability_status_updated": refresh_by_event,
     "v2.core.account[configuration.recipient].updated": refresh_by_event,
     "v2.core.account[requirements].updated": refresh_by_event,
     "transfer.reversed": payouts.settle_transfer,
+    "invoice.created": look_at_invoice,
+    "invoice.updated": look_at_invoice,
+    "invoice.finalized": look_at_invoice,
+    "invoice.paid": look_at_invoice,
+    "invoice.payment_failed": look_at_invoice,
+    "invoice.overdue": look_at_invoice,
+    "invoice.voided": look_at_invoice,
+    "invoice.marked_uncollectible": look_at_invoice,
 }

@@ -1,6 +1,7 @@
--- Money that is reserved before it is spent. A hold is a slice of a wallet: a gateway draws
--- on it for one prediction or for many, `billing_settle` posts what was drawn, and what is
--- left goes back when the gateway has no more use for it, or by itself when its time is over.
+-- Money that is reserved before it is spent. A hold is a slice of a wallet, or of the credit of
+-- a postpaid account: a gateway draws on it for one prediction or for many, `billing_settle`
+-- posts what was drawn, and what is left goes back when the gateway has no more use for it, or
+-- by itself when its time is over.
 
 -- The periods that a day belongs to.
 CREATE OR REPLACE FUNCTION billing_periods(p_day date)
@@ -10,8 +11,9 @@ RETURNS TABLE (period text, starts_on date) LANGUAGE sql IMMUTABLE AS $$
 $$;
 
 
--- Note on keys' accounts what was reserved, given back or spent. Who calls it has locked the
--- wallets that the keys spend from, so that nobody else changes the same rows meanwhile.
+-- Note on keys' accounts what was reserved, given back or spent. Nobody else changes the same
+-- rows meanwhile: who reserves or gives back has locked both the wallet and the credit of the
+-- account, who settles has locked one of them, and one of those who settle comes after the other.
 CREATE OR REPLACE FUNCTION billing_note_spend(
     p_keys uuid[], p_days date[], p_spent_nanos bigint[], p_held_nanos bigint[]
 ) RETURNS void
@@ -42,7 +44,7 @@ $$;
 
 
 -- The budgets of a key on a day: what is left of the tightest (no row where it has none), and
--- how much of it is reserved now. The key's wallet is locked by the caller.
+-- how much of it is reserved now. The key's wallet and credit are locked by the caller.
 CREATE OR REPLACE FUNCTION billing_budget_left(p_api_key uuid, p_day date)
 RETURNS TABLE (left_nanos bigint, held_nanos bigint)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
@@ -68,12 +70,15 @@ END $$;
 -- at least what its prediction can cost at the most, and takes more where the wallet is far
 -- from its floor. One row per item:
 --   held                 `amount_nanos` is reserved until posted, given back or expired
---   insufficient_credit  the wallet holds less than the least, or the account has none
+--   insufficient_credit  there is less than the least, or no wallet and no credit
 --   budget_exceeded      a budget of the key leaves less than the least
 -- `may_return` tells that others hold enough of it at this moment; they are asked by a notice
 -- to give back what they do not need.
 -- Exact to the last nano-dollar: a sixteenth of what is free goes out as a slice, so that near
 -- the floor each prediction reserves its own price. Items are served in their order.
+-- An account with a credit limit pays later and reserves on its receivable, every other one on
+-- its wallet. The limit counts, not the floor: that follows a lowered limit only as what is
+-- owed is paid.
 -- p_items: [{hold_id, account_id, api_key_id, least_nanos, most_nanos}]; `api_key_id` only
 -- where the key has a budget.
 CREATE OR REPLACE FUNCTION billing_reserve(p_items jsonb, p_ttl_s integer)
@@ -82,6 +87,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     v_item record;
+    v_locked uuid[];
     v_wallet uuid;
     v_free bigint;
     v_held bigint;
@@ -96,10 +102,12 @@ BEGIN
     ) THEN
         RAISE EXCEPTION 'a hold has an amount and a time' USING ERRCODE = 'SR422';
     END IF;
-    PERFORM 1 FROM billing_ledgeraccount a
-        WHERE a.kind = 'wallet' AND a.holder_id IN (
+    SELECT array_agg(l.id) INTO v_locked FROM (
+        SELECT a.id FROM billing_ledgeraccount a
+        WHERE a.kind IN ('wallet', 'receivable') AND a.holder_id IN (
             SELECT i.account_id FROM jsonb_to_recordset(p_items) AS i(account_id uuid))
-        ORDER BY a.id FOR NO KEY UPDATE;
+        ORDER BY a.id FOR NO KEY UPDATE
+    ) l;
     -- Not before the locks: the day whose budgets are asked is the one that the hold counts for.
     v_now := clock_timestamp();
     FOR v_item IN
@@ -111,9 +119,12 @@ BEGIN
         hold_id := v_item.hold_id;
         amount_nanos := 0;
         outcome := 'insufficient_credit';
-        SELECT a.id, a.posted_nanos - a.held_nanos - a.min_available_nanos, a.held_nanos
+        SELECT a.id, a.posted_nanos - a.held_nanos
+                + coalesce(a.credit_limit_nanos, -a.min_available_nanos), a.held_nanos
             INTO v_wallet, v_free, v_held FROM billing_ledgeraccount a
-            WHERE a.kind = 'wallet' AND a.holder_id = v_item.account_id;
+            WHERE a.holder_id = v_item.account_id AND a.id = ANY (v_locked)
+                AND (a.kind = 'wallet' OR a.kind = 'receivable' AND a.credit_limit_nanos > 0)
+            ORDER BY a.kind LIMIT 1;
         IF v_wallet IS NOT NULL AND v_free >= v_item.least_nanos THEN
             v_budget := NULL;
             IF v_item.api_key_id IS NOT NULL THEN
@@ -168,7 +179,9 @@ DECLARE
 BEGIN
     PERFORM 1 FROM billing_hold h WHERE h.id = ANY (p_ids) ORDER BY h.id FOR UPDATE;
     PERFORM 1 FROM billing_ledgeraccount a
-        WHERE a.id IN (SELECT h.ledger_account_id FROM billing_hold h WHERE h.id = ANY (p_ids))
+        WHERE a.kind IN ('wallet', 'receivable') AND a.holder_id IN (
+            SELECT l.holder_id FROM billing_hold h
+            JOIN billing_ledgeraccount l ON l.id = h.ledger_account_id WHERE h.id = ANY (p_ids))
         ORDER BY a.id FOR NO KEY UPDATE;
     WITH asked AS (
         SELECT DISTINCT ON (h.id) h.id, h.ledger_account_id, h.api_key_id, h.posted_nanos,

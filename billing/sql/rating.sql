@@ -62,3 +62,25 @@ BEGIN
 EXCEPTION WHEN OTHERS THEN
     RETURN NULL;
 END $$;
+
+
+-- What is charged of a price that meters or counts, out of what was reserved for it: no more
+-- than that, and nothing where nothing was.
+CREATE OR REPLACE FUNCTION billing_charge(
+    p_price uuid, p_units bigint, p_metered jsonb, p_position bigint, p_most bigint
+) RETURNS bigint LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    v_nanos bigint;
+BEGIN
+    SELECT billing_rate(p.nanos_per_prediction, p.rates, p.minimum_nanos, p.free_units, p.tiers,
+            p_units, p_metered, p_position)
+        INTO STRICT v_nanos FROM billing_price p WHERE p.id = p_price;
+    IF p_most = 0 AND v_nanos > 0 THEN
+        -- It was taken for one of the free ones.
+        RAISE EXCEPTION 'insufficient_credit' USING ERRCODE = 'SR402';
+    END IF;
+    IF v_nanos > p_most THEN
+        RAISE EXCEPTION 'a usage event costs what its price says' USING ERRCODE = 'SR422';
+    END IF;
+    RETURN v_nanos;
+END $$;

@@ -8,7 +8,7 @@
 -- The arrays have one element for each prediction; `p_group_nos` names its group. One whose id
 -- is null is left out. `p_gross_nanos` is what a prediction costs, and where its price meters or
 -- counts something, what was reserved for it: the most that it may cost. Then the cost is computed
--- here (`billing_rate`), of the units in `p_metered` (an array of {kind: units} or null, in the
+-- here (`billing_charge`), of the units in `p_metered` (an array of {kind: units} or null, in the
 -- same order) and of how many rows of the month came before: `gross_nanos` of a row is what was
 -- charged. A price of rows alone takes none of these steps.
 CREATE OR REPLACE FUNCTION billing_settle(
@@ -68,8 +68,7 @@ BEGIN
         SELECT g.*, p.creator_share_bps, w.id AS wallet_id, c.id AS payable_id,
             CASE WHEN g.mode = 'test' THEN 0 ELSE p.nanos_per_prediction END AS price_nanos,
             p.is_plain OR g.mode = 'test' AS is_plain, p.model_id,
-            p.free_units > 0 OR p.tiers <> '[]' AS is_counted,
-            p.rates, p.minimum_nanos, p.free_units, p.tiers,
+            NOT p.is_plain AND (p.free_units > 0 OR p.tiers <> '[]') AS is_counted,
             h.api_key_id IS NOT NULL AS is_budgeted,
             (coalesce(h.created_at, clock_timestamp()) AT TIME ZONE 'UTC')::date AS day,
             v.model_id = p.model_id AND m.account_id = g.creator_id
@@ -132,19 +131,16 @@ BEGIN
         ) + p.place AS position
         FROM place p JOIN counted c ON c.account_id = p.account_id
             AND c.model_id = p.model_id AND c.starts_on = p.starts_on
-    ), rated AS MATERIALIZED (
-        SELECT i.*, p.position::bigint AS position, CASE
-            WHEN i.outcome <> 'settled' THEN i.booked_nanos
-            WHEN i.is_plain THEN i.gross_nanos
-            ELSE billing_rate(i.price_nanos, i.rates, i.minimum_nanos, i.free_units, i.tiers,
-                i.units, i.metered, p.position::bigint) END AS cost_nanos
-        FROM item i LEFT JOIN positioned p ON p.id = i.id
     ), booked AS MATERIALIZED (
-        SELECT r.id, r.units, r.occurred_at, r.account_id, r.api_key_id, r.version_id,
-            r.creator_id, r.price_id, r.mode, r.hold_id, r.wallet_id, r.payable_id, r.is_budgeted,
-            r.day, r.metered, r.position, r.cost_nanos AS gross_nanos,
-            r.cost_nanos * r.creator_share_bps / 10000 AS creator_nanos
-        FROM rated r WHERE r.outcome = 'settled' AND r.cost_nanos <= r.gross_nanos
+        SELECT r.*, r.gross_nanos * r.creator_share_bps / 10000 AS creator_nanos FROM (
+            SELECT i.id, i.units, i.occurred_at, i.account_id, i.api_key_id, i.version_id,
+                i.creator_id, i.price_id, i.mode, i.hold_id, i.wallet_id, i.payable_id,
+                i.is_budgeted, i.day, i.metered, i.creator_share_bps, p.position::bigint,
+                CASE WHEN i.is_plain THEN i.gross_nanos
+                    ELSE billing_charge(i.price_id, i.units, i.metered, p.position::bigint,
+                        i.gross_nanos) END AS gross_nanos
+            FROM item i LEFT JOIN positioned p ON p.id = i.id WHERE i.outcome = 'settled'
+        ) r
     ), royalty AS MATERIALIZED (
         -- Each part is rounded down, so that together they are not more than all.
         SELECT b.id AS prediction_id, r.id AS royalty_id, r.reserve_id, b.wallet_id,
@@ -210,11 +206,11 @@ BEGIN
     )
     SELECT o.ids, o.outcomes, o.gross, k.keys, k.days, k.spent, k.held
         INTO v_ids, v_outcomes, v_gross, v_keys, v_days, v_spent, v_held
-        FROM (SELECT array_agg(r.id) AS ids, array_agg(
-                  CASE WHEN r.outcome <> 'settled' OR r.cost_nanos <= r.gross_nanos THEN r.outcome
-                       WHEN r.gross_nanos = 0 THEN 'unpaid' ELSE 'unpriced' END) AS outcomes,
-                  array_agg(r.cost_nanos) AS gross
-              FROM rated r) o,
+        FROM (SELECT array_agg(i.id) AS ids, array_agg(i.outcome) AS outcomes, array_agg(
+                  CASE WHEN i.outcome = 'settled' AND NOT i.is_plain
+                      THEN (SELECT b.gross_nanos FROM booked b WHERE b.id = i.id)
+                      ELSE coalesce(i.booked_nanos, i.gross_nanos) END) AS gross
+              FROM item i) o,
             (SELECT array_agg(s.api_key_id) AS keys, array_agg(s.day) AS days,
                 array_agg(s.spent_nanos) AS spent, array_agg(s.held_nanos) AS held
              FROM spend s) k;
@@ -223,10 +219,6 @@ BEGIN
     END IF;
     IF 'unpriced' = ANY (v_outcomes) THEN
         RAISE EXCEPTION 'a usage event costs what its price says' USING ERRCODE = 'SR422';
-    END IF;
-    IF 'unpaid' = ANY (v_outcomes) THEN
-        -- Nothing was reserved, since it was taken for one of the free ones.
-        RAISE EXCEPTION 'insufficient_credit' USING ERRCODE = 'SR402';
     END IF;
     IF v_keys IS NOT NULL THEN
         PERFORM billing_note_spend(v_keys, v_days, v_spent, v_held);

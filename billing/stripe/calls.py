@@ -10,7 +10,12 @@ from typing import Any
 
 import stripe
 
-from billing.errors import CardDeclinedError, StripeRefusedError, StripeUnavailableError
+from billing.errors import (
+    CardDeclinedError,
+    StripeListTooLongError,
+    StripeRefusedError,
+    StripeUnavailableError,
+)
 
 RETRY_AFTER_S = 5
 LIST_SIZE_MAX = 1_000
@@ -67,11 +72,11 @@ def read_all(rows: Any) -> list[Any]:
     """Every row of a list, page by page; call it inside `our_errors`.
 
     Raises:
-        StripeRefusedError: More than `LIST_SIZE_MAX`; ask for a shorter period.
+        StripeListTooLongError: More than `LIST_SIZE_MAX`; ask for a shorter period.
     """
     found = list(islice(rows.auto_paging_iter(), LIST_SIZE_MAX + 1))
     if len(found) > LIST_SIZE_MAX:
-        raise StripeRefusedError("The period holds too many movements for one list.")
+        raise StripeListTooLongError("The period holds too many movements for one list.")
     return found
 
 

@@ -15,9 +15,11 @@ from billing.forms.payout import EarningsForm
 from billing.selectors.earnings import ROWS_MAX, list_months, sum_earnings
 from billing.selectors.payout import find_balances, find_obstacle, list_payouts
 from billing.selectors.release import list_waiting
+from billing.selectors.reversal import list_given_back, sum_given_back
 from billing.selectors.royalty import sum_royalties_given, sum_royalties_received
-from marketplace.context import requested_account
+from marketplace.context import actor_of, requested_account
 from marketplace.models import Account
+from marketplace.selectors.access import has_right
 
 EARNINGS_DAYS = 30
 PANEL_SIZE = 8
@@ -39,6 +41,7 @@ def earnings(request: HttpRequest) -> HttpResponse:
     )
     context = {
         **earnings_context(account),
+        "can_give_back": has_right(actor_of(request), account, "billing"),
         "form": form,
         "month": month,
         "rows": rows[:ROWS_MAX],
@@ -72,6 +75,7 @@ def earnings_context(account: Account) -> dict[str, Any]:
         "account": account,
         "balances": find_balances(account),
         "days": EARNINGS_DAYS,
+        "given_back_nanos": sum_given_back(list_given_back(account, since))[1],
         "recent_nanos": sum(row.earned_nanos for row in recent),
         "recent_predictions": sum(row.predictions for row in recent),
     }

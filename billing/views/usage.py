@@ -11,6 +11,7 @@ from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
 from billing.forms.usage import UsageForm
+from billing.selectors.reversal import map_reversals, sum_chosen_reversals
 from billing.selectors.usage import UsageFilter, list_usage, sum_usage, sum_usage_by
 from marketplace.context import requested_account
 from marketplace.core import ids
@@ -35,6 +36,7 @@ def usage(request: HttpRequest) -> HttpResponse:
         "is_chosen": chosen != UsageFilter(),
         "predictions": predictions,
         "gross_nanos": gross_nanos,
+        "given_back_nanos": sum_chosen_reversals(account, chosen),
         "export_query": _export_query(request, account),
     }
     if is_valid and form.group:
@@ -64,5 +66,14 @@ def usage_panel(request: HttpRequest) -> HttpResponse:
 
 
 def usage_rows(events: Any) -> list[dict[str, Any]]:
-    """Usage events with their public ids."""
-    return [{"event": event, "id": ids.to_public(event.prediction_id)} for event in events]
+    """Usage events with their public ids, and what went back of them."""
+    found = list(events)
+    reversals = map_reversals(event.prediction_id for event in found)
+    return [
+        {
+            "event": event,
+            "id": ids.to_public(event.prediction_id),
+            "reversal": reversals.get(event.prediction_id),
+        }
+        for event in found
+    ]

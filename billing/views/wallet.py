@@ -15,6 +15,7 @@ from billing.errors import StripeUnavailableError
 from billing.forms.topup import TopupForm
 from billing.models import LedgerAccount, Topup
 from billing.selectors.ledger import find_ledger_account, list_entries
+from billing.selectors.postpaid import find_credit
 from billing.selectors.topup import access_topup, list_topups
 from billing.services.topup import settle_topup, start_topup
 from marketplace.context import actor_of, requested_account
@@ -30,11 +31,18 @@ PANEL_SIZE = 8
 def wallet(request: HttpRequest) -> HttpResponse:
     """Balance, statement, and the form to buy credit; POST leads to the payment page."""
     account = requested_account(request)
-    form = TopupForm(request.POST or None)
+    # A mail may lead here with the amount that a card could not pay by itself.
+    initial = {"amount_dollars": request.GET["amount"]} if "amount" in request.GET else {}
+    form = TopupForm(request.POST or None, initial=initial)
     if request.method == "POST":
         account = requested_account(request, "billing")
         if form.is_valid():
-            topup = start_topup(actor_of(request), account, amount_cents=form.amount_cents)
+            topup = start_topup(
+                actor_of(request),
+                account,
+                amount_cents=form.amount_cents,
+                saves_card=form.cleaned_data["saves_card"],
+            )
             return redirect(topup.checkout_url)
     context = wallet_context(request, account) | {
         "form": form,
@@ -81,11 +89,13 @@ def topup_return(request: HttpRequest, topup_id: UUID) -> HttpResponse:
 def wallet_context(request: HttpRequest, account: Account) -> dict[str, Any]:
     """What the wallet holds, and whether the person may add to it."""
     row = find_ledger_account(LedgerAccount.Kind.WALLET, holder_id=account.pk)
+    credit = find_credit(account)
     return {
         "account": account,
         "posted_nanos": row.posted_nanos if row else 0,
         "held_nanos": row.held_nanos if row else 0,
         "available_nanos": row.available_nanos if row else 0,
+        "credit": credit if credit and credit.is_used else None,
         "can_top_up": has_right(actor_of(request), account, "billing"),
     }
 

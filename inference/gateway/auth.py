@@ -24,13 +24,22 @@ import orjson
 from inference.gateway.cache import Cache
 from inference.gateway.config import KEY_TTL_S, PLAYGROUND_TTL_S
 from inference.gateway.database import Database, DatabaseUnavailableError, Row
-from inference.gateway.errors import AccountSuspendedError, ModelNotAllowedError
+from inference.gateway.errors import (
+    AccountSuspendedError,
+    InvoicePastDueError,
+    ModelNotAllowedError,
+)
 from inference.gateway.http import Request
 from inference.gateway.origin import Networks, Origins
 from marketplace.core import keys
 from marketplace.core.address import Network, parse_network
 from marketplace.core.clock import utc_now
-from marketplace.core.errors import AuthenticationError, ForbiddenError, NetworkNotAllowedError
+from marketplace.core.errors import (
+    AccountFrozenError,
+    AuthenticationError,
+    ForbiddenError,
+    NetworkNotAllowedError,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +53,9 @@ _FLUSH_S = 1.0
 
 _SELECT_ACCOUNT = """
     SELECT a.id AS account_id, a.slug, a.suspended_at IS NOT NULL AS is_suspended,
+        a.frozen_at IS NOT NULL AS is_frozen,
+        EXISTS (SELECT 1 FROM billing_postpaidterms t
+            WHERE t.account_id = a.id AND t.paused_at IS NOT NULL) AS is_past_due,
         a.requests_per_minute AS account_requests_per_minute,
         a.units_per_minute AS account_units_per_minute,
         a.concurrency_max AS account_concurrency_max
@@ -75,6 +87,7 @@ class Caller:
     scopes: frozenset[str]
     expires_at: datetime | None
     is_suspended: bool
+    is_frozen: bool = False
     source: str = "api"
     # Of the key, and of all keys of the account together; None where there is no such limit.
     requests_per_minute: int | None = None
@@ -88,6 +101,8 @@ class Caller:
     # `owner/name` of the models it runs, and the networks it works from; None for all.
     allowed_models: frozenset[str] | None = None
     allowed_networks: Networks | None = None
+    # Whether an invoice was not paid in spite of reminders: nothing new is begun.
+    is_past_due: bool = False
 
     def require(self, *scopes: str) -> None:
         """Refuse a key that has none of the scopes.
@@ -98,6 +113,15 @@ class Caller:
         if self.scopes.isdisjoint(scopes):
             wanted = " or ".join(scopes)
             raise ForbiddenError(f"The key does not have the scope {wanted}.")
+
+    def require_paid(self) -> None:
+        """Refuse to begin a prediction for who has not paid for earlier ones.
+
+        Raises:
+            InvoicePastDueError: What runs already is finished all the same.
+        """
+        if self.is_past_due:
+            raise InvoicePastDueError
 
     def require_model(self, model: str) -> None:
         """Refuse a model that the key was not made for.
@@ -138,6 +162,7 @@ class Authenticator:
         Raises:
             AuthenticationError: No key, or none that is valid now.
             AccountSuspendedError: The account may not call.
+            AccountFrozenError: It may not until its payments are clear.
             NetworkNotAllowedError: The key does not work from there.
         """
         authorization = request.headers.get("authorization")
@@ -150,6 +175,8 @@ class Authenticator:
             raise AuthenticationError("The key has expired.")
         if caller.is_suspended:
             raise AccountSuspendedError
+        if caller.is_frozen:
+            raise AccountFrozenError
         if caller.allowed_networks is not None:
             self._check_network(request, caller.allowed_networks)
         if caller.key_id is not None:
@@ -172,7 +199,7 @@ class Authenticator:
         """Forget what a changed row said."""
         if table == "marketplace_apikey":
             self.callers.drop(self._digests.pop(row_id, None))
-        elif table == "marketplace_account":
+        elif table in ("marketplace_account", "billing_postpaidterms"):
             self._forget_all()
 
     def on_listening(self) -> None:
@@ -277,6 +304,8 @@ def _of_account(row: Row) -> dict[str, Any]:
         "account_id": row["account_id"],
         "slug": row["slug"],
         "is_suspended": row["is_suspended"],
+        "is_frozen": row["is_frozen"],
+        "is_past_due": row["is_past_due"],
         "account_requests_per_minute": row["account_requests_per_minute"],
         "account_units_per_minute": row["account_units_per_minute"],
         "account_concurrency_max": row["account_concurrency_max"],

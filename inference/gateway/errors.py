@@ -32,6 +32,7 @@ __all__ = [
     "HoldGoneError",
     "IdempotencyInFlightError",
     "IdempotencyMismatchError",
+    "InvoicePastDueError",
     "KeyModeForbiddenError",
     "ModelNotAllowedError",
     "ModelNotReadyError",
@@ -52,6 +53,14 @@ __all__ = [
 class AccountSuspendedError(ForbiddenError):
     code = "account_suspended"
     title = "The account is suspended."
+
+
+class InvoicePastDueError(MarketplaceError):
+    """Its keys are paused, not its account suspended: it can read, and work again by paying."""
+
+    code = "invoice_past_due"
+    http_status = 402
+    title = "An invoice of the account is past due. Pay it, and its keys work again at once."
 
 
 class KeyModeForbiddenError(ForbiddenError):

@@ -1,5 +1,7 @@
 """Money reserved before a prediction runs: slices of wallets, drawn on without a round trip.
 
+An account that pays later has a credit limit in the place of a wallet; here they are the same.
+
 `billing_reserve` gives a gateway a slice of a wallet that is far from its floor, and exactly
 one prediction's price of one that is near it. Predictions draw on the slice in memory; what
 they cost is posted to it when they are booked (`inference.gateway.meter`), and what nobody
@@ -53,7 +55,7 @@ _DAY_S = 86_400
 
 @dataclass(slots=True, eq=False)
 class Hold:
-    """Money of one wallet that this gateway has reserved."""
+    """Money of one wallet, or credit, that this gateway has reserved."""
 
     id: UUID
     left_nanos: int
@@ -134,7 +136,7 @@ class Holds:
         """Reserve the most that a prediction can cost.
 
         Raises:
-            InsufficientCreditError: The wallet holds less, or there is none.
+            InsufficientCreditError: The wallet holds less, or the credit limit leaves less.
             BudgetExceededError: A budget of the key leaves less.
             DatabaseUnavailableError: Postgres could not be asked.
         """
@@ -413,6 +415,6 @@ def _make_refusal(outcome: str, nanos: int) -> MarketplaceError:
             required_nano_usd=nanos,
         )
     return InsufficientCreditError(
-        "The wallet does not hold enough credit for this prediction. Top it up.",
+        "Neither the wallet nor a credit limit leaves enough for this prediction.",
         required_nano_usd=nanos,
     )

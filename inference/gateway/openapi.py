@@ -30,6 +30,7 @@ _JSON, _OCTETS, _EVENTS = "application/json", "application/octet-stream", "text/
 ERRORS: Sequence[type[MarketplaceError]] = (
     MarketplaceError,
     DatabaseUnavailableError,
+    core_errors.AccountFrozenError,
     core_errors.AuthenticationError,
     core_errors.BadRequestError,
     core_errors.DeadlineError,
@@ -50,6 +51,7 @@ ERRORS: Sequence[type[MarketplaceError]] = (
     errors.DeadlineInvalidError,
     errors.IdempotencyInFlightError,
     errors.IdempotencyMismatchError,
+    errors.InvoicePastDueError,
     errors.KeyModeForbiddenError,
     errors.ModelNotAllowedError,
     errors.OutputRemovedError,

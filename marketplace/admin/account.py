@@ -26,8 +26,8 @@ class MemberInline(ReadOnlyInline):
 
 @admin.register(Account)
 class AccountAdmin(ReadOnlyAdmin):
-    list_display = ["slug", "name", "kind", "created_at", "suspended_at"]
-    list_filter = ["kind", "suspended_at"]
+    list_display = ["slug", "name", "kind", "created_at", "suspended_at", "frozen_at"]
+    list_filter = ["kind", "suspended_at", "frozen_at"]
     search_fields = ["slug", "name", "memberships__user__email"]
     inlines = [MemberInline]
     actions = ["suspend", "unsuspend", "limit"]

@@ -79,6 +79,13 @@ class NetworkNotAllowedError(ForbiddenError):
     title = "The key does not work from where it is used."
 
 
+class AccountFrozenError(ForbiddenError):
+    """Of an account whose payments are in doubt; its own models go on serving others."""
+
+    code = "account_frozen"
+    title = "The account is frozen while a payment of it is examined."
+
+
 class NotFoundError(MarketplaceError):
     code = "not_found"
     http_status = 404

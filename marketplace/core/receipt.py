@@ -6,7 +6,7 @@ Shared by the web and the gateway: both read the same row and answer with the sa
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from marketplace.core.clock import to_wire
@@ -102,6 +102,11 @@ def assemble(row: Mapping[str, Any], *, platform: str) -> dict[str, Any]:
     if row["seq"] is None:
         raise ReceiptPendingError
     leaves = [bytes.fromhex(one) for one in row["leaves"]]
+    return assemble_at(row, receipts.list_path(leaves, row["index"]), platform=platform)
+
+
+def assemble_at(row: Mapping[str, Any], path: Sequence[bytes], *, platform: str) -> dict[str, Any]:
+    """The receipt of a sealed charge whose way to the root is known."""
     return {
         "format": receipts.FORMAT,
         "platform": platform,
@@ -109,7 +114,7 @@ def assemble(row: Mapping[str, Any], *, platform: str) -> dict[str, Any]:
         "model": f"{row['owner']}/{row['model']}:{row['number']}",
         "charge": describe_charge(row),
         "index": row["index"],
-        "path": [one.hex() for one in receipts.list_path(leaves, row["index"])],
+        "path": [one.hex() for one in path],
         "batch": describe_batch(row),
         "signature": row["signature"],
         "kid": row["kid"],

@@ -66,6 +66,8 @@ class Account(Limited):
     name = models.CharField(max_length=80)
     kind = models.CharField(max_length=16, choices=Kind, default=Kind.PERSON)
     suspended_at = models.DateTimeField(null=True, blank=True)
+    # Its payments are in doubt: it spends nothing and buys nothing, its models serve others.
+    frozen_at = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
     members = models.ManyToManyField(User, through="Membership", related_name="accounts")
 

@@ -208,6 +208,12 @@ def size(size_bytes: int | None) -> str:
 
 
 @register.filter
+def dollars(amount_cents: int) -> str:
+    """Cents as dollars, with the sign of the currency."""
+    return f"${cents(amount_cents)}"
+
+
+@register.filter
 def cents(amount_cents: int) -> str:
     """Cents as dollars with two decimals, without the sign of the currency."""
     return f"{amount_cents // 100:,}.{amount_cents % 100:02d}"

@@ -7,6 +7,7 @@ import click
 from strongroom.commands.account import login, logout, whoami
 from strongroom.commands.audit import audit
 from strongroom.commands.context import StrongroomGroup
+from strongroom.commands.invoice import invoice, verify_invoice
 from strongroom.commands.key import keys
 from strongroom.commands.model import init, model, publish, push, versions
 from strongroom.commands.payout import payout, verify_payout
@@ -23,7 +24,8 @@ def main() -> None:
 
     Creators: login, init, push, publish. Models are sealed on this machine; the platform
     receives only ciphertext; `audit` shows who was given the key. Consumers: keys create,
-    predict. Both: receipt, verify-receipt. Creators are paid: payout, verify-payout.
+    predict, invoice, verify-invoice. Both: receipt, verify-receipt. Creators are paid: payout,
+    verify-payout.
 
     Exit codes: 0 done, 1 refused, 2 wrong use.
     """
@@ -35,7 +37,7 @@ _COMMANDS = (
     *(login, logout, whoami, signing_keys),
     *(init, push, versions, publish, model),
     *(predict, keys, audit),
-    *(receipt, verify_receipt, payout, verify_payout),
+    *(receipt, verify_receipt, invoice, verify_invoice, payout, verify_payout),
 )
 for command in _COMMANDS:
     main.add_command(command)

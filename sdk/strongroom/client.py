@@ -333,6 +333,10 @@ class WebClient:
         """Proof that a prediction was counted, for who paid and for who is owed."""
         return self.transport.call("GET", f"/api/predictions/{quote(prediction, safe='')}/receipt")
 
+    def stream_invoice_document(self, invoice_id: str) -> Iterator[bytes]:
+        """What proves an invoice, as JSON lines."""
+        return self.transport.stream(f"/api/invoices/{quote(invoice_id, safe='')}/document")
+
     def get_receipt_keys(self) -> dict[str, Any]:
         """The key that signs receipts, and how it followed from the first one."""
         return self.transport.call("GET", "/api/receipt-keys")

@@ -116,6 +116,21 @@ def pick_path(levels: Sequence[Sequence[bytes]], index: int) -> list[bytes]:
     return path
 
 
+def list_paths(leaves: Sequence[bytes]) -> list[list[bytes]]:
+    """What `list_path` answers for each leaf, with the tree made once."""
+    levels = [list(leaves)]
+    while len(levels[-1]) > 1:
+        levels.append(_next_level(levels[-1]))
+    return [
+        [
+            level[index >> depth ^ 1]
+            for depth, level in enumerate(levels)
+            if index >> depth ^ 1 < len(level)
+        ]
+        for index in range(len(leaves))
+    ]
+
+
 def follow_path(leaf: bytes, index: int, size: int, path: Sequence[bytes]) -> bytes | None:
     """The root to which a path leads; None if no tree of this size has such a path."""
     if not 0 <= index < size:

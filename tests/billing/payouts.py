@@ -89,12 +89,12 @@ def today() -> date:
 
 
 def correct(shop: Shop, amount_nanos: int, kind: str = LedgerAccount.Kind.CREATOR_RESERVE) -> None:
-    """As a prediction that is given back does to the reserve, or to what is payable."""
+    """As something that is taken back does to the reserve, or to what is payable."""
     account_id = ledger.get_ledger_account_id(LedgerAccount.Kind(kind), holder_id=shop.creator.pk)
     loss_id = ledger.get_ledger_account_id(LedgerAccount.Kind.DISPUTE_LOSS)
     ledger.post_transfer(
         transfer_id=new_id(),
-        kind=Transfer.Kind.USAGE_REVERSAL,
+        kind=Transfer.Kind.REVERSAL,
         idempotency_key=f"test:{new_id()}",
         amounts_nanos={account_id: amount_nanos, loss_id: -amount_nanos},
         reference="a wrong answer",

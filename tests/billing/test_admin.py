@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,23 +13,47 @@ from django.test import Client, RequestFactory
 from django.utils import timezone
 
 from billing.models import (
+    AccountFreeze,
+    AutoTopup,
+    BalanceAlert,
     BudgetAlert,
+    Coupon,
+    CouponRedemption,
+    CreatorTerms,
+    Dispute,
+    Invoice,
     KeySpend,
+    MeterReport,
+    MeterSeal,
+    PaymentDecline,
+    PaymentMail,
+    PayoutHold,
+    PostpaidTerms,
     ReceiptBatch,
     ReceiptKey,
+    ReconcileDifference,
+    ReconcileRun,
+    ReviewCase,
+    ReviewSignal,
     Royalty,
     RoyaltyShare,
+    SavedCard,
     StripeCall,
     StripeEvent,
+    TaxDetails,
     Topup,
+    TopupRefund,
+    UsageCounter,
 )
+from billing.services import adjustment, reversal
 from marketplace.admin.readonly import ReadOnlyMixin
-from marketplace.core.ids import new_id
+from marketplace.core.ids import new_id, to_public
 from marketplace.models import User
+from marketplace.selectors.access import Actor
 from tests.billing.conftest import PRICE_NANOS, Shop, asked, reserve, settle
 from tests.billing.payouts import pay_and_take_back
 from tests.billing.test_ledger import promise_some
-from tests.factories import APIKeyFactory
+from tests.factories import APIKeyFactory, UserFactory
 
 pytestmark = pytest.mark.django_db
 
@@ -36,30 +61,56 @@ CHECKOUT_URL = "https://checkout.example.com/who-holds-it-can-pay"
 
 # What is changed by hand in vain: a form that would be valid if there were one.
 FORMS: dict[str, dict[str, Any]] = {
+    "adjustment": {"state": "posted", "amount_nanos": 1, "needs_two": ""},
     "connectaccount": {"country": "DE", "transfers_status": "active", "requirements": "[]"},
     "creatorreserve": {"days": 1, "read_until_entry": 0},
     "payoutitem": {"amount_cents": 1, "state": "waiting"},
     "payoutreversal": {"amount_cents": 1, "state": "done", "reason": "x"},
     "payoutrun": {"payday": "2026-11-23"},
     "release": {"amount_nanos": 1, "entries": 1, "day": "2026-11-23"},
+    "accountfreeze": {"key": "x"},
+    "autotopup": {"is_enabled": "on", "threshold_cents": 1, "amount_cents": 1},
+    "balancealert": {"threshold_cents": 1},
+    "dispute": {"dispute_id": "x", "amount_cents": 1, "state": "won", "status": "won"},
+    "paymentdecline": {"charge_id": "x"},
+    "paymentmail": {"kind": "confirm"},
+    "payouthold": {"reason": "dispute"},
+    "reviewcase": {"state": "cleared"},
+    "reviewsignal": {"kind": "dispute", "key": "x", "evidence": "{}"},
+    "savedcard": {"brand": "x", "last4": "0000"},
+    "topuprefund": {"net_cents": 1, "state": "failed"},
     "budgetalert": {"period": "day", "starts_on": "2026-11-21", "percent": 1},
+    "coupon": {"code": "FREE", "credit_nanos": 1, "uses_max": 9, "uses": 0},
+    "couponredemption": {"redeemed_by": "x"},
+    "creatorterms": {"creator_share_bps": 10_000},
     "hold": {"amount_nanos": 1, "posted_nanos": 1, "state": "voided"},
     "keyspend": {"spent_nanos": 0, "held_nanos": 0, "period": "day", "starts_on": "2026-11-21"},
     "ledgeraccount": {"posted_nanos": 10**12, "held_nanos": 0, "min_available_nanos": -(10**12)},
+    "invoice": {"state": "paid", "total_cents": 0, "check_state": "agrees"},
+    "meterreport": {"value_micro": 0, "usage_nanos": 1, "state": "ok", "identifier": "x"},
+    "meterseal": {"barrier_transaction": 0, "mark_transaction": 0},
+    "postpaidterms": {"state": "active", "credit_limit_nanos": 10**12, "due_days": 60},
     "price": {"nanos_per_prediction": 0, "creator_share_bps": 10_000},
     "receiptbatch": {"size": 1, "root": "x", "hash": "x", "previous": "x", "signature": "x"},
     "receiptkey": {"public_key": "x", "signature": "x"},
     "royalty": {"bps": 10_000},
     "royaltyshare": {"amount_nanos": 1},
+    "reconciledifference": {"explanation": "by_hand", "mark_reason": "x"},
+    "reconcilerun": {"state": "clean", "unexplained_count": 0},
     "stripecall": {"state": "ok", "response_id": "x"},
     "stripeevent": {"state": "applied", "attempts": 0},
+    "taxdetails": {"name": "x", "country": "XX"},
     "topup": {"amount_cents": 1_000_000, "state": "credited"},
     "transfer": {"kind": "top_up", "reference": "x", "idempotency_key": "x"},
+    "usagecounter": {"units": 0, "starts_on": "2026-11-01"},
     "usageevent": {"units": 0, "gross_nanos": 0, "mode": "test"},
+    "usagereversal": {"gross_nanos": 1, "creator_nanos": 0, "reason": "x"},
 }
 # Seen on the page of the row that they belong to; and one that is nobody's page.
-INLINES = {"payoutitem", "payoutreversal", "transferentry"}
-UNSEEN = {"stripecustomer", "receiptleaf"}
+INLINES = {"payoutitem", "payoutreversal", "transferentry", "invoicenotice"}
+UNSEEN = {"stripecustomer", "receiptleaf", "meteredtransfer"}
+# Of which a platform admin decides, each time with a reason that is kept.
+DECIDED = {"postpaidterms": {"approve", "change", "refuse", "close"}}
 
 
 @pytest.fixture
@@ -74,7 +125,16 @@ def rows(shop: Shop, fund) -> None:
     RoyaltyShare.objects.create(
         prediction_id=hold_id, royalty=Royalty.objects.get(), amount_nanos=1
     )
-    Topup.objects.create(account=shop.consumer, amount_cents=500, checkout_url=CHECKOUT_URL)
+    actor = Actor(user=UserFactory(is_staff=True))
+    adjustment.propose_credit(actor, shop.consumer, amount_nanos=1, reason="x")
+    reversal.reverse_usage(actor, to_public(hold_id), reason="x")
+    now = timezone.now()
+    run = ReconcileRun.objects.create(since=now - timedelta(days=1), until=now)
+    ReconcileDifference.objects.create(
+        kind="topup", fault="amount", our_id="x", happened_at=now, first_run=run, last_run=run
+    )
+    topup = Topup.objects.create(account=shop.consumer, amount_cents=500, checkout_url=CHECKOUT_URL)
+    make_prepaid(shop, topup)
     StripeEvent.objects.create(id="evt_1", type="x", payload={}, created_at=timezone.now())
     api_key = APIKeyFactory(account=shop.consumer)
     spend = {"period": "day", "starts_on": "2026-11-21", "spent_nanos": 9}
@@ -84,7 +144,63 @@ def rows(shop: Shop, fund) -> None:
     ReceiptBatch.objects.create(
         seq=1, size=1, sealed_at=timezone.now(), key=key, mark_transaction=1, mark_id=new_id()
     )
+    coupon = Coupon.objects.create(
+        code="WELCOME", credit_nanos=1, uses_max=1, valid_until=timezone.now()
+    )
+    CouponRedemption.objects.create(coupon=coupon, account=shop.consumer, redeemed_by="x")
+    CreatorTerms.objects.create(account=shop.creator, creator_share_bps=9_000)
+    UsageCounter.objects.create(
+        account=shop.consumer, model=shop.model, starts_on="2026-11-01", units=1
+    )
+    now = timezone.now()
+    PostpaidTerms.objects.create(account=shop.consumer, state="applied")
+    TaxDetails.objects.create(account=shop.consumer, name="x", country="US")
+    MeterSeal.objects.create(hour=now, barrier_transaction=1)
+    MeterReport.objects.create(
+        account=shop.consumer,
+        hour=now,
+        seq=1,
+        counted_at=now,
+        usage_nanos=1_001,
+        total_nanos=1_001,
+        value_micro=1,
+        residual_nanos=1,
+        predictions=1,
+        identifier="pd:1",
+    )
+    Invoice.objects.create(
+        account=shop.consumer,
+        stripe_id="in_1",
+        state="open",
+        currency="usd",
+        subtotal_cents=1,
+        tax_cents=0,
+        total_cents=1,
+        period_start=now,
+        period_end=now,
+        created_at=now,
+    )
     StripeCall.objects.create(idempotency_key="k", endpoint="customers", params_sha256="0")
+
+
+def make_prepaid(shop: Shop, topup: Topup) -> None:
+    account = shop.consumer
+    amounts = {"threshold_cents": 1, "amount_cents": 500, "monthly_limit_cents": 500}
+    AutoTopup.objects.create(account=account, **amounts)
+    BalanceAlert.objects.create(account=account, threshold_cents=1)
+    PaymentMail.objects.create(account=account, kind="confirm", topup=topup)
+    SavedCard.objects.create(
+        account=account, payment_method_id="pm", brand="visa", last4="1", exp_month=1, exp_year=2034
+    )
+    TopupRefund.objects.create(account=account, topup=topup, request_key="k", net_cents=5)
+    Dispute.objects.create(
+        account=account, topup=topup, dispute_id="du", amount_cents=5, created_at=timezone.now()
+    )
+    case = ReviewCase.objects.create(account=account)
+    ReviewSignal.objects.create(case=case, kind="dispute", key="k")
+    AccountFreeze.objects.create(account=account, case=case, key="k")
+    PayoutHold.objects.create(account=shop.creator, case=case, reason="dispute")
+    PaymentDecline.objects.create(account=account, charge_id="ch", created_at=timezone.now())
 
 
 def table(name: str) -> type[models.Model]:
@@ -137,7 +253,7 @@ def test_it_can_be_looked_at(rows: None, admin_client: Client, name: str) -> Non
 
     assert (listed.status_code, page.status_code) == (200, 200)
     assert b'name="_save"' not in page.content
-    assert b'name="action"' not in listed.content
+    assert (b'name="action"' in listed.content) == (name in DECIDED)
     assert f"/admin/billing/{name}/add/".encode() not in listed.content
 
 
@@ -165,7 +281,7 @@ def test_nobody_has_the_right_to(platform_admin: User, name: str) -> None:
     inlines = [inline(table(name), admin.site) for inline in table_admin.inlines]
 
     assert platform_admin.is_superuser
-    assert table_admin.get_actions(request) == {}
+    assert set(table_admin.get_actions(request)) == DECIDED.get(name, set())
     for one in (table_admin, *inlines):
         assert one.has_view_permission(request)
         assert not one.has_add_permission(request, None)

@@ -2,27 +2,32 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from uuid import UUID
 
 import pytest
 from django.core.management import call_command
 from django.db import DatabaseError, IntegrityError, connection, connections, transaction
+from django.utils import timezone
 
 from billing.errors import TransferConflictError
 from billing.models import (
+    Dispute,
     Hold,
     KeySpend,
     LedgerAccount,
     Topup,
+    TopupRefund,
     Transfer,
     TransferEntry,
     UsageEvent,
 )
+from billing.models.adjustment import ALONE_NANOS_MAX
 from billing.selectors.ledger import INVARIANTS, Finding, check_invariants
-from billing.services import ledger, topup
+from billing.services import adjustment, ledger, reversal, topup
 from billing.services.price import set_price
 from billing.services.royalty import promise_royalty
 from marketplace.core.errors import InsufficientCreditError, NotFoundError
-from marketplace.core.ids import new_id
+from marketplace.core.ids import new_id, to_public
 from marketplace.core.money import NANOS_PER_CENT
 from marketplace.models import Account, AIModel, APIKey, ModelVersion
 from marketplace.selectors.access import Actor
@@ -39,7 +44,7 @@ from tests.billing.conftest import (
     settle,
 )
 from tests.billing.payouts import pay_and_take_back
-from tests.factories import APIKeyFactory
+from tests.factories import APIKeyFactory, UserFactory
 
 pytestmark = pytest.mark.django_db
 
@@ -394,6 +399,26 @@ HARMS = {
     "topups-are-booked": "UPDATE billing_transfer SET idempotency_key = 'x'"
     " WHERE idempotency_key = 'topup:pi_test'",
     "topups-are-booked (amount)": "UPDATE billing_topup SET amount_cents = amount_cents + 1",
+    # Moved by one person alone, without a proposal, or otherwise than proposed.
+    "credits-are-approved": "UPDATE billing_adjustment SET state = 'pending', transfer_id = NULL,"
+    " decided_by_id = NULL",
+    "credits-are-approved (alone)": "UPDATE billing_adjustment SET decided_by_id = created_by_id",
+    "credits-are-approved (none)": "DELETE FROM billing_adjustment",
+    "credits-are-approved (amount)": "UPDATE billing_adjustment SET amount_nanos = 1",
+    "credits-are-approved (account)": "UPDATE billing_adjustment SET source_id = (SELECT id FROM"
+    " billing_ledgeraccount WHERE kind = 'platform_revenue')",
+    "credits-are-approved (forgiven)": "UPDATE billing_transfer SET idempotency_key ="
+    " 'postpaid-closed:x', kind = 'adjustment' WHERE kind = 'credit'",
+    "credits-are-approved (transfer)": "UPDATE billing_transfer SET kind = 'promo'"
+    " WHERE kind = 'credit'",
+    # More than it cost, not recorded, recorded as something else, or not moved.
+    "reversals-fit": "UPDATE billing_usagereversal SET gross_nanos = gross_nanos + 1",
+    "reversals-fit (cost)": "UPDATE billing_usageevent SET gross_nanos = 5, creator_nanos = 4",
+    "reversals-fit (part)": "UPDATE billing_usagereversal SET creator_nanos = creator_nanos - 1",
+    "reversals-fit (none)": "DELETE FROM billing_usagereversal",
+    "reversals-fit (account)": "UPDATE billing_usagereversal SET account_id = creator_id",
+    "reversals-fit (transfer)": "UPDATE billing_transfer SET kind = 'promo'"
+    " WHERE kind = 'usage_reversal'",
     "releases-equal-days": "UPDATE billing_release SET amount_nanos = amount_nanos + 1",
     "releases-equal-days (entries)": "UPDATE billing_release SET entries = entries + 1",
     "releases-equal-days (no row)": "DELETE FROM billing_release",
@@ -416,6 +441,46 @@ HARMS = {
     "earnings-add-up (prediction)": "DELETE FROM billing_usageevent",
     "earnings-add-up (balance)": "UPDATE billing_ledgeraccount SET"
     " posted_nanos = posted_nanos - 1 WHERE kind = 'creator_payable'",
+    # More of these in test_invoice.py, with what they are about.
+    "reports-equal-usage": "INSERT INTO billing_meterreport (id, account_id, hour, seq, counted_at,"
+    " usage_nanos, total_nanos, value_micro, residual_nanos, predictions, identifier, state,"
+    " created_at) SELECT uuidv7(), account_id, now(), 1, now(), 1, 1, 0, 1, 1, 'x', 'nothing',"
+    " now() FROM billing_topup",
+    "receivable-equals-usage-less-payments": "INSERT INTO billing_ledgeraccount (id, kind,"
+    " holder_id, posted_nanos, held_nanos, created_at) SELECT uuidv7(), 'receivable', account_id,"
+    " -1, 0, now() FROM billing_topup",
+    "invoices-are-booked": "INSERT INTO billing_invoice (id, account_id, stripe_id,"
+    " subscription_id, number, state, currency, lines, subtotal_cents, tax_cents, total_cents,"
+    " due_cents, paid_cents, period_start, period_end, created_at, hosted_url, pdf_url,"
+    " reported_micro,"
+    " check_state, note, booked_at) SELECT uuidv7(), account_id, 'in_1', 'sub_1', '', 'paid',"
+    " 'usd', '[]', 1, 0, 1, 1, 1, now(), now(), now(), '', '', 10000, 'agrees', '', now()"
+    " FROM billing_topup",
+    "topups-are-booked (tax)": "UPDATE billing_topup SET tax_cents = tax_cents + 1",
+    # A refund that took another amount, that is nowhere, twice out of a payment, or undone
+    # without its transfer.
+    "refunds-are-booked": "UPDATE billing_topuprefund SET net_cents = net_cents + 1",
+    "refunds-are-booked (tax)": "UPDATE billing_topuprefund SET tax_cents = tax_cents + 1",
+    "refunds-are-booked (none)": "UPDATE billing_transfer SET idempotency_key = id::text"
+    " WHERE kind = 'refund'",
+    "refunds-are-booked (sent)": "UPDATE billing_topuprefund SET state = 'succeeded'",
+    "refunds-are-booked (failed)": "UPDATE billing_topuprefund SET state = 'failed'",
+    "refunds-are-booked (rest)": "UPDATE billing_topup SET amount_cents = 1",
+    "refunds-are-booked (lost)": "DELETE FROM billing_topuprefund",
+    "dispute-holds-match": "UPDATE billing_dispute SET taken_nanos = taken_nanos - 1",
+    "dispute-holds-match (withdrawn)": "UPDATE billing_dispute SET withdrawn_cents = 5",
+    "dispute-holds-match (fee)": "UPDATE billing_dispute SET fee_cents = fee_cents + 1",
+    "dispute-holds-match (twice)": "UPDATE billing_dispute SET transfers = transfers + 1",
+    "dispute-holds-match (lost)": "DELETE FROM billing_dispute",
+    "tax-is-booked": "UPDATE billing_topup SET tax_cents = 0",
+    "tax-is-booked (returned)": "UPDATE billing_topuprefund SET tax_cents = 0",
+    "stripe-objects-take-effect-once": "UPDATE billing_topup SET fee_cents = fee_cents + 1",
+    "stripe-objects-take-effect-once (fee)": "DELETE FROM billing_transferentry WHERE transfer_id"
+    " IN (SELECT id FROM billing_transfer WHERE idempotency_key = 'fee:ch_test')",
+    "stripe-objects-take-effect-once (payment)": "UPDATE billing_transfer SET idempotency_key ="
+    " 'topup:pi_other' WHERE kind = 'top_up' AND reference <> ''",
+    "stripe-objects-take-effect-once (twice)": "UPDATE billing_transfer SET kind = 'refund'"
+    " WHERE kind = 'refund_sent'",
 }
 
 
@@ -423,7 +488,6 @@ HARMS = {
 TABLES = (
     *("transfer", "transferentry", "usageevent"),
     *("release", "payoutitem", "payoutreversal"),
-    *("royalty", "royaltyshare"),
 )
 
 
@@ -435,15 +499,81 @@ def check_of(harm: str) -> str:
     return harm.partition(" ")[0]
 
 
-def buy_credit(shop: Shop, fund: Fund, amount_cents: int) -> None:
-    """A top-up as it stands once Stripe's payment is booked."""
-    Topup.objects.create(
+def buy_credit(shop: Shop) -> Topup:
+    """A top-up as it stands once Stripe's payment, its tax and its fee are booked."""
+    row = Topup.objects.create(
         account=shop.consumer,
-        amount_cents=amount_cents,
+        amount_cents=2_500,
+        tax_cents=100,
+        is_taxed=True,
+        fee_cents=50,
+        charge_id="ch_test",
         state=Topup.State.CREDITED,
         payment_intent_id="pi_test",
     )
-    fund(amount_cents * NANOS_PER_CENT, key="topup:pi_test")
+    cents = {"wallet": 2_500, "tax_payable": 100, "stripe_clearing": -2_600}
+    move(shop, "top_up", "topup:pi_test", cents, str(row.pk))
+    move(shop, "fee", "fee:ch_test", {"stripe_fee": -50, "stripe_clearing": 50}, str(row.pk))
+    return row
+
+
+def give_back_and_dispute(shop: Shop, row: Topup) -> None:
+    """A refund on its way, one that is done, and a dispute, each of a part of a payment."""
+    for state in ("in_flight", "succeeded"):
+        back = TopupRefund.objects.create(
+            account=shop.consumer,
+            topup=row,
+            request_key=state,
+            net_cents=500,
+            tax_cents=20,
+            state=state,
+        )
+        cents = {"wallet": -500, "tax_payable": -20, "refund_in_flight": 520}
+        move(shop, "refund", f"refund:{back.pk}", cents, str(back.pk))
+    cents = {"refund_in_flight": -520, "stripe_clearing": 520}
+    move(shop, "refund_sent", f"refund_sent:{back.pk}", cents, str(back.pk))
+    Dispute.objects.create(
+        account=shop.consumer,
+        topup=row,
+        dispute_id="du_test",
+        amount_cents=300,
+        taken_nanos=300 * NANOS_PER_CENT,
+        fee_cents=15,
+        transfers=2,
+        created_at=timezone.now(),
+    )
+    move(shop, "dispute", "dispute:du_test:1", {"wallet": -300, "dispute_hold": 300}, "du_test")
+    cents = {"stripe_fee": -15, "stripe_clearing": 15}
+    move(shop, "fee", "dispute_fee:du_test:2", cents, "du_test")
+
+
+def move(shop: Shop, kind: str, key: str, cents: dict[str, int], reference: str) -> None:
+    own = {"wallet", "dispute_hold"}
+    ledger.post_transfer(
+        transfer_id=new_id(),
+        kind=Transfer.Kind(kind),
+        idempotency_key=key,
+        amounts_nanos={
+            ledger.get_ledger_account_id(
+                LedgerAccount.Kind(name), holder_id=shop.consumer.pk if name in own else None
+            ): amount * NANOS_PER_CENT
+            for name, amount in cents.items()
+        },
+        reference=reference,
+    )
+
+
+def move_by_hand(shop: Shop, prediction_id: UUID) -> None:
+    """A credit by two people, and a part of a prediction's price that goes back."""
+    one, other = (
+        Actor(user=UserFactory(email=f"{name}@example.com", is_staff=True))
+        for name in ("one", "other")
+    )
+    credit = adjustment.propose_credit(
+        one, shop.consumer, amount_nanos=ALONE_NANOS_MAX, reason="For the trouble."
+    )
+    adjustment.approve(other, credit.pk)
+    reversal.reverse_usage(one, to_public(prediction_id), reason="Noise.", gross_nanos=10)
 
 
 def promise_some(shop: Shop) -> None:
@@ -458,13 +588,14 @@ def promise_some(shop: Shop) -> None:
 def test_each_check_finds_its_harm(shop: Shop, fund: Fund, harm: str) -> None:
     pay_and_take_back(shop)
     fund(5_000)
-    buy_credit(shop, fund, 25_00)
+    give_back_and_dispute(shop, buy_credit(shop))
     promise_some(shop)
     key_id = new_id()
     # A slice with a budget: one prediction is paid from it, and room for another is left.
     ((slice_id, _, _),) = reserve(asked(shop.consumer.pk, 2 * PRICE_NANOS, api_key_id=key_id))
     record_answer(shop, slice_id)
     settle(shop.item(slice_id, api_key_id=str(key_id)))
+    move_by_hand(shop, slice_id)
     assert broken() == set()
 
     with connection.cursor() as cursor:
@@ -472,7 +603,11 @@ def test_each_check_finds_its_harm(shop: Shop, fund: Fund, harm: str) -> None:
         cursor.execute(
             "ALTER TABLE billing_ledgeraccount DROP CONSTRAINT IF EXISTS billing_account_floor"
         )
-        for table in TABLES:
+        for check in ("two_people", "decided", "transfer"):
+            cursor.execute(
+                f"ALTER TABLE billing_adjustment DROP CONSTRAINT billing_adjustment_{check}"
+            )
+        for table in (*TABLES, "adjustment", "usagereversal", "royalty", "royaltyshare"):
             cursor.execute(f"ALTER TABLE billing_{table} DISABLE TRIGGER USER")
         cursor.execute(HARMS[harm])
 

@@ -80,7 +80,7 @@ def test_usage_asks_a_fixed_number_of_questions(
     fund(NANOS_PER_DOLLAR)
     settle(*[shop.item(hold(shop)) for _ in range(rows)])
 
-    with django_assert_max_num_queries(9):
+    with django_assert_max_num_queries(11):
         consumer_client.get("/console/usage?account=consumer")
 
 

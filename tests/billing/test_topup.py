@@ -86,7 +86,7 @@ def test_a_paid_page_is_credited_once(fake, actor: Actor, account: Account) -> N
         row = topup.settle_topup(row.pk)
 
     assert row.state == Topup.State.CREDITED
-    assert Transfer.objects.count() == 1
+    assert Transfer.objects.filter(kind="top_up").count() == 1
     assert balances()["wallet"] == (2_500 * NANOS_PER_CENT, 0)
     assert set(StripeCall.objects.values_list("endpoint", "state")) == {
         ("customers.create", "ok"),
@@ -371,7 +371,7 @@ def test_a_delayed_payment_ends_the_row_either_way(
     fake.order(f"checkout/{row.checkout_session_id}/settle", succeeds=succeeds)
 
     assert topup.settle_topup(row.pk).state == state
-    assert Transfer.objects.count() == transfers
+    assert Transfer.objects.filter(kind="top_up").count() == transfers
 
 
 def deliver(receiver: Receiver, count: int = 1) -> list:
@@ -412,7 +412,7 @@ def test_a_webhook_credits_and_its_repeats_do_not(
 
     assert StripeEvent.objects.count() == 1
     assert StripeEvent.objects.get().state == StripeEvent.State.APPLIED
-    assert Transfer.objects.count() == 1
+    assert Transfer.objects.filter(kind="top_up").count() == 1
     assert balances()["wallet"] == (2_500 * NANOS_PER_CENT, 0)
 
 
@@ -491,4 +491,4 @@ def test_a_failing_event_is_tried_again(
     stripe_event.sweep_events()
 
     assert StripeEvent.objects.get().state == StripeEvent.State.APPLIED
-    assert Transfer.objects.count() == 1
+    assert Transfer.objects.filter(kind="top_up").count() == 1

@@ -136,6 +136,31 @@ def test_suspended_account_is_refused_at_once(shop, client):
     check_untouched(shop)
 
 
+def test_frozen_account_is_refused_at_once_and_served_again(shop, client):
+    shop.consumer.frozen_at = timezone.now()
+    shop.consumer.save()
+
+    def check_frozen():
+        assert problem_of(predict(client)) == (403, "account_frozen")
+
+    eventually(check_frozen, timeout_s=1)
+    shop.consumer.frozen_at = None
+    shop.consumer.save()
+
+    def check_served():
+        response = predict(client)
+        assert response.status_code == 201, response.text
+
+    eventually(check_served, timeout_s=1)
+
+
+def test_models_of_a_frozen_account_serve_others(shop, client):
+    shop.creator.frozen_at = timezone.now()
+    shop.creator.save()
+
+    assert predict(client).status_code == 201
+
+
 def check_suspended(response):
     assert problem_of(response) == (403, "account_suspended")
     return response

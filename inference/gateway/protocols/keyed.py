@@ -62,9 +62,23 @@ async def read_keyed_body(
 
     Raises:
         ForbiddenError: The key may not predict.
+        InvoicePastDueError: The account has not paid for earlier predictions.
         MarketplaceError: The body or the key cannot be taken, or its first run is on its way.
     """
     caller.require(PREDICT)
+    keyed = await _read_body(gateway, request, caller, read)
+    if keyed.earlier is None:
+        # Who repeats a request gets its answer; nothing new is begun.
+        caller.require_paid()
+    return keyed
+
+
+async def _read_body(
+    gateway: Gateway,
+    request: Request,
+    caller: Caller,
+    read: Callable[[Request], Awaitable[tuple[bytes, str]]],
+) -> KeyedBody:
     request.deadline_s = read_deadline(request.headers, request.deadline_s)
     key = read_key(request.headers)
     open_bodies = gateway.bodies_open

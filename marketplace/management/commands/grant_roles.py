@@ -23,6 +23,17 @@ MONEY_TABLES = (
     "billing_usagecounter",
     "billing_royaltyshare",
 )
+# Written by whoever may give credit; a gateway may not.
+CREDIT_FUNCTION = "billing_set_credit(uuid, bigint)"
+# What happened to payments, and why accounts were frozen: it changes, and stays.
+PAYMENT_TABLES = (
+    "billing_topup",
+    "billing_topuprefund",
+    "billing_dispute",
+    "billing_reviewcase",
+    "billing_accountfreeze",
+    "billing_payouthold",
+)
 RECEIPT_TABLES = ("billing_receiptkey", "billing_receiptbatch", "billing_receiptleaf")
 BROKER_TABLES = (
     "inference_uploadkey",
@@ -37,6 +48,7 @@ MONEY_FUNCTIONS = (
     "billing_settle(jsonb, uuid[], integer[], integer[], bigint[], timestamptz[], jsonb)",
     "billing_give_back(uuid[], bigint[], text)",
     "billing_expire_holds(integer)",
+    "billing_reverse_usage(uuid, uuid, bigint)",
 )
 # Of the workers alone.
 APP_FUNCTIONS = ("billing_lock(uuid[])",)
@@ -49,14 +61,22 @@ INNER_FUNCTIONS = (
 APP_REVOKED = {
     **dict.fromkeys(MONEY_TABLES, "INSERT, UPDATE, DELETE"),
     **dict.fromkeys(RECEIPT_TABLES, "UPDATE, DELETE"),
+    "billing_adjustment": "DELETE",
+    "billing_usagereversal": "UPDATE, DELETE",
+    "billing_reconcilerun": "DELETE",
+    "billing_reconciledifference": "DELETE",
     "billing_release": "UPDATE, DELETE",
     "billing_payoutrun": "UPDATE, DELETE",
     "billing_payoutitem": "DELETE",
     "billing_payoutreversal": "DELETE",
+    "billing_meteredtransfer": "UPDATE, DELETE",
+    "billing_meterreport": "DELETE",
     "marketplace_auditevent": "UPDATE, DELETE",
     "marketplace_review": "UPDATE, DELETE",
     "billing_price": "DELETE",
     "billing_royalty": "DELETE",
+    **dict.fromkeys(PAYMENT_TABLES, "DELETE"),
+    "billing_reviewsignal": "UPDATE, DELETE",
     "inference_uploadkey": "ALL",
     "inference_modelkey": "ALL",
     "inference_leasechallenge": "ALL",
@@ -76,6 +96,7 @@ GATEWAY_GRANTS = {
     "marketplace_modelversion": "SELECT",
     "marketplace_channel": "SELECT",
     "billing_price": "SELECT",
+    "billing_postpaidterms": "SELECT (account_id, paused_at)",
     "billing_ledgeraccount": "SELECT",
     "billing_hold": "SELECT",
     "billing_usageevent": "SELECT",
@@ -128,13 +149,18 @@ def statements() -> list[str]:
         lines.append(f"REVOKE ALL ON FUNCTION {function} FROM PUBLIC")
     for function in MONEY_FUNCTIONS:
         lines.append(f"GRANT EXECUTE ON FUNCTION {function} TO {APP}, {GATEWAY}")
+    lines.append(f"REVOKE ALL ON FUNCTION {CREDIT_FUNCTION} FROM PUBLIC")
+    lines.append(f"GRANT EXECUTE ON FUNCTION {CREDIT_FUNCTION} TO {APP}")
     for function in APP_FUNCTIONS:
         lines.append(f"GRANT EXECUTE ON FUNCTION {function} TO {APP}")
     # Whoever may run predictions may not mint money.
-    lines.append(
-        "REVOKE ALL ON FUNCTION billing_transfer(uuid, text, text, text, jsonb, uuid) "
-        f"FROM {GATEWAY}"
-    )
+    lines += [
+        f"REVOKE ALL ON FUNCTION {function} FROM {GATEWAY}"
+        for function in (
+            "billing_transfer(uuid, text, text, text, jsonb, uuid)",
+            "billing_reverse_usage(uuid, uuid, bigint)",
+        )
+    ]
     return lines
 
 

@@ -205,7 +205,8 @@ def read_file(path: Path) -> dict[str, Any]:
     """A file of one JSON object.
 
     Raises:
-        ReceiptError: `not_a_receipt`, and what `read_document` raises.
+        DocumentFileError: `file_too_large`.
+        ReceiptError: `not_a_receipt`.
     """
     return read_document(
         path,

@@ -1,0 +1,285 @@
+"""Invoices of postpaid accounts: mirror what Stripe says, compare it, book what is paid.
+
+Webhooks, the poll and reminders all end in `mirror_invoice`, which asks Stripe for the present
+state and believes nothing else. A payment is booked once, and only where the invoice comes to
+what was reported: anything else is set aside for a person, and books nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime, timedelta
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import F
+from django.db.models.functions import Now
+
+from billing.errors import StripeUnavailableError
+from billing.models import (
+    Invoice,
+    LedgerAccount,
+    MeterReport,
+    PostpaidTerms,
+    StripeCustomer,
+    Transfer,
+)
+from billing.selectors.invoice import find_carried_cents
+from billing.selectors.meter import list_reports_of, read_clock, sum_micro
+from billing.services import ledger, meter
+from billing.services.postpaid import refresh_credit
+from billing.services.stripe_client import get_stripe
+from billing.stripe import invoices as answers
+from marketplace.core.errors import MarketplaceError
+from marketplace.core.ids import new_id
+from marketplace.core.money import NANOS_PER_CENT
+from marketplace.services import audit
+
+logger = logging.getLogger(__name__)
+
+CURRENCY = "usd"
+MICRO_PER_CENT = NANOS_PER_CENT // meter.NANOS_PER_MICRO
+# Stripe rounds each line to a cent.
+ROUNDING_MICRO_PER_LINE = MICRO_PER_CENT
+# Less is not charged: Stripe carries it to the next invoice of the customer.
+CHARGE_CENTS_MIN = 50
+POLL_BATCH_SIZE = 50
+# How far back the poll looks for invoices that no webhook told of: longer than a period.
+POLL_LOOKBACK = timedelta(days=40)
+SYSTEM_LABEL = "system:invoice"
+
+_UNSETTLED = (MeterReport.State.NEW, MeterReport.State.SENT)
+
+
+def look_at_invoice(stripe_id: str) -> bool:
+    """What a webhook about an invoice asks for; False for one of others. Safe to repeat."""
+    invoice = mirror_invoice(stripe_id)
+    if invoice is None:
+        return False
+    if invoice.state == Invoice.State.DRAFT:
+        flush_reports(invoice)
+    return True
+
+
+def flush_reports(invoice: Invoice) -> int:
+    """Send what belongs on an invoice while it is a draft; returns how many reports."""
+    meter.seal_hours(wait=timedelta(0))
+    return meter.send_reports(account_id=invoice.account_id)
+
+
+def mirror_invoice(stripe_id: str) -> Invoice | None:
+    """Ask Stripe for an invoice, keep what it says, and book it if it is paid. Safe to repeat.
+
+    None: it is for no subscription of ours.
+    """
+    found = get_stripe().retrieve_invoice(stripe_id)
+    terms = _find_terms(found)
+    if terms is None:
+        return None
+    with transaction.atomic():
+        # Before the invoice: what is paid may let keys run again.
+        terms = PostpaidTerms.objects.select_for_update().get(pk=terms.pk)
+        invoice = _keep(found, terms)
+        if invoice.state in (Invoice.State.OPEN, Invoice.State.PAID):
+            _compare(invoice)
+        if invoice.state == Invoice.State.PAID and invoice.booked_at is None:
+            _book(invoice)
+        update_pause(terms)
+        refresh_credit(terms)
+    return invoice
+
+
+def poll_invoices() -> int:
+    """Look at what no webhook told of; returns how many invoices were looked at."""
+    looked_at = 0
+    try:
+        for terms in PostpaidTerms.objects.exclude(subscription_id="").select_related("account"):
+            looked_at += _find_lost(terms)
+        waiting = Invoice.objects.filter(
+            state__in=[Invoice.State.DRAFT, Invoice.State.OPEN]
+        ) | Invoice.objects.filter(check_state=Invoice.Check.WAITING, booked_at=None)
+        for invoice in waiting.order_by(F("checked_at").asc(nulls_first=True))[:POLL_BATCH_SIZE]:
+            # Before the look, so that a row that always fails goes to the end of the queue too.
+            Invoice.objects.filter(pk=invoice.pk).update(checked_at=Now())
+            looked_at += 1
+            try:
+                look_at_invoice(invoice.stripe_id)
+            except StripeUnavailableError:
+                raise
+            except MarketplaceError as error:
+                logger.warning("invoice %s cannot be looked at: %s", invoice.pk, error.detail)
+    except StripeUnavailableError:
+        logger.warning("Stripe does not answer; the poll goes on next time")
+    return looked_at
+
+
+def update_pause(terms: PostpaidTerms) -> None:
+    """Pause the keys of an account with an invoice that is too late, or let them run again.
+
+    Predictions that run are not touched: gateways refuse new ones. The caller has locked the
+    terms, in a transaction.
+    """
+    now = read_clock()
+    is_late = Invoice.objects.filter(
+        account_id=terms.account_id,
+        state__in=[Invoice.State.OPEN, Invoice.State.UNCOLLECTIBLE],
+        due_at__lte=now - timedelta(days=settings.POSTPAID_PAUSE_DAYS),
+    ).exists()
+    if is_late == (terms.paused_at is not None):
+        return
+    terms.paused_at = now if is_late else None
+    terms.save(update_fields=["paused_at"])
+    action = "postpaid.pause" if is_late else "postpaid.resume"
+    audit.record(SYSTEM_LABEL, action, terms, account_id=terms.account_id, payload={})
+
+
+# --- Mirroring ----------------------------------------------------------------------
+
+
+def _find_terms(found: answers.Invoice) -> PostpaidTerms | None:
+    """Whose invoice it is: of the subscription in use, or of an earlier one."""
+    if found.subscription_id is None or found.customer is None:
+        return None
+    customer = StripeCustomer.objects.filter(customer_id=found.customer).first()
+    if customer is None:
+        return None
+    terms = PostpaidTerms.objects.filter(account_id=customer.account_id).first()
+    if terms is None:
+        return None
+    is_earlier = Invoice.objects.filter(
+        account_id=terms.account_id, subscription_id=found.subscription_id
+    ).exists()
+    return terms if terms.subscription_id == found.subscription_id or is_earlier else None
+
+
+def _keep(found: answers.Invoice, terms: PostpaidTerms) -> Invoice:
+    start, end = _read_period(found)
+    finalized_at = found.finalized_at
+    due_at = found.due_at
+    if due_at is None and finalized_at is not None:
+        due_at = finalized_at + timedelta(days=terms.due_days)
+    invoice, _ = Invoice.objects.update_or_create(
+        stripe_id=found.id,
+        defaults={
+            "account_id": terms.account_id,
+            "subscription_id": found.subscription_id or "",
+            "number": found.number or "",
+            "state": found.status or Invoice.State.DRAFT,
+            "currency": found.currency,
+            "lines": [
+                {"description": line.description or "", "cents": line.amount}
+                for line in found.lines
+            ],
+            "subtotal_cents": found.subtotal,
+            "tax_cents": found.tax,
+            "total_cents": found.total,
+            "due_cents": found.amount_due,
+            "paid_cents": found.amount_paid,
+            "period_start": start,
+            "period_end": end,
+            "created_at": found.created_at,
+            "finalized_at": finalized_at,
+            "due_at": due_at,
+            "paid_at": found.paid_at,
+            "hosted_url": found.hosted_url or "",
+            "pdf_url": found.pdf_url or "",
+        },
+    )
+    return invoice
+
+
+def _read_period(found: answers.Invoice) -> tuple[datetime, datetime]:
+    """From when to when usage is on it; of a line of usage, where there is one."""
+    if not found.lines:
+        return found.period_start, found.period_end
+    starts, ends = zip(*((line.period_start, line.period_end) for line in found.lines), strict=True)
+    return min(starts), max(ends)
+
+
+# --- Comparing and booking ----------------------------------------------------------
+
+
+def _compare(invoice: Invoice) -> None:
+    """Whether a final invoice comes to what was reported; what is booked already stays."""
+    if invoice.booked_at is not None:
+        return
+    period = (invoice.account_id, invoice.period_start, invoice.period_end)
+    invoice.reported_micro = sum_micro(list_reports_of(*period))
+    fault = _find_fault(invoice)
+    if not fault:
+        invoice.check_state, invoice.note = Invoice.Check.AGREES, ""
+    elif list_reports_of(*period, states=_UNSETTLED).exists():
+        # Perhaps Stripe has counted one whose answer was lost.
+        invoice.check_state, invoice.note = Invoice.Check.WAITING, fault
+    else:
+        if invoice.check_state != Invoice.Check.DIFFERS:
+            logger.critical("invoice %s does not fit what was reported: %s", invoice, fault)
+        invoice.check_state, invoice.note = Invoice.Check.DIFFERS, fault
+    invoice.save(update_fields=["reported_micro", "check_state", "note"])
+
+
+def _find_fault(invoice: Invoice) -> str:
+    if invoice.currency != CURRENCY:
+        return f"Its currency is {invoice.currency}."
+    if invoice.total_cents != invoice.subtotal_cents + invoice.tax_cents:
+        return "Its total is not its lines and their tax."
+    wanted_cents = invoice.total_cents
+    if invoice.finalized_at is not None:
+        wanted_cents += find_carried_cents(invoice.account_id, before=invoice.finalized_at)
+    # What is too little to be charged is carried to the next.
+    if wanted_cents < CHARGE_CENTS_MIN:
+        wanted_cents = 0
+    if invoice.due_cents != wanted_cents:
+        return f"{invoice.due_cents} cents are due, of {wanted_cents}."
+    if invoice.state == Invoice.State.PAID and invoice.paid_cents != invoice.due_cents:
+        return f"{invoice.paid_cents} cents were paid of {invoice.due_cents}."
+    allowed = ROUNDING_MICRO_PER_LINE * max(1, len(invoice.lines))
+    if abs(invoice.subtotal_cents * MICRO_PER_CENT - invoice.reported_micro) > allowed:
+        return f"It says {invoice.subtotal_cents} cents; reported were {invoice.reported_micro} µ$."
+    return ""
+
+
+def _book(invoice: Invoice) -> None:
+    """Post the payment of an invoice that agrees, once."""
+    if invoice.check_state != Invoice.Check.AGREES:
+        return
+    billed_nanos = invoice.reported_micro * meter.NANOS_PER_MICRO
+    subtotal_nanos = invoice.subtotal_cents * NANOS_PER_CENT
+    kinds = LedgerAccount.Kind
+    carried_nanos = (invoice.total_cents - invoice.paid_cents) * NANOS_PER_CENT
+    receivable_id = ledger.get_ledger_account_id(kinds.RECEIVABLE, holder_id=invoice.account_id)
+    amounts_nanos = {
+        ledger.get_ledger_account_id(kinds.STRIPE_CLEARING): -invoice.paid_cents * NANOS_PER_CENT,
+        # What Stripe carries to the next invoice is still owed.
+        receivable_id: billed_nanos - carried_nanos,
+        ledger.get_ledger_account_id(kinds.TAX_PAYABLE): invoice.tax_cents * NANOS_PER_CENT,
+        # What Stripe rounded, for us or against us.
+        ledger.get_ledger_account_id(kinds.ROUNDING): subtotal_nanos - billed_nanos,
+    }
+    moved = {pk: nanos for pk, nanos in amounts_nanos.items() if nanos}
+    # An invoice for nothing moves nothing.
+    if moved:
+        ledger.post_transfer(
+            transfer_id=new_id(),
+            kind=Transfer.Kind.INVOICE_PAID,
+            idempotency_key=f"invoice:{invoice.stripe_id}",
+            amounts_nanos=moved,
+            reference=str(invoice.pk),
+        )
+    invoice.booked_at = read_clock()
+    invoice.save(update_fields=["booked_at"])
+
+
+def _find_lost(terms: PostpaidTerms) -> int:
+    """Mirror invoices of an account that we have never seen; returns how many."""
+    customer = StripeCustomer.objects.get(account_id=terms.account_id)
+    listed = get_stripe().list_invoices(
+        customer_id=customer.customer_id, created_from=read_clock() - POLL_LOOKBACK
+    )
+    known = set(
+        Invoice.objects.filter(stripe_id__in=[one.id for one in listed]).values_list(
+            "stripe_id", flat=True
+        )
+    )
+    lost = [one.id for one in listed if one.id not in known]
+    return sum(look_at_invoice(one) for one in lost)

@@ -33,9 +33,8 @@ logger = logging.getLogger(__name__)
 
 ATTEMPTS_MAX = 20
 SWEEP_SIZE = 100
-# Stripe tries for three days, and its list names at most so many types in one call.
+# Stripe tries for three days by itself.
 UNDELIVERED_WITHIN = timedelta(days=4)
-EVENT_TYPES_MAX = 20
 
 
 def receive_event(payload: bytes, signature: str) -> StripeEvent:
@@ -70,13 +69,12 @@ def poll_undelivered() -> int:
     Whatever they are about, they end in the same handlers as the others.
     """
     since = timezone.now() - UNDELIVERED_WITHIN
-    types = sorted(HANDLERS)
     new = 0
     try:
-        for start in range(0, len(types), EVENT_TYPES_MAX):
-            chunk = types[start : start + EVENT_TYPES_MAX]
-            for event in get_stripe().list_undelivered_events(types=chunk, created_from=since):
-                new += _store(event)[1]
+        for event in get_stripe().list_undelivered_events(
+            types=sorted(HANDLERS), created_from=since
+        ):
+            new += _store(event)[1]
     except StripeUnavailableError:
         logger.warning("Stripe does not answer; the poll goes on next time")
     return new

@@ -23,7 +23,9 @@ from billing.services import dunning, meter
 from billing.services import invoice as service
 from billing.services import stripe_event as webhooks
 from billing.services.dunning import remind_of_invoices
+from marketplace.core.errors import ConflictError, ForbiddenError
 from marketplace.models import AuditEvent, Membership
+from marketplace.selectors.access import Actor
 from tests.billing.conftest import PRICE_NANOS, Shop, asked, balances, hold, reserve, settle
 from tests.billing.metered_stripe import MeteredStripe
 from tests.billing.postpaid import (
@@ -185,6 +187,29 @@ def test_usage_that_missed_the_invoice_sets_it_aside(credit, stripe):
     assert (found.check_state, found.booked_at) == ("differs", None)
     assert "50 cents" in found.note
     assert not Transfer.objects.filter(kind="invoice_paid").exists()
+
+
+def test_a_person_can_accept_a_difference_and_says_why(credit, stripe, platform_admin):
+    use(credit, 10_000_000)
+    report()
+    found = pay(stripe, issue(stripe, wrong_cents=-100))
+    admin = Actor(user=platform_admin)
+    assert found.check_state == "differs"
+    with pytest.raises(ForbiddenError):
+        service.accept_invoice(Actor(), found, reason="x")
+
+    service.accept_invoice(admin, found, reason="their line was down")
+
+    # A dollar less was paid than was used, and is not owed any more.
+    assert balances()["bad_debt"] == (-1_000_000_000, 0)
+    assert receivable(credit).posted_nanos == 0
+    payload = AuditEvent.objects.get(action="invoice.accept").payload
+    assert payload["reason"] == "their line was down"
+    assert "901 cents" in payload["fault"]
+    assert pay(stripe, found.stripe_id).check_state == "accepted"
+    with pytest.raises(ConflictError):
+        service.accept_invoice(admin, found, reason="again")
+    assert broken() == set()
 
 
 def test_a_report_whose_answer_is_lost_is_waited_for(credit, stripe):

@@ -127,7 +127,7 @@ def poll_invoices() -> int:
             looked_at += _find_lost(terms)
         waiting = Invoice.objects.filter(
             state__in=[Invoice.State.DRAFT, Invoice.State.OPEN]
-        ) | Invoice.objects.filter(state=Invoice.State.PAID, check_state=Invoice.Check.WAITING)
+        ) | Invoice.objects.filter(state=Invoice.State.PAID, booked_at=None)
         for invoice in waiting.order_by(F("checked_at").asc(nulls_first=True))[:POLL_BATCH_SIZE]:
             # Before the look, so that a row that always fails goes to the end of the queue too.
             Invoice.objects.filter(pk=invoice.pk).update(checked_at=Now())
@@ -313,5 +313,6 @@ def _find_lost(terms: PostpaidTerms) -> int:
             "stripe_id", flat=True
         )
     )
-    lost = [one.id for one in listed if one.id not in known]
+    # Oldest first: what one carries counts for the next.
+    lost = [one.id for one in reversed(listed) if one.id not in known]
     return sum(look_at_invoice(one) for one in lost)

@@ -320,6 +320,34 @@ def test_the_floor_follows_a_lowered_limit_when_it_is_paid(credit, stripe):
     assert receivable(credit).min_available_nanos == -1_000
 
 
+def test_what_was_carried_is_paid_with_the_next_invoice(credit, stripe):
+    use(credit, 200_000)  # 20.02 cents.
+    report()
+    issue(stripe, at=this_hour() - HOUR)
+    assert service.poll_invoices() == 1
+    assert receivable(credit).owed_nanos == 200_000_000
+    use(credit)  # 50.05 cents, and late: it counts into the present period.
+    report()
+    second = issue(stripe, at=read_clock())
+
+    found = pay(stripe, second)
+
+    assert (found.total_cents, found.due_cents, found.check_state) == (50, 70, "agrees")
+    assert receivable(credit).posted_nanos == 0
+    assert balances()["stripe_clearing"] == (-700_000_000, 0)
+    assert broken() == set()
+
+
+@pytest.mark.parametrize(("cents", "due"), [(49, 0), (50, 50)])
+def test_the_least_that_is_charged_and_one_cent_less(credit, stripe, cents, due):
+    use(credit, cents * 10_000 * 1_000 // PRICE_NANOS + 1)
+    report()
+
+    found = service.mirror_invoice(issue(stripe))
+
+    assert (found.total_cents, found.due_cents, found.check_state) == (cents, due, "agrees")
+
+
 # --- Dunning ---
 
 

@@ -18,6 +18,7 @@ from billing.models import (
     TaxDetails,
 )
 from billing.services import postpaid as services
+from billing.services.invoice import accept_invoice
 from billing.services.meter import NANOS_PER_MICRO
 from marketplace.admin.decision import ReasonForm, confirm_with_form, confirm_with_reason
 from marketplace.admin.readonly import ReadOnlyAdmin, ReadOnlyInline
@@ -221,7 +222,23 @@ class InvoiceAdmin(ReadOnlyAdmin):
     search_fields = ["account__slug", "number", "stripe_id"]
     list_select_related = ["account"]
     inlines = [NoticeInline]
+    actions = ["accept"]
     ordering = ["-created_at"]
+
+    @admin.action(description="Accept the difference of the selected invoices …")
+    def accept(self, request: HttpRequest, rows: QuerySet[Invoice]) -> HttpResponse | None:
+        return confirm_with_reason(
+            self,
+            request,
+            rows,
+            action="accept",
+            title="Accept differences",
+            warning="Their payments are booked; what they differ by is booked as bad debt.",
+            button="Accept",
+            decide=lambda invoice, reason: accept_invoice(
+                actor_of(request), invoice, reason=reason
+            ),
+        )
 
     @admin.display(description="Total")
     def total(self, invoice: Invoice) -> str:

@@ -76,6 +76,7 @@ class Migration(migrations.Migration):
                             ("waiting", "Waiting"),
                             ("agrees", "Agrees"),
                             ("differs", "Differs"),
+                            ("accepted", "Accepted"),
                         ],
                         default="waiting",
                         max_length=8,

@@ -23,6 +23,8 @@ class Invoice(models.Model):
         WAITING = "waiting", "Waiting"
         AGREES = "agrees", "Agrees"
         DIFFERS = "differs", "Differs"
+        # A person looked, and let the difference be.
+        ACCEPTED = "accepted", "Accepted"
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     account = models.ForeignKey("marketplace.Account", models.PROTECT, related_name="invoices")

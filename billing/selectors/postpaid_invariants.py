@@ -80,7 +80,8 @@ POSTPAID_INVARIANTS = (
                OR t.billed <> i.reported_micro * 1000 - (i.total_cents - i.paid_cents) * 10000000
                OR t.tax <> i.tax_cents * 10000000
                OR (t.billed <> 0 AND t.account_id <> i.account_id::text)
-               OR abs(i.subtotal_cents * 10000000 - i.reported_micro * 1000)
+               OR i.check_state = 'agrees' AND abs(i.subtotal_cents * 10000000
+                   - i.reported_micro * 1000)
                    > 10000000 * greatest(1, jsonb_array_length(i.lines))""",
     ),
 )

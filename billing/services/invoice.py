@@ -30,9 +30,10 @@ from billing.services import ledger, meter
 from billing.services.postpaid import refresh_credit
 from billing.services.stripe_client import get_stripe
 from billing.stripe import invoices as answers
-from marketplace.core.errors import MarketplaceError
+from marketplace.core.errors import ConflictError, ForbiddenError, MarketplaceError
 from marketplace.core.ids import new_id
 from marketplace.core.money import NANOS_PER_CENT
+from marketplace.selectors.access import Actor
 from marketplace.services import audit
 
 logger = logging.getLogger(__name__)
@@ -89,15 +90,44 @@ def mirror_invoice(stripe_id: str) -> Invoice | None:
     return invoice
 
 
+def accept_invoice(actor: Actor, invoice: Invoice, *, reason: str) -> Invoice:
+    """Book a paid invoice that differs from what was reported; the difference is our loss or gain.
+
+    Raises:
+        ForbiddenError: Only platform admins decide this.
+        ConflictError: It is not paid, or does not differ.
+    """
+    if not actor.is_admin:
+        raise ForbiddenError("Only platform admins accept a difference.")
+    with transaction.atomic():
+        terms = PostpaidTerms.objects.select_for_update().get(account_id=invoice.account_id)
+        locked = Invoice.objects.select_for_update().get(pk=invoice.pk)
+        if (locked.state, locked.check_state) != (Invoice.State.PAID, Invoice.Check.DIFFERS):
+            raise ConflictError(f"{locked} is not a paid invoice that differs.")
+        fault, locked.check_state, locked.note = locked.note, Invoice.Check.ACCEPTED, reason
+        locked.save(update_fields=["check_state", "note"])
+        _book(locked)
+        audit.record(
+            actor.label,
+            "invoice.accept",
+            locked,
+            account_id=locked.account_id,
+            payload={"invoice": str(locked), "fault": fault, "reason": reason},
+        )
+        refresh_credit(terms)
+    return locked
+
+
 def poll_invoices() -> int:
     """Look at what no webhook told of; returns how many invoices were looked at."""
     looked_at = 0
     try:
-        for terms in PostpaidTerms.objects.exclude(subscription_id="").select_related("account"):
+        running = [PostpaidTerms.State.ACTIVE, PostpaidTerms.State.CLOSING]
+        for terms in PostpaidTerms.objects.filter(state__in=running):
             looked_at += _find_lost(terms)
         waiting = Invoice.objects.filter(
             state__in=[Invoice.State.DRAFT, Invoice.State.OPEN]
-        ) | Invoice.objects.filter(check_state=Invoice.Check.WAITING, booked_at=None)
+        ) | Invoice.objects.filter(state=Invoice.State.PAID, booked_at=None)
         for invoice in waiting.order_by(F("checked_at").asc(nulls_first=True))[:POLL_BATCH_SIZE]:
             # Before the look, so that a row that always fails goes to the end of the queue too.
             Invoice.objects.filter(pk=invoice.pk).update(checked_at=Now())
@@ -240,12 +270,14 @@ def _find_fault(invoice: Invoice) -> str:
 
 
 def _book(invoice: Invoice) -> None:
-    """Post the payment of an invoice that agrees, once."""
-    if invoice.check_state != Invoice.Check.AGREES:
+    """Post the payment of an invoice, once, if it agrees or a person let the difference be."""
+    if invoice.check_state not in (Invoice.Check.AGREES, Invoice.Check.ACCEPTED):
         return
     billed_nanos = invoice.reported_micro * meter.NANOS_PER_MICRO
     subtotal_nanos = invoice.subtotal_cents * NANOS_PER_CENT
     kinds = LedgerAccount.Kind
+    is_rounded = invoice.check_state == Invoice.Check.AGREES
+    rest_kind = kinds.ROUNDING if is_rounded else kinds.BAD_DEBT
     carried_nanos = (invoice.total_cents - invoice.paid_cents) * NANOS_PER_CENT
     receivable_id = ledger.get_ledger_account_id(kinds.RECEIVABLE, holder_id=invoice.account_id)
     amounts_nanos = {
@@ -253,8 +285,8 @@ def _book(invoice: Invoice) -> None:
         # What Stripe carries to the next invoice is still owed.
         receivable_id: billed_nanos - carried_nanos,
         ledger.get_ledger_account_id(kinds.TAX_PAYABLE): invoice.tax_cents * NANOS_PER_CENT,
-        # What Stripe rounded, for us or against us.
-        ledger.get_ledger_account_id(kinds.ROUNDING): subtotal_nanos - billed_nanos,
+        # What Stripe rounded, for us or against us; or what a person let be.
+        ledger.get_ledger_account_id(rest_kind): subtotal_nanos - billed_nanos,
     }
     moved = {pk: nanos for pk, nanos in amounts_nanos.items() if nanos}
     # An invoice for nothing moves nothing.
@@ -281,5 +313,6 @@ def _find_lost(terms: PostpaidTerms) -> int:
             "stripe_id", flat=True
         )
     )
-    lost = [one.id for one in listed if one.id not in known]
+    # Oldest first: what one carries counts for the next.
+    lost = [one.id for one in reversed(listed) if one.id not in known]
     return sum(look_at_invoice(one) for one in lost)

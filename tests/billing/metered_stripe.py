@@ -146,7 +146,8 @@ class MeteredStripe:
         self, *, customer_id: str | None = None, created_from: datetime | None = None, **_: Any
     ) -> list[Invoice]:
         self._enter("list_invoices")
-        return [one for one in self.invoices.values() if one.customer == customer_id]
+        found = [one for one in self.invoices.values() if one.customer == customer_id]
+        return found[::-1]
 
     # --- What Stripe does by itself
 

@@ -110,7 +110,10 @@ FORMS: dict[str, dict[str, Any]] = {
 INLINES = {"payoutitem", "payoutreversal", "transferentry", "invoicenotice"}
 UNSEEN = {"stripecustomer", "receiptleaf", "meteredtransfer"}
 # Of which a platform admin decides, each time with a reason that is kept.
-DECIDED = {"postpaidterms": {"approve", "change", "refuse", "close"}}
+DECIDED = {
+    "invoice": {"accept"},
+    "postpaidterms": {"approve", "change", "refuse", "close"},
+}
 
 
 @pytest.fixture

@@ -23,7 +23,9 @@ from billing.services import dunning, meter
 from billing.services import invoice as service
 from billing.services import stripe_event as webhooks
 from billing.services.dunning import remind_of_invoices
+from marketplace.core.errors import ConflictError, ForbiddenError
 from marketplace.models import AuditEvent, Membership
+from marketplace.selectors.access import Actor
 from tests.billing.conftest import PRICE_NANOS, Shop, asked, balances, hold, reserve, settle
 from tests.billing.metered_stripe import MeteredStripe
 from tests.billing.postpaid import (
@@ -187,6 +189,29 @@ def test_usage_that_missed_the_invoice_sets_it_aside(credit, stripe):
     assert not Transfer.objects.filter(kind="invoice_paid").exists()
 
 
+def test_a_person_can_accept_a_difference_and_says_why(credit, stripe, platform_admin):
+    use(credit, 10_000_000)
+    report()
+    found = pay(stripe, issue(stripe, wrong_cents=-100))
+    admin = Actor(user=platform_admin)
+    assert found.check_state == "differs"
+    with pytest.raises(ForbiddenError):
+        service.accept_invoice(Actor(), found, reason="x")
+
+    service.accept_invoice(admin, found, reason="their line was down")
+
+    # A dollar less was paid than was used, and is not owed any more.
+    assert balances()["bad_debt"] == (-1_000_000_000, 0)
+    assert receivable(credit).posted_nanos == 0
+    payload = AuditEvent.objects.get(action="invoice.accept").payload
+    assert payload["reason"] == "their line was down"
+    assert "901 cents" in payload["fault"]
+    assert pay(stripe, found.stripe_id).check_state == "accepted"
+    with pytest.raises(ConflictError):
+        service.accept_invoice(admin, found, reason="again")
+    assert broken() == set()
+
+
 def test_a_report_whose_answer_is_lost_is_waited_for(credit, stripe):
     use(credit)
     stripe.lost_after["send_meter_event"] = 1
@@ -293,6 +318,34 @@ def test_the_floor_follows_a_lowered_limit_when_it_is_paid(credit, stripe):
     pay(stripe, issue(stripe))
 
     assert receivable(credit).min_available_nanos == -1_000
+
+
+def test_what_was_carried_is_paid_with_the_next_invoice(credit, stripe):
+    use(credit, 200_000)  # 20.02 cents.
+    report()
+    issue(stripe, at=this_hour() - HOUR)
+    assert service.poll_invoices() == 1
+    assert receivable(credit).owed_nanos == 200_000_000
+    use(credit)  # 50.05 cents, and late: it counts into the present period.
+    report()
+    second = issue(stripe, at=read_clock())
+
+    found = pay(stripe, second)
+
+    assert (found.total_cents, found.due_cents, found.check_state) == (50, 70, "agrees")
+    assert receivable(credit).posted_nanos == 0
+    assert balances()["stripe_clearing"] == (-700_000_000, 0)
+    assert broken() == set()
+
+
+@pytest.mark.parametrize(("cents", "due"), [(49, 0), (50, 50)])
+def test_the_least_that_is_charged_and_one_cent_less(credit, stripe, cents, due):
+    use(credit, cents * 10_000 * 1_000 // PRICE_NANOS + 1)
+    report()
+
+    found = service.mirror_invoice(issue(stripe))
+
+    assert (found.total_cents, found.due_cents, found.check_state) == (cents, due, "agrees")
 
 
 # --- Dunning ---

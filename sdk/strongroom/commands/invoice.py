@@ -19,6 +19,7 @@ from strongroom.commands.receipt import (
     show_dollars,
     trusted_keys,
 )
+from strongroom.errors import StrongroomError
 from strongroom.invoices import InvoiceVerifier, VerifiedInvoice
 from strongroom.receipts import ReceiptError
 
@@ -46,6 +47,10 @@ def fetch(invoice_id: str, out: Path, force: bool) -> None:
         with out.open("wb" if force else "xb") as file:
             for piece in web.stream_invoice_document(invoice_id):
                 file.write(piece)
+    except StrongroomError:
+        # What broke off is no document; the platform's refusal is told by the caller.
+        out.unlink(missing_ok=True)
+        raise
     except FileExistsError:
         detail = f"{out} exists already; --force replaces it."
         raise DocumentFileError("file_exists", detail) from None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
@@ -26,8 +28,10 @@ from billing.models import (
 )
 from billing.services import dispute, invoice, payout, refund
 from billing.services.reconcile import reconcile_nightly
+from billing.services.reconciliation import compare as compare_module
 from billing.services.stripe_client import get_stripe
 from billing.services.stripe_customer import ensure_customer
+from marketplace.core.errors import MarketplaceError
 from marketplace.core.money import NANOS_PER_CENT
 from marketplace.models import Account, User
 from marketplace.selectors.access import Actor
@@ -541,3 +545,52 @@ def test_a_report_that_is_on_its_way_is_no_alarm(fake, month: Month, shop: Shop)
     assert compare().unexplained_count
     assert StripeCustomer.objects.get().account_id == row.account_id
     assert Invoice.objects.count() == 1
+
+
+# --- All together ---
+
+
+@pytest.mark.parametrize("seed", range(14))
+def test_a_clean_history_of_everything_raises_no_alarm(fake, flows: Flows, seed: int) -> None:
+    """Buying, spending, paying back, disputes won and lost, told in any order or not at all."""
+    dice = random.Random(seed)
+    bought: list[Topup] = []
+    disputes: list[str] = []
+    for _ in range(dice.randint(3, 9)):
+        what = dice.choice(["buy", "buy", "buy", "spend", "refund", "dispute", "close", "told"])
+        if what == "buy" and not disputes:
+            bought.append(flows.buy(dice.randint(500, 9_000)))
+        elif what == "spend" and flows.wallet_cents() > 1:
+            flows.spend(dice.randint(1, flows.wallet_cents()))
+        elif what == "refund" and flows.wallet_cents() > 1:
+            with suppress(MarketplaceError):
+                refund.request_refund(flows.actor, flows.account, amount_cents=1)
+            settle_refunds(fake, flows, dice.choice(["succeeded", "succeeded", "failed"]))
+        elif what == "dispute" and bought:
+            disputes.append(flows.dispute(bought.pop()))
+        elif what == "close" and disputes:
+            with suppress(AssertionError):  # Closed already.
+                flows.close(dice.choice(disputes), dice.choice(["won", "lost"]))
+        elif what == "told":
+            for dispute_id in dice.sample(disputes, len(disputes)):
+                dispute.settle_dispute(dispute_id)
+
+    assert_clean(compare())
+    assert_clean(compare(is_repairing=True))
+    last = compare()
+    assert_clean(last)
+    movements = last.counts["movement"]
+    assert movements["ours_nanos"] == movements["stripe_nanos"], differences()
+
+
+def test_without_the_comparison_of_money_a_booking_could_vanish(
+    fake, flows: Flows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: the harms above are found by what compares, and by nothing else."""
+    flows.buy(5_000)
+    spoil("DELETE FROM billing_transferentry")
+    with monkeypatch.context() as patch:
+        patch.setattr(compare_module, "compare_movements", lambda *_args: [])
+        assert_clean(compare())
+
+    assert compare().unexplained_count

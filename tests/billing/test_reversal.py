@@ -11,6 +11,7 @@ from django.db import DatabaseError, connections, transaction
 
 from billing.models import LedgerAccount, Transfer, UsageEvent, UsageReversal
 from billing.services import ledger
+from billing.services.release import release_earnings
 from billing.services.reversal import reverse_usage
 from marketplace.core import ids
 from marketplace.core.errors import (
@@ -22,6 +23,7 @@ from marketplace.core.errors import (
 from marketplace.core.ids import new_id
 from marketplace.models import AuditEvent, Membership, User
 from marketplace.selectors.access import Actor
+from tests.billing import payouts
 from tests.billing.conftest import PRICE_NANOS, Shop, balances, hold, query, settle
 from tests.billing.test_ledger import broken, record_answer
 from tests.factories import MembershipFactory, UserFactory
@@ -139,32 +141,44 @@ def test_at_once_it_goes_back_once(shop: Shop, fund: Fund, admin: Actor) -> None
 def test_what_left_the_reserve_comes_out_of_the_payable(
     shop: Shop, admin: Actor, prediction_id: UUID
 ) -> None:
+    payouts.shift_days(40)
+    release_earnings(payouts.at(0))
+    assert balances()["creator_payable"] == (800, 0)
+    event = UsageEvent.objects.get()
+
+    give_back(admin, event.pk, gross_nanos=501)
+
+    assert balances()["creator_payable"] == (800 - 400, 0)
+    assert balances()["creator_reserve"] == (0, 0)
+    wanted = {"earnings-add-up", "releases-equal-days", "payouts-are-booked", "reversals-fit"}
+    assert not wanted & broken()
+
+
+def test_what_was_paid_out_is_owed(shop: Shop, fund: Fund, admin: Actor) -> None:
+    payouts.pay_and_take_back(shop)
+    before = balances()["creator_payable"][0]
+    fund(5_000)
+    found = hold(shop)
+    settle(shop.item(found))
     reserve_id, payable_id = (
         ledger.get_ledger_account_id(kind, holder_id=shop.creator.pk)
         for kind in (LedgerAccount.Kind.CREATOR_RESERVE, LedgerAccount.Kind.CREATOR_PAYABLE)
     )
+    # All of it has left the creator's accounts.
+    loss_id = ledger.get_ledger_account_id(LedgerAccount.Kind.DISPUTE_LOSS)
+    gone = {reserve_id: -800, payable_id: -before, loss_id: 800 + before}
     ledger.post_transfer(
         transfer_id=new_id(),
-        kind=Transfer.Kind.RELEASE,
-        idempotency_key="release",
-        amounts_nanos={reserve_id: -500, payable_id: 500},
-    )
-    ledger.post_transfer(
-        transfer_id=new_id(),
-        kind=Transfer.Kind.PAYOUT,
-        idempotency_key="payout",
-        amounts_nanos={
-            payable_id: -500,
-            ledger.get_ledger_account_id(LedgerAccount.Kind.STRIPE_CLEARING): 500,
-        },
+        kind=Transfer.Kind.REVERSAL,
+        idempotency_key="gone",
+        amounts_nanos={one: nanos for one, nanos in gone.items() if nanos},
     )
 
-    give_back(admin, prediction_id)
+    give_back(admin, found)
 
+    # Later earnings make up for it.
+    assert balances()["creator_payable"] == (-800, 0)
     assert balances()["creator_reserve"] == (0, 0)
-    # Paid out already: it is owed, and later earnings make up for it.
-    assert balances()["creator_payable"] == (-500, 0)
-    assert broken() == set()
 
 
 def test_the_creator_may_for_its_own_models_only(

@@ -28,6 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -172,8 +173,8 @@ def _measure(
     for number in range(rounds):
         for way in WAYS[number % len(WAYS) :] + WAYS[: number % len(WAYS)]:
             _set_cache(model.files_of(way), is_cold=cache == "cold")
-            with _Memory(model.size_bytes if options.ready_memory else 0) as ready:
-                found[way].append(_load(triton, model, way, tensorizer, ready))
+            with _hold_memory(model, options.ready_memory) as let_go:
+                found[way].append(_load(triton, model, way, tensorizer, let_go))
             print(f"{model.name} {cache} {way}: {found[way][-1]}", file=sys.stderr)
     texts = {one.text for loads in found.values() for one in loads}
     if len(texts) != 1:
@@ -197,11 +198,13 @@ def _measure(
         )
 
 
-def _load(triton: Triton, model: Model, way: str, tensorizer: Path, ready: _Memory) -> Load:
+def _load(
+    triton: Triton, model: Model, way: str, tensorizer: Path, let_go: Callable[[], None]
+) -> Load:
     if way == "sealed":
         name, peer = triton.prepare(model.sealed)
         with peer:
-            return _run(triton, name, ready, lambda: _read_sealed_steps(peer.find("loaded")))
+            return _run(triton, name, let_go, lambda: _read_sealed_steps(peer.find("loaded")))
     steps = triton.config.work_dir / "steps.json"
     settings = {
         "by": "tensorizer" if way == "tensorizer" else "safetensors",
@@ -213,13 +216,16 @@ def _load(triton: Triton, model: Model, way: str, tensorizer: Path, ready: _Memo
         "steps": str(steps),
     }
     name = _write_peer(triton.config.repository_dir, settings)
-    return _run(triton, name, ready, lambda: json.loads(steps.read_text()))
+    return _run(triton, name, let_go, lambda: json.loads(steps.read_text()))
 
 
 def _run(
-    triton: Triton, name: str, ready: _Memory, read_steps: Callable[[], dict[str, float]]
+    triton: Triton,
+    name: str,
+    let_go: Callable[[], None],
+    read_steps: Callable[[], dict[str, float]],
 ) -> Load:
-    ready.let_go()
+    let_go()
     begin = time.monotonic()
     triton.load(name)
     loaded = time.monotonic()
@@ -406,6 +412,16 @@ def _in_own_process(*arguments: str) -> None:
 
 def _step(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "bench.cold_load", "--step", *arguments]
+
+
+@contextmanager
+def _hold_memory(model: Model, is_asked_for: bool) -> Iterator[Callable[[], None]]:
+    """Hold as much memory as the model has; calling what is yielded lets go of it."""
+    if not is_asked_for:
+        yield lambda: None
+        return
+    with _Memory(model.size_bytes) as held:
+        yield held.let_go
 
 
 class _Memory:

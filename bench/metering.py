@@ -118,6 +118,7 @@ def _find_offer(connection: psycopg.Connection[Any]) -> Offer:
         """SELECT v.id, m.account_id, p.id, p.nanos_per_prediction FROM marketplace_aimodel m
            JOIN marketplace_modelversion v ON v.model_id = m.id
            JOIN billing_price p ON p.model_id = m.id AND p.valid_until IS NULL
+               AND p.account_id IS NULL
            WHERE m.name = 'digits'"""
     ).fetchone()
     assert row is not None

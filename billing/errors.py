@@ -5,8 +5,10 @@ from __future__ import annotations
 from marketplace.core.errors import (
     BadRequestError,
     ConflictError,
+    InvalidInputError,
     LimitExceededError,
     MarketplaceError,
+    NotFoundError,
 )
 
 
@@ -60,6 +62,22 @@ class ReceiptKeyError(MarketplaceError):
 
     code = "receipt_key"
     title = "There is no receipt key that follows the published ones."
+
+
+class NoComingPriceError(NotFoundError):
+    title = "No price was announced that could be withdrawn."
+
+
+class OfferDearerError(InvalidInputError):
+    """An offer is in force without being accepted, so it can only lower what an account pays."""
+
+    code = "offer_dearer"
+    title = "Something would cost this account more than it does now."
+
+
+class CouponRefusedError(InvalidInputError):
+    code = "coupon_refused"
+    title = "The code cannot be used."
 
 
 class TooManyDeclinesError(LimitExceededError):

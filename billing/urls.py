@@ -12,9 +12,12 @@ from billing.views import (
     invoice,
     payout,
     price,
+    price_page,
     reconcile,
     refund,
     reversal,
+    royalty,
+    usage,
     wallet,
     webhook,
 )
@@ -22,7 +25,7 @@ from billing.views import (
 app_name = "billing"
 urlpatterns = [
     path("console/wallet", wallet.wallet, name="wallet"),
-    path("console/usage", wallet.usage, name="usage"),
+    path("console/usage", usage.usage, name="usage"),
     path("console/invoices", invoice.invoices, name="invoices"),
     *(
         path(f"console/postpaid/{verb}", invoice.postpaid, {"verb": verb}, f"postpaid-{verb}")
@@ -46,6 +49,12 @@ urlpatterns = [
     path("review/cases/<uuid:case_id>", fraud.review_case, name="review-case"),
     path("review/accounts/<slug:slug>/refund", refund.account_refund, name="account-refund"),
     path("dashboard/earnings", earnings.earnings, name="earnings"),
+    path(
+        "dashboard/models/<slug:owner>/<str:name>/versions/<int:number>/royalties",
+        royalty.royalties,
+        name="royalties",
+    ),
+    path("dashboard/royalties/<uuid:royalty_id>/end", royalty.royalty_end, name="royalty-end"),
     path("dashboard/give-back", reversal.give_back, name="give-back"),
     path("platform/reconciliation", reconcile.reconciliation, name="reconciliation"),
     path("platform/reconciliation/<uuid:difference_id>", reconcile.difference, name="difference"),
@@ -59,9 +68,18 @@ urlpatterns = [
     path("dashboard/payouts", payout.payouts, name="payouts"),
     path("dashboard/payouts/return", payout.onboarding_return, name="payouts-return"),
     path("panels/wallet", wallet.wallet_panel, name="wallet-panel"),
-    path("panels/usage", wallet.usage_panel, name="usage-panel"),
+    path("panels/usage", usage.usage_panel, name="usage-panel"),
     path("panels/earnings", earnings.earnings_panel, name="earnings-panel"),
     path("panels/keys/<uuid:key_id>", budget.key_panel, name="key-panel"),
     path("panels/price/<slug:owner>/<str:name>", price.price_panel, name="price-panel"),
+    path("dashboard/models/<slug:owner>/<str:name>/price", price_page.price, name="price"),
+    path(
+        "dashboard/models/<slug:owner>/<str:name>/price/withdraw",
+        price_page.withdraw,
+        name="price-withdraw",
+    ),
+    path("dashboard/models/<slug:owner>/<str:name>/offers", price_page.offer, name="offer"),
+    path("dashboard/models/<slug:owner>/<str:name>/coupons", price_page.coupon, name="coupon"),
+    path("console/coupons", price_page.redeem, name="redeem"),
     path("stripe/webhook", webhook.stripe_webhook, name="stripe-webhook"),
 ]

@@ -85,6 +85,15 @@ _CARDS = (
     Card(REFUND_FAILS, refund="fails"),
     Card(AVAILABLE_AT_ONCE, is_available_at_once=True),
 )
+# Stripe's names for cards that need no page and no number.
+BY_NAME = {
+    "pm_card_visa": SUCCESS,
+    "pm_card_bypassPending": AVAILABLE_AT_ONCE,
+    "pm_card_chargeCustomerFail": REFUSED_LATER,
+    "pm_card_authenticationRequired": AUTHENTICATE_ALWAYS,
+    "pm_card_createDispute": DISPUTED,
+    "pm_card_refundFail": REFUND_FAILS,
+}
 REFUSAL_LATER = Card(
     REFUSED_LATER, code="card_declined", decline_code="generic_decline", message=_DECLINED
 )

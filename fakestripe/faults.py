@@ -21,7 +21,7 @@ from fakestripe.store import Store
 
 Json = dict[str, Any]
 
-BEFORE_EFFECT = ("reset", "rate_limit", "lock_timeout", "conflict", "unavailable")
+BEFORE_EFFECT = ("reset", "rate_limit", "lock_timeout", "conflict", "unavailable", "error")
 AFTER_EFFECT = ("drop_after_effect", "error_after_effect")
 KINDS = (*BEFORE_EFFECT, "delay", *AFTER_EFFECT)
 
@@ -45,6 +45,8 @@ def refusal(kind: str, key: str | None) -> errors.ApiError | None:
             return errors.lock_timeout()
         case "conflict":
             return errors.key_in_use(key or "")
+        case "error":
+            return errors.internal()
         case "unavailable":
             return errors.internal(503)
     return None

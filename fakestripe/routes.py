@@ -24,6 +24,7 @@ from fakestripe.resources import (
     refunds,
     setup,
     subscriptions,
+    tax_ids,
     transfers,
 )
 
@@ -37,6 +38,9 @@ HANDLERS: dict[tuple[str, str], Handler] = {
     ("GET", "/v1/customers"): customers.list_all,
     ("GET", "/v1/customers/{customer}"): customers.retrieve,
     ("POST", "/v1/customers/{customer}"): customers.update,
+    ("POST", "/v1/customers/{customer}/tax_ids"): tax_ids.create,
+    ("GET", "/v1/customers/{customer}/tax_ids"): tax_ids.list_all,
+    ("DELETE", "/v1/customers/{customer}/tax_ids/{id}"): tax_ids.delete,
     ("POST", "/v1/checkout/sessions"): checkout.create,
     ("GET", "/v1/checkout/sessions"): checkout.list_all,
     ("GET", "/v1/checkout/sessions/{session}"): checkout.retrieve,

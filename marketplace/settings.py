@@ -255,6 +255,10 @@ RECEIPT_KEY_BEFORE = env_secret("STRONGROOM_RECEIPT_KEY_BEFORE", "")
 
 # The creator's share of a prediction; the rest is the platform's.
 CREATOR_SHARE_BPS = env_int("STRONGROOM_CREATOR_SHARE_BPS", 8000)
+# How long before it begins a dearer price is announced.
+PRICE_NOTICE_DAYS = env_int("STRONGROOM_PRICE_NOTICE_DAYS", 7)
+# What a node's hour costs, in nano-dollars: prices are shown beside what they cost to serve.
+MACHINE_HOUR_NANOS = env_int("STRONGROOM_MACHINE_HOUR_NANOS", 100_000_000)
 # Days that earnings wait before they are payable; new creators' for longer, since a card that
 # was stolen for predictions of one's own model is noticed in weeks.
 RESERVE_DAYS = env_int("STRONGROOM_RESERVE_DAYS", 7, minimum=1)
@@ -262,7 +266,7 @@ RESERVE_DAYS_NEW = env_int("STRONGROOM_RESERVE_DAYS_NEW", 14, minimum=1)
 # Below, a transfer costs more than it is worth.
 PAYOUT_MINIMUM_CENTS = env_int("STRONGROOM_PAYOUT_MINIMUM_CENTS", 2500, minimum=1)
 # The day of the weekly run: 0 is Monday, 6 is Sunday.
-PAYOUT_WEEKDAY = env_int("STRONGROOM_PAYOUT_WEEKDAY", 0) % 7
+PAYOUT_WEEKDAY = env_int("STRONGROOM_PAYOUT_WEEKDAY", 0, maximum=6)
 # After so many days past its due day, an unpaid invoice pauses the keys of its account.
 POSTPAID_PAUSE_DAYS = env_int("STRONGROOM_POSTPAID_PAUSE_DAYS", 14)
 

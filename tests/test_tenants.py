@@ -26,6 +26,7 @@ from django.urls import URLPattern, URLResolver, get_resolver, resolve, reverse
 from django.utils import timezone
 
 from billing.models import (
+    Coupon,
     Invoice,
     LedgerAccount,
     PayoutItem,
@@ -35,6 +36,7 @@ from billing.models import (
     ReceiptBatch,
     ReceiptKey,
     ReceiptLeaf,
+    Royalty,
     SavedCard,
     TaxDetails,
     Topup,
@@ -43,6 +45,7 @@ from billing.models import (
 )
 from billing.services import ledger
 from billing.services.price import set_price
+from billing.services.royalty import promise_royalty
 from inference.models import (
     Artifact,
     Deployment,
@@ -60,7 +63,13 @@ from marketplace.core.ids import new_id
 from marketplace.models import Account, AIModel, ModelVersion, User
 from marketplace.selectors import access
 from marketplace.selectors.access import Actor
-from tests.factories import PASSWORD, AIModelFactory, APIKeyFactory, ModelVersionFactory
+from tests.factories import (
+    PASSWORD,
+    AccountFactory,
+    AIModelFactory,
+    APIKeyFactory,
+    ModelVersionFactory,
+)
 from tests.inference.django.scripted_node import ScriptedNode
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -131,6 +140,22 @@ LINES = [
     Line(
         "billing:price-panel", "/panels/price/acme/digits", "POST", {"dollars_per_prediction": "1"}
     ),
+    Line("billing:royalties", "/dashboard/models/acme/digits/versions/1/royalties"),
+    Line(
+        "billing:royalties",
+        "/dashboard/models/acme/digits/versions/1/royalties",
+        "POST",
+        {"parent": "base/base:1", "percent": "1"},
+    ),
+    Line("billing:royalty-end", "/dashboard/royalties/{royalty}/end"),
+    Line("billing:royalty-end", "/dashboard/royalties/{royalty}/end", "POST", {}),
+    Line("billing:price", "/dashboard/models/acme/digits/price"),
+    Line("billing:price", "/dashboard/models/acme/digits/price", "POST", {"flat": "1"}),
+    Line("billing:price-withdraw", "/dashboard/models/acme/digits/price/withdraw", "POST", {}),
+    Line("billing:offer", "/dashboard/models/acme/digits/offers", "POST", {"end": "friend"}),
+    Line("billing:coupon", "/dashboard/models/acme/digits/coupons", "POST", {"end": "HALF"}),
+    Line("billing:redeem", "/console/coupons?account=acme"),
+    Line("billing:redeem", "/console/coupons?account=acme", "POST", {"code": "NONE"}),
     Line("billing:key-panel", "/panels/keys/{key}"),
     Line("billing:give-back", "/dashboard/give-back?account=acme"),
     Line(
@@ -275,6 +300,56 @@ LINES = [
         {"nanos_per_prediction": 7},
         by="token",
     ),
+    Line("billing-api:royalties", "/api/models/acme/digits/versions/1/royalties", by="token"),
+    Line(
+        "billing-api:royalties",
+        "/api/models/acme/digits/versions/1/royalties",
+        "POST",
+        {"parent": "base/base:1", "bps": 1},
+        by="token",
+    ),
+    Line("billing-api:royalty", "/api/royalties/{royalty}", by="token"),
+    Line("billing-api:royalty", "/api/royalties/{royalty}", "DELETE", by="token"),
+    Line("billing-api:prices", "/api/models/acme/digits/prices", by="token"),
+    Line(
+        "billing-api:prices",
+        "/api/models/acme/digits/prices",
+        "POST",
+        {"nanos_per_prediction": 8},
+        by="token",
+    ),
+    Line("billing-api:next-price", "/api/models/acme/digits/prices/next", "DELETE", by="token"),
+    Line("billing-api:offers", "/api/models/acme/digits/offers", by="token"),
+    Line(
+        "billing-api:offers",
+        "/api/models/acme/digits/offers",
+        "POST",
+        {"account": "acme", "nanos_per_prediction": 1},
+        by="token",
+    ),
+    Line("billing-api:offer", "/api/models/acme/digits/offers/friend", "DELETE", by="token"),
+    Line("billing-api:coupons", "/api/models/acme/digits/coupons", by="token"),
+    Line(
+        "billing-api:coupons",
+        "/api/models/acme/digits/coupons",
+        "POST",
+        {
+            "code": "MINE",
+            "off_bps": 1,
+            "days": 1,
+            "uses_max": 1,
+            "valid_until": "2030-01-01T00:00:00Z",
+        },
+        by="token",
+    ),
+    Line("billing-api:coupon", "/api/models/acme/digits/coupons/half", "DELETE", by="token"),
+    Line(
+        "billing-api:redeem",
+        "/api/coupons/redeem",
+        "POST",
+        {"account": "acme", "code": "NONE"},
+        by="token",
+    ),
     Line("billing-api:key-spend", "/api/keys/{key}/spend", by="token"),
     Line("billing-api:wallet", "/api/wallet?account=acme", by="token"),
     Line("billing-api:usage", "/api/usage?account=acme", by="token"),
@@ -387,6 +462,7 @@ PUBLIC = {
     ("inference:try-panel", "POST"),
     ("marketplace-api:model", "GET"),
     ("billing-api:price", "GET"),
+    ("billing-api:prices", "GET"),
 }
 # What a call leaves behind of its caller.
 VOLATILE = {"last_used_at", "last_seen_at", "heard_since", "last_login"}
@@ -473,12 +549,14 @@ def rows(acme: Tenant, account: Account, store: None) -> dict[str, str]:
     )
     prediction_id = _run(account, version)
     _book(prediction_id, account, version, price)
+    _announce(price)
     made = {
         "version": version.pk,
         "key": APIKeyFactory(account=account, created_by=acme.user).pk,
         "topup": Topup.objects.create(
             account=account, amount_cents=2_500, state=Topup.State.EXPIRED
         ).pk,
+        "royalty": _promise(acme, model).pk,
         "payout": _pay_out(account).pk,
         "card": SavedCard.objects.create(
             account=account,
@@ -500,9 +578,34 @@ def rows(acme: Tenant, account: Account, store: None) -> dict[str, str]:
     return {name: str(value) for name, value in made.items()}
 
 
+def _announce(price: Price) -> None:
+    """A price that has not begun, an offer and a coupon."""
+    later = timezone.now() + timedelta(days=7)
+    terms = {"model": price.model, "creator_share_bps": 0}
+    Price.objects.filter(pk=price.pk).update(valid_until=later)
+    Price.objects.create(nanos_per_prediction=2_000, valid_from=later, **terms)
+    friend = AccountFactory(slug="friend")
+    Price.objects.create(
+        nanos_per_prediction=1, valid_from=price.valid_from, account=friend, **terms
+    )
+    Coupon.objects.create(
+        code="HALF", model=price.model, off_bps=5_000, days=1, uses_max=1, valid_until=later
+    )
+
+
 def _run(account: Account, version: ModelVersion) -> UUID:
     fields = {"id": new_id(), "account_id": account.pk, "created_at": timezone.now()}
     return Prediction.objects.create(version=version, state="succeeded", **fields).pk
+
+
+def _promise(acme: Tenant, model: AIModel) -> Royalty:
+    """A royalty to a third party, which has made public what the version was made from."""
+    base = AIModelFactory(account=AccountFactory(slug="base"), name="base", visibility="public")
+    ModelVersionFactory(model=base)
+    parent = ModelVersionFactory(model=base, number=2)
+    # Not on sale yet: who promised can take it back.
+    version = ModelVersionFactory(model=model, number=3, state="in_review")
+    return promise_royalty(Actor(user=acme.user), version, parent=parent, bps=1)
 
 
 def _book(prediction_id: UUID, account: Account, version: ModelVersion, price: Price) -> None:

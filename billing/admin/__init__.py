@@ -2,6 +2,8 @@
 
 from billing.admin.adjustment import AdjustmentAdmin, UsageReversalAdmin
 from billing.admin.budget import BudgetAlertAdmin, KeySpendAdmin
+from billing.admin.coupon import CouponAdmin, CouponRedemptionAdmin
+from billing.admin.creator_terms import CreatorTermsAdmin
 from billing.admin.ledger import HoldAdmin, LedgerAccountAdmin, TransferAdmin
 from billing.admin.payout import (
     ConnectAccountAdmin,
@@ -34,8 +36,9 @@ from billing.admin.prepaid import (
 from billing.admin.price import PriceAdmin
 from billing.admin.receipt import ReceiptBatchAdmin, ReceiptKeyAdmin
 from billing.admin.reconcile import ReconcileDifferenceAdmin, ReconcileRunAdmin
+from billing.admin.royalty import RoyaltyAdmin, RoyaltyShareAdmin
 from billing.admin.stripe import StripeCallAdmin, StripeEventAdmin, TopupAdmin
-from billing.admin.usage import UsageEventAdmin
+from billing.admin.usage import UsageCounterAdmin, UsageEventAdmin
 
 __all__ = [
     "AccountFreezeAdmin",
@@ -44,7 +47,10 @@ __all__ = [
     "BalanceAlertAdmin",
     "BudgetAlertAdmin",
     "ConnectAccountAdmin",
+    "CouponAdmin",
+    "CouponRedemptionAdmin",
     "CreatorReserveAdmin",
+    "CreatorTermsAdmin",
     "DisputeAdmin",
     "HoldAdmin",
     "InvoiceAdmin",
@@ -67,6 +73,8 @@ __all__ = [
     "ReleaseAdmin",
     "ReviewCaseAdmin",
     "ReviewSignalAdmin",
+    "RoyaltyAdmin",
+    "RoyaltyShareAdmin",
     "SavedCardAdmin",
     "StripeCallAdmin",
     "StripeEventAdmin",
@@ -74,6 +82,7 @@ __all__ = [
     "TopupAdmin",
     "TopupRefundAdmin",
     "TransferAdmin",
+    "UsageCounterAdmin",
     "UsageEventAdmin",
     "UsageReversalAdmin",
 ]

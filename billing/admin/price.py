@@ -9,9 +9,11 @@ from marketplace.core.money import format_nanos
 
 @admin.register(Price)
 class PriceAdmin(ReadOnlyAdmin):
-    list_display = ["model", "per_prediction", "creator_share", "valid_from", "valid_until"]
+    list_display = [
+        *("model", "account", "per_prediction", "creator_share", "valid_from", "valid_until"),
+    ]
     search_fields = ["model__name", "model__account__slug"]
-    list_select_related = ["model__account"]
+    list_select_related = ["model__account", "account"]
     ordering = ["-valid_from"]
 
     @admin.display(description="Per prediction")

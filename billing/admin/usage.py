@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.contrib import admin
 
-from billing.models import UsageEvent
+from billing.models import UsageCounter, UsageEvent
 from marketplace.admin.readonly import ReadOnlyAdmin
 from marketplace.core import ids
 from marketplace.core.money import format_nanos
@@ -36,3 +36,11 @@ class UsageEventAdmin(ReadOnlyAdmin):
     @admin.display(description="Creator's part")
     def creator_part(self, event: UsageEvent) -> str:
         return format_nanos(event.creator_nanos)
+
+
+@admin.register(UsageCounter)
+class UsageCounterAdmin(ReadOnlyAdmin):
+    list_display = ["account", "model", "starts_on", "units"]
+    search_fields = ["account__slug", "model__name"]
+    list_select_related = ["account", "model__account"]
+    ordering = ["-starts_on"]

@@ -2,15 +2,40 @@ from __future__ import annotations
 
 from django.urls import path
 
-from billing.api import budget, invoice, payout, prepaid, price, receipt, wallet
+from billing.api import budget, invoice, payout, prepaid, price, receipt, royalty, usage, wallet
 
 app_name = "billing-api"
 urlpatterns = [
     path("models/<slug:owner>/<str:name>/price", price.PriceView.as_view(), name="price"),
+    path("models/<slug:owner>/<str:name>/prices", price.PricesView.as_view(), name="prices"),
+    path(
+        "models/<slug:owner>/<str:name>/prices/next",
+        price.NextPriceView.as_view(),
+        name="next-price",
+    ),
+    path("models/<slug:owner>/<str:name>/offers", price.OffersView.as_view(), name="offers"),
+    path(
+        "models/<slug:owner>/<str:name>/offers/<slug:account>",
+        price.OfferView.as_view(),
+        name="offer",
+    ),
+    path("models/<slug:owner>/<str:name>/coupons", price.CouponsView.as_view(), name="coupons"),
+    path(
+        "models/<slug:owner>/<str:name>/coupons/<slug:code>",
+        price.CouponView.as_view(),
+        name="coupon",
+    ),
+    path("coupons/redeem", price.RedeemView.as_view(), name="redeem"),
     path("keys/<uuid:key_id>/spend", budget.KeySpendView.as_view(), name="key-spend"),
     path("predictions/<str:public_id>/receipt", receipt.ReceiptView.as_view(), name="receipt"),
     path("receipt-keys", receipt.ReceiptKeysView.as_view(), name="receipt-keys"),
     path("receipt-batches", receipt.ReceiptBatchesView.as_view(), name="receipt-batches"),
+    path(
+        "models/<slug:owner>/<str:name>/versions/<int:number>/royalties",
+        royalty.RoyaltiesView.as_view(),
+        name="royalties",
+    ),
+    path("royalties/<uuid:royalty_id>", royalty.RoyaltyView.as_view(), name="royalty"),
     path("cards", prepaid.CardsView.as_view(), name="cards"),
     path("cards/<uuid:card_id>", prepaid.CardView.as_view(), name="card"),
     path("auto-topup", prepaid.AutoTopupView.as_view(), name="auto-topup"),
@@ -47,9 +72,9 @@ urlpatterns = [
     ),
     path("tax-details", invoice.TaxDetailsView.as_view(), name="tax-details"),
     path("wallet", wallet.WalletView.as_view(), name="wallet"),
-    path("usage/sums", wallet.UsageSumsView.as_view(), name="usage-sums"),
-    path("usage/export/<str:kind>", wallet.UsageExportView.as_view(), name="usage-export"),
-    path("usage", wallet.UsageView.as_view(), name="usage"),
+    path("usage/sums", usage.UsageSumsView.as_view(), name="usage-sums"),
+    path("usage/export/<str:kind>", usage.UsageExportView.as_view(), name="usage-export"),
+    path("usage", usage.UsageView.as_view(), name="usage"),
     path("topups", wallet.TopupsView.as_view(), name="topups"),
     path("topups/<uuid:topup_id>", wallet.TopupView.as_view(), name="topup"),
 ]

@@ -5,7 +5,7 @@ from pathlib import Path
 from django.db import migrations
 
 SQL = Path(__file__).resolve().parent.parent / "sql"
-FILES = ["ledger.sql", "balance.sql", "guards.sql"]
+FILES = ["ledger.sql", "balance.sql", "price_guard.sql", "guards.sql"]
 
 
 class Migration(migrations.Migration):

@@ -10,7 +10,7 @@ import marketplace.core.ids
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("billing", "0011_more_accounts"),
+        ("billing", "0012_prices"),
         ("marketplace", "0005_account_frozen"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]

@@ -19,7 +19,7 @@ DROP TRIGGER billing_release_append_only ON billing_release;
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("billing", "0011_more_accounts"),
+        ("billing", "0013_prepaid"),
         ("marketplace", "0004_query_budget"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
@@ -115,6 +115,7 @@ class Migration(migrations.Migration):
                     models.CharField(blank=True, max_length=255, null=True, unique=True),
                 ),
                 ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("checked_at", models.DateTimeField(blank=True, null=True)),
                 ("finished_at", models.DateTimeField(blank=True, null=True)),
             ],
         ),

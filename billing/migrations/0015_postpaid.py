@@ -20,7 +20,7 @@ DROP FUNCTION billing_set_credit;
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("billing", "0011_more_accounts"),
+        ("billing", "0014_payouts"),
         ("marketplace", "0004_query_budget"),
     ]
 

@@ -13,8 +13,6 @@ SQL = Path(__file__).resolve().parent.parent / "sql"
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("billing", "0013_prepaid"),
-        ("billing", "0014_payouts"),
         ("billing", "0015_postpaid"),
         ("marketplace", "0004_query_budget"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),

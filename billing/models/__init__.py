@@ -6,6 +6,8 @@ from billing.models.budget import KeySpend
 from billing.models.budget_alert import BudgetAlert
 from billing.models.card import SavedCard
 from billing.models.connect import ConnectAccount
+from billing.models.coupon import Coupon, CouponRedemption
+from billing.models.creator_terms import CreatorTerms
 from billing.models.dispute import Dispute
 from billing.models.fraud import (
     AccountFreeze,
@@ -25,9 +27,11 @@ from billing.models.reconcile import ReconcileDifference, ReconcileRun
 from billing.models.refund import TopupRefund
 from billing.models.release import CreatorReserve, Release
 from billing.models.reversal import UsageReversal
+from billing.models.royalty import Royalty, RoyaltyShare
 from billing.models.stripe_event import StripeCall, StripeEvent
 from billing.models.topup import StripeCustomer, Topup
 from billing.models.usage import UsageEvent
+from billing.models.usage_counter import UsageCounter
 
 __all__ = [
     "AccountFreeze",
@@ -36,7 +40,10 @@ __all__ = [
     "BalanceAlert",
     "BudgetAlert",
     "ConnectAccount",
+    "Coupon",
+    "CouponRedemption",
     "CreatorReserve",
+    "CreatorTerms",
     "Dispute",
     "Hold",
     "Invoice",
@@ -62,6 +69,8 @@ __all__ = [
     "Release",
     "ReviewCase",
     "ReviewSignal",
+    "Royalty",
+    "RoyaltyShare",
     "SavedCard",
     "StripeCall",
     "StripeCustomer",
@@ -71,6 +80,7 @@ __all__ = [
     "TopupRefund",
     "Transfer",
     "TransferEntry",
+    "UsageCounter",
     "UsageEvent",
     "UsageReversal",
 ]

@@ -52,6 +52,8 @@ class PayoutItem(models.Model):
     attempt = models.PositiveSmallIntegerField(default=0)
     connect_transfer_id = models.CharField(max_length=255, null=True, blank=True, unique=True)
     created_at = models.DateTimeField(auto_now_add=True)
+    # When it was looked after last; the longest waiting comes first.
+    checked_at = models.DateTimeField(null=True, blank=True)
     finished_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:

@@ -46,6 +46,10 @@ class UsageEvent(models.Model):
     mode = models.CharField(max_length=4, choices=Mode, default=Mode.LIVE)
     units = models.PositiveIntegerField()
     gross_nanos = models.BigIntegerField()
+    # Units of each kind that the price meters; None for a price of rows alone.
+    metered = models.JSONField(null=True)
+    # Rows of the account, the model and the month that came before, where the price counts them.
+    position = models.BigIntegerField(null=True)
     # The creator's part of the gross; the rest is the platform's.
     creator_nanos = models.BigIntegerField(default=0)
     # One transfer moves what several events of a consumer and a creator cost. None where

@@ -75,7 +75,7 @@ def sum_earnings(
 
 
 def list_months(creator: Account) -> list[date]:
-    """The first days of the months in which a creator's money moved, newest first."""
+    """The first days of the months since a creator's first money, newest first."""
     with connection.cursor() as cursor:
         cursor.execute(_FIRST_SQL, {"creator": creator.pk})
         (first,) = cursor.fetchone()

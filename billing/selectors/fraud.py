@@ -1,4 +1,4 @@
-"""Read what looks like fraud: cases, holds on payouts, and who shares a card with whom."""
+"""Read what looks like fraud: cases, and who shares a card with whom."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from django.utils import timezone
 
 from billing.models import (
     PaymentDecline,
-    PayoutHold,
     ReviewCase,
     SavedCard,
     Topup,
@@ -20,7 +19,7 @@ from billing.models import (
 )
 from marketplace.core.errors import NotFoundError
 from marketplace.core.money import NANOS_PER_DOLLAR
-from marketplace.models import Account, Membership
+from marketplace.models import Membership
 from marketplace.selectors.access import Actor
 
 # A person who mistypes gives up after a few; a script that tries stolen numbers does not.
@@ -43,11 +42,6 @@ class Dealing:
     creator_id: UUID
     gross_nanos: int
     shares: str
-
-
-def has_payout_hold(account: Account) -> bool:
-    """Whether nothing may be paid out to an account before a case is decided."""
-    return PayoutHold.objects.filter(account=account, released_at=None).exists()
 
 
 def access_case(actor: Actor, case_id: UUID) -> ReviewCase:

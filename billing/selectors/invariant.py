@@ -1,4 +1,4 @@
-"""What an invariant of the ledger is; each part of billing brings its own."""
+"""What an invariant of the ledger is."""
 
 from __future__ import annotations
 

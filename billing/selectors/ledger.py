@@ -74,9 +74,7 @@ INVARIANTS = (
                        WHERE a.kind IN ('creator_reserve', 'creator_payable')), 0)
                        AS creator_nanos,
                    min(a.holder_id::text) FILTER (WHERE a.kind IN ('wallet', 'receivable'))
-                       AS account_id,
-                   min(a.holder_id::text) FILTER (
-                       WHERE a.kind IN ('creator_reserve', 'creator_payable')) AS creator_id
+                       AS account_id
                FROM billing_transfer t
                JOIN billing_transferentry e ON e.transfer_id = t.id
                JOIN billing_ledgeraccount a ON a.id = e.ledger_account_id
@@ -91,16 +89,80 @@ INVARIANTS = (
            WHERE t.gross_nanos IS DISTINCT FROM u.gross_nanos
                OR t.creator_nanos IS DISTINCT FROM u.creator_nanos
                OR t.account_id IS DISTINCT FROM u.account_id OR u.accounts <> 1
-               OR (t.creator_nanos > 0 AND t.creator_id IS DISTINCT FROM u.creator_id)
                OR u.creators <> 1""",
     ),
     Invariant(
+        "creators-get-their-parts",
+        "A usage transfer gives each creator the parts of its events, less what royalties give.",
+        """SELECT coalesce(e.transfer_id, s.transfer_id) FROM (
+               SELECT e.transfer_id, a.holder_id, sum(e.amount_nanos) AS nanos
+               FROM billing_transfer t
+               JOIN billing_transferentry e ON e.transfer_id = t.id
+               JOIN billing_ledgeraccount a ON a.id = e.ledger_account_id
+               WHERE t.kind = 'usage' AND a.kind IN ('creator_reserve', 'creator_payable')
+               GROUP BY 1, 2
+           ) e FULL JOIN (
+               SELECT p.transfer_id, p.holder_id, sum(p.nanos) AS nanos FROM (
+                   SELECT transfer_id, creator_id AS holder_id, creator_nanos AS nanos
+                   FROM billing_usageevent WHERE creator_nanos > 0
+                   UNION ALL SELECT u.transfer_id, u.creator_id, -s.amount_nanos
+                   FROM billing_royaltyshare s
+                   LEFT JOIN billing_usageevent u ON u.prediction_id = s.prediction_id
+                   UNION ALL SELECT u.transfer_id, r.beneficiary_id, s.amount_nanos
+                   FROM billing_royaltyshare s
+                   JOIN billing_royalty r ON r.id = s.royalty_id
+                   LEFT JOIN billing_usageevent u ON u.prediction_id = s.prediction_id
+               ) p GROUP BY 1, 2 HAVING sum(p.nanos) <> 0
+           ) s ON s.transfer_id = e.transfer_id AND s.holder_id = e.holder_id
+           WHERE e.nanos IS DISTINCT FROM s.nanos""",
+    ),
+    Invariant(
+        "royalties-equal-terms",
+        "Each prediction gives by each royalty of its version what the royalty says.",
+        # Whoever began or ended within a minute of the booking may have been seen or not.
+        """SELECT coalesce(s.prediction_id, d.prediction_id) FROM billing_royaltyshare s
+           FULL JOIN (
+               SELECT u.prediction_id, r.id AS royalty_id,
+                   u.creator_nanos * r.bps / 10000 AS nanos,
+                   t.created_at > r.created_at + interval '1 minute'
+                       AND t.created_at < coalesce(r.ended_at, 'infinity') - interval '1 minute'
+                       AS is_owed
+               FROM billing_royalty r
+               JOIN billing_usageevent u ON u.version_id = r.version_id
+                   AND u.creator_id <> r.beneficiary_id
+               JOIN billing_transfer t ON t.id = u.transfer_id
+               WHERE u.creator_nanos * r.bps >= 10000
+           ) d ON d.prediction_id = s.prediction_id AND d.royalty_id = s.royalty_id
+           WHERE s.amount_nanos <> d.nanos OR d.nanos IS NULL
+               OR (s.amount_nanos IS NULL AND d.is_owed)""",
+    ),
+    Invariant(
         "usage-equals-price",
-        "The gross of each usage event is its units times the price it pinned.",
+        "The gross of each usage event is what the price that it pinned says of its units.",
         """SELECT u.prediction_id FROM billing_usageevent u
            JOIN billing_price p ON p.id = u.price_id
-           WHERE u.gross_nanos <>
-               CASE WHEN u.mode = 'test' THEN 0 ELSE u.units * p.nanos_per_prediction END""",
+           WHERE u.gross_nanos IS DISTINCT FROM CASE
+               WHEN u.mode = 'test' THEN 0
+               WHEN (p.free_units > 0 OR p.tiers <> '[]') <> (u.position IS NOT NULL) THEN NULL
+               WHEN p.is_plain THEN u.units * p.nanos_per_prediction
+               ELSE billing_rate_again(p.nanos_per_prediction, p.rates, p.minimum_nanos,
+                   p.free_units, p.tiers, u.units, u.metered, u.position) END""",
+    ),
+    Invariant(
+        "positions-follow",
+        "Each counted event stands where those before it in its month end, up to the counter.",
+        """SELECT coalesce(e.prediction_id::text, c.id::text) FROM (
+               SELECT e.*, sum(e.units) OVER (month ORDER BY e.position) - e.units AS before,
+                   sum(e.units) OVER month AS total
+               FROM (
+                   SELECT u.prediction_id, u.account_id, p.model_id, u.units, u.position,
+                       date_trunc('month', u.occurred_at AT TIME ZONE 'UTC')::date AS starts_on
+                   FROM billing_usageevent u JOIN billing_price p ON p.id = u.price_id
+                   WHERE u.position IS NOT NULL
+               ) e WINDOW month AS (PARTITION BY e.account_id, e.model_id, e.starts_on)
+           ) e FULL JOIN billing_usagecounter c ON c.account_id = e.account_id
+               AND c.model_id = e.model_id AND c.starts_on = e.starts_on
+           WHERE e.position IS DISTINCT FROM e.before OR c.units IS DISTINCT FROM e.total""",
     ),
     Invariant(
         "creator-parts-equal-price",

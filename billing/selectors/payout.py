@@ -112,7 +112,7 @@ def find_account_obstacle(creator: Account, connect: ConnectAccount | None) -> O
     """What stands in the way whatever the amount: of the account, here and at Stripe."""
     if creator.suspended_at is not None:
         return Obstacle("account_suspended", "The account is suspended.")
-    if has_payout_hold(creator.pk):
+    if has_payout_hold(creator):
         return Obstacle("payout_hold", "Payouts are held while a person looks at the account.")
     if connect is None or connect.connect_account_id is None:
         return Obstacle("onboarding_missing", "Tell Stripe who you are and where to pay.")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from billing.models import PayoutHold
+from marketplace.models import Account
 
-def has_payout_hold(creator_id: UUID) -> bool:
-    """Whether somebody decided that nothing is paid to this creator for now.
+
+def has_payout_hold(creator: Account | UUID) -> bool:
+    """Whether nothing may be paid out to an account before a case about it is decided.
 
     Args:
-        creator_id: The account.
-
-    Returns:
-        False: nothing in this release holds payouts of an account that is not suspended.
+        creator: The account, or its id.
     """
-    return False
+    return PayoutHold.objects.filter(account=creator, released_at=None).exists()

@@ -8,9 +8,9 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import connection
-from django.db.models import Q, QuerySet
+from django.db.models import Exists, Q, QuerySet
 
-from billing.models import ReceiptBatch, ReceiptKey, UsageEvent
+from billing.models import ReceiptBatch, ReceiptKey, RoyaltyShare, UsageEvent
 from marketplace.core.clock import to_wire
 from marketplace.core.errors import NotFoundError
 from marketplace.core.receipt import (
@@ -24,7 +24,6 @@ from marketplace.selectors.access import Actor, list_accounts
 from strongroom import receipts
 from strongroom.sealing import signature
 from strongroom.sealing.canonical import decode_base64
-from strongroom.sealing.errors import CanonicalError, SignatureError
 
 BATCHES_PER_PAGE = 1_000
 
@@ -39,7 +38,10 @@ def get_receipt(actor: Actor, prediction_id: UUID) -> dict[str, Any]:
     events = UsageEvent.objects.filter(prediction_id=prediction_id)
     if not actor.is_admin:
         own = list_accounts(actor)
-        events = events.filter(Q(account__in=own) | Q(creator__in=own))
+        is_shared = RoyaltyShare.objects.filter(
+            prediction_id=prediction_id, royalty__beneficiary__in=own
+        )
+        events = events.filter(Q(account__in=own) | Q(creator__in=own) | Exists(is_shared))
     if not events.exists():
         raise NotFoundError("There is no such prediction, or you may not see it.")
     [row] = fetch_rows(RECEIPT_SQL, {"id": prediction_id})
@@ -107,10 +109,8 @@ def _find_fault(batch: ReceiptBatch, before: str, key: bytes) -> str:
     published = describe_published(batch)
     if batch.previous != before or batch.hash != receipts.hash_batch(published):
         return "it does not follow the batch before it"
-    try:
-        payload, signed = receipts.batch_payload(published), decode_base64(batch.signature)
-        signature.verify(key, receipts.BATCH_TYPE, payload, signed)
-    except (CanonicalError, SignatureError):
+    payload = receipts.batch_payload(published)
+    if not signature.is_signed(receipts.BATCH_TYPE, payload, batch.signature, [key]):
         return "its signature is wrong"
     return ""
 

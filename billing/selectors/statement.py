@@ -8,11 +8,13 @@ statement.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
-from django.db import connection
+from django.db import connection, transaction
 
 from billing.errors import StatementDiffersError
 from billing.models import Transfer
@@ -82,20 +84,32 @@ def make_statement(creator: Account, month: date) -> Statement:
     if begin > datetime.now(UTC):
         raise NotFoundError("This month has not begun.")
     values = {"creator": creator.pk, "begin": begin, "end": end}
-    opening, closing = _sum_balances(values)
+    with _one_snapshot():
+        opening, closing = _sum_balances(values)
+        earned = sum_earnings(creator, first, last)
+        movements = _list_movements(values)
     statement = Statement(
         creator=creator,
         month=first,
         opening=opening,
         closing=closing,
         # Oldest first, as one reads a statement.
-        earned=sorted(
-            sum_earnings(creator, first, last), key=lambda row: (row.day, row.model, row.version)
-        ),
-        movements=_list_movements(values),
+        earned=sorted(earned, key=lambda row: (row.day, row.model, row.version)),
+        movements=movements,
     )
     _check(statement)
     return statement
+
+
+@contextmanager
+def _one_snapshot() -> Iterator[None]:
+    """What is booked meanwhile is in none of the parts."""
+    is_outermost = not connection.in_atomic_block
+    with transaction.atomic():
+        if is_outermost:
+            with connection.cursor() as cursor:
+                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        yield
 
 
 def _check(statement: Statement) -> None:

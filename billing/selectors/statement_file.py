@@ -12,24 +12,30 @@ import csv
 import io
 from collections.abc import Iterator
 from typing import Any
+from xml.sax.saxutils import escape
 
 from reportlab.lib import colors
 from reportlab.lib.pagesizes import A4
-from reportlab.lib.styles import getSampleStyleSheet
+from reportlab.lib.styles import ParagraphStyle, getSampleStyleSheet
 from reportlab.lib.units import mm
 from reportlab.platypus import Flowable, LongTable, Paragraph, SimpleDocTemplate, Spacer, TableStyle
 
 from billing.selectors.statement import Statement
 from marketplace.core.clock import to_wire
+from marketplace.core.errors import InvalidInputError
 
 CSV_TYPE = "text/csv; charset=utf-8"
 PDF_TYPE = "application/pdf"
+
+# A page has fifty; more are for programs, which read the CSV.
+PDF_LINES_MAX = 5_000
 
 _COLUMNS = (
     *("line", "day", "model", "version", "predictions", "reference"),
     *("amount_nanos", "amount_usd"),
 )
 _NANOS_PER_DOLLAR = 1_000_000_000
+_CELL = ParagraphStyle("cell", fontName="Helvetica", fontSize=8, leading=9)
 _PLACES = {
     "creator_reserve": "In reserve",
     "creator_payable": "Payable",
@@ -76,7 +82,14 @@ def format_exactly(amount_nanos: int) -> str:
 
 
 def write_pdf(statement: Statement) -> bytes:
-    """The same lines on pages."""
+    """The same lines on pages.
+
+    Raises:
+        InvalidInputError: More than `PDF_LINES_MAX` lines.
+    """
+    if len(statement.earned) + len(statement.movements) > PDF_LINES_MAX:
+        detail = f"This month has more than {PDF_LINES_MAX:,} lines; take the CSV."
+        raise InvalidInputError(detail)
     file = io.BytesIO()
     title = f"Statement {statement.month:%Y-%m} of {statement.creator.slug}"
     document = SimpleDocTemplate(file, pagesize=A4, title=title, author="Strongroom", invariant=1)
@@ -100,7 +113,7 @@ def write_pdf(statement: Statement) -> bytes:
 
 
 def _summary(statement: Statement) -> LongTable:
-    rows = [
+    rows: list[list[Any]] = [
         ["", "At the beginning", "At the end"],
         *(
             [
@@ -124,11 +137,11 @@ def _summary(statement: Statement) -> LongTable:
 
 
 def _earned(statement: Statement) -> LongTable:
-    rows = [["Day", "Model", "Version", "Predictions", "Earned"]]
+    rows: list[list[Any]] = [["Day", "Model", "Version", "Predictions", "Earned"]]
     rows += [
         [
             row.day,
-            row.model,
+            _wrap(row.model),
             f"{row.version}",
             f"{row.predictions}",
             format_exactly(row.earned_nanos),
@@ -140,16 +153,21 @@ def _earned(statement: Statement) -> LongTable:
 
 
 def _movements(statement: Statement) -> LongTable:
-    rows = [["Day", "What", "Reference", "Amount"]]
+    rows: list[list[Any]] = [["Day", "What", "Reference", "Amount"]]
     rows += [
-        [to_wire(one.at)[:10], one.label, one.reference, format_exactly(one.amount_nanos)]
+        [to_wire(one.at)[:10], one.label, _wrap(one.reference), format_exactly(one.amount_nanos)]
         for one in statement.movements
     ]
     rows.append(["", "Sum", "", format_exactly(statement.moved_nanos)])
     return _table(rows, [22 * mm, 42 * mm, 70 * mm, 40 * mm])
 
 
-def _table(rows: list[list[str]], widths: list[float]) -> LongTable:
+def _wrap(text: str) -> Paragraph:
+    """A cell whose text may need more lines than one."""
+    return Paragraph(escape(text), _CELL)
+
+
+def _table(rows: list[list[Any]], widths: list[float]) -> LongTable:
     style = [
         ("FONTNAME", (0, 0), (-1, 0), "Helvetica-Bold"),
         ("FONTSIZE", (0, 0), (-1, -1), 8),

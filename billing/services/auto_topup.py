@@ -40,7 +40,7 @@ from billing.models import (
 from billing.selectors.card import find_default_card
 from billing.selectors.fraud import find_pause_end
 from billing.services import decline as declines
-from billing.services.stripe_call import call_stripe
+from billing.services.stripe_call import call_stripe, note_found
 from billing.services.stripe_client import get_stripe
 from billing.services.topup import (
     AMOUNT_CENTS_MAX,
@@ -255,6 +255,7 @@ def _pay(topup: Topup) -> None:
         return
     if intent is None:
         return
+    note_found(_key_of(topup), intent.id)
     if intent.status in FAILED_PAYMENT_STATES or intent.status == "requires_action":
         code = MUST_CONFIRM if intent.status == "requires_action" else "card_declined"
         _note_decline(topup, {"decline_code": code, "payment_intent_id": intent.id})
@@ -317,8 +318,9 @@ def _note_decline(topup: Topup, params: Mapping[str, object]) -> None:
     code = str(params.get("decline_code") or "card_declined")
     payment_intent_id = params.get("payment_intent_id")
     with transaction.atomic():
-        order = AutoTopup.objects.select_for_update().get(account_id=topup.account_id)
+        # In the order in which a credit locks them, too.
         topup = Topup.objects.select_for_update().get(pk=topup.pk)
+        order = AutoTopup.objects.select_for_update().get(account_id=topup.account_id)
         if topup.state in (Topup.State.CREDITED, Topup.State.QUARANTINED):
             return
         topup.state, topup.note = Topup.State.FAILED, f"The card was declined ({code})."

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import timedelta
 
 from django.conf import settings
 from django.db import transaction
 from django.db.models.functions import Now
 from django.urls import reverse
+from django.utils import timezone
 
 from billing.errors import StripeRefusedError
-from billing.models import AutoTopup, SavedCard, StripeCustomer
+from billing.models import AutoTopup, SavedCard, StripeCall, StripeCustomer
 from billing.selectors.card import find_default_card
 from billing.selectors.fraud import find_pause_end
 from billing.services.stripe_call import call_stripe
 from billing.services.stripe_client import get_stripe
 from billing.services.stripe_customer import ensure_customer
 from billing.stripe.client import Card
-from marketplace.core.errors import AccountFrozenError, ConflictError
+from marketplace.core.errors import AccountFrozenError, ConflictError, LimitExceededError
 from marketplace.core.ids import new_id
 from marketplace.models import Account
 from marketplace.selectors.access import Actor
@@ -25,6 +27,8 @@ from marketplace.services import audit
 
 # Nobody keeps more for one wallet; who tries stolen cards would like to.
 CARDS_MAX = 5
+# A page on which cards are saved charges nothing: stolen numbers could be tried on it for free.
+SETUPS_PER_HOUR_MAX = 10
 SYSTEM_LABEL = "system:stripe"
 
 
@@ -34,6 +38,7 @@ def start_card_setup(account: Account) -> str:
     Raises:
         AccountFrozenError: Not before the account's payments are clear.
         ConflictError: There are as many cards as there may be, or too many were declined.
+        LimitExceededError: Too many pages were opened in an hour.
         StripeUnavailableError, StripeRefusedError: There is no page.
     """
     if Account.objects.filter(pk=account.pk, frozen_at__isnull=False).exists():
@@ -42,10 +47,18 @@ def start_card_setup(account: Account) -> str:
         raise ConflictError("Too many cards of this account were declined; wait an hour.")
     if SavedCard.objects.filter(account=account, removed_at=None).count() >= CARDS_MAX:
         raise ConflictError(f"An account keeps at most {CARDS_MAX} cards; remove one first.")
+    prefix = f"card_setup:{account.pk}:"
+    since = timezone.now() - timedelta(hours=1)
+    opened = StripeCall.objects.filter(idempotency_key__startswith=prefix, first_sent_at__gt=since)
+    if opened.count() >= SETUPS_PER_HOUR_MAX:
+        raise LimitExceededError(
+            f"An account opens at most {SETUPS_PER_HOUR_MAX} such pages an hour.",
+            retry_after_s=3_600,
+        )
     customer_id = ensure_customer(account)
     url = f"{settings.WEB_URL}{reverse('billing:cards')}?account={account.slug}"
     # A page that is made twice saves a card once at the most: nothing hangs on the key.
-    key = f"card_setup:{new_id()}"
+    key = f"{prefix}{new_id()}"
     session = call_stripe(
         "checkout.sessions.create",
         key,

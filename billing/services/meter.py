@@ -41,6 +41,7 @@ from billing.selectors.meter import (
     read_clock,
     read_next_transaction,
     read_oldest_transaction,
+    sum_micro,
 )
 from billing.services.stripe_client import get_stripe
 
@@ -58,6 +59,9 @@ SENDS_PER_RUN_MAX = 500
 BLIND_RETRY_MAX = timedelta(hours=20)
 # A report this late may belong to a period that is over.
 LATE_AFTER = timedelta(minutes=30)
+# Stripe adds up with a delay of minutes.
+COMPARE_AFTER = timedelta(minutes=30)
+COMPARE_WITHIN = timedelta(days=1)
 _LOCK = 0x4D65_7465_7253_6561
 _ROWS_PER_INSERT = 1_000
 
@@ -99,6 +103,35 @@ def send_reports(*, account_id: UUID | None = None) -> int:
     return count
 
 
+def find_miscounted() -> list[str]:
+    """Hours of the last day of which Stripe's sum is not what was reported; for a person.
+
+    Raises:
+        StripeUnavailableError: Stripe could not be asked.
+    """
+    now = read_clock()
+    settled = MeterReport.objects.filter(
+        counted_at__gte=now - COMPARE_WITHIN, sent_at__lt=now - COMPARE_AFTER
+    )
+    found = []
+    for account_id, hour in sorted(
+        {(one.account_id, _hour_of(one.counted_at)) for one in settled}, key=str
+    ):
+        reports = MeterReport.objects.filter(
+            account_id=account_id, counted_at__gte=hour, counted_at__lt=hour + HOUR
+        )
+        # While one of them is on its way the sum may be either.
+        if reports.filter(state=MeterReport.State.SENT).exists():
+            continue
+        reported = sum_micro(reports.filter(state=MeterReport.State.OK))
+        counted = _ask_count(account_id, hour)
+        if counted != reported:
+            found.append(f"{account_id} {hour:%Y-%m-%d %H}: {reported} sent, {counted} counted")
+    for fault in found:
+        logger.critical("meter: %s", fault)
+    return found
+
+
 # --- Sealing ------------------------------------------------------------------------
 
 
@@ -109,7 +142,7 @@ def _find_next_hour() -> datetime | None:
     first = PostpaidTerms.objects.exclude(activated_at=None).order_by("activated_at").first()
     if first is None or first.activated_at is None:
         return None
-    return first.activated_at.replace(minute=0, second=0, microsecond=0)
+    return _hour_of(first.activated_at)
 
 
 def _seal(hour: datetime) -> bool:
@@ -134,8 +167,7 @@ def _seal(hour: datetime) -> bool:
         window = Window(_find_mark(hour), seal.barrier_transaction, until=hour + HOUR)
         found: dict[tuple[UUID, datetime], list[Unreported]] = defaultdict(list)
         for one in list_unreported(window):
-            booked = one.booked_at.replace(minute=0, second=0, microsecond=0)
-            found[one.account_id, booked].append(one)
+            found[one.account_id, _hour_of(one.booked_at)].append(one)
         for (account_id, booked), transfers in sorted(found.items(), key=lambda item: item[0][1]):
             if booked < hour:
                 logger.warning("late usage of %s for %s", booked, account_id)
@@ -241,21 +273,30 @@ def _redate(report: MeterReport, now: datetime) -> None:
 
 def _is_counted(report: MeterReport) -> bool | None:
     """Whether a report is in Stripe's sum of its hour; None where the sum fits neither."""
-    terms = PostpaidTerms.objects.get(account_id=report.account_id)
-    customer_id = StripeCustomer.objects.get(account_id=report.account_id).customer_id
-    hour = report.counted_at.replace(minute=0, second=0, microsecond=0)
-    hours = get_stripe().summarize_meter(
-        meter_id=terms.meter_id, customer_id=customer_id, start=hour, end=hour + HOUR
-    )
-    counted = sum(int(one.value) for one in hours)
+    hour = _hour_of(report.counted_at)
+    counted = _ask_count(report.account_id, hour)
     same_hour = MeterReport.objects.filter(
         account_id=report.account_id, counted_at__gte=hour, counted_at__lt=hour + HOUR
     )
-    known = sum(one.value_micro for one in same_hour.filter(state=MeterReport.State.OK))
-    unknown = sum(one.value_micro for one in same_hour.filter(state=MeterReport.State.SENT))
+    known = sum_micro(same_hour.filter(state=MeterReport.State.OK))
+    unknown = sum_micro(same_hour.filter(state=MeterReport.State.SENT))
     if counted == known:
         return False
     return True if counted in (known + report.value_micro, known + unknown) else None
+
+
+def _ask_count(account_id: UUID, hour: datetime) -> int:
+    """What Stripe counted for an account in an hour."""
+    terms = PostpaidTerms.objects.get(account_id=account_id)
+    customer_id = StripeCustomer.objects.get(account_id=account_id).customer_id
+    hours = get_stripe().summarize_meter(
+        meter_id=terms.meter_id, customer_id=customer_id, start=hour, end=hour + HOUR
+    )
+    return sum(one.value for one in hours)
+
+
+def _hour_of(moment: datetime) -> datetime:
+    return moment.replace(minute=0, second=0, microsecond=0)
 
 
 def _set_state(report: MeterReport, state: MeterReport.State, **values: object) -> None:

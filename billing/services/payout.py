@@ -23,7 +23,8 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import QuerySet
+from django.db.models import F, QuerySet
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from billing.errors import StripeRefusedError, StripeUnavailableError
@@ -64,7 +65,8 @@ ITEMS_PER_RUN_MAX = 5_000
 # Stripe forgets keys after a day at the earliest.
 SAME_KEY_UNTIL = timedelta(hours=20)
 SEARCH_FROM = timedelta(hours=21)
-ADVANCE_BATCH_SIZE = 500
+# A task has ten minutes, and Stripe takes three requests for an item.
+ADVANCE_BATCH_SIZE = 200
 # Stripe's word for a balance that does not suffice.
 BALANCE_INSUFFICIENT = "balance_insufficient"
 WAITS_FOR_BALANCE = "The platform's balance at Stripe does not suffice yet; nothing is lost."
@@ -175,7 +177,9 @@ def _create_item(run: PayoutRun, payable: LedgerAccount, connect: ConnectAccount
 
 def advance_payouts() -> int:
     """Go on with every open item and every reversal; returns how many were looked at."""
-    items = PayoutItem.objects.filter(state__in=PayoutItem.OPEN_STATES).order_by("created_at")
+    items = PayoutItem.objects.filter(state__in=PayoutItem.OPEN_STATES).order_by(
+        F("checked_at").asc(nulls_first=True), "created_at"
+    )
     reversals = PayoutReversal.objects.filter(state=PayoutReversal.State.SENDING)
     count = 0
     for pk, advance in [
@@ -183,13 +187,15 @@ def advance_payouts() -> int:
         *((pk, advance_reversal) for pk in _some_ids(reversals.order_by("created_at"))),
     ]:
         count += 1
+        # Before the look, so that an item that always fails holds up nobody.
+        PayoutItem.objects.filter(pk=pk, state__in=PayoutItem.OPEN_STATES).update(checked_at=Now())
         try:
             advance(pk)
         except StripeUnavailableError:
             logger.warning("Stripe does not answer; payouts go on next time")
             break
         except MarketplaceError as error:
-            logger.error("payout %s cannot go on: %s %s", pk, error.code, error.detail)
+            logger.warning("payout %s cannot go on: %s %s", pk, error.code, error.detail)
     return count
 
 
@@ -202,6 +208,7 @@ def advance_item(item_id: UUID) -> PayoutItem:
 
     Raises:
         StripeUnavailableError: Nobody knows whether it was paid; it is looked after again.
+        ConflictError: The same, and Stripe may have forgotten the request.
     """
     with _locked(item_id) as is_ours:
         item = PayoutItem.objects.select_related("creator").get(pk=item_id)
@@ -262,13 +269,11 @@ def _may_repeat(call: StripeCall) -> bool:
     """Whether Stripe still knows the key; False: look for what it did.
 
     Raises:
-        StripeUnavailableError: It may have forgotten, and may still be at it.
+        ConflictError: It may have forgotten, and may still be at it.
     """
     age = timezone.now() - call.first_sent_at
     if SAME_KEY_UNTIL <= age < SEARCH_FROM:
-        raise StripeUnavailableError(
-            "An earlier request was not answered, and is looked for a little later."
-        )
+        raise ConflictError("A request was not answered, and is looked for a little later.")
     return age < SAME_KEY_UNTIL
 
 
@@ -435,6 +440,7 @@ def advance_reversal(reversal_id: UUID) -> PayoutReversal:
 
     Raises:
         StripeUnavailableError: Nobody knows whether it was done; it is looked after again.
+        ConflictError: The same, and Stripe may have forgotten the request.
     """
     with _locked(reversal_id) as is_ours:
         row = PayoutReversal.objects.select_related("item").get(pk=reversal_id)

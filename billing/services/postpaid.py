@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import Protocol
 from uuid import UUID
 
+from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import Sum
 
@@ -267,6 +268,7 @@ def _ensure_subscription(terms: PostpaidTerms, customer_id: str, price_id: str) 
             price_id=price_id,
             metadata={"terms": name},
             idempotency_key=key,
+            is_taxed=settings.STRIPE_TAX,
         ),
     )
 

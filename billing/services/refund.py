@@ -29,7 +29,7 @@ from billing.errors import (
 from billing.models import LedgerAccount, StripeCall, Topup, TopupRefund, Transfer
 from billing.selectors.refund import find_bought_nanos, list_refundable_topups
 from billing.services import ledger
-from billing.services.stripe_call import call_stripe
+from billing.services.stripe_call import call_stripe, note_found
 from billing.services.stripe_client import get_stripe
 from billing.stripe.client import Refund
 from marketplace.core.errors import (
@@ -178,6 +178,7 @@ def send_refund(refund_id: UUID) -> TopupRefund:
             found = _find_lost(row) or _create(row)
         except StripeRefusedError as error:
             return _give_back(row.pk, error.detail)
+        note_found(f"refund:{row.pk}", found.id)
         TopupRefund.objects.filter(pk=row.pk, stripe_refund_id=None).update(
             stripe_refund_id=found.id
         )

@@ -35,3 +35,10 @@ def call_stripe(
     row.finished_at = timezone.now()
     row.save(update_fields=["state", "response_id", "finished_at"])
     return result
+
+
+def note_found(key: str, response_id: str) -> None:
+    """Note that a call whose answer was lost has had its effect after all."""
+    StripeCall.objects.filter(idempotency_key=key, state=StripeCall.State.SENT).update(
+        state=StripeCall.State.OK, response_id=response_id, finished_at=timezone.now()
+    )

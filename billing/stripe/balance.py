@@ -21,6 +21,9 @@ from billing.stripe.calls import (
 )
 from billing.stripe.events import StripeEvent, read_event
 
+# As many types as Stripe takes in one question for events.
+EVENT_TYPES_MAX = 20
+
 
 @dataclass(frozen=True, slots=True)
 class BalanceTransaction:
@@ -75,23 +78,30 @@ class BalanceCalls(Calls):
     def list_undelivered_events(
         self, *, types: Sequence[str], created_from: datetime
     ) -> list[StripeEvent]:
-        """Events that we have not acknowledged, newest first, at most `LIST_SIZE_MAX`.
+        """Events that we have not acknowledged, newest first.
+
+        Stripe is asked for `EVENT_TYPES_MAX` types at a time, and at most `LIST_SIZE_MAX` events
+        of each such group are read.
 
         Args:
-            types: At most 20 types, which is Stripe's limit.
+            types: Of snapshot events; thin ones are not in this list of Stripe's and are left
+                out.
             created_from: Not older than 30 days; Stripe forgets older ones.
         """
+        wanted = [name for name in types if not name.startswith("v2.")]
+        found: list[StripeEvent] = []
         with our_errors():
-            rows = self._v1.events.list(
-                params={
-                    "delivery_success": False,
-                    "types": list(types),
-                    "created": period(created_from, None),
-                    "limit": PAGE_SIZE,
-                }
-            )
-            found = list(read_latest(rows))
-        return [read_event(row.to_dict()) for row in found]
+            for start in range(0, len(wanted), EVENT_TYPES_MAX):
+                rows = self._v1.events.list(
+                    params={
+                        "delivery_success": False,
+                        "types": wanted[start : start + EVENT_TYPES_MAX],
+                        "created": period(created_from, None),
+                        "limit": PAGE_SIZE,
+                    }
+                )
+                found += [read_event(row.to_dict()) for row in read_latest(rows)]
+        return sorted(found, key=lambda event: event.created, reverse=True)
 
 
 def _total(amounts: Sequence[stripe.Balance.Available | stripe.Balance.Pending]) -> int:

@@ -26,6 +26,7 @@ from billing.stripe.connect import (
     ConnectTransfer,
     TransferReversal,
 )
+from billing.stripe.customers import CustomerCalls
 from billing.stripe.disputes import Dispute, DisputeCalls, FraudWarning
 from billing.stripe.events import StripeEvent, verify_webhook
 from billing.stripe.invoices import CreditNote, Invoice, InvoiceCalls, InvoiceLine
@@ -110,6 +111,7 @@ class StripeGateway(
     MeteringCalls,
     SubscriptionCalls,
     InvoiceCalls,
+    CustomerCalls,
 ):
     """The calls that billing makes. Safe to share between threads.
 

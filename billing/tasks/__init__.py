@@ -6,6 +6,7 @@ from billing.tasks.ledger import check_ledger, expire_holds
 from billing.tasks.payout import advance_payouts, start_payouts
 from billing.tasks.postpaid import (
     advance_postpaid,
+    compare_usage,
     poll_invoices,
     remind_of_invoices,
     report_usage,
@@ -17,6 +18,7 @@ from billing.tasks.prepaid import (
     run_auto_topups,
     scan_for_fraud,
 )
+from billing.tasks.price import mail_price_rises
 from billing.tasks.receipt import seal_receipts
 from billing.tasks.reconcile import carry_out_reconciliation, reconcile_nightly
 from billing.tasks.release import release_earnings
@@ -30,7 +32,9 @@ __all__ = [
     "apply_stripe_event",
     "carry_out_reconciliation",
     "check_ledger",
+    "compare_usage",
     "expire_holds",
+    "mail_price_rises",
     "poll_connect_accounts",
     "poll_disputes",
     "poll_invoices",

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from contextlib import suppress
+
 from celery import shared_task
 
 
@@ -18,6 +20,16 @@ def report_usage() -> None:
 
     seal_hours()
     send_reports()
+
+
+@shared_task(name="billing.compare_usage")
+def compare_usage() -> None:
+    from billing.errors import StripeUnavailableError
+    from billing.services.meter import find_miscounted
+
+    # What is wrong is logged as critical; the next run asks again.
+    with suppress(StripeUnavailableError):
+        find_miscounted()
 
 
 @shared_task(name="billing.poll_invoices")

@@ -16,6 +16,7 @@ from billing.selectors.earnings import ROWS_MAX, list_months, sum_earnings
 from billing.selectors.payout import find_balances, find_obstacle, list_payouts
 from billing.selectors.release import list_waiting
 from billing.selectors.reversal import list_given_back, sum_given_back
+from billing.selectors.royalty import sum_royalties_given, sum_royalties_received
 from marketplace.context import actor_of, requested_account
 from marketplace.models import Account
 from marketplace.selectors.access import has_right
@@ -52,6 +53,8 @@ def earnings(request: HttpRequest) -> HttpResponse:
         "months": months[:MONTHS_SHOWN],
         "payouts": list_payouts(account)[:PANEL_SIZE],
         "obstacle": find_obstacle(account),
+        "received": sum_royalties_received(account),
+        "given": sum_royalties_given(account),
     }
     return render(request, "billing/earnings.html", context, status=200 if is_valid else 422)
 

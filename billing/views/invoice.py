@@ -24,7 +24,6 @@ from billing.selectors.postpaid import find_credit, find_tax_details
 from billing.selectors.usage_export import CSV_TYPE, write_csv
 from billing.services import postpaid as services
 from billing.services.tax_details import save_tax_details
-from billing.tasks.postpaid import advance_postpaid as advance_task
 from marketplace.context import actor_of, requested_account
 from marketplace.core.errors import NotFoundError
 from marketplace.models import Account
@@ -92,7 +91,6 @@ def tax_details(request: HttpRequest) -> HttpResponse:
         account = requested_account(request, "billing")
         if form.is_valid():
             save_tax_details(actor_of(request), account, form.details)
-            advance_task.delay()
             return _back(account)
     context = {
         "account": account,

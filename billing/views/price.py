@@ -7,7 +7,7 @@ from django.shortcuts import render
 from django.views.decorators.http import require_http_methods
 
 from billing.forms.price import PriceForm
-from billing.selectors.price import find_price, list_prices
+from billing.selectors.price import find_next_price, find_price, list_prices
 from billing.services.price import set_price
 from marketplace.context import actor_of
 from marketplace.core.money import format_nanos, split_share
@@ -31,7 +31,8 @@ def price_panel(request: HttpRequest, owner: str, name: str) -> HttpResponse:
     is_saved = False
     if request.method == "POST" and form.is_valid():
         nanos = form.cleaned_data["dollars_per_prediction"]
-        price = set_price(actor, model, nanos_per_prediction=nanos)
+        set_price(actor, model, nanos_per_prediction=nanos)
+        price = find_price(model)
         is_saved = True
     creator_nanos, platform_nanos = (
         split_share(price.nanos_per_prediction, price.creator_share_bps) if price else (0, 0)
@@ -39,6 +40,7 @@ def price_panel(request: HttpRequest, owner: str, name: str) -> HttpResponse:
     context = {
         "model": model,
         "price": price,
+        "next_price": find_next_price(model),
         "per_thousand_nanos": price.nanos_per_prediction * 1_000 if price else None,
         "creator_nanos": creator_nanos,
         "platform_nanos": platform_nanos,

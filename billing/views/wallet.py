@@ -1,4 +1,4 @@
-"""The consumer's side of money: wallet, top-ups, usage."""
+"""The consumer's side of money: wallet and top-ups."""
 
 from __future__ import annotations
 
@@ -13,16 +13,12 @@ from django.views.decorators.http import require_http_methods, require_safe
 
 from billing.errors import StripeUnavailableError
 from billing.forms.topup import TopupForm
-from billing.forms.usage import UsageForm
 from billing.models import LedgerAccount, Topup
 from billing.selectors.ledger import find_ledger_account, list_entries
 from billing.selectors.postpaid import find_credit
-from billing.selectors.reversal import map_reversals, sum_chosen_reversals
 from billing.selectors.topup import access_topup, list_topups
-from billing.selectors.usage import UsageFilter, list_usage, sum_usage, sum_usage_by
 from billing.services.topup import settle_topup, start_topup
 from marketplace.context import actor_of, requested_account
-from marketplace.core import ids
 from marketplace.models import Account
 from marketplace.selectors.access import has_right
 
@@ -90,50 +86,6 @@ def topup_return(request: HttpRequest, topup_id: UUID) -> HttpResponse:
     return render(request, template, context)
 
 
-@login_required
-@require_safe
-def usage(request: HttpRequest) -> HttpResponse:
-    """What was booked: each prediction, newest first, or sums by day, model or key."""
-    account = requested_account(request)
-    form = UsageForm(request.GET, account=account)
-    is_valid = form.is_valid()
-    chosen = form.filter if is_valid else UsageFilter()
-    predictions, gross_nanos = sum_usage(account, chosen)
-    context = {
-        "account": account,
-        "form": form,
-        "is_chosen": chosen != UsageFilter(),
-        "predictions": predictions,
-        "gross_nanos": gross_nanos,
-        "given_back_nanos": sum_chosen_reversals(account, chosen),
-        "export_query": _export_query(request, account),
-    }
-    if is_valid and form.group:
-        context["sums"] = sum_usage_by(account, chosen, form.group)
-    else:
-        page = Paginator(list_usage(account, chosen), PAGE_SIZE).get_page(request.GET.get("page"))
-        context |= {"page": page, "rows": usage_rows(page.object_list)}
-    return render(request, "billing/usage.html", context, status=200 if is_valid else 422)
-
-
-def _export_query(request: HttpRequest, account: Account) -> str:
-    """The same choice, for the addresses that export it."""
-    query = request.GET.copy()
-    for name in ("page", "by"):
-        query.pop(name, None)
-    query["account"] = account.slug
-    return query.urlencode()
-
-
-@login_required
-@require_safe
-def usage_panel(request: HttpRequest) -> HttpResponse:
-    """The latest predictions, for a place on another page."""
-    account = requested_account(request)
-    context = {"account": account, "rows": usage_rows(list_usage(account)[:PANEL_SIZE])}
-    return render(request, "billing/panels/usage.html", context)
-
-
 def wallet_context(request: HttpRequest, account: Account) -> dict[str, Any]:
     """What the wallet holds, and whether the person may add to it."""
     row = find_ledger_account(LedgerAccount.Kind.WALLET, holder_id=account.pk)
@@ -154,17 +106,3 @@ def statement_page(request: HttpRequest, account: Account) -> Any:
     if row is None:
         return None
     return Paginator(list_entries(row), PAGE_SIZE).get_page(request.GET.get("page"))
-
-
-def usage_rows(events: Any) -> list[dict[str, Any]]:
-    """Usage events with their public ids, and what went back of them."""
-    found = list(events)
-    reversals = map_reversals(event.prediction_id for event in found)
-    return [
-        {
-            "event": event,
-            "id": ids.to_public(event.prediction_id),
-            "reversal": reversals.get(event.prediction_id),
-        }
-        for event in found
-    ]

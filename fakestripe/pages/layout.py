@@ -28,11 +28,12 @@ main { width: 100%; max-width: 440px; background: #fff; border: 1px solid var(--
   background: #ffe9b8; color: #5c3d00; font-size: 13px; font-weight: 600; }
 h1 { margin: 0; font-size: 18px; font-weight: 500; color: var(--soft); }
 .amount { margin: 4px 0 20px; font-size: 36px; font-weight: 650; letter-spacing: -0.02em; }
-dl { margin: 0 0 24px; border-top: 1px solid var(--line); }
+dl { margin: 16px 0; border-top: 1px solid var(--line); }
 dl div { display: flex; justify-content: space-between; gap: 16px; padding: 10px 0;
   border-bottom: 1px solid var(--line); }
+dt { overflow-wrap: anywhere; }
 dd { margin: 0; white-space: nowrap; }
-label { display: block; margin-bottom: 6px; font-weight: 600; }
+label { display: block; margin: 24px 0 6px; font-weight: 600; }
 input { width: 100%; margin-bottom: 8px; padding: 11px 12px; font: inherit; letter-spacing: 0.04em;
   border: 1px solid #8891a5; border-radius: 8px; background: transparent; color: inherit; }
 button { width: 100%; margin-top: 12px; padding: 12px; font: inherit; font-weight: 650; border: 0;

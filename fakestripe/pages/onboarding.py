@@ -53,7 +53,7 @@ def _show(server: Server, link_id: str) -> Response:
     facts = [
         ("Account", account.get("display_name", account["id"])),
         ("Country", account["identity"]["country"].upper()),
-        ("Asked for", ", ".join(due) or "nothing"),
+        *[(name, "asked for") for name in due],
     ]
     address = f"/connect/{link_id}"
     buttons = "".join(

@@ -12,7 +12,8 @@ from fakestripe.store import Query
 Json = dict[str, Any]
 
 _PARAMS = frozenset({"email", "name", "description", "phone", "metadata"})
-_UPDATE_PARAMS = _PARAMS | {"invoice_settings"}
+_UPDATE_PARAMS = _PARAMS | {"invoice_settings", "address"}
+_ADDRESS = frozenset({"line1", "line2", "city", "postal_code", "state", "country"})
 _TEXTS = ("email", "name", "description", "phone")
 
 
@@ -69,6 +70,10 @@ def update(context: Context, params: Json, customer_id: str) -> Json:
     if settings:
         _check_method(context, customer_id, settings["default_payment_method"])
         after["invoice_settings"] = before["invoice_settings"] | settings
+    if "address" in params:
+        checks.only(params["address"], _ADDRESS, prefix="address")
+        given = {name: text or None for name, text in params["address"].items()}
+        after["address"] = dict.fromkeys(sorted(_ADDRESS)) | (before["address"] or {}) | given
     if "metadata" in params:
         after["metadata"] = checks.metadata(params["metadata"], before["metadata"])
     previous = {name: before[name] for name in before if before[name] != after[name]}

@@ -32,7 +32,11 @@ def list_all(context: Context, params: Json) -> Json:
     if "type" in params:
         query.where("json_extract(body, '$.type') GLOB ?", params["type"])
     if "types" in params:
-        types = params["types"][:TYPES_MAX]
+        types = params["types"]
+        if len(types) > TYPES_MAX:
+            raise errors.invalid_request(
+                f"You may pass up to {TYPES_MAX} event types.", param="types"
+            )
         marks = ", ".join("?" * len(types))
         query.where(f"json_extract(body, '$.type') IN ({marks})", *types)
     if "delivery_success" in params:

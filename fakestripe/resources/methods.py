@@ -82,10 +82,13 @@ def list_of_customer(context: Context, params: Json, customer_id: str) -> Json:
 
 def attach(context: Context, params: Json, method_id: str) -> Json:
     checks.only(params, frozenset({"customer"}))
-    method = context.get("payment_method", method_id)
     if "customer" not in params:
         raise errors.missing_parameter("customer")
     customers.require(context, params["customer"])
+    if method_id in cards.BY_NAME:
+        method = create_card(context, cards.read(cards.BY_NAME[method_id]), None)
+        return keep(context, method, params["customer"], is_authenticated=False)
+    method = context.get("payment_method", method_id)
     if method["customer"] not in (None, params["customer"]):
         raise errors.invalid_request(
             "The payment method you provided has already been attached to a customer."

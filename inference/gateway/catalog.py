@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -21,6 +22,7 @@ from inference.gateway.errors import NOT_READY_RETRY_S, ModelNotReadyError
 from marketplace.core.errors import NotFoundError
 from strongroom.errors import InterfaceError
 from strongroom.interface import Interface
+from strongroom.rating import Terms, is_dearer
 
 logger = logging.getLogger(__name__)
 
@@ -37,14 +39,21 @@ _FIND = """
         m.id AS model_id, m.name, m.task, m.visibility, a.slug AS owner, a.id AS owner_id,
         m.requests_per_minute, m.units_per_minute, m.concurrency_max,
         m.queries_per_day_max, m.queries_total_max, m.samples_queries,
-        p.id AS price_id, p.nanos_per_prediction,
-        extract(epoch FROM least(p.valid_until, (
-            SELECT min(f.valid_from) FROM billing_price f
-            WHERE f.model_id = m.id AND f.valid_from > now())) - now())::float8 AS price_left_s
+        to_jsonb(p) AS price, (
+            SELECT jsonb_agg(to_jsonb(o)) FROM billing_price o
+            WHERE o.model_id = m.id AND o.account_id IS NOT NULL AND o.valid_from <= now()
+                AND (o.valid_until IS NULL OR o.valid_until > now())
+        ) AS private_prices, extract(epoch FROM (
+            SELECT min(least(CASE WHEN f.valid_from > now() THEN f.valid_from END,
+                CASE WHEN f.valid_until > now() THEN f.valid_until END))
+            FROM billing_price f
+            WHERE f.model_id = m.id AND (f.valid_from > now() OR f.valid_until > now())
+        ) - now())::float8 AS price_left_s
     FROM marketplace_modelversion v
     JOIN marketplace_aimodel m ON m.id = v.model_id
     JOIN marketplace_account a ON a.id = m.account_id
-    LEFT JOIN billing_price p ON p.model_id = m.id AND p.valid_from <= now()
+    LEFT JOIN billing_price p ON p.model_id = m.id AND p.account_id IS NULL
+        AND p.valid_from <= now()
         AND (p.valid_until IS NULL OR p.valid_until > now())
     WHERE v.state = 'approved' AND m.suspended_at IS NULL AND a.suspended_at IS NULL
 """
@@ -101,6 +110,16 @@ class Reference:
 
 
 @dataclass(frozen=True, slots=True)
+class Priced:
+    """A row of prices: its id, and what it says."""
+
+    id: UUID
+    terms: Terms
+    # The most of a kind that one row is charged for.
+    max_units: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Offer:
     """A version that can be bought now, and at which price."""
 
@@ -116,8 +135,10 @@ class Offer:
     name: str
     task: str
     is_private: bool
-    price_id: UUID | None
-    price_nanos: int
+    # None: it is not for sale.
+    price: Priced | None
+    # What single accounts pay instead, by their ids.
+    private_prices: Mapping[UUID, Priced] = field(default_factory=dict)
     # Of all callers together; None where there is no such limit.
     requests_per_minute: int | None = None
     units_per_minute: int | None = None
@@ -270,17 +291,39 @@ def parse_reference(text: Any) -> Reference:
     raise NotFoundError("A model is named owner/name, owner/name:version or owner/name@channel.")
 
 
-def require_price(offer: Offer) -> UUID:
-    """The price row that a prediction of now pins.
+def require_price(offer: Offer, caller: Caller) -> Priced:
+    """The price that a prediction of now pins.
 
     Raises:
         ModelNotReadyError: The model is not priced, so it is not for sale yet.
     """
-    if offer.price_id is None:
+    if offer.price is None:
         raise ModelNotReadyError(
             "The model has no price yet, so it cannot be called.", retry_after_s=NOT_READY_RETRY_S
         )
-    return offer.price_id
+    return offer.private_prices.get(caller.account_id, offer.price)
+
+
+def _make_price(row: Mapping[str, Any]) -> Priced:
+    """Of a row of `billing_price`, as JSON."""
+    terms = Terms(
+        row["nanos_per_prediction"],
+        row["rates"],
+        row["minimum_nanos"],
+        row["free_units"],
+        row["tiers"],
+    )
+    return Priced(UUID(row["id"]), terms, row["max_units"])
+
+
+def _list_private(rows: Sequence[Mapping[str, Any]], price: Priced | None) -> dict[UUID, Priced]:
+    """By account; without those that the price of everybody has caught up with."""
+    found = {UUID(row["account_id"]): _make_price(row) for row in rows}
+    return {
+        account_id: one
+        for account_id, one in found.items()
+        if price is not None and is_dearer(price.terms, one.terms)
+    }
 
 
 def _make_offer(row: Row) -> Offer:
@@ -291,6 +334,7 @@ def _make_offer(row: Row) -> Offer:
         raise ModelNotReadyError(
             "The version is not complete yet.", retry_after_s=NOT_READY_RETRY_S
         ) from error
+    price = None if row["price"] is None else _make_price(row["price"])
     return Offer(
         version_id=row["version_id"],
         number=row["number"],
@@ -304,8 +348,8 @@ def _make_offer(row: Row) -> Offer:
         name=row["name"],
         task=row["task"],
         is_private=row["visibility"] == "private",
-        price_id=row["price_id"],
-        price_nanos=row["nanos_per_prediction"] or 0,
+        price=price,
+        private_prices=_list_private(row["private_prices"] or [], price),
         requests_per_minute=row["requests_per_minute"],
         units_per_minute=row["units_per_minute"],
         concurrency_max=row["concurrency_max"],

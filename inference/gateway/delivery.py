@@ -70,14 +70,18 @@ class Delivery:
             OutputError: It is no text.
         """
         given = part.pop(self._streamed, None)
-        self.beside |= part
-        if given is None:
-            return
-        piece = self._read(given)
+        piece = None if given is None else self._read(given)
         if piece:
             await self.events.send(self._render(piece))
             self.has_begun = True
             self._pieces.append(piece)
+        # Not before it was delivered: it may say how much there is so far.
+        self.beside |= part
+
+    @property
+    def piece_count(self) -> int:
+        """How many pieces were delivered."""
+        return len(self._pieces)
 
     def finish(self) -> dict[str, Any]:
         """The whole answer, as a call without a stream would have given it.

@@ -151,6 +151,13 @@ class NotOfferedError(NotFoundError):
     title = "This call is not offered here."
 
 
+class PriceUnboundedError(InvalidInputError):
+    """Nothing runs whose most is not known: that much is reserved before."""
+
+    code = "price_unbounded"
+    title = "The most that this prediction can cost is not known."
+
+
 class HoldGoneError(DeadlineError):
     """It took longer than its credit was reserved for; nothing was booked."""
 

@@ -39,7 +39,7 @@ from inference.gateway.metrics import METRICS
 from inference.gateway.prediction import Prediction
 from inference.gateway.time_limit import TimeLimit
 from marketplace.core.clock import utc_now
-from marketplace.core.errors import MarketplaceError
+from marketplace.core.errors import InsufficientCreditError, MarketplaceError
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +48,12 @@ _RECONNECT_S = (0.0, 0.05, 0.2, 0.5)
 _LOST = (psycopg.OperationalError, psycopg.InterfaceError, OSError)
 # Classes of SQLSTATE after which the same statement may do: connection, shutdown, conflict.
 _PASSING = ("08", "57P", "40")
+
+# What was taken for one of the month's free ones, and is not.
+_NOT_FREE = "SR402"
+_NOT_FREE_DETAIL = (
+    "The free predictions of the month are used up, and the wallet does not hold enough credit."
+)
 
 _VALUES = ("ids", "units", "gross", "completed", "created", "times")
 # What many predictions have in common comes once, as a group of the document; the arrays have
@@ -73,22 +79,24 @@ _STORE = """
 """
 _OUTCOME = """
     outcome AS MATERIALIZED (
-        SELECT s.prediction_id, s.outcome FROM billing_settle(%(groups)s::jsonb,
+        SELECT s.* FROM billing_settle(%(groups)s::jsonb,
             {ids}, %(nos)s::integer[], %(units)s::integer[], %(gross)s::bigint[],
-            %(completed)s::timestamptz[]) s
+            %(completed)s::timestamptz[]{metered}) s
     )
 """
 _SETTLED = "JOIN outcome o ON o.prediction_id = e.id AND o.outcome = 'settled'"
 _STORE_SETTLED = _STORE.format(
     state="'succeeded'", cost="e.gross_nanos", output="NULL::jsonb", error="''", join=_SETTLED
 )
+_OUTCOME_PLAIN = _OUTCOME.format(ids="%(ids)s::uuid[]", metered="")
 _SETTLE = f"""
-    WITH {_ENTRY}, {_OUTCOME.format(ids="%(ids)s::uuid[]")}, stored AS ({_STORE_SETTLED})
+    WITH {_ENTRY}, {_OUTCOME_PLAIN}, stored AS ({_STORE_SETTLED})
     SELECT prediction_id, outcome FROM outcome WHERE outcome <> 'settled'
     UNION ALL SELECT NULL, count(*)::text FROM outcome WHERE outcome = 'settled'
 """  # noqa: S608 - put together from constants
 # The same, where some requests carry an idempotency key: a run whose claim was taken over
-# is left out (its id is null), and gets no outcome at all.
+# is left out (its id is null), and gets no outcome at all; or where some have a price that is
+# rated by what was metered, so that only the booking tells what they cost.
 _CLAIMED_IDS = """(
     SELECT array_agg(CASE WHEN x.prediction_id IS NULL OR c.prediction_id IS NOT NULL
         THEN i.id END ORDER BY i.place)
@@ -96,9 +104,10 @@ _CLAIMED_IDS = """(
     LEFT JOIN extra x ON x.prediction_id = i.id
     LEFT JOIN claimed c ON c.prediction_id = i.id
 )"""
+_OUTCOME_EACH = _OUTCOME.format(ids=_CLAIMED_IDS, metered=", %(metered)s::jsonb")
 _STORE_KEYED = _STORE.format(
     state="'succeeded'",
-    cost="e.gross_nanos",
+    cost="o.gross_nanos",
     output="x.output",
     error="''",
     join=_SETTLED + " LEFT JOIN extra x ON x.prediction_id = e.id",
@@ -113,12 +122,12 @@ _SETTLE_KEYED = f"""
             AND x.prediction_id = r.prediction_id
         JOIN entry e ON e.id = x.prediction_id AND e.account_id = r.account_id
         FOR UPDATE OF r
-    ), {_OUTCOME.format(ids=_CLAIMED_IDS)}, stored AS ({_STORE_KEYED}), completed AS (
+    ), {_OUTCOME_EACH}, stored AS ({_STORE_KEYED}), completed AS (
         UPDATE inference_apirequest r SET completed_at = clock_timestamp()
         FROM claimed c JOIN outcome o ON o.prediction_id = c.prediction_id
         WHERE r.id = c.id AND o.outcome = 'settled'
     )
-    SELECT prediction_id, outcome FROM outcome
+    SELECT prediction_id, outcome, gross_nanos FROM outcome
 """  # noqa: S608 - put together from constants
 # What nobody waited for any more has not failed.
 _ENDED = "CASE WHEN c.code IN ('canceled', 'client_gone') THEN 'canceled' ELSE 'failed' END"
@@ -272,6 +281,9 @@ class Meter:
             items[0].is_repeated = True
             await self._settle(items)
             return
+        if getattr(error, "sqlstate", None) == _NOT_FREE and not items[0].booked.done():
+            items[0].booked.set_exception(InsufficientCreditError(_NOT_FREE_DETAIL))
+            return
         logger.error("prediction %s cannot be booked: %r", items[0].prediction_id, error)
         if not items[0].booked.done():
             items[0].booked.set_exception(MarketplaceError())
@@ -286,13 +298,19 @@ class Meter:
             one.was_sent = True
         parameters = _render(items)
         extras = [one.extra for one in items if one.extra is not None]
-        if extras:
+        is_rated = any(one.prediction.is_rated for one in items)
+        is_each_told = is_rated or bool(extras)
+        if is_each_told:
             parameters["extras"] = (b"[" + b",".join(extras) + b"]").decode()
+            metered = [one.prediction.metered for one in items]
+            parameters["metered"] = orjson.dumps(metered).decode() if is_rated else None
         started_s = time.monotonic()
-        rows = await _execute(connection, _SETTLE_KEYED if extras else _SETTLE, parameters)
+        rows = await _execute(connection, _SETTLE_KEYED if is_each_told else _SETTLE, parameters)
         METRICS.observe_settle_batch(len(items), time.monotonic() - started_s)
         outcomes = {row["prediction_id"]: row["outcome"] for row in rows}
-        if extras:
+        if is_rated:
+            _note_costs(items, rows)
+        if is_each_told:
             return outcomes
         # Only what was not simply booked is named, and the others are counted.
         count = int(outcomes.pop(None))
@@ -351,6 +369,14 @@ async def _execute(
         return await cursor.fetchall()
 
 
+def _note_costs(items: Sequence[_Item], rows: Sequence[Row]) -> None:
+    costs = {row["prediction_id"]: row["gross_nanos"] for row in rows}
+    for one in items:
+        nanos = costs.get(one.prediction_id)
+        if one.prediction.is_rated and nanos is not None:
+            one.prediction.gross_nanos = nanos
+
+
 def _render(items: Sequence[_Item] | Sequence[_Failure]) -> dict[str, Any]:
     """The parameters of a statement: groups, and an array for each value."""
     numbers: dict[tuple[int | str, ...], str] = {}
@@ -387,7 +413,7 @@ def _make_group(prediction: Prediction) -> dict[str, Any]:
         "api_key_id": caller.key_id,
         "version_id": offer.version_id,
         "creator_id": offer.owner_id,
-        "price_id": prediction.price_id,
+        "price_id": prediction.price.id,
         "mode": prediction.mode,
         "hold_id": None if draw is None else draw.hold.id,
         "source": caller.source,

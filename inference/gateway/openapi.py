@@ -56,6 +56,7 @@ ERRORS: Sequence[type[MarketplaceError]] = (
     errors.ModelNotAllowedError,
     errors.OutputRemovedError,
     errors.ParameterError,
+    errors.PriceUnboundedError,
     errors.QueryBudgetExceededError,
     errors.QueryBudgetSpentError,
     errors.RateLimitedError,
@@ -173,6 +174,15 @@ def _native() -> Document:
         "/v1/models/{owner}/{name}/versions/{version}": {
             "parameters": [*model, version],
             "get": _operation("getVersion", "native", {200: "Version"}, **get),
+        },
+        "/v1/price": {
+            "post": _operation(
+                "getPrice",
+                "native",
+                {200: "PriceOfPrediction"},
+                body="PriceQuestion",
+                problem=_refusals("Problem"),
+            )
         },
         "/v1/hardware": {"get": _operation("listHardware", "native", {200: "HardwareList"}, **get)},
         "/v1/account": {"get": _operation("getAccount", "native", {200: "Account"}, **get)},
@@ -500,6 +510,28 @@ def _native_schemas() -> Document:
             latest_version=_or_null(_ref("Version")),
         ),
         "HardwareList": _list(_all(name=_STRING, sku=_STRING)),
+        "PriceQuestion": _object(
+            "version",
+            version=_STRING,
+            input={"type": "object"},
+            units={"type": "object", "additionalProperties": {"type": "integer", "minimum": 0}},
+        ),
+        "PriceOfPrediction": _object(
+            *("model", "version", "price_id", "price", "rows", "lines", "maximum_nano_usd"),
+            *("estimate_nano_usd", "month", "next_price"),
+            model=_STRING,
+            version=_STRING,
+            price_id=_STRING,
+            is_private={"type": "boolean"},
+            mode={"enum": ["live", "test"]},
+            price={"type": "object"},
+            rows=_INTEGER,
+            lines=_list(_all(kind=_STRING, units_max=_INTEGER, nano_usd_max=_INTEGER)),
+            maximum_nano_usd=_INTEGER,
+            estimate_nano_usd=_INTEGER,
+            month={"type": ["object", "null"]},
+            next_price={"type": ["object", "null"]},
+        ),
         "Account": _object(
             *("type", "username"),
             type={"enum": ["user", "organization"]},

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from inference.gateway.auth import Caller
-from inference.gateway.catalog import Offer
+from inference.gateway.catalog import Offer, Priced
 from inference.gateway.holds import Draw
 from inference.gateway.idempotency import Claim
 from inference.gateway.metrics import METRICS, Series
@@ -26,7 +26,7 @@ class Prediction:
     id: UUID
     caller: Caller
     offer: Offer
-    price_id: UUID
+    price: Priced
     protocol: str
     rows: int
     created_at: datetime
@@ -56,11 +56,18 @@ class Prediction:
     stopped: MarketplaceError | None = None
     # What its run waits for, where that can be given up.
     _awaited: asyncio.Future[Any] | None = None
+    # What it costs; until it is booked, the most that it can cost, which is reserved.
     gross_nanos: int = field(init=False)
+    # Whether its price meters or counts something, so that the booking tells what it costs.
+    is_rated: bool = field(init=False)
+    # Units of each kind that its price meters: the most there can be, then what there was.
+    metered: dict[str, int] | None = None
     series: Series = field(init=False)
 
     def __post_init__(self) -> None:
-        self.gross_nanos = 0 if self.caller.is_test else self.rows * self.offer.price_nanos
+        terms = self.price.terms
+        self.is_rated = not (self.caller.is_test or terms.is_plain)
+        self.gross_nanos = 0 if self.caller.is_test else self.rows * terms.nanos_per_prediction
         self.series = METRICS.of(self.offer)
 
     def queue(self, replica_id: UUID) -> None:

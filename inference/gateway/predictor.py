@@ -13,14 +13,18 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import replace
 from typing import Any, TypeVar
+from uuid import UUID
 
+from inference.gateway import metering
 from inference.gateway.auth import Caller
 from inference.gateway.catalog import Offer, require_price
 from inference.gateway.coalesce import Outputs
 from inference.gateway.delivery import Delivery
 from inference.gateway.errors import (
     BookingUnknownError,
+    BudgetExceededError,
     ClientGoneError,
     HoldGoneError,
     KeyModeForbiddenError,
@@ -52,12 +56,17 @@ from inference.triton.errors import (
 )
 from inference.triton.tensors import Tensor
 from marketplace.core.clock import utc_now
-from marketplace.core.errors import DeadlineError, MarketplaceError
+from marketplace.core.errors import DeadlineError, InsufficientCreditError, MarketplaceError
 
 logger = logging.getLogger(__name__)
 
 # What leaves it open whether a booking was made.
 _MAYBE_BOOKED = (BookingUnknownError, HoldGoneError, asyncio.CancelledError)
+
+_COUNT = """
+    SELECT units FROM billing_usagecounter WHERE account_id = %s AND model_id = %s
+        AND starts_on = date_trunc('month', clock_timestamp() AT TIME ZONE 'UTC')::date
+"""
 
 T = TypeVar("T")
 
@@ -91,6 +100,9 @@ class Predictor:
         self.meter = meter
         self.idempotency = idempotency
         self.running = running
+        self.database = holds.database
+        # Predictions that run without money, by account and model.
+        self._running_free: dict[tuple[UUID, UUID], UUID] = {}
 
     def begin(
         self,
@@ -115,7 +127,7 @@ class Predictor:
             id=request.id,
             caller=caller,
             offer=offer,
-            price_id=require_price(offer),
+            price=require_price(offer, caller),
             protocol=protocol,
             rows=rows,
             created_at=request.created_at,
@@ -168,6 +180,7 @@ class Predictor:
             BookingUnknownError: It may have been charged.
             MarketplaceError: Nothing was charged.
         """
+        metering.bound(prediction, batches)
         # Before any money moves: most often nothing is wrong but a missing replica.
         replica = await self.routes.pick(prediction.offer.version_id)
         with await self.limits.admit(prediction.caller, prediction.offer, prediction.rows):
@@ -199,6 +212,7 @@ class Predictor:
             # One after the other: a large request takes its turns among the others.
             outputs = [await self._infer(prediction, one, replica) for one in batches]
             output = decode(outputs)
+            metering.measure(prediction, batches, outputs)
             prediction.completed_at = utc_now()
             if prediction.claim is not None:
                 # A keyed client may come back for it.
@@ -233,6 +247,7 @@ class Predictor:
             MarketplaceError: Nothing was charged.
         """
         assert prediction.claim is None
+        metering.bound(prediction, [tensors])
         replica = await self.routes.pick(prediction.offer.version_id)
         with await self.limits.admit(prediction.caller, prediction.offer, prediction.rows):
             self.queries.admit(prediction.caller, prediction.offer, [tensors])
@@ -260,6 +275,7 @@ class Predictor:
             if not delivery.has_begun:
                 await self._give_up(prediction, error)
                 raise
+            metering.measure_stream(prediction, [tensors], delivery)
             await self._book(prediction)
             delivery.events.request.broken_cost_nanos = prediction.gross_nanos
             if isinstance(error, MarketplaceError) and not isinstance(error, ClientGoneError):
@@ -267,6 +283,7 @@ class Predictor:
             raise
         finally:
             self.running.leave(prediction)
+        metering.measure_stream(prediction, [tensors], delivery)
         await self._book(prediction)
         return answer
 
@@ -305,6 +322,8 @@ class Predictor:
                     other = await self._pick_another(
                         prediction, replica, error, is_final=delivery.has_begun
                     )
+                # The first one's time is nobody's.
+                prediction.predict_time_s = 0.0
                 await self._stream_from(other, prediction, tensors, delivery)
 
     async def _stream_from(
@@ -336,15 +355,46 @@ class Predictor:
         if nanos:
             began_s = time.monotonic()
             try:
-                drawn = await self.holds.take(caller, nanos)
+                prediction.draw = await self.holds.take(caller, nanos)
+            except (InsufficientCreditError, BudgetExceededError) as error:
+                if not await self._take_free(prediction):
+                    _observe(METRICS.observe_hold, "hold", prediction, began_s, error)
+                    raise
             except BaseException as error:
                 _observe(METRICS.observe_hold, "hold", prediction, began_s, error)
                 raise
-            prediction.draw = drawn
             _observe(METRICS.observe_hold, "hold", prediction, began_s)
         prediction.is_admitted = True
 
+    async def _take_free(self, prediction: Prediction) -> bool:
+        """Whether it may run without money, as one of the month's free ones.
+
+        Only the booking decides that, and books nothing should it cost something after all. So
+        that this gives away nothing, one at a time runs like this of an account and a model.
+        """
+        free_units = prediction.price.terms.free_units
+        key = (prediction.caller.account_id, prediction.offer.model_id)
+        if not free_units or key in self._running_free:
+            return False
+        self._running_free[key] = prediction.id
+        is_free = False
+        try:
+            row = await self.database.fetch_one(_COUNT, key)
+            is_free = (row["units"] if row else 0) + prediction.rows <= free_units
+        finally:
+            if not is_free:
+                self._leave_free(prediction)
+        if is_free:
+            prediction.gross_nanos = 0
+        return is_free
+
+    def _leave_free(self, prediction: Prediction) -> None:
+        key = (prediction.caller.account_id, prediction.offer.model_id)
+        if self._running_free.get(key) == prediction.id:
+            del self._running_free[key]
+
     async def _settle(self, prediction: Prediction) -> None:
+        reserved_nanos = prediction.gross_nanos
         began_s = time.monotonic()
         try:
             await self.meter.settle(prediction)
@@ -356,10 +406,18 @@ class Predictor:
                 self.holds.lose(prediction.draw)
                 prediction.draw = None
             raise
+        finally:
+            if self._running_free:
+                self._leave_free(prediction)
         _observe(METRICS.observe_settle, "settle", prediction, began_s)
+        if prediction.draw is not None and prediction.gross_nanos < reserved_nanos:
+            rest_nanos = reserved_nanos - prediction.gross_nanos
+            self.holds.put_back(replace(prediction.draw, nanos=rest_nanos))
 
     async def _give_up(self, prediction: Prediction, error: BaseException) -> None:
         """Release what was reserved. Only a claim is waited for: its retry may come at once."""
+        if self._running_free:
+            self._leave_free(prediction)
         if prediction.is_admitted:
             self.meter.fail(prediction, _read_code(error))
         if prediction.draw is not None:

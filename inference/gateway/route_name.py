@@ -27,6 +27,7 @@ _ROUTES: Sequence[Sequence[str]] = [
         "v1/models/*/*/predictions",
         "v1/models/*/*/versions",
         "v1/models/*/*/versions/*",
+        "v1/price",
         "v1/hardware",
         "v1/account",
         "v2",

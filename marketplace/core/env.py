@@ -27,9 +27,10 @@ def env_int(
     default: int | None = None,
     *,
     minimum: int = 0,
+    maximum: int | None = None,
     env: Mapping[str, str] | None = None,
 ) -> int:
-    """A whole number not below `minimum`."""
+    """A whole number not below `minimum`, nor above `maximum`."""
     text = env_text(name, None if default is None else str(default), env=env)
     try:
         value = int(text)
@@ -37,6 +38,8 @@ def env_int(
         raise SettingError(f"{name} must be a whole number, not {text!r}") from None
     if value < minimum:
         raise SettingError(f"{name} must be at least {minimum}, not {value}")
+    if maximum is not None and value > maximum:
+        raise SettingError(f"{name} must be at most {maximum}, not {value}")
     return value
 
 

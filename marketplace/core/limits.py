@@ -30,6 +30,9 @@ LOGIN_FAILURES_MAX = 5
 # Many people share one address behind a proxy, but they do not all mistype at once.
 LOGIN_FAILURES_PER_ADDRESS_MAX = 50
 LOGIN_WINDOW_S = 900
+# Codes that one account may try in an hour: a person mistypes, and a machine guesses.
+COUPON_TRIES_PER_ACCOUNT_MAX = 20
+COUPON_WINDOW_S = 3_600
 # New accounts from one address in an hour: a class room, not a name squatter.
 SIGN_UPS_PER_ADDRESS_MAX = 20
 SIGN_UP_WINDOW_S = 3_600

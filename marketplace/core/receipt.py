@@ -5,6 +5,7 @@ Shared by the web and the gateway: both read the same row and answer with the sa
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,15 @@ from strongroom import receipts
 EVENT_SQL = """
 SELECT u.prediction_id, u.account_id, u.creator_id, u.version_id, u.price_id, u.mode, u.units,
     u.gross_nanos, u.creator_nanos, u.transfer_id, u.occurred_at, u.xid::text AS xid,
-    p.nanos_per_prediction, p.creator_share_bps
+    p.nanos_per_prediction, p.creator_share_bps, u.metered::text AS metered, u.position,
+    CASE WHEN p.is_plain THEN NULL ELSE jsonb_build_object('nanos_per_million', p.rates,
+        'minimum_nanos', p.minimum_nanos, 'free_units', p.free_units, 'tiers', p.tiers)::text
+    END AS terms, (
+        SELECT jsonb_agg(jsonb_build_object('account', r.beneficiary_id, 'parent', r.parent_id,
+            'bps', r.bps, 'nanos', s.amount_nanos) ORDER BY r.id)::text
+        FROM billing_royaltyshare s JOIN billing_royalty r ON r.id = s.royalty_id
+        WHERE s.prediction_id = u.prediction_id
+    ) AS royalties
 FROM billing_usageevent u JOIN billing_price p ON p.id = u.price_id
 """
 RECEIPT_SQL = f"""
@@ -51,14 +60,15 @@ class ReceiptPendingError(ConflictError):
 def describe_charge(row: Mapping[str, Any]) -> dict[str, Any]:
     """What is proved of a prediction, from a row of `EVENT_SQL`."""
     prediction = to_public(row["prediction_id"])
-    return {
+    metered = {} if row["metered"] is None else json.loads(row["metered"])
+    charge = {
         "prediction": prediction,
         "consumer": receipts.hide_consumer(str(row["account_id"]), prediction),
         "creator": str(row["creator_id"]),
         "version": str(row["version_id"]),
         "price": str(row["price_id"]),
         "mode": row["mode"],
-        "units": {"prediction": row["units"]},
+        "units": {"prediction": row["units"], **metered},
         "rates_nanos": {"prediction": row["nanos_per_prediction"]},
         "creator_share_bps": row["creator_share_bps"],
         "gross_nanos": row["gross_nanos"],
@@ -66,6 +76,11 @@ def describe_charge(row: Mapping[str, Any]) -> dict[str, Any]:
         "transfer": str(row["transfer_id"]) if row["transfer_id"] else None,
         "occurred_at": to_wire(row["occurred_at"]),
     }
+    if row["terms"] is not None:
+        charge["terms"] = json.loads(row["terms"]) | {"position": row["position"]}
+    if row["royalties"] is not None:
+        charge["royalties"] = json.loads(row["royalties"])
+    return charge
 
 
 def describe_batch(row: Mapping[str, Any]) -> dict[str, Any]:

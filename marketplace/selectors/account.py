@@ -20,6 +20,7 @@ PLATFORM_ACTIONS = frozenset(
         "account.suspend",
         "account.unsuspend",
         "account.limit",
+        "creator.share",
     }
 )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from uuid import UUID
 
 from django.core.cache import cache
 from redis.exceptions import RedisError
@@ -54,6 +55,14 @@ def count_password_reset(*, address: str) -> None:
     count = _raise_count(_key("reset", address), window_s)
     if count > limits.PASSWORD_RESETS_PER_ADDRESS_MAX:
         raise LimitExceededError("Too many mails asked for from here.", retry_after_s=window_s)
+
+
+def count_coupon_try(*, account_id: UUID) -> None:
+    """Count a code that an account tries. Raises `LimitExceededError`."""
+    window_s = limits.COUPON_WINDOW_S
+    count = _raise_count(_key("coupon", str(account_id)), window_s)
+    if count > limits.COUPON_TRIES_PER_ACCOUNT_MAX:
+        raise LimitExceededError("Too many codes were tried.", retry_after_s=window_s)
 
 
 def _login_key(email: str, address: str) -> str:

@@ -217,3 +217,10 @@ def dollars(amount_cents: int) -> str:
 def cents(amount_cents: int) -> str:
     """Cents as dollars with two decimals, without the sign of the currency."""
     return f"{amount_cents // 100:,}.{amount_cents % 100:02d}"
+
+
+@register.filter
+def percent(bps: int) -> str:
+    """Hundredths of a percent, for people: 1250 is 12.5 %."""
+    whole, rest = divmod(bps, 100)
+    return f"{whole}.{rest:02d}".rstrip("0").rstrip(".") + " %"

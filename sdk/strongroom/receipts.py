@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from strongroom.errors import StrongroomError
+from strongroom.rating import rate, read_terms
 from strongroom.sealing import signature
-from strongroom.sealing.canonical import canonicalize, decode_base64
-from strongroom.sealing.errors import CanonicalError, SignatureError
+from strongroom.sealing.canonical import canonicalize
+from strongroom.sealing.errors import CanonicalError
 
 FORMAT = "strongroom-receipt/1"
 BATCH_TYPE = "application/vnd.strongroom.receipt-batch+json"
@@ -44,6 +45,10 @@ CHARGE_MEMBERS = (
     "transfer",
     "occurred_at",
 )
+# What else the price says, where it is more than an amount for each row: hashed where it is there.
+TERMS = "terms"
+# Who gets which part of the creator's, where the version shares it: hashed where it is there.
+ROYALTIES = "royalties"
 BATCH_MEMBERS = ("seq", "size", "root", "previous", "sealed_at")
 # A tree of as many leaves has a way of 40 steps.
 BATCH_SIZE_MAX = 1 << 40
@@ -73,9 +78,8 @@ class Verified:
 
 def hash_leaf(charge: Mapping[str, Any]) -> bytes:
     """The leaf of a charge. A leaf and an inner node never have the same input."""
-    return hashlib.sha256(
-        b"\x00" + canonicalize({name: charge[name] for name in CHARGE_MEMBERS})
-    ).digest()
+    members = (*CHARGE_MEMBERS, *(one for one in (TERMS, ROYALTIES) if one in charge))
+    return hashlib.sha256(b"\x00" + canonicalize({name: charge[name] for name in members})).digest()
 
 
 def hash_root(leaves: Sequence[bytes]) -> bytes:
@@ -180,10 +184,17 @@ def hash_batch(batch: Mapping[str, Any]) -> str:
 
 
 def compute_gross(charge: Mapping[str, Any]) -> int:
-    """What a charge must come to, in nano-dollars: units times rates; tests are free."""
+    """What a charge must come to, in nano-dollars: see `strongroom.rating`; tests are free."""
     if charge["mode"] == "test":
         return 0
     units, rates = charge["units"], charge["rates_nanos"]
+    if TERMS in charge:
+        terms = read_terms(charge[TERMS], rates["prediction"])
+        metered = {kind: count for kind, count in units.items() if kind != "prediction"}
+        position = charge[TERMS]["position"]
+        if terms.is_counted != (position is not None):
+            raise ValueError("what is counted has a position")
+        return rate(terms, units["prediction"], metered, position)
     return sum(count * rates[kind] for kind, count in units.items())
 
 
@@ -316,6 +327,11 @@ def _check_place(
 def _check_sums(charge: Mapping[str, Any]) -> None:
     units, rates = charge["units"], charge["rates_nanos"]
     amounts = [*units.values(), *rates.values(), charge["gross_nanos"], charge["creator_nanos"]]
+    if TERMS in charge:
+        terms = charge[TERMS]
+        amounts += [*terms["nanos_per_million"].values(), terms["minimum_nanos"]]
+        amounts += [terms["free_units"], *(number for tier in terms["tiers"] for number in tier)]
+        amounts += [] if terms["position"] is None else [terms["position"]]
     for amount in (*amounts, charge["creator_share_bps"]):
         _read_count(amount)
     gross_nanos = compute_gross(charge)
@@ -326,15 +342,27 @@ def _check_sums(charge: Mapping[str, Any]) -> None:
     if charge["creator_nanos"] != creator_nanos:
         detail = f"The creator's part is {charge['creator_nanos']}; it comes to {creator_nanos}."
         raise ReceiptError("wrong_sum", detail)
+    if ROYALTIES in charge:
+        _check_royalties(charge)
+
+
+def _check_royalties(charge: Mapping[str, Any]) -> None:
+    """Each part is what its share of the creator's part comes to, and no share is of oneself."""
+    left_bps = _BPS
+    for one in charge[ROYALTIES]:
+        left_bps -= _read_count(one["bps"])
+        nanos = charge["creator_nanos"] * one["bps"] // _BPS
+        if _read_count(one["nanos"]) != nanos:
+            detail = f"A royalty is {one['nanos']} nano-dollars; it comes to {nanos}."
+            raise ReceiptError("wrong_sum", detail)
+        if one["account"] == charge["creator"]:
+            raise ReceiptError("wrong_sum", "A royalty goes to the creator's own account.")
+    if left_bps < 0:
+        raise ReceiptError("wrong_sum", "The royalties are more than the creator's whole part.")
 
 
 def _check_signed(batch: Mapping[str, Any], text: str, keys: Sequence[bytes]) -> None:
-    payload, signed = batch_payload(batch), decode_base64(text)
-    for key in keys:
-        try:
-            signature.verify(key, BATCH_TYPE, payload, signed)
-        except SignatureError:
-            continue
+    if signature.is_signed(BATCH_TYPE, batch_payload(batch), text, keys):
         return
     detail = f"Batch {batch['seq']} is not signed by a receipt key that is trusted here."
     raise ReceiptError("signature_invalid", detail)

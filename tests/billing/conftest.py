@@ -94,16 +94,19 @@ def settle(*items: dict) -> list[str]:
         {"no": no, "hold_id": item["hold_id"]} | {name: item[name] for name in common}
         for no, item in enumerate(items)
     ]
+    metered = [item.get("metered") for item in items]
     rows = query(
-        "SELECT * FROM billing_settle(%s, %s::uuid[], %s, %s, %s::bigint[], %s::timestamptz[])",
+        "SELECT prediction_id, outcome, gross_nanos FROM billing_settle(%s, %s::uuid[], %s, %s,"
+        " %s::bigint[], %s::timestamptz[], %s)",
         json.dumps(groups),
         [item["prediction_id"] for item in items],
         list(range(len(items))),
         [item["units"] for item in items],
         [item["gross_nanos"] for item in items],
         [item["occurred_at"] for item in items],
+        json.dumps(metered) if any(metered) else None,
     )
-    outcomes = dict(rows)
+    outcomes = {found: outcome for found, outcome, _ in rows}
     return [outcomes[UUID(item["prediction_id"])] for item in items]
 
 

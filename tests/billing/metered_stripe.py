@@ -72,7 +72,13 @@ class MeteredStripe:
         return MeteredPrice("price_test", None, None, Decimal("0.0001"), None)
 
     def create_subscription(
-        self, *, customer_id: str, price_id: str, metadata: Mapping[str, str], idempotency_key: str
+        self,
+        *,
+        customer_id: str,
+        price_id: str,
+        metadata: Mapping[str, str],
+        idempotency_key: str,
+        is_taxed: bool,
     ) -> Subscription:
         self._enter("create_subscription")
         made = self.replays.get(idempotency_key)

@@ -17,6 +17,9 @@ from billing.models import (
     AutoTopup,
     BalanceAlert,
     BudgetAlert,
+    Coupon,
+    CouponRedemption,
+    CreatorTerms,
     Dispute,
     Invoice,
     KeySpend,
@@ -32,12 +35,15 @@ from billing.models import (
     ReconcileRun,
     ReviewCase,
     ReviewSignal,
+    Royalty,
+    RoyaltyShare,
     SavedCard,
     StripeCall,
     StripeEvent,
     TaxDetails,
     Topup,
     TopupRefund,
+    UsageCounter,
 )
 from billing.services import adjustment, reversal
 from marketplace.admin.readonly import ReadOnlyMixin
@@ -46,6 +52,7 @@ from marketplace.models import User
 from marketplace.selectors.access import Actor
 from tests.billing.conftest import PRICE_NANOS, Shop, asked, reserve, settle
 from tests.billing.payouts import pay_and_take_back
+from tests.billing.test_ledger import promise_some
 from tests.factories import APIKeyFactory, UserFactory
 
 pytestmark = pytest.mark.django_db
@@ -73,6 +80,9 @@ FORMS: dict[str, dict[str, Any]] = {
     "savedcard": {"brand": "x", "last4": "0000"},
     "topuprefund": {"net_cents": 1, "state": "failed"},
     "budgetalert": {"period": "day", "starts_on": "2026-11-21", "percent": 1},
+    "coupon": {"code": "FREE", "credit_nanos": 1, "uses_max": 9, "uses": 0},
+    "couponredemption": {"redeemed_by": "x"},
+    "creatorterms": {"creator_share_bps": 10_000},
     "hold": {"amount_nanos": 1, "posted_nanos": 1, "state": "voided"},
     "keyspend": {"spent_nanos": 0, "held_nanos": 0, "period": "day", "starts_on": "2026-11-21"},
     "ledgeraccount": {"posted_nanos": 10**12, "held_nanos": 0, "min_available_nanos": -(10**12)},
@@ -83,6 +93,8 @@ FORMS: dict[str, dict[str, Any]] = {
     "price": {"nanos_per_prediction": 0, "creator_share_bps": 10_000},
     "receiptbatch": {"size": 1, "root": "x", "hash": "x", "previous": "x", "signature": "x"},
     "receiptkey": {"public_key": "x", "signature": "x"},
+    "royalty": {"bps": 10_000},
+    "royaltyshare": {"amount_nanos": 1},
     "reconciledifference": {"explanation": "by_hand", "mark_reason": "x"},
     "reconcilerun": {"state": "clean", "unexplained_count": 0},
     "stripecall": {"state": "ok", "response_id": "x"},
@@ -90,6 +102,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "taxdetails": {"name": "x", "country": "XX"},
     "topup": {"amount_cents": 1_000_000, "state": "credited"},
     "transfer": {"kind": "top_up", "reference": "x", "idempotency_key": "x"},
+    "usagecounter": {"units": 0, "starts_on": "2026-11-01"},
     "usageevent": {"units": 0, "gross_nanos": 0, "mode": "test"},
     "usagereversal": {"gross_nanos": 1, "creator_nanos": 0, "reason": "x"},
 }
@@ -108,6 +121,10 @@ def rows(shop: Shop, fund) -> None:
     key_id = new_id()
     ((hold_id, _, _),) = reserve(asked(shop.consumer.pk, PRICE_NANOS, api_key_id=key_id))
     settle(shop.item(hold_id, api_key_id=str(key_id)))
+    promise_some(shop)
+    RoyaltyShare.objects.create(
+        prediction_id=hold_id, royalty=Royalty.objects.get(), amount_nanos=1
+    )
     actor = Actor(user=UserFactory(is_staff=True))
     adjustment.propose_credit(actor, shop.consumer, amount_nanos=1, reason="x")
     reversal.reverse_usage(actor, to_public(hold_id), reason="x")
@@ -126,6 +143,14 @@ def rows(shop: Shop, fund) -> None:
     key = ReceiptKey.objects.create(kid="k", public_key="p", created_at=timezone.now())
     ReceiptBatch.objects.create(
         seq=1, size=1, sealed_at=timezone.now(), key=key, mark_transaction=1, mark_id=new_id()
+    )
+    coupon = Coupon.objects.create(
+        code="WELCOME", credit_nanos=1, uses_max=1, valid_until=timezone.now()
+    )
+    CouponRedemption.objects.create(coupon=coupon, account=shop.consumer, redeemed_by="x")
+    CreatorTerms.objects.create(account=shop.creator, creator_share_bps=9_000)
+    UsageCounter.objects.create(
+        account=shop.consumer, model=shop.model, starts_on="2026-11-01", units=1
     )
     now = timezone.now()
     PostpaidTerms.objects.create(account=shop.consumer, state="applied")

@@ -25,10 +25,11 @@ from billing.models.adjustment import ALONE_NANOS_MAX
 from billing.selectors.ledger import INVARIANTS, Finding, check_invariants
 from billing.services import adjustment, ledger, reversal, topup
 from billing.services.price import set_price
+from billing.services.royalty import promise_royalty
 from marketplace.core.errors import InsufficientCreditError, NotFoundError
 from marketplace.core.ids import new_id, to_public
 from marketplace.core.money import NANOS_PER_CENT
-from marketplace.models import Account, APIKey
+from marketplace.models import Account, AIModel, APIKey, ModelVersion
 from marketplace.selectors.access import Actor
 from marketplace.services import audit
 from tests.billing.conftest import (
@@ -360,9 +361,22 @@ HARMS = {
     "usage-equals-transfers (none)": "UPDATE billing_usageevent SET gross_nanos = 0,"
     " creator_nanos = 0, transfer_id = NULL",
     "usage-equals-transfers (consumer)": "UPDATE billing_usageevent SET account_id = creator_id",
-    "usage-equals-transfers (creator)": "UPDATE billing_usageevent SET creator_id = account_id",
+    "creators-get-their-parts": "UPDATE billing_usageevent SET creator_id = account_id",
+    "creators-get-their-parts (royalty)": "UPDATE billing_royaltyshare"
+    " SET amount_nanos = amount_nanos + 1",
+    "creators-get-their-parts (beneficiary)": "UPDATE billing_royalty"
+    " SET beneficiary_id = (SELECT id FROM marketplace_account WHERE slug = 'consumer')",
+    "royalties-equal-terms": "UPDATE billing_royalty SET bps = bps + 100",
+    "royalties-equal-terms (none)": "WITH s AS (DELETE FROM billing_royaltyshare)"
+    " UPDATE billing_royalty SET created_at = '2026-01-01'",
+    "royalties-equal-terms (of nothing)": "UPDATE billing_royaltyshare"
+    " SET prediction_id = uuidv7()",
     "usage-equals-transfers (no events)": "DELETE FROM billing_usageevent",
     "usage-equals-price": "UPDATE billing_usageevent SET units = 2",
+    "usage-equals-price (metered)": "UPDATE billing_usageevent SET position = 0",
+    "positions-follow": "INSERT INTO billing_usagecounter (account_id, model_id, starts_on, units)"
+    " SELECT u.account_id, p.model_id, '2026-01-01', 1"
+    " FROM billing_usageevent u JOIN billing_price p ON p.id = u.price_id",
     "creator-parts-equal-price": "UPDATE billing_usageevent SET creator_nanos = creator_nanos + 1",
     "spend-equals-usage": "UPDATE billing_keyspend SET spent_nanos = spent_nanos + 1"
     " WHERE period = 'total'",
@@ -562,11 +576,20 @@ def move_by_hand(shop: Shop, prediction_id: UUID) -> None:
     reversal.reverse_usage(one, to_public(prediction_id), reason="Noise.", gross_nanos=10)
 
 
+def promise_some(shop: Shop) -> None:
+    """A royalty of the version, to somebody else."""
+    ancestor = Account.objects.create(slug="ancestor", name="Ancestor")
+    base = AIModel.objects.create(account=ancestor, name="base", title="Base")
+    parent = ModelVersion.objects.create(model=base, number=1)
+    promise_royalty(Actor(), shop.version, parent=parent, bps=1_000)
+
+
 @pytest.mark.parametrize("harm", HARMS)
 def test_each_check_finds_its_harm(shop: Shop, fund: Fund, harm: str) -> None:
     pay_and_take_back(shop)
     fund(5_000)
     give_back_and_dispute(shop, buy_credit(shop))
+    promise_some(shop)
     key_id = new_id()
     # A slice with a budget: one prediction is paid from it, and room for another is left.
     ((slice_id, _, _),) = reserve(asked(shop.consumer.pk, 2 * PRICE_NANOS, api_key_id=key_id))
@@ -584,7 +607,7 @@ def test_each_check_finds_its_harm(shop: Shop, fund: Fund, harm: str) -> None:
             cursor.execute(
                 f"ALTER TABLE billing_adjustment DROP CONSTRAINT billing_adjustment_{check}"
             )
-        for table in (*TABLES, "adjustment", "usagereversal"):
+        for table in (*TABLES, "adjustment", "usagereversal", "royalty", "royaltyshare"):
             cursor.execute(f"ALTER TABLE billing_{table} DISABLE TRIGGER USER")
         cursor.execute(HARMS[harm])
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -562,6 +563,56 @@ def test_a_refused_report_does_not_stop_the_others(credit, stripe, monkeypatch):
 
     assert send_reports() == 1
     assert sorted(MeterReport.objects.values_list("state", flat=True)) == ["ok", "unclear"]
+
+
+def settle_down() -> None:
+    """Half an hour later, when Stripe has added up."""
+    MeterReport.objects.update(sent_at=read_clock() - timedelta(minutes=31))
+
+
+def test_what_stripe_counted_is_what_was_sent(credit, stripe):
+    for _ in range(3):
+        buy(credit, 2)
+        age(1)
+    seal_hours(wait=NOW)
+    send_reports()
+    assert meter.find_miscounted() == []
+    assert stripe.calls["summarize_meter"] == 0
+    settle_down()
+
+    assert meter.find_miscounted() == []
+    assert stripe.calls["summarize_meter"] == 3
+
+
+@pytest.mark.parametrize("harm", ["lose", "double", "alter"])
+def test_what_stripe_lost_doubled_or_altered_is_found(credit, stripe, harm):
+    for _ in range(3):
+        buy(credit, 2)
+        age(1)
+    seal_hours(wait=NOW)
+    send_reports()
+    settle_down()
+    name, (customer, moment, value) = next(iter(stripe.events.items()))
+    match harm:
+        case "lose":
+            del stripe.events[name]
+        case "double":
+            stripe.events["again"] = stripe.events[name]
+        case _:
+            stripe.events[name] = (customer, moment, value + 1)
+
+    (fault,) = meter.find_miscounted()
+
+    assert f"{value} sent" in fault
+
+
+@pytest.mark.parametrize("module", ["meter", "invoice", "dunning", "postpaid"])
+def test_no_clock_but_the_databases_is_asked(module):
+    source = (Path(meter.__file__).parent / f"{module}.py").read_text()
+
+    assert "read_clock" in source
+    for other in ("timezone", "utc_now", ".now(", "time.time"):
+        assert other not in source
 
 
 # --- What stays ---

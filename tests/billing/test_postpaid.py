@@ -57,6 +57,7 @@ from tests.billing.postpaid import (
     install,
     receivable,
 )
+from tests.factories import APIKeyFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -302,6 +303,40 @@ def test_switching_under_load_loses_and_doubles_nothing(shop, fund):
     assert sum(spent) == 0
     assert not LedgerAccount.objects.exclude(held_nanos=0).exists()
     assert broken() == set()
+
+
+def spend_while_switching(shop: Shop, key: Any, run_s: float) -> int:
+    """Many predictions of a key while its account pays now by credit and now from its wallet."""
+    until_s = time.monotonic() + run_s
+
+    def run() -> None:
+        try:
+            while time.monotonic() < until_s:
+                ask = asked(shop.consumer.pk, PRICE_NANOS, api_key_id=key.pk)
+                ((hold_id, _, outcome),) = reserve(ask)
+                if outcome == "held":
+                    item = shop.item(new_id(), hold_id=str(hold_id), api_key_id=str(key.pk))
+                    settle(item)
+        finally:
+            connections.close_all()
+
+    threads = [threading.Thread(target=run) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    limits: list[int | None] = [10_000 * PRICE_NANOS, None]
+    while time.monotonic() < until_s:
+        set_credit(shop.consumer.pk, limits[0])
+        limits.reverse()
+    for thread in threads:
+        thread.join()
+    return UsageEvent.objects.filter(api_key_id=key.pk).count()
+
+
+def test_a_budget_is_one_for_the_wallet_and_the_credit(shop, fund):
+    fund(10_000 * PRICE_NANOS)
+    key = APIKeyFactory(account=shop.consumer, budget_total_nanos=40 * PRICE_NANOS)
+
+    assert spend_while_switching(shop, key, 3) == 40
 
 
 # --- Terms ---

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -27,6 +28,7 @@ from strongroom.receipts import ReceiptError
 from strongroom.sealing import signature
 from strongroom.sealing.canonical import decode_base64, encode_base64
 from tests.billing.conftest import PRICE_NANOS, Shop, hold, settle
+from tests.billing.test_ledger import promise_some
 
 pytestmark = pytest.mark.django_db(transaction=True)
 KEY = signature.generate_signing_key()
@@ -98,6 +100,33 @@ def test_consumer_and_creator_get_the_same_receipt_and_it_holds(shop, fund, rece
     # Its creator is not told whose it is.
     assert str(shop.consumer.pk) not in str(document)
     assert "consumer" not in str(document["charge"].values())
+
+
+def test_who_gets_a_royalty_gets_the_receipt_that_says_so(shop, fund, receipt_key):
+    promise_some(shop)
+    [prediction] = book(shop, fund)
+    seal_receipts()
+    ancestor = Account.objects.get(slug="ancestor")
+
+    document = fetch(log_in(ancestor), prediction)
+
+    [royalty] = document["charge"]["royalties"]
+    assert (royalty["account"], royalty["bps"], royalty["nanos"]) == (str(ancestor.pk), 1_000, 80)
+    receipts.verify(document, [receipt_key])
+    for name, wrong in (("nanos", 81), ("bps", 1_001), ("account", str(shop.creator.pk))):
+        changed = copy.deepcopy(document)
+        changed["charge"]["royalties"][0][name] = wrong
+        with pytest.raises(receipts.ReceiptError):
+            receipts.verify(changed, [receipt_key])
+    # Taken out, or twice: not what was sealed.
+    for wrong in ([], [royalty, royalty]):
+        changed = copy.deepcopy(document)
+        changed["charge"]["royalties"] = wrong
+        with pytest.raises(receipts.ReceiptError, match="not one of the batch"):
+            receipts.verify(changed, [receipt_key])
+    del changed["charge"]["royalties"]
+    with pytest.raises(receipts.ReceiptError, match="not one of the batch"):
+        receipts.verify(changed, [receipt_key])
 
 
 def test_nobody_else_gets_it(shop, fund):
@@ -270,7 +299,7 @@ NOTHING = {
 
 def tamper(sql: str) -> None:
     """As the owner of the tables could."""
-    tables = ("usageevent", "price", "receiptbatch", "receiptleaf")
+    tables = ("usageevent", "price", "receiptbatch", "receiptleaf", "royaltyshare")
     with connection.cursor() as cursor:
         for state, change in (("DISABLE", sql), ("ENABLE", "SELECT 1")):
             for table in tables:
@@ -284,6 +313,8 @@ def tamper(sql: str) -> None:
         ("UPDATE billing_usageevent SET units = units + 1", "charges are not as they were sealed"),
         ("UPDATE billing_price SET creator_share_bps = 1", "charges are not as they were sealed"),
         ("UPDATE billing_receiptleaf SET hash = '\\x00'", "charges are not as they were sealed"),
+        ("UPDATE billing_royaltyshare SET amount_nanos = 1", "charges are not as they were sealed"),
+        ("DELETE FROM billing_royaltyshare", "charges are not as they were sealed"),
         ("DELETE FROM billing_usageevent", "not those that were sealed"),
         ("DELETE FROM billing_receiptleaf WHERE index = 0", "not those that were sealed"),
         ("UPDATE billing_receiptbatch SET root = repeat('0', 64)", "not those that were sealed"),
@@ -296,6 +327,7 @@ def tamper(sql: str) -> None:
     ],
 )
 def test_what_is_changed_in_the_database_is_found(shop, fund, sql, says):
+    promise_some(shop)
     book(shop, fund, 3)
     seal_receipts()
     assert "ok" in check()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
+import psycopg
 import pytest
 from django.db import DatabaseError, connection, connections, transaction
 from django.utils import timezone
@@ -305,3 +306,34 @@ def test_a_worker_has_the_rights_for_it(shop: Shop, fund: Fund, database_urls) -
 
     assert Release.objects.get().amount_nanos == PART_NANOS
     assert broken() == set()
+
+
+def test_only_workers_lock_accounts(shop: Shop, database_urls) -> None:
+    """Whoever may lock could hold up all bookings: the gateway may not."""
+    for role, is_allowed in (("app", True), ("gateway", False), ("keybroker", False)):
+        with psycopg.connect(database_urls[role]) as connected:
+            lock = "SELECT billing_lock(ARRAY[%s]::uuid[])"
+            if is_allowed:
+                assert connected.execute(lock, [shop.wallet_id]).fetchone() == (1,)
+                continue
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connected.execute(lock, [shop.wallet_id])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE billing_release SET entries = 1",
+        "DELETE FROM billing_release",
+        "DELETE FROM billing_payoutitem",
+        "DELETE FROM billing_payoutreversal",
+        "UPDATE billing_payoutrun SET payday = NULL",
+        "UPDATE billing_transferentry SET amount_nanos = 1",
+    ],
+)
+def test_workers_have_no_right_to_rewrite(shop: Shop, database_urls, change: str) -> None:
+    with (
+        psycopg.connect(database_urls["app"]) as connected,
+        pytest.raises(psycopg.errors.InsufficientPrivilege),
+    ):
+        connected.execute(change)

@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import itertools
+import threading
+from contextlib import nullcontext
 from datetime import date, timedelta
 
 import pytest
+from django.db import connections
 from django.test import Client
 
 from billing.errors import StatementDiffersError
 from billing.models import LedgerAccount, Transfer
 from billing.selectors import statement as statements
-from billing.selectors.earnings import list_months, sum_earnings
+from billing.selectors import statement_file
+from billing.selectors.earnings import EarnedRow, list_months, sum_earnings
 from billing.selectors.statement import Statement, make_statement
 from billing.selectors.statement_file import format_exactly, write_csv, write_pdf
 from billing.services.payout import start_due_run
 from billing.services.release import release_earnings
-from marketplace.core.errors import NotFoundError
+from marketplace.core.errors import InvalidInputError, NotFoundError
 from marketplace.models import AIModel, ModelVersion, User
 from tests.billing.conftest import PRICE_NANOS, Shop, balances, hold, settle
-from tests.billing.payouts import PART_NANOS, Fund, at, book, connect, correct, shift_days, today
+from tests.billing.payouts import (
+    PART_NANOS,
+    Fund,
+    at,
+    book,
+    connect,
+    correct,
+    pay_and_take_back,
+    shift_days,
+    today,
+)
 from tests.factories import MembershipFactory
 
 pytestmark = pytest.mark.django_db
@@ -83,10 +98,21 @@ def test_the_lines_of_the_csv_add_up_and_name_model_version_and_day(shop: Shop, 
                 assert (row["model"], row["version"]) == ("creator/echo", "1")
 
 
-def test_a_payout_that_left_is_a_line_and_what_moves_inside_is_none(shop: Shop, fund: Fund) -> None:
-    live_through(shop, fund)
-    assert "payout" not in {one.kind for one in months(shop)[-1].movements}
-    assert "release" not in {one.kind for one in months(shop)[-1].movements}
+def test_what_leaves_and_comes_back_is_a_line_and_what_moves_inside_is_none(
+    shop: Shop, fund: Fund
+) -> None:
+    pay_and_take_back(shop)
+
+    statement = make_statement(shop.creator, today())
+
+    moved = [(one.kind, one.amount_nanos) for one in statement.movements]
+    assert moved == [
+        ("payout_sent", -30 * 10**9),
+        ("adjustment", -7 * 10**7),
+        ("clawback", 7 * 10**7),
+    ]
+    assert statement.closing_nanos == 1
+    assert [one.reference for one in statement.movements][::2] == ["tr_1", "trr_1"]
 
 
 def test_the_same_statement_is_the_same_bytes(shop: Shop, fund: Fund) -> None:
@@ -111,6 +137,30 @@ def test_a_long_statement_has_many_pages(shop: Shop, fund: Fund) -> None:
     assert made.count(b"/Type /Page\n") >= 3
 
 
+def test_a_statement_of_so_many_lines_and_one_more(
+    shop: Shop, fund: Fund, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book(shop, fund)
+    correct(shop, 5)
+    statement = make_statement(shop.creator, today())
+    monkeypatch.setattr(statement_file, "PDF_LINES_MAX", 2)
+    assert write_pdf(statement)
+
+    monkeypatch.setattr(statement_file, "PDF_LINES_MAX", 1)
+    with pytest.raises(InvalidInputError, match="CSV"):
+        write_pdf(statement)
+    assert write_csv(statement)
+
+
+def test_long_names_and_signs_fit(shop: Shop, fund: Fund) -> None:
+    AIModel.objects.filter(pk=shop.model.pk).update(name="a-long-name-" * 5 + "abc")
+    book(shop, fund)
+    statement = make_statement(shop.creator, today())
+    odd = dataclasses.replace(statement.earned[0], model="<b>&amp;" + "x" * 100)
+
+    assert write_pdf(dataclasses.replace(statement, earned=[odd])).startswith(b"%PDF")
+
+
 def test_what_does_not_add_up_is_no_statement(
     shop: Shop, fund: Fund, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,6 +170,39 @@ def test_what_does_not_add_up_is_no_statement(
 
     with pytest.raises(StatementDiffersError):
         make_statement(shop.creator, today())
+
+
+def test_the_control_sees_nothing_wrong_otherwise(shop: Shop, fund: Fund) -> None:
+    book(shop, fund, 2)
+    assert make_statement(shop.creator, today()).earned_nanos == 2 * PART_NANOS
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("is_one", [True, False])
+def test_what_is_booked_meanwhile_is_in_no_part(
+    transactional_db: None, shop: Shop, fund: Fund, monkeypatch: pytest.MonkeyPatch, is_one: bool
+) -> None:
+    """Without one snapshot the parts would not fit together."""
+    book(shop, fund)
+    late = hold(shop)
+
+    def book_elsewhere() -> None:
+        settle(shop.item(late))
+        connections.close_all()
+
+    def look(*args: object) -> list[EarnedRow]:
+        thread = threading.Thread(target=book_elsewhere)
+        thread.start()
+        thread.join()
+        return sum_earnings(*args)
+
+    monkeypatch.setattr(statements, "sum_earnings", look)
+    if is_one:
+        assert make_statement(shop.creator, today()).earned_nanos == PART_NANOS
+    else:
+        monkeypatch.setattr(statements, "_one_snapshot", nullcontext)
+        with pytest.raises(StatementDiffersError):
+            make_statement(shop.creator, today())
 
 
 def test_a_day_is_the_one_of_the_booking(shop: Shop, fund: Fund) -> None:

@@ -162,23 +162,28 @@ def test_sums_by_day_model_and_key(client, used, key):
     assert "$0.000000007" in page
 
 
+def create_event(shop, prediction_id, moment: datetime) -> None:
+    """A prediction that cost nothing, booked at that moment."""
+    UsageEvent.objects.create(
+        prediction_id=prediction_id,
+        account=shop.consumer,
+        creator=shop.creator,
+        version=shop.version,
+        price=shop.price,
+        mode="test",
+        units=1,
+        gross_nanos=0,
+        occurred_at=moment,
+    )
+
+
 def test_days_are_those_of_utc_to_the_microsecond(client, shop, fund):
     fund(NANOS_PER_DOLLAR)
     midnight = datetime(2026, 3, 1, tzinfo=UTC)
     found = {}
     for name, moment in (("before", midnight - timedelta(microseconds=1)), ("at", midnight)):
         prediction_id = lowest_id(moment - timedelta(seconds=1))
-        UsageEvent.objects.create(
-            prediction_id=prediction_id,
-            account=shop.consumer,
-            creator=shop.creator,
-            version=shop.version,
-            price=shop.price,
-            mode="test",
-            units=1,
-            gross_nanos=0,
-            occurred_at=moment,
-        )
+        create_event(shop, prediction_id, moment)
         found[name] = to_public(prediction_id)
 
     assert chosen(client, until="2026-02-28") == {found["before"]}
@@ -189,17 +194,7 @@ def test_a_run_over_midnight_belongs_to_the_day_it_was_booked_on(client, shop, f
     """Its id is of the day before; the index is asked for a little more."""
     midnight = datetime(2026, 3, 1, tzinfo=UTC)
     prediction_id = lowest_id(midnight - timedelta(hours=23))
-    UsageEvent.objects.create(
-        prediction_id=prediction_id,
-        account=shop.consumer,
-        creator=shop.creator,
-        version=shop.version,
-        price=shop.price,
-        mode="test",
-        units=1,
-        gross_nanos=0,
-        occurred_at=midnight + timedelta(minutes=1),
-    )
+    create_event(shop, prediction_id, midnight + timedelta(minutes=1))
     assert chosen(client, since="2026-03-01") == {to_public(prediction_id)}
     assert chosen(client, until="2026-02-28") == set()
 
@@ -242,7 +237,7 @@ def test_nothing_is_exported_as_an_empty_list(client, shop):
 
 @pytest.mark.parametrize(("_limit", "_status"), [(4, 200), (3, 422)])
 def test_an_export_has_a_limit(client, used, monkeypatch, _limit, _status):
-    monkeypatch.setattr("billing.api.wallet.ROWS_MAX", _limit)
+    monkeypatch.setattr("billing.api.usage.ROWS_MAX", _limit)
     assert client.get("/api/usage/export/csv?account=consumer").status_code == _status
 
 

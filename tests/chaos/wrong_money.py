@@ -25,9 +25,9 @@ def check_then_deduct(url: str) -> Iterator[None]:
             url,
             "billing_reserve",
             {
-                "ORDER BY a.id FOR NO KEY UPDATE;": ";",
+                "ORDER BY a.id FOR NO KEY UPDATE": "",
                 "SELECT a.id, a.posted": "IF v_wallet IS NULL THEN SELECT a.id, a.posted",
-                "a.holder_id = v_item.account_id;": "a.holder_id = v_item.account_id; END IF;",
+                "ORDER BY a.kind LIMIT 1;": "ORDER BY a.kind LIMIT 1; END IF;",
                 "v_amount := greatest(": "PERFORM pg_sleep(0.02); v_amount := greatest(",
             },
         ),

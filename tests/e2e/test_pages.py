@@ -30,6 +30,7 @@ PAGES = {
         "/dashboard/models/demo/digits/versions/1/custody",
         "/dashboard/models/demo/digits/protection",
         "/dashboard/earnings",
+        "/dashboard/payouts",
         "/dashboard/signing-keys",
         "/demo/smollm2",
         "/accounts/demo/settings",

@@ -41,6 +41,7 @@ def test_a_reset_connection_had_no_effect(fake):
         ("lock_timeout", 429, "lock_timeout"),
         ("conflict", 409, "idempotency_key_in_use"),
         ("unavailable", 503, None),
+        ("error", 500, None),
     ],
 )
 def test_a_refusal_before_the_effect_leaves_the_key_free(fake, kind, status, code):

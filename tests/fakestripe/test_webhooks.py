@@ -179,6 +179,9 @@ def test_events_are_found_by_type(fake, client, session):
     ]
     with pytest.raises(stripe.InvalidRequestError):
         listed(type="a", types=["b"])
+    assert listed(types=[f"t{number}" for number in range(20)]) == []
+    with pytest.raises(stripe.InvalidRequestError, match="up to 20"):
+        listed(types=[f"t{number}" for number in range(21)])
 
 
 def test_events_are_forgotten_after_thirty_days(fake, client, customer):

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import pytest
 
+from inference.gateway.catalog import Priced
 from inference.gateway.coalesce import Coalescer
 from inference.gateway.errors import CanceledError, ClientGoneError
 from inference.gateway.prediction import Prediction as Running_
@@ -18,6 +19,7 @@ from inference.gateway.running import CANCELLATION, Running
 from inference.models import APIRequest, Prediction
 from marketplace.core.clock import utc_now
 from marketplace.core.ids import from_public, new_id, to_public
+from strongroom.rating import Terms
 from tests.factories import APIKeyFactory
 from tests.gateway.conftest import (
     REPLICA_IDS,
@@ -63,7 +65,7 @@ def check_recorded(*rows: tuple[str, str]):
 
 
 KEY = SimpleNamespace(is_implied=False)
-OFFER = SimpleNamespace(version_id=new_id(), model="maker/echo", number=1, price_nanos=1)
+OFFER = SimpleNamespace(version_id=new_id(), model="maker/echo", number=1)
 
 
 def make_prediction(*, claim=None) -> Running_:
@@ -72,7 +74,7 @@ def make_prediction(*, claim=None) -> Running_:
         id=new_id(),
         caller=caller,
         offer=OFFER,
-        price_id=new_id(),
+        price=Priced(new_id(), Terms(1)),
         protocol="native",
         rows=1,
         created_at=utc_now(),

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, find, given
 from hypothesis import strategies as st
 
-from inference.gateway.catalog import Offer
+from inference.gateway.catalog import Offer, Priced
 from inference.gateway.config import EMBEDDING_TEXTS_MAX
 from inference.gateway.protocols import openai, openai_embeddings, openai_parameters, openai_text
 from inference.gateway.protocols.openai_parameters import Head
@@ -19,6 +19,7 @@ from inference.triton import tensors
 from marketplace.core.clock import utc_now
 from marketplace.core.ids import new_id
 from strongroom.interface import Interface
+from strongroom.rating import Terms
 from tests.gateway.conftest import VECTORS, WRITER
 from tests.gateway.hostile import (
     INTEGERS,
@@ -87,8 +88,7 @@ def offer_of(described: dict[str, Any], task: str) -> Offer:
         name="model",
         task=task,
         is_private=False,
-        price_id=new_id(),
-        price_nanos=1,
+        price=Priced(new_id(), Terms(1)),
     )
 
 

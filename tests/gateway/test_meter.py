@@ -65,9 +65,10 @@ def make_prediction(claim=None, output=None):
     caller = SimpleNamespace(account_id=new_id(), key_id=new_id(), source="api")
     offer = SimpleNamespace(version_id=new_id(), owner_id=new_id())
     return SimpleNamespace(
-        id=new_id(), caller=caller, offer=offer, claim=claim, output=output, price_id=new_id(),
+        id=new_id(), caller=caller, offer=offer, claim=claim, output=output,
+        price=SimpleNamespace(id=new_id()),
         mode="live", rows=1, gross_nanos=5, completed_at=None, created_at=utc_now(),
-        protocol="native", predict_time_s=0.1, draw=None,
+        protocol="native", predict_time_s=0.1, draw=None, is_rated=False, metered=None,
     )  # fmt: skip
 
 

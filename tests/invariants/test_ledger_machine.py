@@ -7,16 +7,19 @@ from uuid import UUID
 
 import pytest
 from django.db import DatabaseError, connection, transaction
+from django.utils import timezone
 from hypothesis import Phase
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from billing.models import Hold, KeySpend, LedgerAccount, Price, Transfer, UsageEvent
+from billing.models import Hold, KeySpend, LedgerAccount, Price, Royalty, Transfer, UsageEvent
 from billing.services import ledger
+from billing.services.royalty import promise_royalty
 from marketplace.core.ids import new_id
 from marketplace.core.money import split_share
 from marketplace.models import Account, AIModel, APIKey, ModelVersion
+from marketplace.selectors.access import Actor
 from tests.billing.conftest import Shop, asked, give_back, query, reserve, settle
 from tests.billing.test_ledger import broken, record_answer
 from tests.factories import APIKeyFactory
@@ -60,6 +63,8 @@ class Books(RuleBasedStateMachine):
         self.spent_nanos = {self.budgeted.pk: 0, self.free.pk: 0}
         self.open: dict[UUID, Slice] = {}
         self.done: list[tuple[Shop, dict]] = []
+        # What the first creator's version gives to the second creator, while it does.
+        self.royalty: Royalty | None = None
 
     @rule(amount_nanos=st.integers(1, 20_000))
     def top_up(self, amount_nanos: int) -> None:
@@ -145,10 +150,26 @@ class Books(RuleBasedStateMachine):
         found.left_nanos -= gross_nanos
         found.posted_nanos += gross_nanos
         self.wallet_nanos -= gross_nanos
+        if number == 0 and self.royalty is not None:
+            given_nanos = share_nanos * self.royalty.bps // 10_000
+            self.earned_nanos[1] += given_nanos
+            share_nanos -= given_nanos
         self.earned_nanos[number] += share_nanos
         self.platform_nanos += rest_nanos
         self.spent_nanos[UUID(item["api_key_id"])] += gross_nanos
         self.done.append((shop, item))
+
+    @precondition(lambda self: self.royalty is None)
+    @rule(bps=st.integers(1, 10_000))
+    def promise_a_royalty(self, bps: int) -> None:
+        first, second = self.shops
+        self.royalty = promise_royalty(Actor(), first.version, parent=second.version, bps=bps)
+
+    @precondition(lambda self: self.royalty is not None)
+    @rule()
+    def end_the_royalty(self) -> None:
+        Royalty.objects.filter(pk=self.royalty.pk).update(ended_at=timezone.now())
+        self.royalty = None
 
     @precondition(lambda self: self.done)
     @rule(data=st.data())
@@ -254,6 +275,7 @@ def test_books() -> None:
         ("a slice pays twice", "billing_settle", "h.posted_nanos + b.gross_nanos", "0"),
         ("budgets are not asked", "billing_reserve", "v_budget < v_item.least_nanos", "false"),
         ("spend is not noted", "billing_settle", "IF v_keys IS NOT NULL", "IF false"),
+        ("a royalty is doubled", "billing_settle", "- coalesce((", "- 0 * coalesce(("),
         ("a part is lost", "billing_give_back", "l.held_nanos - a.nanos", "l.held_nanos"),
     ],
 )

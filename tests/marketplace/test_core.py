@@ -134,6 +134,9 @@ def test_settings_are_typed():
     assert env.env_text("EMPTY", "default", env=source) == "default"
     assert env.env_int("N", env=source) == 7
     assert env.env_int("M", 3, env=source) == 3
+    assert env.env_int("N", maximum=7, env=source) == 7
+    with pytest.raises(env.SettingError, match="at most 6"):
+        env.env_int("N", maximum=6, env=source)
     assert env.env_bool("B", env=source) is True
     assert env.env_bool("C", False, env=source) is False
 

@@ -25,7 +25,7 @@ from inference.gateway.deadline import read_wait
 from inference.gateway.errors import CanceledError
 from inference.gateway.http import Answer, Request, json_answer, parse_json
 from inference.gateway.prediction import Prediction
-from inference.gateway.protocols import native_stream, schema
+from inference.gateway.protocols import native_price, native_stream, schema
 from inference.gateway.protocols.keyed import REPLAYED, read_keyed_body
 from inference.gateway.running import CANCELLATION
 from inference.triton import tensors
@@ -96,6 +96,8 @@ class NativeProtocol:
         match segments:
             case ["predictions"]:
                 return await self._create(request, caller, None)
+            case ["price"]:
+                return await self._show_price(request, caller)
             case ["models", owner, name, "predictions"]:
                 return await self._create(request, caller, parse_reference(f"{owner}/{name}"))
             case ["predictions", public_id, "cancel"]:
@@ -205,6 +207,27 @@ class NativeProtocol:
         if row is None:
             raise NotFoundError("Nothing was booked for this prediction.")
         return json_answer(assemble(row, platform=self.config.web_url))
+
+    async def _show_price(self, request: Request, caller: Caller) -> Answer:
+        """What a prediction would cost now; nothing runs, and nothing is reserved."""
+        caller.require(PREDICT, READ)
+        self.gateway.limits.admit_read(caller)
+        document = parse_json(await request.read_body())
+        if not isinstance(document, dict) or not document.keys() <= native_price.MEMBERS:
+            raise _invalid("", "The body must be an object with version, and input or units.")
+        offer = await self.gateway.catalog.find(_read_version(document), caller)
+        request.offer = offer
+        prediction = self.gateway.predictor.begin(
+            request,
+            caller,
+            offer,
+            protocol=PROTOCOL,
+            rows=native_price.read_rows(document),
+            claim=None,
+        )
+        batches = native_price.list_batches(offer, document)
+        database = self.gateway.database
+        return json_answer(await native_price.describe(database, prediction, document, batches))
 
     async def _cancel(self, request: Request, caller: Caller, public_id: str) -> Answer:
         """Give up what still runs, in this process or another one, and show how it ended.

@@ -20,6 +20,8 @@ MONEY_TABLES = (
     "billing_hold",
     "billing_usageevent",
     "billing_keyspend",
+    "billing_usagecounter",
+    "billing_royaltyshare",
 )
 # Written by whoever may give credit; a gateway may not.
 CREDIT_FUNCTION = "billing_set_credit(uuid, bigint)"
@@ -43,7 +45,7 @@ MONEY_FUNCTIONS = (
     "billing_account(uuid, text)",
     "billing_transfer(uuid, text, text, text, jsonb, uuid)",
     "billing_reserve(jsonb, integer)",
-    "billing_settle(jsonb, uuid[], integer[], integer[], bigint[], timestamptz[])",
+    "billing_settle(jsonb, uuid[], integer[], integer[], bigint[], timestamptz[], jsonb)",
     "billing_give_back(uuid[], bigint[], text)",
     "billing_expire_holds(integer)",
     "billing_reverse_usage(uuid, uuid, bigint)",
@@ -72,6 +74,7 @@ APP_REVOKED = {
     "marketplace_auditevent": "UPDATE, DELETE",
     "marketplace_review": "UPDATE, DELETE",
     "billing_price": "DELETE",
+    "billing_royalty": "DELETE",
     **dict.fromkeys(PAYMENT_TABLES, "DELETE"),
     "billing_reviewsignal": "UPDATE, DELETE",
     "inference_uploadkey": "ALL",
@@ -97,6 +100,9 @@ GATEWAY_GRANTS = {
     "billing_ledgeraccount": "SELECT",
     "billing_hold": "SELECT",
     "billing_usageevent": "SELECT",
+    "billing_usagecounter": "SELECT",
+    "billing_royalty": "SELECT",
+    "billing_royaltyshare": "SELECT",
     "billing_receiptbatch": "SELECT",
     "billing_receiptleaf": "SELECT",
     "inference_replica": "SELECT",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from rich.table import Table
 
 from strongroom.client import WebClient
 from strongroom.commands.context import answer_json, answer_table, as_json, load_web, say
+from strongroom.commands.document import read_document, write_document
 from strongroom.config import ConfigFolder
 from strongroom.errors import StrongroomError
 from strongroom.platform_key import follow
@@ -48,19 +48,10 @@ def export(version: str, out: Path | None, force: bool) -> None:
     config, profile, web = load_web()
     document = web.get_release_log(_find_version_id(web, version))
     release_log.verify_export(document, _pinned_keys(config, profile.web_url, document))
-    text = json.dumps(document, indent=1, ensure_ascii=False)
-    if out is None:
-        click.echo(text)
-        return
-    try:
-        with out.open("w" if force else "x", encoding="utf-8") as file:
-            file.write(text + "\n")
-    except FileExistsError:
-        detail = f"{out} exists already; --force replaces it, or keep both to compare them."
-        raise AuditError("file_exists", detail) from None
-    except OSError as error:
-        raise AuditError("file_unwritable", f"{out}: {error.strerror}.") from None
-    say(f"Wrote {len(document['entries'])} entries to {out}. They are as the platform signed them.")
+    write_document(document, out, force=force)
+    if out is not None:
+        entries = len(document["entries"])
+        say(f"Wrote {entries} entries to {out}. They are as the platform signed them.")
 
 
 @audit.command()
@@ -174,12 +165,8 @@ def _pinned_keys(config: ConfigFolder, web_url: str, document: dict[str, Any]) -
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise AuditError("file_too_large", f"{path} has more than {MAX_FILE_BYTES} bytes.")
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError):
-        raise ReleaseLogError("not_a_release_log", f"{path} is no JSON file.") from None
-    if not isinstance(document, dict):
-        raise ReleaseLogError("not_a_release_log", f"{path} is no export of a release log.")
-    return document
+    return read_document(
+        path,
+        max_bytes=MAX_FILE_BYTES,
+        refuse=lambda detail: ReleaseLogError("not_a_release_log", detail),
+    )

@@ -11,13 +11,13 @@ import click
 
 from strongroom import receipts
 from strongroom.commands.context import answer_json, as_json, load_web, say
+from strongroom.commands.document import DocumentFileError
 from strongroom.commands.receipt import (
-    ReceiptFileError,
     list_batches,
     pin_key,
     read_file,
+    show_dollars,
     trusted_keys,
-    write_dollars,
 )
 from strongroom.invoices import InvoiceVerifier, VerifiedInvoice
 from strongroom.receipts import ReceiptError
@@ -48,9 +48,9 @@ def fetch(invoice_id: str, out: Path, force: bool) -> None:
                 file.write(piece)
     except FileExistsError:
         detail = f"{out} exists already; --force replaces it."
-        raise ReceiptFileError("file_exists", detail) from None
+        raise DocumentFileError("file_exists", detail) from None
     except OSError as error:
-        raise ReceiptFileError("file_unwritable", f"{out}: {error.strerror}.") from None
+        raise DocumentFileError("file_unwritable", f"{out}: {error.strerror}.") from None
     say(f"Wrote {out}. Check it with: strongroom verify-invoice {out}")
 
 
@@ -100,7 +100,7 @@ def verify_invoice(
         say(
             f"Right: invoice {one.number or one.id} is {_cents(one.total_cents)}, of it "
             f"{_cents(one.tax_cents)} tax. Its {one.predictions} predictions in {one.reports} "
-            f"reports come to {write_dollars(one.usage_nanos)}; rounded to cents were "
+            f"reports come to {show_dollars(one.usage_nanos)}; rounded to cents were "
             f"{one.rounding_nanos} nano-dollars."
         )
 

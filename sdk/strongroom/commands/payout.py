@@ -19,13 +19,13 @@ from strongroom.commands.context import (
     load_web,
     say,
 )
+from strongroom.commands.document import DocumentFileError
 from strongroom.commands.receipt import (
-    ReceiptFileError,
     list_batches,
     pin_key,
     read_file,
+    show_dollars,
     trusted_keys,
-    write_dollars,
 )
 from strongroom.payouts import PayoutError, PayoutReader, VerifiedPayout, read_lines
 
@@ -72,7 +72,7 @@ def fetch(payout_id: str, out: Path, force: bool) -> None:
     keys = pin_key(config, profile.web_url, web)
     if out.exists() and not force:
         detail = f"{out} exists already; --force replaces it."
-        raise ReceiptFileError("file_exists", detail)
+        raise DocumentFileError("file_exists", detail)
     part = out.with_name(f"{out.name}.part")
     try:
         with part.open("wb") as file:
@@ -83,7 +83,7 @@ def fetch(payout_id: str, out: Path, force: bool) -> None:
             raise PayoutError("other_payout", "The document is of another payout.")
         part.replace(out)
     except OSError as error:
-        raise ReceiptFileError("file_unwritable", f"{out}: {error.strerror}.") from None
+        raise DocumentFileError("file_unwritable", f"{out}: {error.strerror}.") from None
     finally:
         part.unlink(missing_ok=True)
     say(f"Wrote the document to {out}. {_describe(found)}")
@@ -153,11 +153,11 @@ def _describe(found: VerifiedPayout) -> str:
         ("corrections", found.corrected_nanos),
         ("other movements", found.moved_nanos),
     )
-    rest = "".join(f", {name} {write_dollars(nanos)}" for name, nanos in parts if nanos)
+    rest = "".join(f", {name} {show_dollars(nanos)}" for name, nanos in parts if nanos)
     cents = found.amount_cents
     return (
         f"payout {found.payout} is ${cents // 100}.{cents % 100:02d}: {found.predictions} receipts "
-        f"prove {write_dollars(found.earned_nanos)}{rest}; {write_dollars(found.closing_nanos)} "
+        f"prove {show_dollars(found.earned_nanos)}{rest}; {show_dollars(found.closing_nanos)} "
         "are left."
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import click
 from strongroom import receipts
 from strongroom.client import WebClient
 from strongroom.commands.context import answer_json, as_json, load_web, say
+from strongroom.commands.document import read_document, write_document
 from strongroom.config import ConfigFolder, Pin
 from strongroom.errors import StrongroomError
 from strongroom.receipts import ReceiptError, Verified
@@ -22,8 +22,8 @@ MAX_FILE_BYTES = 64 * 1024 * 1024
 _NANOS_PER_DOLLAR = 1_000_000_000
 
 
-class ReceiptFileError(StrongroomError):
-    """A file cannot be read or written, or the platform's key is not known here."""
+class ReceiptKeyError(StrongroomError):
+    """The platform's receipt key is not known here."""
 
 
 @click.group()
@@ -50,7 +50,7 @@ def fetch(prediction: str, out: Path | None, force: bool) -> None:
     found = receipts.verify(document, pin_key(config, profile.web_url, web))
     if found.prediction != prediction:
         raise ReceiptError("other_prediction", "The receipt is of another prediction.")
-    _write(document, out, force)
+    write_document(document, out, force=force)
     if out is not None:
         say(f"Wrote the receipt to {out}. {_describe(found)}")
 
@@ -71,7 +71,7 @@ def batches(out: Path | None, force: bool, previous: Path | None) -> None:
     hashes = receipts.verify_batches(found, keys)
     if previous is not None:
         _check_kept(read_file(previous), hashes, keys)
-    _write({"platform": profile.web_url, "batches": found}, out, force)
+    write_document({"platform": profile.web_url, "batches": found}, out, force=force)
     if out is not None:
         say(f"Wrote {len(found)} batches to {out}. Each follows the one before it.")
 
@@ -132,20 +132,20 @@ def verify_receipt(
         say(f"Right: {_describe(next(iter(found.values())))}")
         return
     say(
-        f"Right: {len(found)} receipts, {write_dollars(gross_nanos)} in all, of it "
-        f"{write_dollars(creator_nanos)} the creators'."
+        f"Right: {len(found)} receipts, {show_dollars(gross_nanos)} in all, of it "
+        f"{show_dollars(creator_nanos)} the creators'."
     )
 
 
 def _describe(found: Verified) -> str:
     return (
-        f"prediction {found.prediction} cost {write_dollars(found.gross_nanos)}, of it "
-        f"{write_dollars(found.creator_nanos)} the creator's, and is in batch {found.batch}, "
+        f"prediction {found.prediction} cost {show_dollars(found.gross_nanos)}, of it "
+        f"{show_dollars(found.creator_nanos)} the creator's, and is in batch {found.batch}, "
         f"sealed {found.sealed_at}."
     )
 
 
-def write_dollars(nanos: int) -> str:
+def show_dollars(nanos: int) -> str:
     """Dollars with all nine places."""
     whole, rest = divmod(abs(nanos), _NANOS_PER_DOLLAR)
     return f"{'-' if nanos < 0 else ''}${whole}.{rest:09d}"
@@ -167,7 +167,7 @@ def trusted_keys(document: dict[str, Any], public_key: str | None) -> tuple[byte
     """The key that was named, else those pinned for the document's platform.
 
     Raises:
-        ReceiptFileError: `receipt_key_unknown`.
+        ReceiptKeyError: `receipt_key_unknown`.
         ReceiptError: `not_a_receipt`.
     """
     if public_key is not None:
@@ -178,7 +178,7 @@ def trusted_keys(document: dict[str, Any], public_key: str | None) -> tuple[byte
     keys = ConfigFolder().list_receipt_keys(web_url)
     if not keys:
         detail = f"The receipt key of {web_url} is not known here. Fetch a receipt, or name it "
-        raise ReceiptFileError("receipt_key_unknown", detail + "by --receipt-key.")
+        raise ReceiptKeyError("receipt_key_unknown", detail + "by --receipt-key.")
     return keys
 
 
@@ -201,35 +201,15 @@ def list_batches(document: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def _write(document: dict[str, Any], out: Path | None, force: bool) -> None:
-    text = json.dumps(document, indent=1, ensure_ascii=False)
-    if out is None:
-        click.echo(text)
-        return
-    try:
-        with out.open("w" if force else "x", encoding="utf-8") as file:
-            file.write(text + "\n")
-    except FileExistsError:
-        detail = f"{out} exists already; --force replaces it."
-        raise ReceiptFileError("file_exists", detail) from None
-    except OSError as error:
-        raise ReceiptFileError("file_unwritable", f"{out}: {error.strerror}.") from None
-
-
 def read_file(path: Path) -> dict[str, Any]:
     """A file of one JSON object.
 
     Raises:
-        ReceiptFileError: `file_too_large`.
+        DocumentFileError: `file_too_large`.
         ReceiptError: `not_a_receipt`.
     """
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            detail = f"{path} has more than {MAX_FILE_BYTES} bytes."
-            raise ReceiptFileError("file_too_large", detail)
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError):
-        raise ReceiptError("not_a_receipt", f"{path} is no JSON file.") from None
-    if not isinstance(document, dict):
-        raise ReceiptError("not_a_receipt", f"{path} is no receipt.")
-    return document
+    return read_document(
+        path,
+        max_bytes=MAX_FILE_BYTES,
+        refuse=lambda detail: ReceiptError("not_a_receipt", detail),
+    )

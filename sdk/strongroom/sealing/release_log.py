@@ -18,7 +18,7 @@ from uuid import UUID
 
 from strongroom.errors import StrongroomError
 from strongroom.sealing import signature
-from strongroom.sealing.canonical import canonicalize, decode_base64
+from strongroom.sealing.canonical import canonicalize
 from strongroom.sealing.errors import CanonicalError
 
 FORMAT = "strongroom-release-log/1"
@@ -154,7 +154,7 @@ def _verify(document: Mapping[str, Any], keys: Sequence[bytes], version_id: str 
     previous = genesis(artifact_id)
     for number, entry in enumerate(document["entries"], start=1):
         previous = check_entry(artifact_id, number, entry, previous)
-        if not _is_signed(ENTRY_TYPE, previous, entry["signature"], keys):
+        if not signature.is_signed(ENTRY_TYPE, previous, entry["signature"], keys):
             detail = f"Entry {number} is not signed by a key of the platform that is trusted here."
             raise ReleaseLogError("signature_invalid", detail, number)
     checkpoint = document["checkpoint"]
@@ -180,7 +180,7 @@ def _check_shred(
     if shred["artifact_id"] not in (artifact_id, None):
         raise ReleaseLogError("other_version", f"Proof {number} is of another version.")
     payload = canonicalize({name: one for name, one in shred.items() if name != "signature"})
-    if not _is_signed(signature.SHRED_TYPE, payload, shred["signature"], keys):
+    if not signature.is_signed(signature.SHRED_TYPE, payload, shred["signature"], keys):
         detail = f"Proof {number} of a destroyed key is not signed by a trusted key."
         raise ReleaseLogError("signature_invalid", detail)
 
@@ -193,7 +193,7 @@ def _check_checkpoint(
     keys: Sequence[bytes],
 ) -> None:
     payload = checkpoint_payload(checkpoint)
-    if not _is_signed(CHECKPOINT_TYPE, payload, checkpoint["signature"], keys):
+    if not signature.is_signed(CHECKPOINT_TYPE, payload, checkpoint["signature"], keys):
         detail = "The checkpoint is not signed by a key of the platform that is trusted here."
         raise ReleaseLogError("signature_invalid", detail)
     if checkpoint["artifact_id"] != artifact_id:
@@ -201,14 +201,3 @@ def _check_checkpoint(
     if (checkpoint["seq"], checkpoint["hash"]) != (count, head.hex()):
         detail = f"The log had {checkpoint['seq']} entries when it was exported, not {count}."
         raise ReleaseLogError("truncated", detail, min(count, checkpoint["seq"]) + 1)
-
-
-def _is_signed(kind: str, payload: bytes, text: str, keys: Sequence[bytes]) -> bool:
-    for key in keys:
-        try:
-            signed = decode_base64(text, size_bytes=signature.SIGNATURE_BYTES)
-            signature.verify(key, kind, payload, signed)
-        except StrongroomError:
-            continue
-        return True
-    return False

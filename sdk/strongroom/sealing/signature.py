@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature
@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
     Ed25519PublicKey,
 )
 
-from strongroom.sealing.canonical import canonicalize
-from strongroom.sealing.errors import SignatureError
+from strongroom.sealing.canonical import canonicalize, decode_base64
+from strongroom.sealing.errors import CanonicalError, SignatureError
 
 MANIFEST_TYPE = "application/vnd.strongroom.manifest+json"
 UPLOAD_KEY_TYPE = "application/vnd.strongroom.upload-key+json"
@@ -68,6 +68,21 @@ def verify(public_key: bytes, payload_type: str, payload: bytes, signature: byte
         key.verify(signature, pae(payload_type, payload))
     except (InvalidSignature, ValueError):
         raise SignatureError from None
+
+
+def is_signed(payload_type: str, payload: bytes, text: Any, keys: Sequence[bytes]) -> bool:
+    """Whether one of these public keys signed the payload; `text` is the signature in base64."""
+    try:
+        found = decode_base64(text, size_bytes=SIGNATURE_BYTES)
+    except CanonicalError:
+        return False
+    for key in keys:
+        try:
+            verify(key, payload_type, payload, found)
+        except SignatureError:
+            continue
+        return True
+    return False
 
 
 def fingerprint(public_key: bytes) -> str:

@@ -207,6 +207,8 @@ def test_an_answer_that_was_lost_does_not_pay_twice(
     assert flows.wallet_cents() == 2_500
     states = [one.state for one in automatic()]
     # What never reached Stripe is given up after a day, and bought anew.
+    calls = StripeCall.objects.filter(endpoint="payment_intents.create")
+    assert calls.filter(state="ok").count() == 1
     assert states == ([State.CREDITED] if was_paid or not is_late else ["expired", "credited"])
     assert broken() == set()
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from django.utils import timezone
 
-from billing.models import AutoTopup, PaymentDecline, SavedCard
+from billing.models import AutoTopup, PaymentDecline, SavedCard, StripeCall
 from billing.services import card
 from billing.services.auto_topup import configure_auto_topup
-from billing.services.card import CARDS_MAX
-from marketplace.core.errors import AccountFrozenError, ConflictError
+from billing.services.card import CARDS_MAX, SETUPS_PER_HOUR_MAX
+from marketplace.core.errors import AccountFrozenError, ConflictError, LimitExceededError
 from tests.billing.prepaid.flows import GOOD, OTHER_GOOD, Flows, cents_by_kind, receive
 
 pytestmark = pytest.mark.django_db
@@ -115,6 +117,17 @@ def test_as_many_cards_as_there_may_be_and_one_more(flows: Flows) -> None:
 
     with pytest.raises(ConflictError):
         card.start_card_setup(flows.account)
+
+
+def test_as_many_pages_an_hour_as_there_may_be_and_one_more(flows: Flows) -> None:
+    for _ in range(SETUPS_PER_HOUR_MAX):
+        card.start_card_setup(flows.account)
+
+    with pytest.raises(LimitExceededError):
+        card.start_card_setup(flows.account)
+
+    StripeCall.objects.update(first_sent_at=timezone.now() - timedelta(hours=1, minutes=1))
+    assert card.start_card_setup(flows.account)
 
 
 def test_a_frozen_account_saves_no_card(flows: Flows) -> None:

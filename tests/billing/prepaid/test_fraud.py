@@ -25,9 +25,9 @@ from billing.selectors.fraud import (
     DECLINES_PER_HOUR_MAX,
     SELF_DEALING_NANOS_MIN,
     find_pause_end,
-    has_payout_hold,
     list_related,
 )
+from billing.selectors.payout_hold import has_payout_hold
 from billing.services.fraud import decide_case, raise_signal, scan_for_fraud
 from marketplace.core.errors import ForbiddenError, InvalidInputError
 from marketplace.core.ids import new_id
@@ -309,11 +309,13 @@ def test_a_cleared_case_frees_the_account_and_the_payouts(
 ) -> None:
     assert flows.frozen()
     assert has_payout_hold(creator)
+    assert has_payout_hold(creator.pk)
 
     decide_case(admin, case, decision="clear", reason="They called.")
 
     assert not flows.frozen()
     assert not has_payout_hold(creator)
+    assert not has_payout_hold(creator.pk)
     assert (case.state, case.decided_by) == ("cleared", "user:admin@example.com")
     event = AuditEvent.objects.get(action="case.decide")
     assert event.payload == {"decision": "cleared", "reason": "They called."}

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from billing.errors import NothingToRefundError, RefundTooLargeError
-from billing.models import TopupRefund, Transfer
+from billing.models import StripeCall, TopupRefund, Transfer
 from billing.selectors import refund as refund_selectors
 from billing.selectors.refund import sum_refundable_cents
 from billing.services import refund
@@ -255,6 +255,7 @@ def test_an_answer_that_was_lost_does_not_pay_back_twice(
     row.refresh_from_db()
     assert row.state == State.SUCCEEDED
     assert at_stripe(flows) == [1_000]
+    assert StripeCall.objects.get(idempotency_key=f"refund:{row.pk}").state == "ok"
     assert flows.wallet_cents() == 1_500
     assert broken() == set()
 

@@ -219,3 +219,18 @@ def test_a_page_whose_making_was_not_answered_is_credited(
         topup.poll_topups()
 
     assert cents_by_kind().get("wallet", 0) == 2_500 * len(pages)
+
+
+def test_a_mismatch_would_be_credited_without_the_comparison(
+    flows: Flows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control of what sets payments aside: it is this comparison and nothing else."""
+    row = flows.start(2_500)
+    flows.pay(row)
+    Topup.objects.filter(pk=row.pk).update(amount_cents=9_900)
+    monkeypatch.setattr(
+        topup, "_credit", lambda topup_, page: topup._book(topup_, page.payment_intent_id, 0)
+    )
+
+    assert topup.settle_topup(row.pk).state == Topup.State.CREDITED
+    assert flows.wallet_cents() == 9_900

@@ -34,7 +34,9 @@ OPERATIONS = {
     ("GET", "/v1/checkout/sessions"),
     ("GET", "/v1/checkout/sessions/{session}"),
     ("GET", "/v1/credit_notes"),
+    ("DELETE", "/v1/customers/{customer}/tax_ids/{id}"),
     ("GET", "/v1/customers/{customer}/payment_methods"),
+    ("GET", "/v1/customers/{customer}/tax_ids"),
     ("GET", "/v1/disputes"),
     ("GET", "/v1/disputes/{dispute}"),
     ("GET", "/v1/events"),
@@ -65,6 +67,7 @@ OPERATIONS = {
     ("POST", "/v1/credit_notes"),
     ("POST", "/v1/customers"),
     ("POST", "/v1/customers/{customer}"),
+    ("POST", "/v1/customers/{customer}/tax_ids"),
     ("POST", "/v1/invoices/{invoice}/pay"),
     ("POST", "/v1/payment_intents"),
     ("POST", "/v1/payment_methods/{payment_method}/detach"),
@@ -266,6 +269,16 @@ CALLS: dict[str, Callable[[StripeGateway, World], object]] = {
         start=HOUR,
         end=HOUR + timedelta(hours=1),
     ),
+    "update_customer": lambda it, its: [
+        it.update_customer(
+            its.customer_id,
+            name="Acme",
+            address={"line1": "1 Main St", "country": "DE"},
+            tax_id=tax_id,
+            idempotency_key=f"c:{13 + number}",
+        )
+        for number, tax_id in enumerate([("eu_vat", "DE123456789"), None])
+    ],
 }
 
 

@@ -317,6 +317,20 @@ def test_events_that_nobody_took_are_found(fake, gateway, receiver, customer_id)
     assert undelivered("charge.succeeded") == []
 
 
+def test_more_types_than_stripe_takes_at_once_are_asked_for(fake, gateway, receiver):
+    fake.order("webhooks", behaviour="never", type="customer.created", times=2)
+    for number in range(2):
+        gateway.create_customer(account_id=ACCOUNT_ID, email="", idempotency_key=f"k{number}")
+        fake.order("clock", advance_s=10)
+    others = [f"charge.other_{number}" for number in range(40)]
+    since = datetime.now(UTC) - timedelta(days=1)
+    for types in (["customer.created", *others], [*others, "v2.core.x", "customer.created"]):
+        first, second = gateway.list_undelivered_events(types=types, created_from=since)
+        assert first.created > second.created
+
+    assert gateway.list_undelivered_events(types=["v2.core.x"], created_from=since) == []
+
+
 def test_a_webhook_of_the_stand_in_passes_the_guard(fake, gateway, receiver, customer_id):
     [delivery] = receiver.wait_for(1)
     event = gateway.verify_webhook(delivery.payload, delivery.signature)

@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 from django.db import DatabaseError, connections, transaction
 
-from billing.models import LedgerAccount, Transfer, UsageEvent, UsageReversal
+from billing.models import LedgerAccount, Royalty, Transfer, UsageEvent, UsageReversal
 from billing.services import ledger
 from billing.services.release import release_earnings
 from billing.services.reversal import reverse_usage
@@ -25,8 +25,9 @@ from marketplace.models import AuditEvent, Membership, User
 from marketplace.selectors.access import Actor
 from tests.billing import payouts
 from tests.billing.conftest import PRICE_NANOS, Shop, balances, hold, query, settle
+from tests.billing.reconciliation.reconciling import spoil
 from tests.billing.test_ledger import broken, record_answer
-from tests.factories import MembershipFactory, UserFactory
+from tests.factories import MembershipFactory, ModelVersionFactory, UserFactory
 
 pytestmark = pytest.mark.django_db
 
@@ -83,6 +84,41 @@ def test_a_part_is_taken_from_both_as_they_shared_it(
     assert row.platform_nanos <= 201
     assert balances()["wallet"] == (5_000 - PRICE_NANOS + part, 0)
     assert broken() == set()
+
+
+@pytest.mark.parametrize("part", [1, 500, PRICE_NANOS])
+def test_what_royalties_gave_to_others_comes_back_from_them(
+    shop: Shop, fund: Fund, admin: Actor, part: int
+) -> None:
+    parent = ModelVersionFactory()
+    owner = parent.model.account
+    reserve_id = ledger.get_ledger_account_id(
+        LedgerAccount.Kind.CREATOR_RESERVE, holder_id=owner.pk
+    )
+    Royalty.objects.create(
+        version=shop.version, parent=parent, beneficiary=owner, reserve_id=reserve_id, bps=2_500
+    )
+    fund(5_000)
+    found = hold(shop)
+    record_answer(shop, found)
+    settle(shop.item(found))
+    assert LedgerAccount.objects.get(pk=reserve_id).posted_nanos == 200
+
+    give_back(admin, found, gross_nanos=part)
+
+    assert LedgerAccount.objects.get(pk=reserve_id).posted_nanos == 200 - 200 * part // 1_001
+    assert "reversals-fit" not in broken()
+    # The control: taken from the creator alone, it would not fit.
+    payable_id = ledger.get_ledger_account_id(
+        LedgerAccount.Kind.CREATOR_PAYABLE, holder_id=shop.creator.pk
+    )
+    spoil(
+        "UPDATE billing_transferentry SET ledger_account_id = %s"
+        " WHERE ledger_account_id = %s AND amount_nanos < 0",
+        payable_id,
+        reserve_id,
+    )
+    assert ("reversals-fit" in broken()) == (200 * part >= 1_001)
 
 
 @pytest.mark.parametrize("part", [0, -1, PRICE_NANOS + 1])

@@ -1,7 +1,8 @@
 """What creators earned: the one place that says so.
 
-`EARNED_SQL` has a row for each part of a prediction that somebody earned. The page of
-earnings, statements, the documents of payouts and the check of the ledger all read it.
+`EARNED_SQL` has a row for each part of a prediction that somebody earned: its creator, less
+royalties, and each account that gets some of them. The page of earnings, statements, the
+documents of payouts and the check of the ledger all read it.
 
 An earning belongs to the UTC day on which it was booked, as in the ledger: sums by day are
 those of the reserve, to the nano-dollar.
@@ -19,9 +20,18 @@ from marketplace.core import ids
 from marketplace.models import Account
 
 EARNED_SQL = """
-SELECT u.prediction_id, u.creator_id AS earner_id, u.version_id, u.transfer_id,
-    u.gross_nanos, u.creator_nanos AS earned_nanos
+SELECT u.prediction_id, u.creator_id AS earner_id, u.version_id, u.transfer_id, u.gross_nanos,
+    u.creator_nanos - coalesce((
+        SELECT sum(s.amount_nanos) FROM billing_royaltyshare s
+        WHERE s.prediction_id = u.prediction_id), 0)::bigint AS earned_nanos
 FROM billing_usageevent u WHERE u.transfer_id IS NOT NULL
+UNION ALL
+SELECT s.prediction_id, r.beneficiary_id, u.version_id, u.transfer_id, u.gross_nanos,
+    sum(s.amount_nanos)::bigint
+FROM billing_royaltyshare s
+JOIN billing_royalty r ON r.id = s.royalty_id
+JOIN billing_usageevent u ON u.prediction_id = s.prediction_id
+GROUP BY 1, 2, 3, 4, 5
 """
 # A prediction's id bears the time of its beginning, by another clock than the booking's.
 BOOKED_WITHIN = timedelta(days=2)

@@ -211,7 +211,8 @@ WHERE p.earner_id = %(creator)s AND p.prediction_id >= %(first)s AND p.predictio
     AND EXISTS (
         SELECT 1 FROM billing_transferentry e JOIN billing_ledgeraccount a
             ON a.id = e.ledger_account_id
-        WHERE e.transfer_id = t.id AND a.kind = 'creator_reserve')
+        WHERE e.transfer_id = t.id AND a.kind = 'creator_reserve'
+            AND a.holder_id = p.earner_id)
 """  # noqa: S608 - of a constant
 _COUNT_SQL = f"SELECT count(*) AS predictions, count(l.prediction_id) AS sealed {_DAY_SQL}"
 _CHARGES_SQL = f"""

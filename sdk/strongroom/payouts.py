@@ -189,7 +189,8 @@ class PayoutReader:
         charge = line["charge"]
         receipts.check_charge(charge, line["index"], line["path"], batch)
         prediction = _text(charge["prediction"])
-        if charge["creator"] != self._payout.creator:
+        earned_nanos = receipts.compute_earned(charge, self._payout.creator)
+        if earned_nanos is None:
             raise PayoutError("other_creator", f"Prediction {prediction} is another creator's.")
         if prediction in self._seen:
             raise PayoutError("counted_twice", f"Prediction {prediction} is counted twice.")
@@ -198,9 +199,9 @@ class PayoutReader:
             raise PayoutError("payout_too_large", detail)
         self._seen.add(prediction)
         release.found += 1
-        release.found_nanos += charge["creator_nanos"]
+        release.found_nanos += earned_nanos
         self._payout.predictions += 1
-        self._payout.earned_nanos += charge["creator_nanos"]
+        self._payout.earned_nanos += earned_nanos
 
     def _correct(self, line: Mapping[str, Any]) -> None:
         if self._release is None:

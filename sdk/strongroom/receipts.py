@@ -198,6 +198,18 @@ def compute_gross(charge: Mapping[str, Any]) -> int:
     return sum(count * rates[kind] for kind, count in units.items())
 
 
+def compute_earned(charge: Mapping[str, Any], account_id: str) -> int | None:
+    """What an account earned by a charge, in nano-dollars; None if it has no part in it.
+
+    The creator has what royalties leave.
+    """
+    royalties = charge.get(ROYALTIES, ())
+    if charge["creator"] == account_id:
+        return int(charge["creator_nanos"] - sum(one["nanos"] for one in royalties))
+    own = [one["nanos"] for one in royalties if one["account"] == account_id]
+    return sum(own) if own else None
+
+
 # --- Verification ------------------------------------------------------------------
 
 

@@ -57,7 +57,7 @@ def shift_days(days: int, *, of_last_days: int = 10_000) -> None:
     since = timezone.now() - timedelta(days=of_last_days)
     with connection.cursor() as cursor:
         cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
-        for table in ("transfer", "usageevent"):
+        for table in ("transfer", "usageevent", "royaltyshare"):
             cursor.execute(f"ALTER TABLE billing_{table} DISABLE TRIGGER USER")
         cursor.execute(
             "UPDATE billing_transfer SET created_at = created_at - %s * interval '1 day'"
@@ -66,11 +66,15 @@ def shift_days(days: int, *, of_last_days: int = 10_000) -> None:
         )
         for event in UsageEvent.objects.filter(occurred_at__gt=since):
             cursor.execute(
+                "UPDATE billing_royaltyshare SET prediction_id = %s WHERE prediction_id = %s",
+                [UUID(int=event.pk.int - earlier), event.pk],
+            )
+            cursor.execute(
                 """UPDATE billing_usageevent SET prediction_id = %s,
                     occurred_at = occurred_at - %s * interval '1 day' WHERE prediction_id = %s""",
                 [UUID(int=event.pk.int - earlier), days, event.pk],
             )
-        for table in ("transfer", "usageevent"):
+        for table in ("transfer", "usageevent", "royaltyshare"):
             cursor.execute(f"ALTER TABLE billing_{table} ENABLE TRIGGER USER")
 
 

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.test import Client
 
 from billing.errors import PayoutTooLargeError
 from billing.models import LedgerAccount, PayoutItem
 from billing.selectors.payout_document import stream_document
+from billing.selectors.payout_invariants import PAYOUT_INVARIANTS
+from billing.selectors.statement import make_statement
 from billing.services import payout as service
 from billing.services import receipt as receipt_service
 from billing.services.payout import start_run
 from billing.services.receipt import seal_receipts
 from billing.services.release import release_earnings
 from marketplace.core.receipt import ReceiptPendingError
-from marketplace.models import User
+from marketplace.models import Account, User
 from marketplace.selectors.access import Actor
 from strongroom import payouts, receipts
 from strongroom.payouts import PayoutError, PayoutReader, VerifiedPayout
@@ -26,7 +31,8 @@ from strongroom.receipts import ReceiptError
 from strongroom.sealing import signature
 from strongroom.sealing.canonical import encode_base64
 from tests.billing.conftest import Shop
-from tests.billing.payouts import PART_NANOS, Fund, at, book, connect, correct, shift_days
+from tests.billing.payouts import PART_NANOS, Fund, at, book, connect, correct, shift_days, today
+from tests.billing.test_ledger import promise_some
 from tests.factories import MembershipFactory
 
 pytestmark = pytest.mark.django_db
@@ -258,6 +264,41 @@ def test_control_with_the_sums_alone_a_swapped_receipt_would_pass(
     found = verify(recharge(lines, prediction="another"))
 
     assert found.predictions == 5
+
+
+def test_who_shares_in_a_prediction_is_paid_by_the_same_receipt(
+    shop: Shop, fund: Fund, platform_admin: User
+) -> None:
+    """The creator has what its royalty leaves, the owner of the parent has the royalty."""
+    promise_some(shop)
+    ancestor = Account.objects.get(slug="ancestor")
+    found = {}
+    book(shop, fund, 3)
+    shift_days(40)
+    seal_receipts()
+    release_earnings()
+    for creator in (shop.creator, ancestor):
+        connect(creator, f"acct_{creator.slug}")
+        correct(replace(shop, creator=creator), 30 * 10**9, PAYABLE)
+    run = start_run(Actor(user=platform_admin))
+    for item in run.items.all():
+        found[item.creator.slug] = verify(document(item))
+
+    royalty = PART_NANOS // 10
+    assert found["ancestor"].earned_nanos == 3 * royalty
+    assert found["creator"].earned_nanos == 3 * (PART_NANOS - royalty)
+    assert {one.predictions for one in found.values()} == {3}
+    for creator in (shop.creator, ancestor):
+        month = today() - timedelta(days=40)
+        assert make_statement(creator, month).earned_nanos == found[creator.slug].earned_nanos
+        assert broken_earnings() == []
+
+
+def broken_earnings() -> list[tuple]:
+    (invariant,) = [one for one in PAYOUT_INVARIANTS if one.name == "earnings-add-up"]
+    with connection.cursor() as cursor:
+        cursor.execute(invariant.sql)
+        return list(cursor.fetchall())
 
 
 def test_batches_must_be_the_published_ones(pay) -> None:

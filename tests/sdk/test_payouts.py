@@ -111,7 +111,7 @@ def test_payouts_are_fetched_and_recomputed_offline(platform: Platform, tmp_path
     run("payout", "fetch", "payout2", "--out", files[1])
     requests = len(platform.requests)
 
-    told = run("verify-payout", *files).stderr
+    told = " ".join(run("verify-payout", *files).stderr.split())
     assert told.count("Right:") == 2
     assert "carried forward $0.000003202" in told
     summed = json.loads(run("verify-payout", *files, "--json").stdout)["payouts"]

@@ -314,14 +314,16 @@ INVARIANTS = (
                    ) e FULL JOIN (
                        SELECT holder_id, sum(nanos) AS nanos FROM (
                            SELECT y.beneficiary_id AS holder_id,
-                               div(s.amount_nanos::numeric * r.gross_nanos, u.gross_nanos) AS nanos
+                               div(s.amount_nanos::numeric * r.gross_nanos,
+                                   nullif(u.gross_nanos, 0)) AS nanos
                            FROM billing_royaltyshare s
                            JOIN billing_royalty y ON y.id = s.royalty_id
                            WHERE s.prediction_id = u.prediction_id
                            UNION ALL
                            SELECT u.creator_id, r.creator_nanos - coalesce((
                                SELECT sum(div(
-                                   s.amount_nanos::numeric * r.gross_nanos, u.gross_nanos))
+                                   s.amount_nanos::numeric * r.gross_nanos,
+                                   nullif(u.gross_nanos, 0)))
                                FROM billing_royaltyshare s
                                WHERE s.prediction_id = u.prediction_id), 0)
                        ) x GROUP BY 1 HAVING sum(nanos) <> 0

@@ -291,9 +291,7 @@ INVARIANTS = (
                        WHERE a.kind IN ('creator_reserve', 'creator_payable')), 0)
                        AS creator_nanos,
                    min(a.holder_id::text) FILTER (WHERE a.kind IN ('wallet', 'receivable'))
-                       AS account_id,
-                   min(a.holder_id::text) FILTER (
-                       WHERE a.kind IN ('creator_reserve', 'creator_payable')) AS creator_id
+                       AS account_id
                FROM billing_transfer t
                JOIN billing_transferentry e ON e.transfer_id = t.id
                JOIN billing_ledgeraccount a ON a.id = e.ledger_account_id
@@ -305,7 +303,32 @@ INVARIANTS = (
                OR t.gross_nanos IS DISTINCT FROM r.gross_nanos
                OR t.creator_nanos IS DISTINCT FROM r.creator_nanos
                OR t.account_id IS DISTINCT FROM u.account_id::text
-               OR (t.creator_nanos > 0 AND t.creator_id IS DISTINCT FROM u.creator_id::text)
+               OR EXISTS (
+                   -- From whom it came: the creator, less what royalties gave to others.
+                   SELECT 1 FROM (
+                       SELECT a.holder_id, -sum(e.amount_nanos) AS nanos
+                       FROM billing_transferentry e
+                       JOIN billing_ledgeraccount a ON a.id = e.ledger_account_id
+                       WHERE e.transfer_id = t.id
+                           AND a.kind IN ('creator_reserve', 'creator_payable') GROUP BY 1
+                   ) e FULL JOIN (
+                       SELECT holder_id, sum(nanos) AS nanos FROM (
+                           SELECT y.beneficiary_id AS holder_id,
+                               div(s.amount_nanos::numeric * r.gross_nanos,
+                                   nullif(u.gross_nanos, 0)) AS nanos
+                           FROM billing_royaltyshare s
+                           JOIN billing_royalty y ON y.id = s.royalty_id
+                           WHERE s.prediction_id = u.prediction_id
+                           UNION ALL
+                           SELECT u.creator_id, r.creator_nanos - coalesce((
+                               SELECT sum(div(
+                                   s.amount_nanos::numeric * r.gross_nanos,
+                                   nullif(u.gross_nanos, 0)))
+                               FROM billing_royaltyshare s
+                               WHERE s.prediction_id = u.prediction_id), 0)
+                       ) x GROUP BY 1 HAVING sum(nanos) <> 0
+                   ) w ON w.holder_id = e.holder_id
+                   WHERE e.nanos IS DISTINCT FROM w.nanos)
                OR r.account_id <> u.account_id OR r.creator_id <> u.creator_id
                OR r.gross_nanos > u.gross_nanos OR r.creator_nanos > u.creator_nanos
                OR r.gross_nanos - r.creator_nanos > u.gross_nanos - u.creator_nanos""",

@@ -46,11 +46,12 @@ CREATE OR REPLACE TRIGGER billing_usagereversal_append_only
     FOR EACH ROW EXECUTE FUNCTION billing_refuse_change();
 
 
--- Give back what a prediction cost, in part or whole, at most once. The creator's part comes
--- out of the reserve first, and what the reserve does not hold out of the payable, which may go
--- below zero: later earnings make up for it. All accounts are locked before the reserve is
--- read, in the order of their ids, as everywhere.
--- One row: what the creator gives of it; none where it was given back before.
+-- Give back what a prediction cost, in part or whole, at most once. Who earned by it, the
+-- creator and those whom royalties go to, gives its part back: out of its reserve first, and what
+-- the reserve does not hold out of its payable, which may go below zero: later earnings make up
+-- for it. All accounts are locked before a reserve is read, in the order of their ids, as
+-- everywhere.
+-- One row: what they give of it together; none where it was given back before.
 -- SR404: not a prediction that was charged. SR422: more than it cost, or nothing.
 CREATE OR REPLACE FUNCTION billing_reverse_usage(
     p_id uuid, p_prediction uuid, p_gross_nanos bigint
@@ -59,11 +60,14 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
     v_event billing_usageevent;
     v_payer uuid;
-    v_reserve uuid;
-    v_payable uuid;
     v_platform uuid;
     v_creator bigint;
+    v_holders uuid[];
+    v_parts bigint[];
+    v_reserves uuid[];
+    v_payables uuid[];
     v_reserved bigint;
+    v_entries jsonb;
     v_key text := 'usage_reversal:' || p_prediction;
 BEGIN
     SELECT * INTO v_event FROM billing_usageevent u
@@ -77,23 +81,50 @@ BEGIN
     SELECT a.id INTO STRICT v_payer FROM billing_transferentry e
         JOIN billing_ledgeraccount a ON a.id = e.ledger_account_id
         WHERE e.transfer_id = v_event.transfer_id AND a.kind IN ('wallet', 'receivable');
-    v_reserve := billing_account(v_event.creator_id, 'creator_reserve');
-    v_payable := billing_account(v_event.creator_id, 'creator_payable');
+    -- Rounded down, as the shares themselves; in whole it is exactly the shares.
+    v_creator := div(v_event.creator_nanos::numeric * p_gross_nanos, v_event.gross_nanos)::bigint;
+    WITH royalty AS (
+        SELECT r.beneficiary_id AS holder_id,
+            div(s.amount_nanos::numeric * p_gross_nanos, v_event.gross_nanos)::bigint AS nanos
+        FROM billing_royaltyshare s JOIN billing_royalty r ON r.id = s.royalty_id
+        WHERE s.prediction_id = p_prediction
+    ), part AS (
+        SELECT holder_id, sum(nanos)::bigint AS nanos FROM (
+            SELECT y.holder_id, y.nanos FROM royalty y
+            UNION ALL
+            SELECT v_event.creator_id, v_creator - coalesce((SELECT sum(nanos) FROM royalty), 0)
+        ) p GROUP BY 1
+    )
+    SELECT array_agg(holder_id ORDER BY holder_id), array_agg(nanos ORDER BY holder_id)
+        INTO v_holders, v_parts FROM part;
+    SELECT array_agg(billing_account(h, 'creator_reserve') ORDER BY n),
+            array_agg(billing_account(h, 'creator_payable') ORDER BY n)
+        INTO v_reserves, v_payables FROM unnest(v_holders) WITH ORDINALITY AS x(h, n);
     v_platform := billing_account(NULL, 'platform_revenue');
     PERFORM 1 FROM billing_ledgeraccount a
-        WHERE a.id IN (v_payer, v_reserve, v_payable, v_platform) ORDER BY a.id FOR UPDATE;
+        WHERE a.id = ANY (v_reserves || v_payables || v_payer || v_platform)
+        ORDER BY a.id FOR UPDATE;
     IF EXISTS (SELECT 1 FROM billing_transfer t WHERE t.idempotency_key = v_key) THEN
         RETURN;
     END IF;
-    -- Rounded down, as the share itself; in whole it is exactly the share.
-    v_creator := div(v_event.creator_nanos::numeric * p_gross_nanos, v_event.gross_nanos)::bigint;
-    SELECT least(v_creator, greatest(a.posted_nanos, 0)) INTO v_reserved
-        FROM billing_ledgeraccount a WHERE a.id = v_reserve;
-    PERFORM billing_transfer(p_id, 'usage_reversal', v_key, p_prediction::text, (
-        SELECT jsonb_agg(jsonb_build_object('account', s.account, 'amount', s.amount))
-        FROM (VALUES (v_payer, p_gross_nanos), (v_reserve, -v_reserved),
-            (v_payable, v_reserved - v_creator), (v_platform, v_creator - p_gross_nanos)
-        ) AS s(account, amount) WHERE s.amount <> 0));
+    v_entries := jsonb_build_array(jsonb_build_object('account', v_payer, 'amount', p_gross_nanos));
+    IF p_gross_nanos > v_creator THEN
+        v_entries := v_entries
+            || jsonb_build_object('account', v_platform, 'amount', v_creator - p_gross_nanos);
+    END IF;
+    FOR i IN 1 .. cardinality(v_holders) LOOP
+        SELECT least(v_parts[i], greatest(a.posted_nanos, 0)) INTO v_reserved
+            FROM billing_ledgeraccount a WHERE a.id = v_reserves[i];
+        IF v_reserved > 0 THEN
+            v_entries := v_entries
+                || jsonb_build_object('account', v_reserves[i], 'amount', -v_reserved);
+        END IF;
+        IF v_parts[i] > v_reserved THEN
+            v_entries := v_entries || jsonb_build_object(
+                'account', v_payables[i], 'amount', v_reserved - v_parts[i]);
+        END IF;
+    END LOOP;
+    PERFORM billing_transfer(p_id, 'usage_reversal', v_key, p_prediction::text, v_entries);
     creator_nanos := v_creator;
     RETURN NEXT;
 END $$;

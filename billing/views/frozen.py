@@ -8,7 +8,7 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods
 
 from billing.forms.frozen import StopForm
-from billing.selectors.frozen import list_stopped
+from billing.selectors.frozen import list_frozen, list_stopped
 from billing.views.platform import platform_admin_required
 from marketplace.context import actor_of
 from marketplace.core.errors import MarketplaceError
@@ -33,6 +33,6 @@ def frozen(request: HttpRequest) -> HttpResponse:
             done = "goes on" if is_release else "is stopped"
             messages.success(request, f"{account.slug} {done}.")
             return redirect("billing:frozen")
-    context = {"form": form, "stopped": list_stopped()}
+    context = {"form": form, "stopped": list_stopped(), "frozen": list_frozen()}
     status = 422 if form.is_bound else 200
     return render(request, "billing/platform/frozen.html", context, status=status)

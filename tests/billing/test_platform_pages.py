@@ -15,10 +15,13 @@ from billing.models import (
     Adjustment,
     ReconcileDifference,
     ReconcileRun,
+    ReviewCase,
+    ReviewSignal,
     Transfer,
     UsageReversal,
 )
 from billing.services import adjustment as adjustments
+from billing.services import fraud
 from billing.services.reversal import reverse_usage
 from billing.views import platform
 from marketplace.core.ids import to_public
@@ -396,3 +399,15 @@ def test_stopping_takes_an_account_and_a_reason(
     assert admin_client.post("/platform/frozen", body).status_code == 422
     account.refresh_from_db()
     assert account.suspended_at is None
+
+
+def test_accounts_that_are_frozen_are_listed_with_their_case(
+    admin_client: Client, account: Account
+) -> None:
+    assert "No account is frozen" in admin_client.get("/platform/frozen").content.decode()
+
+    fraud.raise_signal(account.pk, ReviewSignal.Kind.DISPUTE, "x", {}, freezes=True)
+
+    page = admin_client.get("/platform/frozen").content.decode()
+    assert "No account is frozen" not in page
+    assert f"/review/cases/{ReviewCase.objects.get().pk}" in page

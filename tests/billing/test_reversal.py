@@ -9,8 +9,9 @@ from uuid import UUID
 import pytest
 from django.db import DatabaseError, connections, transaction
 
-from billing.models import LedgerAccount, Transfer, UsageEvent, UsageReversal
+from billing.models import LedgerAccount, Royalty, Transfer, UsageEvent, UsageReversal
 from billing.services import ledger
+from billing.services.release import release_earnings
 from billing.services.reversal import reverse_usage
 from marketplace.core import ids
 from marketplace.core.errors import (
@@ -22,9 +23,11 @@ from marketplace.core.errors import (
 from marketplace.core.ids import new_id
 from marketplace.models import AuditEvent, Membership, User
 from marketplace.selectors.access import Actor
+from tests.billing import payouts
 from tests.billing.conftest import PRICE_NANOS, Shop, balances, hold, query, settle
+from tests.billing.reconciliation.reconciling import spoil
 from tests.billing.test_ledger import broken, record_answer
-from tests.factories import MembershipFactory, UserFactory
+from tests.factories import MembershipFactory, ModelVersionFactory, UserFactory
 
 pytestmark = pytest.mark.django_db
 
@@ -83,6 +86,41 @@ def test_a_part_is_taken_from_both_as_they_shared_it(
     assert broken() == set()
 
 
+@pytest.mark.parametrize("part", [1, 500, PRICE_NANOS])
+def test_what_royalties_gave_to_others_comes_back_from_them(
+    shop: Shop, fund: Fund, admin: Actor, part: int
+) -> None:
+    parent = ModelVersionFactory()
+    owner = parent.model.account
+    reserve_id = ledger.get_ledger_account_id(
+        LedgerAccount.Kind.CREATOR_RESERVE, holder_id=owner.pk
+    )
+    Royalty.objects.create(
+        version=shop.version, parent=parent, beneficiary=owner, reserve_id=reserve_id, bps=2_500
+    )
+    fund(5_000)
+    found = hold(shop)
+    record_answer(shop, found)
+    settle(shop.item(found))
+    assert LedgerAccount.objects.get(pk=reserve_id).posted_nanos == 200
+
+    give_back(admin, found, gross_nanos=part)
+
+    assert LedgerAccount.objects.get(pk=reserve_id).posted_nanos == 200 - 200 * part // 1_001
+    assert "reversals-fit" not in broken()
+    # The control: taken from the creator alone, it would not fit.
+    payable_id = ledger.get_ledger_account_id(
+        LedgerAccount.Kind.CREATOR_PAYABLE, holder_id=shop.creator.pk
+    )
+    spoil(
+        "UPDATE billing_transferentry SET ledger_account_id = %s"
+        " WHERE ledger_account_id = %s AND amount_nanos < 0",
+        payable_id,
+        reserve_id,
+    )
+    assert ("reversals-fit" in broken()) == (200 * part >= 1_001)
+
+
 @pytest.mark.parametrize("part", [0, -1, PRICE_NANOS + 1])
 def test_more_than_it_cost_does_not_go_back(admin: Actor, prediction_id: UUID, part: int) -> None:
     before = balances()
@@ -139,32 +177,44 @@ def test_at_once_it_goes_back_once(shop: Shop, fund: Fund, admin: Actor) -> None
 def test_what_left_the_reserve_comes_out_of_the_payable(
     shop: Shop, admin: Actor, prediction_id: UUID
 ) -> None:
+    payouts.shift_days(40)
+    release_earnings(payouts.at(0))
+    assert balances()["creator_payable"] == (800, 0)
+    event = UsageEvent.objects.get()
+
+    give_back(admin, event.pk, gross_nanos=501)
+
+    assert balances()["creator_payable"] == (800 - 400, 0)
+    assert balances()["creator_reserve"] == (0, 0)
+    wanted = {"earnings-add-up", "releases-equal-days", "payouts-are-booked", "reversals-fit"}
+    assert not wanted & broken()
+
+
+def test_what_was_paid_out_is_owed(shop: Shop, fund: Fund, admin: Actor) -> None:
+    payouts.pay_and_take_back(shop)
+    before = balances()["creator_payable"][0]
+    fund(5_000)
+    found = hold(shop)
+    settle(shop.item(found))
     reserve_id, payable_id = (
         ledger.get_ledger_account_id(kind, holder_id=shop.creator.pk)
         for kind in (LedgerAccount.Kind.CREATOR_RESERVE, LedgerAccount.Kind.CREATOR_PAYABLE)
     )
+    # All of it has left the creator's accounts.
+    loss_id = ledger.get_ledger_account_id(LedgerAccount.Kind.DISPUTE_LOSS)
+    gone = {reserve_id: -800, payable_id: -before, loss_id: 800 + before}
     ledger.post_transfer(
         transfer_id=new_id(),
-        kind=Transfer.Kind.RELEASE,
-        idempotency_key="release",
-        amounts_nanos={reserve_id: -500, payable_id: 500},
-    )
-    ledger.post_transfer(
-        transfer_id=new_id(),
-        kind=Transfer.Kind.PAYOUT,
-        idempotency_key="payout",
-        amounts_nanos={
-            payable_id: -500,
-            ledger.get_ledger_account_id(LedgerAccount.Kind.STRIPE_CLEARING): 500,
-        },
+        kind=Transfer.Kind.REVERSAL,
+        idempotency_key="gone",
+        amounts_nanos={one: nanos for one, nanos in gone.items() if nanos},
     )
 
-    give_back(admin, prediction_id)
+    give_back(admin, found)
 
+    # Later earnings make up for it.
+    assert balances()["creator_payable"] == (-800, 0)
     assert balances()["creator_reserve"] == (0, 0)
-    # Paid out already: it is owed, and later earnings make up for it.
-    assert balances()["creator_payable"] == (-500, 0)
-    assert broken() == set()
 
 
 def test_the_creator_may_for_its_own_models_only(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from billing.models import Invoice, StripeCustomer
+from billing.models import Invoice, StripeCustomer, Transfer
 from billing.services.invoice import MICRO_PER_CENT, ROUNDING_MICRO_PER_LINE
 from billing.services.meter import NANOS_PER_MICRO
 from billing.services.reconciliation.finding import (
@@ -85,8 +85,8 @@ def _explain(finding: Finding, period: Period, known: dict[str, Invoice]) -> Fin
         return finding
     if row is not None and row.state not in _OPEN:
         return finding
-    if row is not None and finding.fault is Fault.AMOUNT and "Stripe" in finding.note:
-        return finding
+    if Transfer.objects.filter(idempotency_key=f"invoice:{finding.key}").exists():
+        return finding.explained(Explanation.NONE, "Its payment is booked, and its row is gone.")
     young = period.is_young(finding.happened_at)
     return finding.explained(
         Explanation.IN_FLIGHT if young else Explanation.NOT_YET_APPLIED,

@@ -229,7 +229,9 @@ def _explain(
     if row is not None and row.type in BANK_TYPES:
         return finding.explained(Explanation.BANK, "The platform's own money.")
     known = explanations.get(source)
-    if known is not None and finding.fault in (Fault.MISSING_HERE, Fault.AMOUNT):
+    # Of what goes back and forth, the sum can be nothing on either side.
+    is_sum = finding.fault is Fault.MISSING_AT_STRIPE and _is_dispute(source)
+    if known is not None and (is_sum or finding.fault in (Fault.MISSING_HERE, Fault.AMOUNT)):
         return finding.explained(known.explanation, known.note)
     if finding.fault is Fault.MISSING_HERE:
         if period.is_young(finding.happened_at):

@@ -50,6 +50,19 @@ def spoil(sql: str, *arguments: object) -> None:
         cursor.execute(sql, arguments)
 
 
+def unbook(kind: str) -> None:
+    """Take every transfer of a kind back as if it had never been."""
+    of_kind = "FROM billing_transfer t WHERE t.id = e.transfer_id AND t.kind = %s"
+    spoil(
+        "UPDATE billing_ledgeraccount a SET posted_nanos = a.posted_nanos - d.nanos FROM ("
+        " SELECT e.ledger_account_id, sum(e.amount_nanos) AS nanos FROM billing_transferentry e"
+        f" WHERE EXISTS (SELECT 1 {of_kind}) GROUP BY 1) d WHERE a.id = d.ledger_account_id",
+        kind,
+    )
+    spoil(f"DELETE FROM billing_transferentry e WHERE EXISTS (SELECT 1 {of_kind})", kind)
+    spoil("DELETE FROM billing_transfer WHERE kind = %s", kind)
+
+
 class Spoiler:
     """Changes what the stand-in remembers, in its file, while it runs."""
 

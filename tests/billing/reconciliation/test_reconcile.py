@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
@@ -16,7 +15,7 @@ from django.utils import timezone
 from billing.errors import StripeUnavailableError
 from billing.models import ReconcileDifference, ReconcileRun, StripeCustomer, Topup, Transfer
 from billing.services import reconcile as service
-from billing.services import stripe_client, topup
+from billing.services import topup
 from billing.services.reconciliation import finding as findings
 from billing.services.reconciliation.finding import Fact, pair
 from billing.stripe import calls
@@ -25,45 +24,19 @@ from marketplace.core.money import NANOS_PER_CENT
 from marketplace.models import Account, AuditEvent, User
 from marketplace.selectors.access import Actor
 from tests.billing.conftest import balances, query
-from tests.billing.reconciling import LONG_AGO_S, Spoiler, buy, compare, open_and_pay, spoil
-from tests.factories import UserFactory
-from tests.fakestripe.process import SECRET_KEY, WEBHOOK_SECRET, FakeStripeProcess
+from tests.billing.reconciliation.reconciling import (
+    LONG_AGO_S,
+    Spoiler,
+    buy,
+    compare,
+    open_and_pay,
+    spoil,
+)
 
 pytestmark = pytest.mark.django_db
 
 Explanation = ReconcileDifference.Explanation
 State = ReconcileRun.State
-
-
-@pytest.fixture(scope="module")
-def _stripe(tmp_path_factory) -> Iterator[FakeStripeProcess]:
-    process = FakeStripeProcess(tmp_path_factory.mktemp("stripe"))
-    process.start()
-    yield process
-    process.stop()
-
-
-@pytest.fixture
-def fake(_stripe, settings) -> Iterator[FakeStripeProcess]:
-    """The stand-in, two hours ago: nothing that it has is on its way any more."""
-    _stripe.reset()
-    _stripe.order("clock", offset_s=-LONG_AGO_S)
-    settings.STRIPE_SECRET_KEY = SECRET_KEY
-    settings.STRIPE_WEBHOOK_SECRET = WEBHOOK_SECRET
-    settings.STRIPE_API_BASE = _stripe.url
-    stripe_client.get_stripe.cache_clear()
-    yield _stripe
-    stripe_client.get_stripe.cache_clear()
-
-
-@pytest.fixture
-def admin(platform_admin: User) -> Actor:
-    return Actor(user=platform_admin)
-
-
-@pytest.fixture
-def second(db: None) -> Actor:
-    return Actor(user=UserFactory(email="second@example.com", is_staff=True))
 
 
 def unexplained() -> list[tuple[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
@@ -18,6 +19,7 @@ from billing.models import Price, UsageEvent
 from billing.selectors import usage as selector
 from marketplace.core.ids import lowest_id, new_id, to_public
 from marketplace.core.money import NANOS_PER_DOLLAR
+from marketplace.core.tag import is_tag
 from marketplace.models import APIKey, User
 from tests.billing.conftest import PRICE_NANOS, Shop, hold, settle
 from tests.factories import (
@@ -89,6 +91,8 @@ def read_csv(answer: Any) -> list[dict[str, str]]:
 
 
 TODAY = datetime.now(UTC).date()
+# All characters that a tag may have.
+EVERY_TAG = "".join(filter(is_tag, map(chr, range(sys.maxunicode + 1))))
 
 
 @pytest.mark.parametrize(
@@ -262,7 +266,9 @@ def test_csv_has_every_nano_dollar_and_no_formula(client, used):
     total = sum(Fraction(one["gross_usd"]) for one in rows)
     assert total == Fraction(3 * PRICE_NANOS + 7, NANOS_PER_DOLLAR)
     assert sum(int(one["gross_nanos"]) for one in rows) == 3 * PRICE_NANOS + 7
-    # No cell is taken for a formula by a spreadsheet; names that people choose are not in it.
+    # No cell is taken for a formula by a spreadsheet. Tags are the only words that people choose:
+    # one may begin with a minus, but can neither call anything nor name another sheet.
+    assert not set("()!|'\"=+@,;") & set(EVERY_TAG)
     assert not any(value[:1] in ("=", "+", "@", "-") for one in rows for value in one.values())
 
 

@@ -111,9 +111,10 @@ def test_grpc_takes_it_as_metadata(shop):
             "invalid_tag",
         )
         # Of a stream, it is the tag of all its requests, and is looked at before the first.
-        opened = caller.stub.ModelStreamInfer(Requests(), metadata=with_tag(wrong), timeout=60)
+        unread, requests = Requests(), Requests()
+        opened = caller.stub.ModelStreamInfer(unread, metadata=with_tag(wrong), timeout=60)
         assert ended(opened) == (StatusCode.INVALID_ARGUMENT, "invalid_tag")
-        requests = Requests()
+        unread.end()
         responses = caller.stub.ModelStreamInfer(requests, metadata=with_tag("both"), timeout=60)
         ids = []
         for _ in range(2):

@@ -19,6 +19,7 @@ class UsageEventAdmin(ReadOnlyAdmin):
         "gross",
         "creator_part",
         "mode",
+        "tag",
     ]
     list_filter = ["mode", "occurred_at"]
     search_fields = ["account__slug", "creator__slug"]

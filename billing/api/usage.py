@@ -52,7 +52,7 @@ class UsageView(APIView):
 
 
 class UsageSumsView(APIView):
-    """`GET /api/usage/sums?account=slug&by=day`: the same, summed by day, model or key."""
+    """`GET /api/usage/sums?account=slug&by=day`: the same, summed by day, model, key or tag."""
 
     def get(self, request: Request) -> Response:
         """All sums, at most `SUMS_MAX`."""

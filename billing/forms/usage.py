@@ -8,9 +8,10 @@ from django import forms
 
 from billing.models import UsageEvent
 from billing.selectors.usage import GROUPS, UsageFilter
+from marketplace.core.tag import TAG_LENGTH_MAX, TAG_RULE, is_tag
 from marketplace.models import Account, APIKey
 
-_GROUP_LABELS = {"day": "Day", "model": "Model", "key": "Key"}
+_GROUP_LABELS = {"day": "Day", "model": "Model", "key": "Key", "tag": "Tag"}
 
 
 class UsageForm(forms.Form):
@@ -34,6 +35,12 @@ class UsageForm(forms.Form):
     mode = forms.ChoiceField(
         label="Mode", required=False, choices=[("", "Live and test"), *UsageEvent.Mode.choices]
     )
+    tag = forms.CharField(
+        label="Tag",
+        required=False,
+        max_length=TAG_LENGTH_MAX,
+        widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
+    )
     by = forms.ChoiceField(
         label="Sum by",
         required=False,
@@ -53,6 +60,13 @@ class UsageForm(forms.Form):
             raise forms.ValidationError("Name a model as owner/name.")
         return str(text)
 
+    def clean_tag(self) -> str:
+        """A tag as requests have them, or nothing."""
+        text = str(self.cleaned_data["tag"])
+        if text and not is_tag(text):
+            raise forms.ValidationError(f"A tag has {TAG_RULE}.")
+        return text
+
     def clean(self) -> dict[str, Any]:
         """The days must be in their order."""
         cleaned = super().clean() or {}
@@ -71,6 +85,7 @@ class UsageForm(forms.Form):
             model=cleaned["model"],
             key_id=cleaned["key"].pk if cleaned["key"] else None,
             mode=cleaned["mode"],
+            tag=cleaned["tag"],
         )
 
     @property

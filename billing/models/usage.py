@@ -12,6 +12,7 @@ from django.db.models import F, Q
 
 from billing.models.ledger import Transfer
 from billing.models.price import Price
+from marketplace.core.tag import TAG_LENGTH_MAX
 
 
 def _refer(
@@ -56,6 +57,8 @@ class UsageEvent(models.Model):
     # nothing was charged: test keys and free models.
     transfer = _refer(Transfer, null=True, related_name="usage_events")
     occurred_at = models.DateTimeField()
+    # The consumer's own word for it; empty for none. Neither receipts nor creators are told.
+    tag = models.CharField(max_length=TAG_LENGTH_MAX, default="", db_default="", blank=True)
 
     class Meta:
         constraints = [

@@ -16,13 +16,15 @@ from marketplace.core import ids
 from marketplace.models import Account, AIModel, APIKey
 
 # By what usage can be summed.
-GROUPS = ("day", "model", "key")
+GROUPS = ("day", "model", "key", "tag")
 # Rows of a sum; days of three years.
 SUMS_MAX = 1_100
 # No prediction runs for longer: its id is older than its booking by less.
 _RUN_TIME_MAX = timedelta(days=1)
 _EVENTS_PER_FETCH = 2_000
 _NO_KEY = {True: "try-it form", False: "deleted key"}
+# No tag can be called so: it has a space.
+_NO_TAG = "no tag"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +36,12 @@ class UsageFilter:
     model: str = ""
     key_id: UUID | None = None
     mode: str = ""
+    tag: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class UsageSum:
-    """What one day, model or key came to; `name` says which."""
+    """What one day, model, key or tag came to; `name` says which."""
 
     name: str
     predictions: int
@@ -55,13 +58,15 @@ def list_usage(account: Account, chosen: UsageFilter | None = None) -> QuerySet[
 
 
 def sum_usage_by(account: Account, chosen: UsageFilter, group: str) -> list[UsageSum]:
-    """What was chosen, by day (newest first), or by model or key (the dearest first)."""
+    """What was chosen, by day (newest first), or by model, key or tag (the dearest first)."""
     events = choose_usage(UsageEvent.objects.filter(account=account), chosen)
     match group:
         case "day":
             rows = events.annotate(group=TruncDate("occurred_at", tzinfo=UTC))
         case "model":
             rows = events.annotate(group=F("version__model__id"))
+        case "tag":
+            rows = events.annotate(group=F("tag"))
         case _:
             rows = events.annotate(group=F("api_key_id"))
     # Not by the names of the columns: those would be summed again.
@@ -107,6 +112,8 @@ def choose_usage(events: QuerySet[UsageEvent], chosen: UsageFilter) -> QuerySet[
         events = events.filter(api_key_id=chosen.key_id)
     if chosen.mode:
         events = events.filter(mode=chosen.mode)
+    if chosen.tag:
+        events = events.filter(tag=chosen.tag)
     return events
 
 
@@ -117,6 +124,8 @@ def _name_groups(group: str, values: list[Any]) -> dict[Any, str]:
         case "model":
             models = AIModel.objects.filter(pk__in=values).select_related("account")
             return {one.pk: str(one) for one in models}
+        case "tag":
+            return {one: one or _NO_TAG for one in values}
     keys = APIKey.objects.filter(pk__in=[one for one in values if one])
     return {one.pk: f"{one.name} ({one.hint})" for one in keys}
 

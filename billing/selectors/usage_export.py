@@ -27,7 +27,7 @@ ROWS_MAX = 1_000_000
 
 _COLUMNS = (
     *("prediction", "occurred_at", "model", "version", "key", "mode", "units"),
-    *("gross_nanos", "gross_usd"),
+    *("gross_nanos", "gross_usd", "tag"),
 )
 _NANOS_PER_DOLLAR = 1_000_000_000
 
@@ -82,4 +82,5 @@ def describe(event: UsageEvent) -> dict[str, Any]:
         "units": event.units,
         "gross_nanos": event.gross_nanos,
         "occurred_at": to_wire(event.occurred_at),
+        "tag": event.tag,
     }

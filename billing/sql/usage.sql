@@ -4,7 +4,7 @@
 --   repeated      was booked before; nothing changed
 --   hold_missing  its hold is gone, spent or another account's; nothing was booked
 -- What many predictions have in common comes once, as a group:
--- p_groups: [{no, account_id, api_key_id, version_id, creator_id, price_id, mode, hold_id}].
+-- p_groups: [{no, account_id, api_key_id, version_id, creator_id, price_id, mode, hold_id, tag}].
 -- The arrays have one element for each prediction; `p_group_nos` names its group. One whose id
 -- is null is left out. `p_gross_nanos` is what a prediction costs, and where its price meters or
 -- counts something, what was reserved for it: the most that it may cost. Then the cost is computed
@@ -78,7 +78,7 @@ BEGIN
                     AND (h.api_key_id IS NULL OR h.api_key_id = g.api_key_id)
                 THEN h.amount_nanos - h.posted_nanos ELSE 0 END AS left_nanos
         FROM jsonb_to_recordset(p_groups) AS g(no integer, account_id uuid, api_key_id uuid,
-            version_id uuid, creator_id uuid, price_id uuid, mode text, hold_id uuid)
+            version_id uuid, creator_id uuid, price_id uuid, mode text, hold_id uuid, tag text)
         LEFT JOIN billing_price p ON p.id = g.price_id
         LEFT JOIN marketplace_aimodel m ON m.id = p.model_id
         LEFT JOIN marketplace_modelversion v ON v.id = g.version_id
@@ -135,7 +135,8 @@ BEGIN
         SELECT r.*, r.gross_nanos * r.creator_share_bps / 10000 AS creator_nanos FROM (
             SELECT i.id, i.units, i.occurred_at, i.account_id, i.api_key_id, i.version_id,
                 i.creator_id, i.price_id, i.mode, i.hold_id, i.wallet_id, i.payable_id,
-                i.is_budgeted, i.day, i.metered, i.creator_share_bps, p.position::bigint,
+                i.is_budgeted, i.day, i.metered, i.tag, i.creator_share_bps,
+                p.position::bigint,
                 CASE WHEN i.is_plain THEN i.gross_nanos
                     ELSE billing_charge(i.price_id, i.units, i.metered, p.position::bigint,
                         i.gross_nanos) END AS gross_nanos
@@ -176,10 +177,10 @@ BEGIN
     ), new_usage AS (
         INSERT INTO billing_usageevent (prediction_id, account_id, api_key_id, version_id,
             creator_id, price_id, mode, units, gross_nanos, creator_nanos, transfer_id,
-            occurred_at, metered, position)
+            occurred_at, metered, position, tag)
         SELECT b.id, b.account_id, b.api_key_id, b.version_id, b.creator_id, b.price_id, b.mode,
             b.units, b.gross_nanos, b.creator_nanos, d.transfer_id, b.occurred_at, b.metered,
-            b.position
+            b.position, coalesce(b.tag, '')
         FROM booked b LEFT JOIN debt d ON b.gross_nanos > 0
             AND d.wallet_id = b.wallet_id AND d.payable_id = b.payable_id
     ), new_share AS (

@@ -24,7 +24,7 @@ PANEL_SIZE = 8
 @login_required
 @require_safe
 def usage(request: HttpRequest) -> HttpResponse:
-    """What was booked: each prediction, newest first, or sums by day, model or key."""
+    """What was booked: each prediction, newest first, or sums by day, model, key or tag."""
     account = requested_account(request)
     form = UsageForm(request.GET, account=account)
     is_valid = form.is_valid()

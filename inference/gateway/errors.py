@@ -44,6 +44,7 @@ __all__ = [
     "RequestTimeoutError",
     "StreamBrokenError",
     "StreamKeyedError",
+    "TagInvalidError",
     "UnitsExceedLimitError",
     "UnsupportedParameterError",
     "copy_for_another",
@@ -210,6 +211,13 @@ class DeadlineInvalidError(BadRequestError):
 
     code = "invalid_deadline"
     title = "The time limit of the request is not valid."
+
+
+class TagInvalidError(BadRequestError):
+    """A header that names the request's usage, and cannot be kept as it is."""
+
+    code = "invalid_tag"
+    title = "The tag of the request is not valid."
 
 
 class CanceledError(MarketplaceError):

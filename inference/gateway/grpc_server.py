@@ -48,6 +48,7 @@ from inference.gateway.errors import (
 )
 from inference.gateway.http import Answer, Request, RSGIProtocol, telling
 from inference.gateway.protocols.oip_grpc import STREAM, GRPCProtocol
+from inference.gateway.tag import read_tag
 from inference.gateway.time_limit import TimeLimit
 from marketplace.core.errors import (
     AuthenticationError,
@@ -173,6 +174,7 @@ class GRPCServer:
         await self.protocol.authenticate(opening)
         if "idempotency-key" in opening.headers:
             raise StreamKeyedError("A stream takes no idempotency key: use ModelInfer.")
+        read_tag(opening.headers)
 
     async def _read_next(self, call: _Call) -> bytes | None:
         """The next request of a stream; None after the last one.

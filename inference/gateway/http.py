@@ -123,6 +123,8 @@ class Request:
     # Set once it is known which limits the request meets.
     limits: Plan | None = None
     body_is_unread: bool = False
+    # What the caller calls its usage; empty for nothing.
+    tag: str = ""
     # Set where the answer comes in events.
     events: EventStream | None = None
     _request_id: str = ""

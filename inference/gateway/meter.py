@@ -402,11 +402,11 @@ def _identify_group(prediction: Prediction) -> tuple[int | str, ...]:
     """The same for predictions with the same group, as long as these are not forgotten."""
     draw = prediction.draw
     hold = id(draw.hold) if draw is not None else 0
-    return (id(prediction.caller), id(prediction.offer), hold, prediction.protocol)
+    return (id(prediction.caller), id(prediction.offer), hold, prediction.protocol, prediction.tag)
 
 
 def _make_group(prediction: Prediction) -> dict[str, Any]:
-    """What a prediction has in common with others of its caller, offer and hold."""
+    """What a prediction has in common with others of its caller, offer, hold and tag."""
     caller, offer, draw = prediction.caller, prediction.offer, prediction.draw
     return {
         "account_id": caller.account_id,
@@ -418,6 +418,7 @@ def _make_group(prediction: Prediction) -> dict[str, Any]:
         "hold_id": None if draw is None else draw.hold.id,
         "source": caller.source,
         "protocol": prediction.protocol,
+        "tag": prediction.tag,
     }
 
 

@@ -22,6 +22,7 @@ from marketplace.core import errors as core_errors
 from marketplace.core.errors import MarketplaceError
 from marketplace.core.problem import CONTENT_TYPE as PROBLEM
 from marketplace.core.receipt import ReceiptPendingError
+from marketplace.core.tag import TAG_CHARACTERS, TAG_LENGTH_MAX
 
 Document = dict[str, Any]
 
@@ -63,6 +64,7 @@ ERRORS: Sequence[type[MarketplaceError]] = (
     errors.RequestTimeoutError,
     errors.StreamBrokenError,
     errors.StreamKeyedError,
+    errors.TagInvalidError,
     errors.UnitsExceedLimitError,
     errors.UnsupportedParameterError,
     triton_errors.ModelExecutionError,
@@ -320,6 +322,7 @@ _PREDICTING: Sequence[Document] = [
     _header("Idempotency-Key", f"^[!-~]{{1,{config.IDEMPOTENCY_KEY_LENGTH_MAX}}}$"),
     _header("Cancel-After", "^([0-9]{1,3}h)?([0-9]{1,5}m)?([0-9]{1,6}s?)?$"),
     _header("X-Request-Timeout-Ms", "^[1-9][0-9]{0,8}$"),
+    _header("Strongroom-Tag", f"^[{TAG_CHARACTERS}]{{1,{TAG_LENGTH_MAX}}}$"),
 ]
 
 

@@ -35,6 +35,8 @@ class Prediction:
     # What the caller has given it, from `created_at` on.
     allowed_s: float = 0.0
     claim: Claim | None = None
+    # What its caller calls its usage; empty for nothing.
+    tag: str = ""
     # Kept only for keyed requests: a retry is answered with it.
     output: Any = None
     started_at: datetime | None = None

@@ -135,6 +135,7 @@ class Predictor:
             allowed_s=request.deadline_s,
             claim=claim,
             trace=request.trace,
+            tag=request.tag,
         )
 
     async def run(

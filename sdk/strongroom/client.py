@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ipaddress
 import random
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -37,6 +38,8 @@ RETRY_AFTER_MAX_S = 30.0
 POLL_INTERVAL_S = 0.5
 USER_AGENT = "strongroom-python/0.1.0"
 
+# As the gateway has it; a header could not carry everything else.
+_TAG_FORM = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _RETRIED_STATUSES = frozenset({429, 500, 502, 503, 504})
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _FINAL_STATES = frozenset({"succeeded", "failed", "canceled"})
@@ -518,6 +521,7 @@ class Client:
         *,
         timeout_s: float = PREDICTION_TIMEOUT_S,
         idempotency_key: str | None = None,
+        tag: str = "",
     ) -> Prediction:
         """Run one prediction and wait for its output.
 
@@ -527,13 +531,19 @@ class Client:
             timeout_s: How long to wait for the answer.
             idempotency_key: The same key and input again give the first prediction,
                 charged once. Made up for each call if not given.
+            tag: By which its usage is found and summed later: 1 to 64 letters, digits,
+                and any of `. _ : -`; none if empty.
 
         Raises:
+            StrongroomError: `tag_invalid`; nothing was sent.
             ApiError: For example `validation` (with `errors`), `insufficient_credit`,
                 `model_not_ready`, `unauthenticated`; `prediction_failed` if the model
                 gave no output. None of these is charged.
         """
         ends_at = time.monotonic() + timeout_s
+        headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
+        if tag:
+            headers["Strongroom-Tag"] = check_tag(tag)
         is_plain = ":" not in model and "@" not in model
         path = f"/v1/models/{_path(model)}/predictions" if is_plain else "/v1/predictions"
         body: dict[str, Any] = {"input": dict(input)}
@@ -543,7 +553,7 @@ class Client:
             "POST",
             path,
             json=body,
-            headers={"Idempotency-Key": idempotency_key or str(uuid.uuid4())},
+            headers=headers,
             is_idempotent=True,
             timeout_s=timeout_s,
         )
@@ -579,6 +589,18 @@ def check_url(url: str) -> str:
     if not is_usable or parts.query or parts.fragment:
         raise StrongroomError("url_invalid", f"{url[:200]!r} is not an http or https address.")
     return url.rstrip("/")
+
+
+def check_tag(tag: str) -> str:
+    """A tag that the gateway takes.
+
+    Raises:
+        StrongroomError: `tag_invalid`.
+    """
+    if not _TAG_FORM.fullmatch(tag):
+        detail = "A tag has 1 to 64 characters: letters, digits, and any of . _ : -"
+        raise StrongroomError("tag_invalid", detail)
+    return tag
 
 
 def is_private_path(url: str) -> bool:

@@ -91,7 +91,8 @@ def give_back(*hold_ids: UUID, nanos: int | None = None) -> int:
 def settle(*items: dict) -> list[str]:
     common = ("account_id", "api_key_id", "version_id", "creator_id", "price_id", "mode")
     groups = [
-        {"no": no, "hold_id": item["hold_id"]} | {name: item[name] for name in common}
+        {"no": no, "hold_id": item["hold_id"], "tag": item.get("tag")}
+        | {name: item[name] for name in common}
         for no, item in enumerate(items)
     ]
     metered = [item.get("metered") for item in items]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import psycopg
 import pytest
-from django.db import DatabaseError, connection, connections, transaction
+from django.db import DatabaseError, DataError, connection, connections, transaction
 
 from billing.models import Hold, KeySpend, LedgerAccount, Price, Transfer, TransferEntry, UsageEvent
 from billing.services import ledger
@@ -142,6 +142,45 @@ def test_one_transfer_moves_what_a_batch_owes_a_creator(shop: Shop, fund: Fund) 
     assert UsageEvent.objects.get(mode="test").transfer_id is None
     give_back(slice_id)
     assert broken() == set()
+
+
+def test_a_batch_of_two_tags_is_one_transfer_and_events_with_their_own(
+    shop: Shop, fund: Fund
+) -> None:
+    fund(1_000 * PRICE_NANOS)
+    key = budget_key(shop, day=10 * PRICE_NANOS)
+    common = {"api_key_id": str(key.pk)}
+    ((slice_id, _, _),) = reserve(asked(shop.consumer.pk, 4 * PRICE_NANOS, api_key_id=key.pk))
+    tags = {new_id(): tag for tag in ("nightly", "x" * 64, "", None)}
+    batch = [shop.item(one, hold_id=str(slice_id), tag=tag, **common) for one, tag in tags.items()]
+    for one in tags:
+        record_answer(shop, one)
+
+    assert settle(*batch) == ["settled"] * 4
+
+    transfer = Transfer.objects.get(kind=Transfer.Kind.USAGE)
+    events = UsageEvent.objects.filter(transfer=transfer).values_list("prediction_id", "tag")
+    # A gateway that does not know of tags yet sends none.
+    assert dict(events) == {one: tag or "" for one, tag in tags.items()}
+    # The budget is the key's, whatever the tags are.
+    assert spends(key)["day"] == (4 * PRICE_NANOS, 0)
+    # Sent again with other tags, as by a retry: the first ones stay.
+    again = [item | {"tag": "other"} for item in batch]
+    assert settle(*again) == ["repeated"] * 4
+    assert not UsageEvent.objects.filter(tag="other").exists()
+    assert balances()["wallet"] == (996 * PRICE_NANOS, 0)
+    assert broken() == set()
+
+
+def test_a_tag_past_its_length_books_nothing(shop: Shop, fund: Fund) -> None:
+    """The gateway lets none in; the table would not take it either."""
+    fund(PRICE_NANOS)
+    one = hold(shop)
+    with pytest.raises(DataError), transaction.atomic():
+        settle(shop.item(one, tag="x" * 65))
+
+    assert not UsageEvent.objects.exists()
+    assert settle(shop.item(one, tag="x" * 64)) == ["settled"]
 
 
 def test_a_slice_pays_to_its_last_nano_and_not_one_past_it(shop: Shop, fund: Fund) -> None:

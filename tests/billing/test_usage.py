@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
@@ -18,9 +19,16 @@ from billing.models import Price, UsageEvent
 from billing.selectors import usage as selector
 from marketplace.core.ids import lowest_id, new_id, to_public
 from marketplace.core.money import NANOS_PER_DOLLAR
+from marketplace.core.tag import is_tag
 from marketplace.models import APIKey, User
 from tests.billing.conftest import PRICE_NANOS, Shop, hold, settle
-from tests.factories import AIModelFactory, APIKeyFactory, MembershipFactory, ModelVersionFactory
+from tests.factories import (
+    AIModelFactory,
+    APIKeyFactory,
+    MembershipFactory,
+    ModelVersionFactory,
+    UserFactory,
+)
 
 pytestmark = pytest.mark.django_db
 Fund = Callable[[int], None]
@@ -54,9 +62,9 @@ def used(shop: Shop, fund: Fund, key: APIKey) -> dict[str, str]:
     second = {"version_id": str(version.pk), "price_id": str(price.pk)}
     changes: dict[str, dict[str, Any]] = {
         "plain": {"units": 2},
-        "keyed": {"api_key_id": str(key.pk)},
-        "foreign": {**second, "gross_nanos": 7},
-        "test": {"mode": "test", "gross_nanos": 0, "api_key_id": str(key.pk)},
+        "keyed": {"api_key_id": str(key.pk), "tag": "nightly"},
+        "foreign": {**second, "gross_nanos": 7, "tag": "team-7:x"},
+        "test": {"mode": "test", "gross_nanos": 0, "api_key_id": str(key.pk), "tag": "nightly"},
     }
     found = {}
     for name, change in changes.items():
@@ -83,6 +91,8 @@ def read_csv(answer: Any) -> list[dict[str, str]]:
 
 
 TODAY = datetime.now(UTC).date()
+# All characters that a tag may have.
+EVERY_TAG = "".join(filter(is_tag, map(chr, range(sys.maxunicode + 1))))
 
 
 @pytest.mark.parametrize(
@@ -94,6 +104,13 @@ TODAY = datetime.now(UTC).date()
         ({"model": "creator/other"}, {"foreign"}),
         ({"model": "creator/echo", "mode": "live"}, {"plain", "keyed"}),
         ({"model": "creator/nothing"}, set()),
+        ({"tag": "nightly"}, {"keyed", "test"}),
+        ({"tag": "nightly", "mode": "live"}, {"keyed"}),
+        ({"tag": "team-7:x"}, {"foreign"}),
+        ({"tag": "x" * 64}, set()),
+        # The whole of it counts, and its case.
+        ({"tag": "night"}, set()),
+        ({"tag": "Nightly"}, set()),
         ({"since": TODAY - timedelta(days=1), "until": TODAY + timedelta(days=1)}, None),
         ({"until": TODAY - timedelta(days=2)}, set()),
         ({"since": TODAY + timedelta(days=2)}, set()),
@@ -135,6 +152,9 @@ def test_a_key_is_chosen_by_its_id_and_only_ones_own(client, used, key):
         ({"model": "x" * 104}, "/model"),
         ({"mode": "free"}, "/mode"),
         ({"by": "colour"}, "/by"),
+        ({"tag": "x" * 65}, "/tag"),
+        ({"tag": "two words"}, "/tag"),
+        ({"tag": "a/b"}, "/tag"),
     ],
 )
 def test_what_cannot_be_chosen_is_named(client, used, query, pointer):
@@ -144,7 +164,7 @@ def test_what_cannot_be_chosen_is_named(client, used, query, pointer):
         assert [one["pointer"] for one in answer.json()["errors"]] == [pointer]
 
 
-def test_sums_by_day_model_and_key(client, used, key):
+def test_sums_by_day_model_key_and_tag(client, used, key):
     def sums(by: str) -> dict[str, tuple[int, int]]:
         results = get(client, "/api/usage/sums", by=by).json()["results"]
         return {one["name"]: (one["predictions"], one["gross_nanos"]) for one in results}
@@ -155,11 +175,49 @@ def test_sums_by_day_model_and_key(client, used, key):
         "try-it form": (2, 2 * PRICE_NANOS + 7),
         f"batch jobs ({key.hint})": (2, PRICE_NANOS),
     }
+    assert sums("tag") == {
+        "no tag": (1, 2 * PRICE_NANOS),
+        "nightly": (2, PRICE_NANOS),
+        "team-7:x": (1, 7),
+    }
     # The dearest first.
+    assert list(sums("tag")) == ["no tag", "nightly", "team-7:x"]
     assert list(sums("model")) == ["creator/echo", "creator/other"]
     page = get(client, "/console/usage", by="model").content.decode()
     assert "creator/other" in page
     assert "$0.000000007" in page
+
+
+def test_the_tag_is_shown_and_exported(client, used):
+    wanted = {"plain": "", "keyed": "nightly", "foreign": "team-7:x", "test": "nightly"}
+    wanted = {used[name]: tag for name, tag in wanted.items()}
+
+    listed = get(client, "/api/usage").json()["results"]
+    assert {one["prediction"]: one["tag"] for one in listed} == wanted
+    rows = read_csv(get(client, "/api/usage/export/csv"))
+    assert {one["prediction"]: one["tag"] for one in rows} == wanted
+    answer = get(client, "/api/usage/export/cloudevents")
+    events = json.loads(b"".join(answer.streaming_content))
+    assert {one["id"]: one["data"]["tag"] for one in events} == wanted
+    page = get(client, "/console/usage").content.decode()
+    assert page.count("team-7:x") == 1
+    page = get(client, "/console/usage", by="tag", tag="nightly").content.decode()
+    assert "team-7:x" not in page
+    assert "/api/usage/export/csv?account=consumer&amp;tag=nightly" in page
+
+
+def test_a_tag_finds_ones_own_usage_only(client, used, shop):
+    """The creator knows of the prediction, and not what its consumer calls it."""
+    other = UserFactory()
+    MembershipFactory(account=shop.creator, user=other, role="owner")
+    creator = Client()
+    creator.force_login(other)
+
+    for path in ("/api/usage", "/api/usage/sums"):
+        answer = creator.get(f"{path}?account=creator&tag=nightly&by=tag")
+        assert (answer.status_code, answer.json()["results"]) == (200, [])
+        assert creator.get(f"{path}?account=consumer&tag=nightly").status_code == 404
+    assert b"nightly" not in creator.get("/dashboard/earnings?account=creator").content
 
 
 def create_event(shop, prediction_id, moment: datetime) -> None:
@@ -208,7 +266,9 @@ def test_csv_has_every_nano_dollar_and_no_formula(client, used):
     total = sum(Fraction(one["gross_usd"]) for one in rows)
     assert total == Fraction(3 * PRICE_NANOS + 7, NANOS_PER_DOLLAR)
     assert sum(int(one["gross_nanos"]) for one in rows) == 3 * PRICE_NANOS + 7
-    # No cell is taken for a formula by a spreadsheet; names that people choose are not in it.
+    # No cell is taken for a formula by a spreadsheet. Tags are the only words that people choose:
+    # one may begin with a minus, but can neither call anything nor name another sheet.
+    assert not set("()!|'\"=+@,;") & set(EVERY_TAG)
     assert not any(value[:1] in ("=", "+", "@", "-") for one in rows for value in one.values())
 
 

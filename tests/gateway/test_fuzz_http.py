@@ -31,6 +31,7 @@ from inference.gateway.http import Request, parse_json
 from inference.gateway.origin import Origins
 from inference.gateway.protocols import native
 from inference.gateway.protocols.oip_request import LENGTH_HEADER, read_json_length
+from inference.gateway.tag import read_tag
 from inference.gateway.tracing import read_traceparent
 from marketplace.core.address import parse_address, parse_network
 from marketplace.core.errors import MarketplaceError
@@ -275,6 +276,17 @@ def test_time_of_a_caller_is_within_the_limit_or_refused(headers):
     found = try_out(lambda: deadline.read_deadline(headers, 60))
 
     assert isinstance(found, Refused) or 0 < found <= 60
+
+
+@fuzz
+@given(st.one_of(HEADER_TEXTS, st.from_regex(r"[A-Za-z0-9._:-]{0,66}", fullmatch=True)))
+@example("")
+@example("²")
+@example("a\n")
+def test_tag_is_kept_as_it_is_or_refused(text):
+    found = try_out(lambda: read_tag({"strongroom-tag": text}))
+
+    assert isinstance(found, Refused) or (found == text and 1 <= len(text) <= 64)
 
 
 @fuzz

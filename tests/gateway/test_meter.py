@@ -68,7 +68,7 @@ def make_prediction(claim=None, output=None):
         id=new_id(), caller=caller, offer=offer, claim=claim, output=output,
         price=SimpleNamespace(id=new_id()),
         mode="live", rows=1, gross_nanos=5, completed_at=None, created_at=utc_now(),
-        protocol="native", predict_time_s=0.1, draw=None, is_rated=False, metered=None,
+        protocol="native", predict_time_s=0.1, draw=None, is_rated=False, metered=None, tag="",
     )  # fmt: skip
 
 
@@ -91,6 +91,35 @@ def settle(monkeypatch, connection, predictions, *, wait_s=5.0, connects_after_s
         return results
 
     return asyncio.run(run())
+
+
+def tag_predictions():
+    """Three of one caller, model and hold, in one batch: two of one tag, one of another."""
+    first = make_prediction()
+    others = [make_prediction() for _ in range(2)]
+    for one, tag in zip((first, *others), ("nightly", "nightly", "team-7"), strict=True):
+        one.caller, one.offer, one.price, one.tag = first.caller, first.offer, first.price, tag
+    return [first, *others]
+
+
+def tags_booked(monkeypatch, predictions):
+    """The tag that each is sent with, and how many groups are."""
+    connection = FakeConnection()
+    results = settle(monkeypatch, connection, predictions, connects_after_s=0.05)
+    assert results == [None] * len(predictions)
+    batch = max(connection.batches, key=len)
+    sent = {one["prediction_id"]: one["tag"] for one in batch}
+    return [sent.get(str(one.id)) for one in predictions], len({one["no"] for one in batch})
+
+
+def test_a_batch_has_a_group_for_each_tag_and_not_for_each_prediction(monkeypatch):
+    assert tags_booked(monkeypatch, tag_predictions()) == (["nightly", "nightly", "team-7"], 2)
+
+
+def test_a_group_that_overlooks_the_tag_is_noticed(monkeypatch):
+    monkeypatch.setattr(module, "_identify_group", lambda prediction: (id(prediction.caller),))
+
+    assert tags_booked(monkeypatch, tag_predictions()) == (["nightly"] * 3, 1)
 
 
 def test_who_was_told_that_nothing_is_booked_is_not_booked_later(monkeypatch):

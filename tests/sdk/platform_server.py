@@ -63,6 +63,8 @@ class Platform:
         self.channels = {}
         self.keys = []
         self.predictions = []
+        # The tag of each prediction; None for none.
+        self.tags = []
         self.withdrawn = []
         self.shredded = []
         self.requests = []
@@ -364,8 +366,9 @@ class Platform:
         ]
         return 200, {"results": results}
 
-    def predict(self, model, body, key):
-        self.predictions.append((model, body, key))
+    def predict(self, model, body, headers):
+        self.predictions.append((model, body, headers.get("Idempotency-Key")))
+        self.tags.append(headers.get("Strongroom-Tag"))
         if model == "acme/broken":
             raise RefusalError(503, "model_not_ready", "Loading.", retry_after_s=0)
         return 201, {
@@ -480,12 +483,12 @@ ROUTES = [
     (
         "POST",
         r"/v1/models/([^/]+/[^/]+)/predictions",
-        lambda p, m, b, r: p.predict(m[1], b, r.headers.get("Idempotency-Key")),
+        lambda p, m, b, r: p.predict(m[1], b, r.headers),
     ),
     (
         "POST",
         r"/v1/predictions",
-        lambda p, m, b, r: p.predict(b["version"], b, r.headers.get("Idempotency-Key")),
+        lambda p, m, b, r: p.predict(b["version"], b, r.headers),
     ),
 ]
 PUBLIC = ("/api/platform", "/api/login")

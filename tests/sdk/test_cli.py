@@ -910,6 +910,18 @@ def test_predict_with_a_version_and_raw(platform):
     assert platform.predictions[0][1] == {"input": {}, "version": "acme/digits:3"}
 
 
+def test_predict_with_a_tag(platform):
+    log_in(platform)
+    words = ["predict", "acme/digits", "--key", API_KEY]
+
+    run(*words, "--tag", "team-7:nightly")
+    run(*words)
+    refused = run(*words, "--tag", "two words", code=1)
+
+    assert platform.tags == ["team-7:nightly", None]
+    assert refused.stderr.startswith("error: tag_invalid:")
+
+
 @pytest.mark.parametrize(
     ("_case", "args", "told"),
     [

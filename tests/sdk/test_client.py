@@ -75,6 +75,29 @@ def test_a_prediction(slept):
     assert json.loads(request.content) == {"input": {"image": [[0, 1]]}}
 
 
+@pytest.mark.parametrize("tag", ["a", "Team-7:nightly.run_2", "x" * 64])
+def test_a_tag_goes_with_its_prediction(slept, tag):
+    answers = Answers(*(httpx.Response(201, json=DONE) for _ in range(2)))
+
+    make_client(answers).predict("acme/digits", {}, tag=tag)
+    make_client(answers).predict("acme/digits", {})
+
+    tagged, plain = answers.requests
+    assert tagged.headers["Strongroom-Tag"] == tag
+    assert "Strongroom-Tag" not in plain.headers
+
+
+@pytest.mark.parametrize("tag", ["x" * 65, "two words", "é", "a\n", " ", "a/b"])
+def test_what_is_no_tag_is_not_sent(slept, tag):
+    answers = Answers()
+
+    with pytest.raises(StrongroomError) as refused:
+        make_client(answers).predict("acme/digits", {}, tag=tag)
+
+    assert refused.value.code == "tag_invalid"
+    assert answers.requests == []
+
+
 @pytest.mark.parametrize(
     "model", ["acme/digits:3", "acme/digits@staging", "acme/digits:" + "a" * 64]
 )

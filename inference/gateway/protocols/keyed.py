@@ -24,6 +24,7 @@ from inference.gateway.idempotency import (
     read_key,
     read_retry_count,
 )
+from inference.gateway.tag import read_tag
 from marketplace.core.ids import to_public
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ async def _read_body(
     read: Callable[[Request], Awaitable[tuple[bytes, str]]],
 ) -> KeyedBody:
     request.deadline_s = read_deadline(request.headers, request.deadline_s)
+    request.tag = read_tag(request.headers)
     key = read_key(request.headers)
     open_bodies = gateway.bodies_open
     count = open_bodies.get(caller.account_id, 0)

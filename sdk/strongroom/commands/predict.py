@@ -35,6 +35,7 @@ from strongroom.listing import format_price
     show_default=True,
     help="Seconds to wait for the answer.",
 )
+@click.option("--tag", default="", help="A word of your own, to find and sum its cost by.")
 @click.option("--allow-http", is_flag=True, help="Send the key without encryption.")
 @click.option("--raw", is_flag=True, help="Answer the whole envelope instead of the output.")
 def predict(
@@ -43,6 +44,7 @@ def predict(
     key: str | None,
     gateway: str | None,
     timeout_s: float,
+    tag: str,
     allow_http: bool,
     raw: bool,
 ) -> None:
@@ -63,7 +65,7 @@ def predict(
         raise ConfigError("url_insecure", detail)
     values = _read_inputs(inputs)
     with Client(gateway, key) as client:
-        prediction = client.predict(model, values, timeout_s=timeout_s)
+        prediction = client.predict(model, values, timeout_s=timeout_s, tag=tag)
     answer_json(dict(prediction.raw) if raw else prediction.output)
     if prediction.cost_nanos is not None:
         say(f"Prediction {prediction.id}, {format_price(prediction.cost_nanos)} dollars.")

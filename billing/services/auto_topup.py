@@ -51,7 +51,7 @@ from billing.services.topup import (
 )
 from billing.stripe.client import PaymentIntent
 from marketplace.core.errors import FieldError, InvalidInputError
-from marketplace.core.money import NANOS_PER_CENT
+from marketplace.core.money import NANOS_PER_CENT, format_cents
 from marketplace.models import Account, Membership
 from marketplace.selectors.access import Actor
 from marketplace.services import audit
@@ -440,7 +440,9 @@ def _check_amounts(threshold_cents: int, amount_cents: int, monthly_limit_cents:
         "monthly_limit_cents": (monthly_limit_cents, amount_cents, MONTHLY_LIMIT_CENTS_MAX),
     }
     faults = [
-        FieldError(pointer=f"/{name}", detail=f"From ${low / 100:,.2f} to ${high / 100:,.2f}.")
+        FieldError(
+            pointer=f"/{name}", detail=f"From ${format_cents(low)} to ${format_cents(high)}."
+        )
         for name, (value, low, high) in bounds.items()
         if not low <= value <= high
     ]

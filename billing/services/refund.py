@@ -40,7 +40,7 @@ from marketplace.core.errors import (
     MarketplaceError,
 )
 from marketplace.core.ids import new_id
-from marketplace.core.money import NANOS_PER_CENT
+from marketplace.core.money import NANOS_PER_CENT, format_cents
 from marketplace.models import Account
 from marketplace.selectors.access import Actor
 from marketplace.services import audit
@@ -304,7 +304,7 @@ def _plan(account: Account, rests_cents: dict[UUID, int], amount_cents: int | No
         raise NothingToRefundError
     if amount_cents is not None and amount_cents > refundable_cents:
         raise RefundTooLargeError(
-            f"At most ${refundable_cents / 100:,.2f} can be paid back.",
+            f"At most ${format_cents(refundable_cents)} can be paid back.",
             refundable_cents=refundable_cents,
         )
     left = refundable_cents if amount_cents is None else amount_cents

@@ -28,6 +28,13 @@ def format_nanos(amount_nanos: int) -> str:
     return f"{sign}${dollars:,}.{decimals}"
 
 
+def format_cents(amount_cents: int) -> str:
+    """Cents as dollars with two decimals, without the sign of the currency: 1,234.50."""
+    sign = "-" if amount_cents < 0 else ""
+    whole, rest = divmod(abs(amount_cents), 100)
+    return f"{sign}{whole:,}.{rest:02d}"
+
+
 def parse_dollars(text: str) -> int:
     """Nano-dollars of a decimal text such as "0.0005" or "$12".
 

@@ -23,7 +23,7 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from marketplace.core.money import format_nanos
+from marketplace.core.money import format_cents, format_nanos
 
 register = template.Library()
 
@@ -216,7 +216,7 @@ def dollars(amount_cents: int) -> str:
 @register.filter
 def cents(amount_cents: int) -> str:
     """Cents as dollars with two decimals, without the sign of the currency."""
-    return f"{amount_cents // 100:,}.{amount_cents % 100:02d}"
+    return format_cents(amount_cents)
 
 
 @register.filter

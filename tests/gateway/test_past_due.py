@@ -113,13 +113,13 @@ def test_every_protocol_refuses_who_is_paused(teller, client, path, body):
 
 def test_a_running_stream_is_not_cut(teller, client, terms):
     told: list[Any] = []
-    prompt = "pause=0.15 repeat=20 a b"
+    prompt = "pause=0.15 repeat=60 a b"
     thread = threading.Thread(target=lambda: told.append(stream(client, prompt)))
     thread.start()
     other = teller.client()
-    eventually(check_running, timeout_s=5)
+    eventually(check_running, timeout_s=10)
     pause(teller)
-    eventually(lambda: check_paused(other), timeout_s=1)
+    eventually(lambda: check_paused(other), timeout_s=5)
     assert thread.is_alive(), "it ended before the keys were paused"
 
     thread.join(30)

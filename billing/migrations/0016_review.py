@@ -125,8 +125,6 @@ class Migration(migrations.Migration):
                             ("pending_at_stripe", "Stripe is not done with it"),
                             ("not_yet_applied", "We have not heard of it"),
                             ("restored_database", "Our database is older than it"),
-                            ("rounding", "Rounding to cents"),
-                            ("tax", "Tax"),
                             ("fee", "A fee that is not booked yet"),
                             ("bank", "Between Stripe and the platform's bank"),
                             ("by_hand", "Explained by a person"),

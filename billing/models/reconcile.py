@@ -82,8 +82,6 @@ class ReconcileDifference(models.Model):
         PENDING_AT_STRIPE = "pending_at_stripe", "Stripe is not done with it"
         NOT_YET_APPLIED = "not_yet_applied", "We have not heard of it"
         RESTORED_DATABASE = "restored_database", "Our database is older than it"
-        ROUNDING = "rounding", "Rounding to cents"
-        TAX = "tax", "Tax"
         FEE = "fee", "A fee that is not booked yet"
         BANK = "bank", "Between Stripe and the platform's bank"
         BY_HAND = "by_hand", "Explained by a person"

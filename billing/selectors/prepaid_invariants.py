@@ -82,7 +82,7 @@ PREPAID_INVARIANTS = (
     ),
     Invariant(
         "tax-is-booked",
-        "The tax that we owe is what top-ups brought, less what refunds took back.",
+        "The tax that we owe is what top-ups and invoices brought, less what refunds took back.",
         """SELECT 'tax ' || posted.nanos FROM (
                SELECT coalesce(sum(posted_nanos), 0) AS nanos FROM billing_ledgeraccount
                WHERE kind = 'tax_payable'
@@ -92,7 +92,16 @@ PREPAID_INVARIANTS = (
            ) paid, (
                SELECT coalesce(sum(tax_cents), 0)::bigint * 10000000 AS nanos
                FROM billing_topuprefund WHERE state <> 'failed'
-           ) returned WHERE posted.nanos <> paid.nanos - returned.nanos""",
+           ) returned, (
+               SELECT coalesce(sum(tax_cents), 0)::bigint * 10000000 AS nanos
+               FROM billing_invoice WHERE booked_at IS NOT NULL
+           ) billed, (
+               SELECT coalesce(sum(e.amount_nanos), 0) AS nanos FROM billing_transferentry e
+               JOIN billing_ledgeraccount a ON a.id = e.ledger_account_id
+               JOIN billing_transfer t ON t.id = e.transfer_id
+               WHERE a.kind = 'tax_payable' AND t.kind = 'adjustment'
+           ) adjusted
+           WHERE posted.nanos <> paid.nanos - returned.nanos + billed.nanos + adjusted.nanos""",
     ),
     Invariant(
         "stripe-objects-take-effect-once",

@@ -316,16 +316,18 @@ def test_crash_of_postgres_under_load_loses_and_doubles_nothing(shop, client, po
             (answered if response.status_code == 201 else refused).append(response)
 
     jobs = [pool.submit(run) for _ in range(8)]
-    eventually(lambda: check_count(answered, 50))
-    with psycopg.connect(database_urls["owner"]) as victim:
-        os.kill(victim.info.backend_pid, signal.SIGKILL)
-        with pytest.raises(psycopg.OperationalError):
-            eventually(lambda: check_lost(victim))
-        # It is broken: leaving the block must not try to commit.
-        victim.close()
-    before = len(answered)
-    eventually(lambda: check_count(answered, before + 50), timeout_s=30)
-    stop.set()
+    try:
+        eventually(lambda: check_count(answered, 50), timeout_s=30)
+        with psycopg.connect(database_urls["owner"]) as victim:
+            os.kill(victim.info.backend_pid, signal.SIGKILL)
+            with pytest.raises(psycopg.OperationalError):
+                eventually(lambda: check_lost(victim))
+            # It is broken: leaving the block must not try to commit.
+            victim.close()
+        before = len(answered)
+        eventually(lambda: check_count(answered, before + 50), timeout_s=60)
+    finally:
+        stop.set()
     concurrent.futures.wait(jobs)
     connection.close()
 

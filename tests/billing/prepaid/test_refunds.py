@@ -125,7 +125,8 @@ def test_given_credit_never_goes_back(flows: Flows, kind: Transfer.Kind) -> None
     ask(flows)
 
     assert flows.wallet_cents() == 400
-    assert broken() == set()
+    # Nobody proposed and approved this credit, as the console makes people do.
+    assert broken() <= ({"credits-are-approved"} if kind == Transfer.Kind.CREDIT else set())
 
 
 def test_credit_given_after_all_was_spent_never_goes_back(flows: Flows) -> None:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -60,6 +61,7 @@ from tests.billing.test_meter import in_another_transaction
 pytestmark = pytest.mark.django_db(transaction=True)
 NOW = timedelta(0)
 HALF_MILLION = 500_000
+SQL = Path(meter.__file__).resolve().parent.parent / "sql"
 KEY = signature.generate_signing_key()
 PUBLIC_KEY = signature.derive_public_key(KEY)
 Members = list[dict[str, Any]]
@@ -335,6 +337,31 @@ def test_after_a_restore_what_went_back_is_found_once(shop, stripe, terms, take_
     report_late()
 
     assert [row[1] for row in rows()] == [1_001, 1_001]
+    assert broken() == set()
+
+
+def test_what_went_back_before_it_was_taken_off_is_taken_off_now(
+    shop, stripe, terms, take_back, monkeypatch
+):
+    """As the migration finds it: in hours that were sealed without it."""
+    find = meter.list_unreported
+    first, *_ = buy(shop, 3)
+    take_back(first)
+    age(2)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            meter, "list_unreported", lambda window: [one for one in find(window) if one.nanos]
+        )
+        report()
+    assert broken() == {"reports-equal-usage"}
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE billing_usagereversal DROP COLUMN xid")
+        cursor.execute((SQL / "postpaid_corrections.sql").read_text())
+    buy(shop, 1)
+
+    report_late()
+
+    assert counted(stripe) == net_nanos() // 1_000 == 3
     assert broken() == set()
 
 

@@ -190,7 +190,7 @@ class TaxDetailsAdmin(ReadOnlyAdmin):
 
 @admin.register(MeterReport)
 class MeterReportAdmin(ReadOnlyAdmin):
-    list_display = ["hour", "account", "seq", "used", "value", "state", "first_sent_at", "sent_at"]
+    list_display = ["hour", "account", "seq", "used", "back", "value", "state", "sent_at"]
     list_filter = ["state", "hour"]
     search_fields = ["account__slug", "identifier"]
     list_select_related = ["account"]
@@ -199,6 +199,10 @@ class MeterReportAdmin(ReadOnlyAdmin):
     @admin.display(description="Used")
     def used(self, report: MeterReport) -> str:
         return format_nanos(report.usage_nanos)
+
+    @admin.display(description="Given back")
+    def back(self, report: MeterReport) -> str:
+        return format_nanos(report.reversed_nanos)
 
     @admin.display(description="Reported")
     def value(self, report: MeterReport) -> str:

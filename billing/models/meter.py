@@ -1,7 +1,8 @@
 """What postpaid accounts used, hour by hour, as it is reported to the meter at Stripe.
 
-A transfer of usage is in one report, and only one. A report is written before it is sent,
-under an identifier that follows from what it reports: sent twice, it counts once.
+A transfer of usage, or of what was given back of it, is in one report, and only one. A report is
+written before it is sent, under an identifier that follows from what it reports: sent twice, it
+counts once.
 """
 
 from __future__ import annotations
@@ -29,7 +30,11 @@ class MeterSeal(models.Model):
 
 
 class MeterReport(models.Model):
-    """A part of what an account used in one hour; what comes late gets the next number."""
+    """A part of what an account used in one hour; what comes late gets the next number.
+
+    What was given back is taken off. A meter cannot count backwards: what is given back beyond
+    what was used since is carried as credit (`credit_nanos`) until usage makes up for it.
+    """
 
     class State(models.TextChoices):
         NEW = "new", "New"
@@ -45,11 +50,20 @@ class MeterReport(models.Model):
     account = models.ForeignKey("marketplace.Account", models.PROTECT, related_name="meter_reports")
     hour = models.DateTimeField()
     seq = models.PositiveSmallIntegerField()
+    # The account's first report is 1, and none is left out.
+    number = models.PositiveIntegerField()
     # Under which Stripe counts it: inside the hour, or later if the hour's period is over.
     counted_at = models.DateTimeField()
     usage_nanos = models.BigIntegerField()
-    # Of all reports of the account so far, with this one.
+    # Of predictions that were paid on credit and given back, in whole or part.
+    reversed_nanos = models.BigIntegerField(default=0)
+    # Carried credit that went to the wallet, where no usage can make up for it any more.
+    returned_nanos = models.BigIntegerField(default=0)
+    # Of all reports of the account so far, with this one: the most that usage less what was given
+    # back has come to. It never falls.
     total_nanos = models.BigIntegerField()
+    # How far usage less what was given back is below the total now: carried to the next report.
+    credit_nanos = models.BigIntegerField(default=0)
     value_micro = models.BigIntegerField()
     # What is less than a millionth, and left for the next report.
     residual_nanos = models.PositiveSmallIntegerField()
@@ -66,6 +80,9 @@ class MeterReport(models.Model):
             models.UniqueConstraint(
                 fields=["account", "hour", "seq"], name="billing_meter_report_once"
             ),
+            models.UniqueConstraint(
+                fields=["account", "number"], name="billing_meter_report_number"
+            ),
             # Nothing is lost or made: each is the difference of sums that are rounded down.
             models.CheckConstraint(
                 condition=Q(
@@ -74,8 +91,19 @@ class MeterReport(models.Model):
                 name="billing_meter_report_residual",
             ),
             models.CheckConstraint(
-                condition=Q(usage_nanos__gt=0, value_micro__gte=0, predictions__gt=0),
+                condition=Q(usage_nanos=0, predictions=0) | Q(usage_nanos__gt=0, predictions__gt=0),
                 name="billing_meter_report_amounts",
+            ),
+            models.CheckConstraint(
+                condition=Q(reversed_nanos__gte=0, returned_nanos__gte=0)
+                & (Q(usage_nanos__gt=0) | Q(reversed_nanos__gt=0) | Q(returned_nanos__gt=0)),
+                name="billing_meter_report_something",
+            ),
+            # Nothing is sent while credit is carried, and never less than nothing.
+            models.CheckConstraint(
+                condition=Q(credit_nanos=0, value_micro__gte=0)
+                | Q(credit_nanos__gt=0, value_micro=0),
+                name="billing_meter_report_credit",
             ),
         ]
         indexes = [
@@ -91,7 +119,7 @@ class MeterReport(models.Model):
 
 
 class MeteredTransfer(models.Model):
-    """In which report a transfer of usage is."""
+    """In which report a transfer is: of usage, of what was given back, or of returned credit."""
 
     transfer = models.OneToOneField(
         Transfer, models.PROTECT, primary_key=True, related_name="metered"

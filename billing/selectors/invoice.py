@@ -14,7 +14,7 @@ from django.db.models import Count, F, QuerySet, Sum
 from django.db.models.functions import TruncDate
 
 from billing.errors import InvoiceNotFinalError, InvoiceTooLargeError
-from billing.models import Invoice, MeterReport, ReceiptLeaf, UsageEvent
+from billing.models import Invoice, MeterReport, ReceiptLeaf, UsageEvent, UsageReversal
 from billing.selectors.meter import list_reports_of
 from billing.selectors.receipt import fetch_rows
 from marketplace.core import ids
@@ -164,7 +164,9 @@ def check_document(invoice: Invoice) -> None:
 
 
 def stream_document(invoice: Invoice) -> Iterator[dict[str, Any]]:
-    """What proves an invoice, member by member: itself, then each report and its receipts.
+    """What proves an invoice, member by member: itself, then each report with what is in it.
+
+    That are the receipts of its predictions, and its corrections: what was given back.
 
     Args:
         invoice: One that `check_document` has passed.
@@ -183,15 +185,34 @@ def stream_document(invoice: Invoice) -> Iterator[dict[str, Any]]:
         yield {
             "type": "report",
             "identifier": report.identifier,
+            "number": report.number,
             "hour": to_wire(report.hour),
             "counted_at": to_wire(report.counted_at),
             "predictions": report.predictions,
             "usage_nanos": report.usage_nanos,
+            "reversed_nanos": report.reversed_nanos,
+            "returned_nanos": report.returned_nanos,
             "total_nanos": report.total_nanos,
+            "credit_nanos": report.credit_nanos,
+            "credit_before_nanos": _find_credit_before(report),
             "value_micro": report.value_micro,
         }
         for receipt in _stream_receipts(invoice, report):
             yield {"type": "receipt", **receipt}
+        for reversal in UsageReversal.objects.filter(transfer__metered__report=report).order_by(
+            "prediction_id"
+        ):
+            yield {
+                "type": "correction",
+                "prediction": ids.to_public(reversal.prediction_id),
+                "amount_nanos": reversal.gross_nanos,
+                "given_back_at": to_wire(reversal.created_at),
+            }
+
+
+def _find_credit_before(report: MeterReport) -> int:
+    before = MeterReport.objects.filter(account_id=report.account_id, number=report.number - 1)
+    return before.values_list("credit_nanos", flat=True).first() or 0
 
 
 def _list_events(invoice: Invoice, reports: list[MeterReport]) -> QuerySet[UsageEvent]:

@@ -19,11 +19,14 @@ class Credit:
     limit_nanos: int
     owed_nanos: int
     held_nanos: int
+    # What was given back beyond what is owed: it pays for the next predictions.
+    given_back_nanos: int
 
     @property
     def left_nanos(self) -> int:
         """What new predictions may still cost; none where the limit was lowered below it."""
-        return max(0, self.limit_nanos - self.owed_nanos - self.held_nanos)
+        spare_nanos = self.given_back_nanos - self.held_nanos
+        return max(0, self.limit_nanos - self.owed_nanos + spare_nanos)
 
     @property
     def is_used(self) -> bool:
@@ -42,6 +45,7 @@ def find_credit(account: Account) -> Credit | None:
         limit_nanos=(row.credit_limit_nanos or 0) if row else 0,
         owed_nanos=max(0, row.owed_nanos) if row else 0,
         held_nanos=row.held_nanos if row else 0,
+        given_back_nanos=max(0, row.posted_nanos) if row else 0,
     )
 
 

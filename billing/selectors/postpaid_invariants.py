@@ -7,36 +7,55 @@ from billing.selectors.invariant import Invariant
 POSTPAID_INVARIANTS = (
     Invariant(
         "reports-equal-usage",
-        "Reports and their carried residual are the credit usage of all sealed hours, to the nano.",
-        # A report and its transfers; an account and the sum of its reports; a booking of a
-        # sealed hour that is in no report.
+        "Reports are the credit usage of sealed hours less what went back, to the nano.",
+        # A report and its transfers; how each report goes on from the one before it; an account
+        # and the sum of its reports; a booking of a sealed hour, or a return, in no report.
         """SELECT r.id::text FROM billing_meterreport r LEFT JOIN (
-               SELECT m.report_id, -sum(e.amount_nanos) AS nanos
+               SELECT m.report_id,
+                   sum(-e.amount_nanos) FILTER (WHERE t.kind = 'usage') AS used,
+                   sum(e.amount_nanos) FILTER (WHERE t.kind = 'usage_reversal') AS reversed,
+                   sum(-e.amount_nanos) FILTER (WHERE t.kind = 'adjustment') AS returned
                FROM billing_meteredtransfer m
+               JOIN billing_transfer t ON t.id = m.transfer_id
                JOIN billing_transferentry e ON e.transfer_id = m.transfer_id
                JOIN billing_ledgeraccount a ON a.id = e.ledger_account_id
                    AND a.kind = 'receivable'
                JOIN billing_meterreport o ON o.id = m.report_id AND o.account_id = a.holder_id
                GROUP BY 1
            ) u ON u.report_id = r.id
-           WHERE r.usage_nanos IS DISTINCT FROM u.nanos
+           WHERE (r.usage_nanos, r.reversed_nanos, r.returned_nanos)
+               <> (coalesce(u.used, 0), coalesce(u.reversed, 0), coalesce(u.returned, 0))
+           UNION ALL
+           SELECT id::text FROM (
+               SELECT *, total_nanos - credit_nanos AS net,
+                   row_number() OVER w AS place,
+                   coalesce(lag(total_nanos) OVER w, 0) AS before,
+                   coalesce(lag(total_nanos - credit_nanos) OVER w, 0) AS net_before
+               FROM billing_meterreport WINDOW w AS (PARTITION BY account_id ORDER BY number)
+           ) r
+           WHERE number <> place
+               OR net <> net_before + usage_nanos - reversed_nanos + returned_nanos
+               OR total_nanos <> greatest(before, net)
+               OR value_micro <> total_nanos / 1000 - before / 1000
            UNION ALL
            SELECT account_id::text FROM billing_meterreport GROUP BY account_id
-           HAVING sum(value_micro) * 1000 + (array_agg(residual_nanos ORDER BY total_nanos DESC))[1]
-                   <> sum(usage_nanos)
-               OR max(total_nanos) <> sum(usage_nanos)
+           HAVING sum(value_micro) * 1000 + (array_agg(residual_nanos ORDER BY number DESC))[1]
+                   - (array_agg(credit_nanos ORDER BY number DESC))[1]
+                   <> sum(usage_nanos - reversed_nanos + returned_nanos)
            UNION ALL
            SELECT t.id::text FROM billing_transferentry e
            JOIN billing_ledgeraccount a ON a.id = e.ledger_account_id AND a.kind = 'receivable'
-           JOIN billing_transfer t ON t.id = e.transfer_id AND t.kind = 'usage'
+           JOIN billing_transfer t ON t.id = e.transfer_id
            LEFT JOIN billing_meteredtransfer m ON m.transfer_id = t.id
-           WHERE m.transfer_id IS NULL AND t.created_at < (
-               SELECT max(hour) + interval '1 hour' FROM billing_meterseal
-               WHERE sealed_at IS NOT NULL)""",
+           WHERE m.transfer_id IS NULL AND (
+               t.idempotency_key LIKE 'postpaid-returned:%'
+               OR t.kind IN ('usage', 'usage_reversal') AND t.created_at < (
+                   SELECT max(hour) + interval '1 hour' FROM billing_meterseal
+                   WHERE sealed_at IS NOT NULL))""",
     ),
     Invariant(
         "receivable-equals-usage-less-payments",
-        "What an account owes is its usage on credit less the invoices that it has paid.",
+        "What an account owes is its usage on credit less what went back and what it has paid.",
         """SELECT a.id FROM billing_ledgeraccount a
            LEFT JOIN (
                SELECT e.ledger_account_id, sum(u.gross_nanos) AS nanos
@@ -45,6 +64,12 @@ POSTPAID_INVARIANTS = (
                WHERE e.amount_nanos < 0 GROUP BY 1
            ) u ON u.ledger_account_id = a.id
            LEFT JOIN (
+               SELECT e.ledger_account_id, sum(r.gross_nanos) AS nanos
+               FROM billing_usagereversal r JOIN billing_transferentry e
+                   ON e.transfer_id = r.transfer_id AND e.amount_nanos > 0
+               GROUP BY 1
+           ) b ON b.ledger_account_id = a.id
+           LEFT JOIN (
                SELECT account_id, sum(reported_micro * 1000
                    - (total_cents - paid_cents) * 10000000) AS nanos FROM billing_invoice
                WHERE booked_at IS NOT NULL GROUP BY 1
@@ -52,10 +77,11 @@ POSTPAID_INVARIANTS = (
            LEFT JOIN (
                SELECT e.ledger_account_id, sum(e.amount_nanos) AS nanos
                FROM billing_transferentry e JOIN billing_transfer t ON t.id = e.transfer_id
-               WHERE t.kind NOT IN ('usage', 'invoice_paid') GROUP BY 1
+               WHERE t.kind NOT IN ('usage', 'usage_reversal', 'invoice_paid') GROUP BY 1
            ) o ON o.ledger_account_id = a.id
            WHERE a.kind = 'receivable' AND a.posted_nanos <>
-               coalesce(p.nanos, 0) - coalesce(u.nanos, 0) + coalesce(o.nanos, 0)""",
+               coalesce(p.nanos, 0) - coalesce(u.nanos, 0) + coalesce(b.nanos, 0)
+                   + coalesce(o.nanos, 0)""",
     ),
     Invariant(
         "invoices-are-booked",

@@ -7,7 +7,9 @@ written before it is sent, under an identifier that follows from what it reports
 counts an identifier once.
 
 Stripe counts in whole millionths of a dollar. What a report sends is the difference of two
-sums that are rounded down, so that no nano-dollar is lost on the way, and none is made.
+sums that are rounded down, so that no nano-dollar is lost on the way, and none is made. What was
+given back is taken off; a meter cannot count backwards, so what is too much is carried as credit
+until usage makes up for it, or goes to the wallet once the account is closed.
 
 Source: Stripe API, meter events (identifiers are unique for 24 hours at least; timestamps
 reach back 35 days).
@@ -26,16 +28,19 @@ from django.db.models.functions import Now
 
 from billing.errors import StripeRefusedError, StripeUnavailableError
 from billing.models import (
+    LedgerAccount,
     MeteredTransfer,
     MeterReport,
     MeterSeal,
     PostpaidTerms,
     StripeCustomer,
+    Transfer,
 )
 from billing.selectors.meter import (
     HOUR,
     Unreported,
     Window,
+    find_last_report,
     find_next_mark,
     list_unreported,
     read_clock,
@@ -43,7 +48,9 @@ from billing.selectors.meter import (
     read_oldest_transaction,
     sum_micro,
 )
+from billing.services import ledger
 from billing.services.stripe_client import get_stripe
+from marketplace.core.ids import new_id
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +98,7 @@ def send_reports(*, account_id: UUID | None = None) -> int:
     if account_id is not None:
         waiting = waiting.filter(account_id=account_id)
     count = 0
-    for report in waiting.order_by("created_at", "total_nanos")[:SENDS_PER_RUN_MAX]:
+    for report in waiting.order_by("created_at", "number")[:SENDS_PER_RUN_MAX]:
         try:
             count += _send(report)
         except StripeUnavailableError:
@@ -132,6 +139,36 @@ def find_miscounted() -> list[str]:
     return found
 
 
+def return_credit(account_id: UUID) -> int:
+    """Move carried credit from the receivable to the wallet; returns how many nanos went.
+
+    No more than the receivable holds above zero: what is owed otherwise is set off first. The
+    report that takes it off the credit names the transfer, so that it goes once. The caller is in
+    a transaction.
+    """
+    _lock_reports()
+    last = find_last_report(account_id)
+    receivable_id = ledger.get_ledger_account_id(
+        LedgerAccount.Kind.RECEIVABLE, holder_id=account_id
+    )
+    above_nanos = LedgerAccount.objects.get(pk=receivable_id).posted_nanos
+    nanos = min(last.credit_nanos if last else 0, above_nanos)
+    if last is None or nanos <= 0:
+        return 0
+    transfer_id, now = new_id(), read_clock()
+    wallet_id = ledger.get_ledger_account_id(LedgerAccount.Kind.WALLET, holder_id=account_id)
+    ledger.post_transfer(
+        transfer_id=transfer_id,
+        kind=Transfer.Kind.ADJUSTMENT,
+        idempotency_key=f"postpaid-returned:{account_id}:{last.number + 1}",
+        amounts_nanos={receivable_id: -nanos, wallet_id: nanos},
+        reference=last.identifier,
+    )
+    returned = Unreported(transfer_id, account_id, now, 0, 0, returned_nanos=nanos)
+    _write_report(account_id, _hour_of(now), [returned])
+    return nanos
+
+
 # --- Sealing ------------------------------------------------------------------------
 
 
@@ -157,8 +194,7 @@ def _seal(hour: datetime) -> bool:
         MeterSeal.objects.filter(pk=hour).update(barrier_transaction=next_transaction)
         seal.barrier_transaction = next_transaction
     with transaction.atomic():
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+        _lock_reports()
         # Before this transaction writes and has a number itself.
         if read_oldest_transaction() < seal.barrier_transaction:
             return False
@@ -170,12 +206,18 @@ def _seal(hour: datetime) -> bool:
             found[one.account_id, _hour_of(one.booked_at)].append(one)
         for (account_id, booked), transfers in sorted(found.items(), key=lambda item: item[0][1]):
             if booked < hour:
-                logger.warning("late usage of %s for %s", booked, account_id)
+                logger.warning("late bookings of %s for %s", booked, account_id)
             _write_report(account_id, booked, transfers)
         MeterSeal.objects.filter(pk=hour).update(
             mark_transaction=find_next_mark(window), sealed_at=Now()
         )
     return True
+
+
+def _lock_reports() -> None:
+    """One at a time carries sums on, to the end of its transaction."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
 
 
 def _find_mark(hour: datetime) -> int:
@@ -190,18 +232,27 @@ def _find_mark(hour: datetime) -> int:
 def _write_report(account_id: UUID, hour: datetime, transfers: list[Unreported]) -> None:
     """One more report of an account; the sums of all before it are carried on."""
     reports = MeterReport.objects.filter(account_id=account_id)
-    before_nanos = reports.aggregate(total=Max("total_nanos"))["total"] or 0
+    last = find_last_report(account_id)
+    before_nanos, credit_nanos = (last.total_nanos, last.credit_nanos) if last else (0, 0)
     seq = (reports.filter(hour=hour).aggregate(seq=Max("seq"))["seq"] or 0) + 1
     usage_nanos = sum(one.nanos for one in transfers)
-    total_nanos = before_nanos + usage_nanos
+    reversed_nanos = sum(one.reversed_nanos for one in transfers)
+    returned_nanos = sum(one.returned_nanos for one in transfers)
+    net_nanos = before_nanos - credit_nanos + usage_nanos - reversed_nanos + returned_nanos
+    # What Stripe has counted stays counted.
+    total_nanos = max(before_nanos, net_nanos)
     value_micro = total_nanos // NANOS_PER_MICRO - before_nanos // NANOS_PER_MICRO
     report = MeterReport.objects.create(
         account_id=account_id,
         hour=hour,
         seq=seq,
+        number=last.number + 1 if last else 1,
         counted_at=hour + HOUR - timedelta(seconds=1),
         usage_nanos=usage_nanos,
+        reversed_nanos=reversed_nanos,
+        returned_nanos=returned_nanos,
         total_nanos=total_nanos,
+        credit_nanos=total_nanos - net_nanos,
         value_micro=value_micro,
         residual_nanos=total_nanos % NANOS_PER_MICRO,
         predictions=sum(one.predictions for one in transfers),

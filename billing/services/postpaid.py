@@ -29,9 +29,9 @@ from billing.models import (
 )
 from billing.selectors.invoice import find_carried_cents
 from billing.selectors.ledger import find_ledger_account
-from billing.selectors.meter import read_clock
+from billing.selectors.meter import find_carried_nanos, read_clock
 from billing.services import ledger
-from billing.services.meter import EVENT_NAME, NANOS_PER_MICRO
+from billing.services.meter import EVENT_NAME, NANOS_PER_MICRO, return_credit
 from billing.services.stripe_call import call_stripe
 from billing.services.stripe_client import get_stripe
 from billing.services.stripe_customer import ensure_customer
@@ -200,7 +200,7 @@ def refresh_credit(terms: PostpaidTerms) -> None:
 
 def advance_postpaid() -> int:
     """Go on with what waits for Stripe, for holds or for payments; returns how many moved."""
-    moved = 0
+    moved = _return_late_credit()
     states = [State.APPROVED, State.ACTIVE, State.CLOSING]
     for terms in PostpaidTerms.objects.filter(state__in=states).order_by("created_at"):
         try:
@@ -310,11 +310,11 @@ def _finish(terms: PostpaidTerms) -> bool:
         )
         # All else is on an invoice: paid, or so little that Stripe carries it to a next one.
         left_nanos = row.owed_nanos - find_carried_cents(terms.account_id) * NANOS_PER_CENT
-        # Less than Stripe can count.
-        is_settled = abs(left_nanos) < NANOS_PER_MICRO
+        # Less than Stripe can count, but for what was given back and is still carried.
+        is_settled = abs(left_nanos + find_carried_nanos(terms.account_id)) < NANOS_PER_MICRO
         if locked.state != State.CLOSING or unpaid.exists() or not is_settled:
             return False
-        _forgive(locked, row, left_nanos)
+        _forgive(locked, row, left_nanos + return_credit(terms.account_id))
         locked.closed_at, locked.paused_at = read_clock(), None
         _move(locked, State.CLOSED, note=locked.note)
         set_credit(locked.account_id, None)
@@ -323,20 +323,38 @@ def _finish(terms: PostpaidTerms) -> bool:
 
 
 def _is_all_reported(row: LedgerAccount) -> bool:
-    """Whether Stripe has counted all that was ever used on credit."""
+    """Whether Stripe has counted all that was ever used on credit, less what was given back."""
     assert row.holder_id is not None, "a receivable is an account's"
     reports = MeterReport.objects.filter(account_id=row.holder_id)
     open_states = [MeterReport.State.NEW, MeterReport.State.SENT, MeterReport.State.UNCLEAR]
     if reports.filter(state__in=open_states).exists():
         return False
-    used = TransferEntry.objects.filter(ledger_account=row, transfer__kind=Transfer.Kind.USAGE)
-    used_nanos = -(used.aggregate(sum=Sum("amount_nanos"))["sum"] or 0)
-    return used_nanos == (reports.aggregate(sum=Sum("usage_nanos"))["sum"] or 0)
+    kinds = [Transfer.Kind.USAGE, Transfer.Kind.USAGE_REVERSAL]
+    moved = TransferEntry.objects.filter(ledger_account=row, transfer__kind__in=kinds)
+    sums = reports.aggregate(used=Sum("usage_nanos"), reversed=Sum("reversed_nanos"))
+    reported_nanos = (sums["used"] or 0) - (sums["reversed"] or 0)
+    return reported_nanos == -(moved.aggregate(sum=Sum("amount_nanos"))["sum"] or 0)
+
+
+def _return_late_credit() -> int:
+    """Send on what was given back after the end; returns to how many accounts."""
+    ended = PostpaidTerms.objects.filter(
+        state=State.CLOSED,
+        account__ledger_accounts__kind=LedgerAccount.Kind.RECEIVABLE,
+        account__ledger_accounts__posted_nanos__gt=0,
+    )
+    moved = 0
+    for terms in ended.order_by("created_at"):
+        with transaction.atomic():
+            locked = PostpaidTerms.objects.select_for_update().get(pk=terms.pk)
+            if locked.state == State.CLOSED:
+                moved += return_credit(locked.account_id) > 0
+    return moved
 
 
 def _forgive(terms: PostpaidTerms, row: LedgerAccount, left_nanos: int) -> None:
-    """Let go of what is less than Stripe can count."""
-    if left_nanos:
+    """Let go of what is less than Stripe can count; more waits there for a next invoice."""
+    if 0 < abs(left_nanos) < NANOS_PER_MICRO:
         rounding_id = ledger.get_ledger_account_id(LedgerAccount.Kind.ROUNDING)
         ledger.post_transfer(
             transfer_id=new_id(),

@@ -27,23 +27,25 @@ END $$;
 -- What was reported, and of which transfers, is never changed; a report is only sent.
 CREATE OR REPLACE FUNCTION billing_report_guard() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF TG_OP = 'DELETE' OR (NEW.id, NEW.account_id, NEW.hour, NEW.seq, NEW.usage_nanos,
-            NEW.total_nanos, NEW.value_micro, NEW.residual_nanos, NEW.predictions, NEW.identifier)
-        IS DISTINCT FROM (OLD.id, OLD.account_id, OLD.hour, OLD.seq, OLD.usage_nanos,
-            OLD.total_nanos, OLD.value_micro, OLD.residual_nanos, OLD.predictions, OLD.identifier)
+    IF TG_OP = 'DELETE' OR (NEW.id, NEW.account_id, NEW.hour, NEW.seq, NEW.number, NEW.usage_nanos,
+            NEW.reversed_nanos, NEW.returned_nanos, NEW.total_nanos, NEW.credit_nanos,
+            NEW.value_micro, NEW.residual_nanos, NEW.predictions, NEW.identifier)
+        IS DISTINCT FROM (OLD.id, OLD.account_id, OLD.hour, OLD.seq, OLD.number, OLD.usage_nanos,
+            OLD.reversed_nanos, OLD.returned_nanos, OLD.total_nanos, OLD.credit_nanos,
+            OLD.value_micro, OLD.residual_nanos, OLD.predictions, OLD.identifier)
     THEN
         RAISE EXCEPTION 'a meter report is never changed: late usage gets another one'
             USING ERRCODE = 'SR423';
     END IF;
     RETURN NEW;
 END $$;
-CREATE TRIGGER billing_meterreport_immutable BEFORE UPDATE OR DELETE ON billing_meterreport
+CREATE OR REPLACE TRIGGER billing_meterreport_immutable BEFORE UPDATE OR DELETE ON billing_meterreport
     FOR EACH ROW EXECUTE FUNCTION billing_report_guard();
-CREATE TRIGGER billing_meteredtransfer_append_only
+CREATE OR REPLACE TRIGGER billing_meteredtransfer_append_only
     BEFORE UPDATE OR DELETE ON billing_meteredtransfer
     FOR EACH ROW EXECUTE FUNCTION billing_refuse_change();
 
 -- Gateways hear at once that an account's keys are paused, or work again.
-CREATE TRIGGER billing_postpaidterms_notify AFTER UPDATE OF paused_at ON billing_postpaidterms
+CREATE OR REPLACE TRIGGER billing_postpaidterms_notify AFTER UPDATE OF paused_at ON billing_postpaidterms
     FOR EACH ROW WHEN (NEW.paused_at IS DISTINCT FROM OLD.paused_at)
     EXECUTE FUNCTION marketplace_notify_change();

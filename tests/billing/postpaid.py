@@ -57,7 +57,8 @@ def age(hours: float, *, only: list[UUID] | None = None) -> None:
     with connection.cursor() as cursor:
         cursor.execute("ALTER TABLE billing_transfer DISABLE TRIGGER USER")
         cursor.execute(
-            "UPDATE billing_transfer SET created_at = created_at - %s WHERE kind = 'usage'"
+            "UPDATE billing_transfer SET created_at = created_at - %s"
+            " WHERE kind IN ('usage', 'usage_reversal')"
             " AND NOT EXISTS (SELECT 1 FROM billing_meteredtransfer m WHERE m.transfer_id = id)"
             " AND (%s::uuid[] IS NULL OR id IN (SELECT transfer_id FROM billing_usageevent"
             " WHERE prediction_id = ANY (%s)))",

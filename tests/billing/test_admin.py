@@ -163,6 +163,7 @@ def rows(shop: Shop, fund) -> None:
         account=shop.consumer,
         hour=now,
         seq=1,
+        number=1,
         counted_at=now,
         usage_nanos=1_001,
         total_nanos=1_001,

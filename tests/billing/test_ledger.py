@@ -415,6 +415,8 @@ HARMS = {
     " billing_ledgeraccount WHERE kind = 'platform_revenue')",
     "credits-are-approved (forgiven)": "UPDATE billing_transfer SET idempotency_key ="
     " 'postpaid-closed:x', kind = 'adjustment' WHERE kind = 'credit'",
+    "credits-are-approved (returned)": "UPDATE billing_transfer SET idempotency_key ="
+    " 'postpaid-returned:x', kind = 'adjustment' WHERE kind = 'credit'",
     "credits-are-approved (transfer)": "UPDATE billing_transfer SET kind = 'promo'"
     " WHERE kind = 'credit'",
     # More than it cost, not recorded, recorded as something else, or not moved.
@@ -448,10 +450,11 @@ HARMS = {
     "earnings-add-up (balance)": "UPDATE billing_ledgeraccount SET"
     " posted_nanos = posted_nanos - 1 WHERE kind = 'creator_payable'",
     # More of these in test_invoice.py, with what they are about.
-    "reports-equal-usage": "INSERT INTO billing_meterreport (id, account_id, hour, seq, counted_at,"
-    " usage_nanos, total_nanos, value_micro, residual_nanos, predictions, identifier, state,"
-    " created_at) SELECT uuidv7(), account_id, now(), 1, now(), 1, 1, 0, 1, 1, 'x', 'nothing',"
-    " now() FROM billing_topup",
+    "reports-equal-usage": "INSERT INTO billing_meterreport (id, account_id, hour, seq, number,"
+    " counted_at, usage_nanos, reversed_nanos, returned_nanos, total_nanos, credit_nanos,"
+    " value_micro, residual_nanos, predictions, identifier, state, created_at) SELECT uuidv7(),"
+    " account_id, now(), 1, 1, now(), 1, 0, 0, 1, 0, 0, 1, 1, 'x', 'nothing', now()"
+    " FROM billing_topup",
     "receivable-equals-usage-less-payments": "INSERT INTO billing_ledgeraccount (id, kind,"
     " holder_id, posted_nanos, held_nanos, created_at) SELECT uuidv7(), 'receivable', account_id,"
     " -1, 0, now() FROM billing_topup",

@@ -142,6 +142,7 @@ def test_rounding_each_report_by_itself_is_noticed(credit, stripe, monkeypatch):
             account_id=account_id,
             hour=hour,
             seq=1,
+            number=1 + MeterReport.objects.count(),
             counted_at=hour,
             usage_nanos=usage,
             total_nanos=usage * (1 + MeterReport.objects.count()),

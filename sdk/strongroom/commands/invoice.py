@@ -108,6 +108,11 @@ def verify_invoice(
             f"reports come to {show_dollars(one.usage_nanos)}; rounded to cents were "
             f"{one.rounding_nanos} nano-dollars."
         )
+        if one.reversed_nanos or one.credit_nanos:
+            say(
+                f"{show_dollars(one.reversed_nanos)} were given back; "
+                f"{show_dollars(one.credit_nanos)} are carried to the next invoice."
+            )
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

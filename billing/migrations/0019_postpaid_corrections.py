@@ -17,7 +17,7 @@ UNDO = "ALTER TABLE billing_usagereversal DROP COLUMN xid;"
 
 
 class Migration(migrations.Migration):
-    dependencies = [("billing", "0017_royalties")]
+    dependencies = [("billing", "0018_usage_tag")]
 
     operations = [
         migrations.AddField(

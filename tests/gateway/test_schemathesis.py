@@ -46,6 +46,7 @@ TENSOR = {"name": "x", "shape": [1, 4], "datatype": "FP32", "data": X}
 MESSAGE = {"role": "user", "content": "hello"}
 # By path: a body that is answered with success.
 RIGHT = {
+    "/v1/price": {"version": "maker/echo", "input": {"x": X}},
     "/v1/predictions": {"version": "maker/echo", "input": {"x": X}},
     "/v1/models/{owner}/{name}/predictions": {"input": {"x": X}},
     "/v2/models/{owner}/{name}/infer": {"inputs": [TENSOR]},

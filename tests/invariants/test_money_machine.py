@@ -562,6 +562,9 @@ class Money(RuleBasedStateMachine):
     def know_refund(self, one: Refund) -> None:
         """Both ways a refund can have gone at the bank, from both states it can be booked in."""
         status, nanos = self.at_stripe(one), one.cents * CENT
+        if status is None and one.payment.is_disputed:
+            # It never arrived, and is refused now: the bank has the money, or asks for it.
+            status = "failed"
         pots = {"in_flight": "refund_in_flight", "succeeded": "stripe_clearing"}
         if status == "failed" and one.state != "failed":
             self.move({(pots[one.state], None): -nanos, self.wallet: nanos})

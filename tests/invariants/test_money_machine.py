@@ -1133,7 +1133,7 @@ CONTROLS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], Any]]] = {
         "dispute lost",
         lambda patch: patch.setattr(disputes, "effect_of", forget_losses),
     ),
-    "a dispute forgets what it booked": (
+    "a dispute's fee is not booked": (
         "dispute lost",
         lambda patch: patch.setattr(disputes, "_book_fee", lambda row, cents: None),
     ),

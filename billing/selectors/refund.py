@@ -62,6 +62,9 @@ def find_bought_nanos(account: Account) -> int:
 def _find_given_nanos(wallet: LedgerAccount) -> int:
     """How much of given credit is left: added where it was given, first to go when spent.
 
+    What was paid back was bought, and uses up none of it: or the same request once more would
+    pay back what was given.
+
     Never below zero on the way, or credit that was bought and spent before would be counted
     against what was given after. Most wallets were never given any, and are not read.
     """
@@ -71,14 +74,26 @@ def _find_given_nanos(wallet: LedgerAccount) -> int:
                    SELECT e.id, e.amount_nanos FROM billing_transfer t
                    JOIN billing_transferentry e ON e.transfer_id = t.id
                    WHERE t.kind = ANY(%s) AND e.ledger_account_id = %s AND e.amount_nanos > 0
+               ), paid_back AS (
+                   SELECT e.id FROM billing_transfer t
+                   JOIN billing_transferentry e ON e.transfer_id = t.id
+                   WHERE t.kind = %s AND e.ledger_account_id = %s
                ), walk AS (
-                   SELECT e.id, sum(CASE WHEN g.id IS NOT NULL OR e.amount_nanos < 0
+                   SELECT e.id, sum(CASE WHEN g.id IS NOT NULL
+                               OR (e.amount_nanos < 0 AND b.id IS NULL)
                            THEN e.amount_nanos ELSE 0 END) OVER (ORDER BY e.id) AS nanos
                    FROM billing_transferentry e LEFT JOIN given g ON g.id = e.id
+                   LEFT JOIN paid_back b ON b.id = e.id
                    WHERE e.ledger_account_id = %s AND e.id >= (SELECT min(id) FROM given)
                )
                SELECT (SELECT nanos FROM walk ORDER BY id DESC LIMIT 1)
                    - least(0, (SELECT min(nanos) FROM walk))""",
-            [[kind.value for kind in GIVEN_KINDS], wallet.pk, wallet.pk],
+            [
+                [kind.value for kind in GIVEN_KINDS],
+                wallet.pk,
+                Transfer.Kind.REFUND.value,
+                wallet.pk,
+                wallet.pk,
+            ],
         )
         return int(cursor.fetchone()[0] or 0)

@@ -207,9 +207,10 @@ def _propose(
             needs_two=_moved_alone_nanos(user) + amount_nanos > get_alone_nanos_max(),
             created_by=user,
         )
-        _record(actor, "adjustment.propose", adjustment)
         if not adjustment.needs_two:
+            # Before the log: whoever moves money locks the ledger first, and the log after it.
             _post(adjustment, user, "")
+        _record(actor, "adjustment.propose", adjustment)
     return adjustment
 
 

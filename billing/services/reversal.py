@@ -84,8 +84,9 @@ def _reverse(actor: Actor, event: UsageEvent, gross_nanos: int, reason: str) -> 
         created_by=actor.user,
         transfer_id=transfer_id,
     )
-    # In the log of both: one gets money, the other gives it.
-    for account_id in dict.fromkeys((event.account_id, event.creator_id)):
+    # In the log of both: one gets money, the other gives it. In the order of their ids, as
+    # everybody who writes into two.
+    for account_id in sorted({event.account_id, event.creator_id}):
         audit.record(
             actor.label if account_id == event.creator_id or actor.is_admin else "the creator",
             "prediction.give_back",

@@ -75,7 +75,7 @@ def promise_royalty(
             created_by=actor.user,
         )
         payload = {"version": str(version), "parent": str(parent), "bps": bps}
-        for account_id in (version.model.account_id, owner.pk):
+        for account_id in sorted((version.model.account_id, owner.pk)):
             audit.record(
                 actor.label, "royalty.promise", royalty, account_id=account_id, payload=payload
             )
@@ -104,7 +104,7 @@ def end_royalty(actor: Actor, royalty: Royalty) -> Royalty:
         royalty.ended_at = timezone.now()
         royalty.save(update_fields=["ended_at"])
         payload = {"version": str(royalty.version), "bps": royalty.bps}
-        for account_id in (royalty.version.model.account_id, royalty.beneficiary_id):
+        for account_id in sorted((royalty.version.model.account_id, royalty.beneficiary_id)):
             audit.record(
                 actor.label, "royalty.end", royalty, account_id=account_id, payload=payload
             )

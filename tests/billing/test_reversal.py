@@ -11,6 +11,7 @@ from django.db import DatabaseError, connections, transaction
 
 from billing.models import LedgerAccount, Royalty, Transfer, UsageEvent, UsageReversal
 from billing.services import ledger
+from billing.services.adjustment import propose_credit
 from billing.services.release import release_earnings
 from billing.services.reversal import reverse_usage
 from marketplace.core import ids
@@ -23,6 +24,7 @@ from marketplace.core.errors import (
 from marketplace.core.ids import new_id
 from marketplace.models import AuditEvent, Membership, User
 from marketplace.selectors.access import Actor
+from marketplace.services import audit
 from tests.billing import payouts
 from tests.billing.conftest import PRICE_NANOS, Shop, balances, hold, query, settle
 from tests.billing.reconciliation.reconciling import spoil
@@ -291,3 +293,45 @@ def test_the_gateway_may_not_give_back(database_urls: dict[str, str], db: None) 
     with psycopg.connect(database_urls["app"]) as web, pytest.raises(psycopg.Error) as caught:
         web.execute(statement)
     assert caught.value.sqlstate == "SR404"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_credit_at_the_same_time_does_not_wait_in_a_circle(
+    shop: Shop, admin: Actor, prediction_id: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both write into the wallet and into its account's log, which are locks."""
+    is_locked, is_logged = threading.Event(), threading.Event()
+    failures: list[BaseException] = []
+    kept = audit.record
+
+    def record(actor_label: str, action: str, *args, **more) -> None:
+        if action == "prediction.give_back":
+            is_locked.set()
+            is_logged.wait(1)
+        kept(actor_label, action, *args, **more)
+        if action == "adjustment.propose":
+            is_logged.set()
+
+    def run(work: Callable[[], object]) -> None:
+        try:
+            work()
+        except DatabaseError as error:
+            failures.append(error)
+        finally:
+            connections.close_all()
+
+    def credit() -> None:
+        assert is_locked.wait(10)
+        propose_credit(admin, shop.consumer, amount_nanos=7, reason="Sorry.")
+
+    monkeypatch.setattr(audit, "record", record)
+    works = [lambda: give_back(admin, prediction_id), credit]
+    threads = [threading.Thread(target=run, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+    assert failures == []
+    assert balances()["wallet"] == (5_007, 0)
+    assert broken() == set()

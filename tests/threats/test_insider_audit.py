@@ -18,7 +18,7 @@ from inference.services import platform
 from inference.services import release_log as services
 from marketplace.models import AuditEvent
 from marketplace.services import audit
-from strongroom.sealing import release_log
+from strongroom.sealing import release_log, signature
 from strongroom.sealing.canonical import decode_base64
 from tests.factories import AccountFactory
 from tests.inference.keybroker.conftest import Broker, EnrolledNode, SealedVersion
@@ -106,7 +106,7 @@ def test_a_log_that_is_chained_anew_lacks_the_platforms_signature(
         release_log.check_continues(rewritten, document)
     assert (found.value.code, found.value.seq) == ("history_changed", 2)
     # The control: where only hashes are compared, it is a log of two releases.
-    monkeypatch.setattr(release_log, "_is_signed", lambda *_: True)
+    monkeypatch.setattr(signature, "is_signed", lambda *_: True)
     assert release_log.verify_export(rewritten, platform_keys()).released == 2
 
 

@@ -245,7 +245,8 @@ def test_triton_answers_what_may_leave_and_the_canary_is_compared_with_it(triton
     x = np.array([ROW, ROW], np.float32)
 
     assert triton.infer(limited, x=x)["y"].tolist() == [expected(RULE)] * 2
-    assert triton.infer(raw, x=x)["y"].tolist() == [expected(None)] * 2
+    # Nearly: the last digits of a sum depend on the processor.
+    assert np.allclose(triton.infer(raw, x=x)["y"], [expected(None)] * 2, atol=1e-5)
 
 
 def test_a_canary_that_holds_raw_values_ends_the_load_of_a_limited_model(parts):

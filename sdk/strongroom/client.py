@@ -205,7 +205,7 @@ class Transport:
         """
         try:
             with self._open_from(path, 0) as response:
-                yield from response.iter_raw()
+                yield from response.iter_bytes()
         except _AgainError as error:
             raise error.refusal from None
         except httpx.HTTPError as error:

@@ -13,11 +13,12 @@ from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
 
-from billing.errors import StripeRefusedError, StripeUnavailableError
+from billing.errors import StripeRefusedError
 from billing.models import ConnectAccount
+from billing.services.poll import look_after
 from billing.services.stripe_call import call_stripe
 from billing.services.stripe_client import get_stripe
-from marketplace.core.errors import InvalidInputError, MarketplaceError
+from marketplace.core.errors import InvalidInputError
 from marketplace.core.ids import new_id
 from marketplace.models import Account, Membership
 from marketplace.selectors.access import Actor
@@ -128,24 +129,10 @@ def refresh_by_event(connect_account_id: str) -> bool:
 
 def poll_connect_accounts() -> int:
     """Refresh the records that were not looked at for long; returns how many."""
-    waiting = (
-        ConnectAccount.objects.exclude(connect_account_id=None)
-        .exclude(checked_at__gt=timezone.now() - POLL_AGE_MIN)
-        .order_by(F("checked_at").asc(nulls_first=True), "created_at")[:POLL_BATCH_SIZE]
+    waiting = ConnectAccount.objects.exclude(connect_account_id=None).exclude(
+        checked_at__gt=timezone.now() - POLL_AGE_MIN
     )
-    count = 0
-    for row in waiting:
-        # Before the look, so that one that always fails goes to the end of the queue too.
-        ConnectAccount.objects.filter(pk=row.pk).update(checked_at=timezone.now())
-        count += 1
-        try:
-            refresh_account(row)
-        except StripeUnavailableError:
-            logger.warning("Stripe does not answer; the poll goes on next time")
-            break
-        except MarketplaceError as error:
-            logger.warning("connected account %s: %s", row.connect_account_id, error.detail)
-    return count
+    return look_after(waiting, refresh_account, size_max=POLL_BATCH_SIZE, what="connected account")
 
 
 def _ensure_row(actor: Actor, creator: Account, country: str) -> ConnectAccount:

@@ -12,8 +12,6 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F
-from django.db.models.functions import Now
 
 from billing.errors import StripeUnavailableError
 from billing.models import (
@@ -27,10 +25,11 @@ from billing.models import (
 from billing.selectors.invoice import find_carried_cents
 from billing.selectors.meter import list_reports_of, read_clock, sum_micro
 from billing.services import ledger, meter
+from billing.services.poll import look_after
 from billing.services.postpaid import refresh_credit
 from billing.services.stripe_client import get_stripe
 from billing.stripe import invoices as answers
-from marketplace.core.errors import ConflictError, ForbiddenError, MarketplaceError
+from marketplace.core.errors import ConflictError, ForbiddenError
 from marketplace.core.ids import new_id
 from marketplace.core.money import NANOS_PER_CENT
 from marketplace.selectors.access import Actor
@@ -120,27 +119,23 @@ def accept_invoice(actor: Actor, invoice: Invoice, *, reason: str) -> Invoice:
 
 def poll_invoices() -> int:
     """Look at what no webhook told of; returns how many invoices were looked at."""
-    looked_at = 0
+    running = [PostpaidTerms.State.ACTIVE, PostpaidTerms.State.CLOSING]
+    found = 0
     try:
-        running = [PostpaidTerms.State.ACTIVE, PostpaidTerms.State.CLOSING]
         for terms in PostpaidTerms.objects.filter(state__in=running):
-            looked_at += _find_lost(terms)
-        waiting = Invoice.objects.filter(
-            state__in=[Invoice.State.DRAFT, Invoice.State.OPEN]
-        ) | Invoice.objects.filter(state=Invoice.State.PAID, booked_at=None)
-        for invoice in waiting.order_by(F("checked_at").asc(nulls_first=True))[:POLL_BATCH_SIZE]:
-            # Before the look, so that a row that always fails goes to the end of the queue too.
-            Invoice.objects.filter(pk=invoice.pk).update(checked_at=Now())
-            looked_at += 1
-            try:
-                look_at_invoice(invoice.stripe_id)
-            except StripeUnavailableError:
-                raise
-            except MarketplaceError as error:
-                logger.warning("invoice %s cannot be looked at: %s", invoice.pk, error.detail)
+            found += _find_lost(terms)
     except StripeUnavailableError:
         logger.warning("Stripe does not answer; the poll goes on next time")
-    return looked_at
+        return found
+    waiting = Invoice.objects.filter(
+        state__in=[Invoice.State.DRAFT, Invoice.State.OPEN]
+    ) | Invoice.objects.filter(state=Invoice.State.PAID, booked_at=None)
+    return found + look_after(
+        waiting,
+        lambda invoice: look_at_invoice(invoice.stripe_id),
+        size_max=POLL_BATCH_SIZE,
+        what="invoice",
+    )
 
 
 def update_pause(terms: PostpaidTerms) -> None:

@@ -16,8 +16,6 @@ from typing import Any
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import F
-from django.db.models.functions import Now
 from django.utils import timezone
 
 from billing.errors import (
@@ -29,6 +27,7 @@ from billing.errors import (
 from billing.models import LedgerAccount, StripeCall, Topup, TopupRefund, Transfer
 from billing.selectors.refund import find_bought_nanos, list_refundable_topups
 from billing.services import ledger
+from billing.services.poll import look_after
 from billing.services.stripe_call import call_stripe, note_found
 from billing.services.stripe_client import get_stripe
 from billing.stripe.client import Refund
@@ -37,7 +36,6 @@ from marketplace.core.errors import (
     InsufficientCreditError,
     InvalidInputError,
     LimitExceededError,
-    MarketplaceError,
 )
 from marketplace.core.ids import new_id
 from marketplace.core.money import NANOS_PER_CENT, format_cents
@@ -231,19 +229,10 @@ def poll_refunds() -> int:
     """Send what was not answered, and settle what no webhook told of; returns how many."""
     waiting = TopupRefund.objects.filter(
         state=State.IN_FLIGHT, created_at__lt=timezone.now() - POLL_AGE_MIN
-    ).order_by(F("checked_at").asc(nulls_first=True), "created_at")[:POLL_BATCH_SIZE]
-    looked_at = 0
-    for row in waiting:
-        TopupRefund.objects.filter(pk=row.pk).update(checked_at=Now())
-        looked_at += 1
-        try:
-            send_refund(row.pk)
-        except StripeUnavailableError:
-            logger.warning("Stripe does not answer; the poll goes on next time")
-            break
-        except MarketplaceError as error:
-            logger.warning("refund %s cannot be settled: %s", row.pk, error.detail)
-    return looked_at
+    )
+    return look_after(
+        waiting, lambda row: send_refund(row.pk), size_max=POLL_BATCH_SIZE, what="refund"
+    )
 
 
 def _ask_rests(

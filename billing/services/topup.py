@@ -15,8 +15,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F, QuerySet
-from django.db.models.functions import Now
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from billing.errors import StripeRefusedError, StripeUnavailableError, TooManyDeclinesError
@@ -31,6 +30,7 @@ from billing.models import (
 from billing.selectors.fraud import find_pause_end
 from billing.services import card as cards
 from billing.services import ledger
+from billing.services.poll import look_after
 from billing.services.stripe_call import call_stripe
 from billing.services.stripe_client import get_stripe
 from billing.services.stripe_customer import ensure_customer
@@ -40,7 +40,6 @@ from marketplace.core.errors import (
     ConflictError,
     InvalidInputError,
     LimitExceededError,
-    MarketplaceError,
 )
 from marketplace.core.ids import new_id
 from marketplace.core.money import NANOS_PER_CENT
@@ -235,18 +234,12 @@ def note_payments() -> int:
     waiting = Topup.objects.filter(state=Topup.State.CREDITED, fee_cents=None).exclude(
         payment_intent_id=None
     )
-    looked_at = 0
-    for topup in waiting.order_by(F("checked_at").asc(nulls_first=True))[:POLL_BATCH_SIZE]:
-        Topup.objects.filter(pk=topup.pk).update(checked_at=Now())
-        looked_at += 1
-        try:
-            note_payment(topup.pk)
-        except StripeUnavailableError:
-            logger.warning("Stripe does not answer; the poll goes on next time")
-            break
-        except StripeRefusedError as error:
-            logger.warning("the payment of top-up %s is not known: %s", topup.pk, error.detail)
-    return looked_at
+    return look_after(
+        waiting,
+        lambda topup: note_payment(topup.pk),
+        size_max=POLL_BATCH_SIZE,
+        what="the payment of top-up",
+    )
 
 
 def require_buyer(account: Account) -> None:
@@ -281,23 +274,14 @@ def poll_topups() -> int:
         source=Topup.Source.CHECKOUT,
         state=Topup.State.OPEN,
         created_at__lt=timezone.now() - POLL_AGE_MIN,
-    ).order_by(F("checked_at").asc(nulls_first=True), "created_at")[:POLL_BATCH_SIZE]
-    looked_at = 0
-    for topup in waiting:
-        # Before the look, so that a row that always fails goes to the end of the queue too.
-        Topup.objects.filter(pk=topup.pk).update(checked_at=Now())
-        looked_at += 1
-        try:
-            if topup.checkout_session_id is None:
-                _find_lost_page(topup)
-            settle_topup(topup.pk)
-        except StripeUnavailableError:
-            logger.warning("Stripe does not answer; the poll goes on next time")
-            break
-        except MarketplaceError as error:
-            # Stripe does not know a page after a change of keys, for example.
-            logger.warning("top-up %s cannot be settled: %s", topup.pk, error.detail)
-    return looked_at
+    )
+    return look_after(waiting, _look, size_max=POLL_BATCH_SIZE, what="top-up")
+
+
+def _look(topup: Topup) -> None:
+    if topup.checkout_session_id is None:
+        _find_lost_page(topup)
+    settle_topup(topup.pk)
 
 
 def _find_refusal(session: CheckoutSession) -> str:

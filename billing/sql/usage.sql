@@ -25,6 +25,7 @@ SET enable_material = off SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     v_platform uuid;
     v_is_new boolean;
+    v_versions uuid[];
     v_royalties uuid[];
     v_holds uuid[];
     v_accounts uuid[];
@@ -37,10 +38,11 @@ DECLARE
     v_gross bigint[];
 BEGIN
     SELECT array_agg(DISTINCT g.hold_id), array_agg(DISTINCT c.id), bool_or(c.id IS NULL),
+            array_agg(DISTINCT g.version_id),
             (SELECT id FROM billing_ledgeraccount
              WHERE holder_id IS NULL AND kind = 'platform_revenue')
-        INTO v_holds, v_accounts, v_is_new, v_platform
-        FROM jsonb_to_recordset(p_groups) AS g(creator_id uuid, hold_id uuid)
+        INTO v_holds, v_accounts, v_is_new, v_versions, v_platform
+        FROM jsonb_to_recordset(p_groups) AS g(creator_id uuid, hold_id uuid, version_id uuid)
         LEFT JOIN billing_ledgeraccount c
             ON c.holder_id = g.creator_id AND c.kind = 'creator_reserve'
         WHERE g.hold_id IS NOT NULL;
@@ -55,8 +57,7 @@ BEGIN
     END IF;
     -- Chosen once: one that begins meanwhile must not add an account that is not locked.
     SELECT array_agg(r.id), v_accounts || array_agg(r.reserve_id) INTO v_royalties, v_accounts
-        FROM billing_royalty r WHERE r.ended_at IS NULL AND r.version_id = ANY (ARRAY(
-            SELECT g.version_id FROM jsonb_to_recordset(p_groups) AS g(version_id uuid)));
+        FROM billing_royalty r WHERE r.ended_at IS NULL AND r.version_id = ANY (v_versions);
     -- By arrays: each row is found by its key, in the order of the keys.
     PERFORM 1 FROM billing_hold h WHERE h.id = ANY (v_holds) ORDER BY h.id FOR UPDATE;
     v_accounts := v_accounts || v_platform || ARRAY(

@@ -13,7 +13,7 @@ from billing.services.reconciliation.finding import (
     Period,
     pair,
 )
-from billing.services.reconciliation.stripe_side import StripeSide
+from billing.services.reconciliation.stripe_side import StripeSide, choose_theirs
 from billing.stripe.client import Dispute as StripeDispute
 from marketplace.core.money import NANOS_PER_CENT
 
@@ -22,21 +22,12 @@ _WON = frozenset({"won", "warning_closed", "prevented"})
 
 def compare_disputes(period: Period, stripe: StripeSide) -> Comparison:
     """Disputes that were opened in the period, ours that are open, and what each came to."""
-    theirs = dict(stripe.disputes)
-    ours = _list_ours(period, list(theirs))
-    for row in ours:
-        found = stripe.find_dispute(row.dispute_id)
-        if found is not None:
-            theirs[found.id] = found
-    known = {row.dispute_id for row in ours}
+    ours = _list_ours(period, list(stripe.disputes))
+    theirs = choose_theirs(
+        stripe.disputes, (row.dispute_id for row in ours), stripe.find_dispute, period
+    )
     compared = pair(
-        Kind.DISPUTE,
-        [_our_fact(row) for row in ours],
-        [
-            _their_fact(dispute)
-            for dispute in theirs.values()
-            if dispute.id in known or dispute.created_at in period
-        ],
+        Kind.DISPUTE, [_our_fact(row) for row in ours], [_their_fact(one) for one in theirs]
     )
     compared.findings = [_explain(finding, period, stripe) for finding in compared.findings]
     return compared

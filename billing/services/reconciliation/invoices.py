@@ -15,7 +15,7 @@ from billing.services.reconciliation.finding import (
     Period,
     pair,
 )
-from billing.services.reconciliation.stripe_side import StripeSide
+from billing.services.reconciliation.stripe_side import StripeSide, choose_theirs
 from billing.stripe.invoices import Invoice as StripeInvoice
 from marketplace.core.money import NANOS_PER_CENT
 
@@ -25,13 +25,10 @@ _OPEN = (State.DRAFT, State.OPEN)
 
 def compare_invoices(period: Period, stripe: StripeSide) -> Comparison:
     """Invoices of subscriptions, and ours of the period or still open."""
-    theirs = {one.id: one for one in stripe.invoices.values() if one.subscription_id is not None}
-    ours = _list_ours(period, list(theirs))
-    for row in ours:
-        found = stripe.find_invoice(row.stripe_id)
-        if found is not None:
-            theirs[found.id] = found
+    listed = {one.id: one for one in stripe.invoices.values() if one.subscription_id is not None}
+    ours = _list_ours(period, list(listed))
     known = {row.stripe_id: row for row in ours}
+    theirs = choose_theirs(listed, known, stripe.find_invoice, period)
     customers = dict(StripeCustomer.objects.values_list("account_id", "customer_id"))
     compared = pair(
         Kind.INVOICE,
@@ -39,11 +36,7 @@ def compare_invoices(period: Period, stripe: StripeSide) -> Comparison:
             _fact(row.stripe_id, str(row.pk), row.total_cents, row, customers.get(row.account_id))
             for row in ours
         ],
-        [
-            _fact(one.id, one.id, one.total, one, one.customer)
-            for one in theirs.values()
-            if one.id in known or one.created_at in period
-        ],
+        [_fact(one.id, one.id, one.total, one, one.customer) for one in theirs],
     )
     compared.findings = [_explain(one, period, known) for one in compared.findings]
     compared.findings += [

@@ -13,7 +13,7 @@ from billing.services.reconciliation.finding import (
     Period,
     pair,
 )
-from billing.services.reconciliation.stripe_side import StripeSide
+from billing.services.reconciliation.stripe_side import StripeSide, choose_theirs
 from billing.services.reconciliation.traces import has_heard_of, read_id
 from billing.stripe.connect import ConnectTransfer, TransferReversal
 from marketplace.core.money import NANOS_PER_CENT
@@ -24,23 +24,14 @@ REVERSAL_METADATA_KEY = "payout_reversal"
 
 def compare_payouts(period: Period, stripe: StripeSide) -> Comparison:
     """Transfers to connected accounts, and items that were paid."""
-    theirs = dict(stripe.transfers)
     paid = PayoutItem.objects.filter(state=PayoutItem.State.PAID)
     inside = paid.filter(finished_at__gte=period.since, finished_at__lt=period.until)
-    ours = list(inside | paid.filter(connect_transfer_id__in=list(theirs)))
-    for row in ours:
-        found = stripe.find_transfer(row.connect_transfer_id or "")
-        if found is not None:
-            theirs[found.id] = found
-    known = {row.connect_transfer_id for row in ours}
+    ours = list(inside | paid.filter(connect_transfer_id__in=list(stripe.transfers)))
+    theirs = choose_theirs(
+        stripe.transfers, (row.connect_transfer_id for row in ours), stripe.find_transfer, period
+    )
     compared = pair(
-        Kind.PAYOUT,
-        [_our_fact(row) for row in ours],
-        [
-            _their_fact(transfer)
-            for transfer in theirs.values()
-            if transfer.id in known or transfer.created_at in period
-        ],
+        Kind.PAYOUT, [_our_fact(row) for row in ours], [_their_fact(one) for one in theirs]
     )
     compared.findings = [_explain(finding, period, stripe) for finding in compared.findings]
     return compared

@@ -15,7 +15,7 @@ from billing.services.reconciliation.finding import (
     Period,
     pair,
 )
-from billing.services.reconciliation.stripe_side import StripeSide
+from billing.services.reconciliation.stripe_side import StripeSide, choose_theirs
 from billing.services.reconciliation.traces import has_heard_of, read_id
 from billing.stripe.client import Refund
 from marketplace.core.money import NANOS_PER_CENT
@@ -31,21 +31,12 @@ _STRIPE_STATES = {"succeeded": "paid", "failed": "failed", "canceled": "failed"}
 
 def compare_refunds(period: Period, stripe: StripeSide) -> Comparison:
     """Refunds that were made, and refunds that we asked for."""
-    theirs = dict(stripe.refunds)
-    ours = _list_ours(period, list(theirs))
-    for row in ours:
-        found = stripe.find_refund(row.stripe_refund_id) if row.stripe_refund_id else None
-        if found is not None:
-            theirs[found.id] = found
-    known = {row.stripe_refund_id for row in ours}
+    ours = _list_ours(period, list(stripe.refunds))
+    theirs = choose_theirs(
+        stripe.refunds, (row.stripe_refund_id for row in ours), stripe.find_refund, period
+    )
     compared = pair(
-        Kind.REFUND,
-        [_our_fact(row) for row in ours],
-        [
-            _their_fact(refund)
-            for refund in theirs.values()
-            if refund.id in known or refund.created_at in period
-        ],
+        Kind.REFUND, [_our_fact(row) for row in ours], [_their_fact(one) for one in theirs]
     )
     compared.findings = [_explain(finding, period, stripe) for finding in compared.findings]
     return compared

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import TypeVar
+from operator import attrgetter
+from typing import Protocol, TypeVar
 
 from billing.errors import StripeRefusedError
 from billing.services.reconciliation.finding import Period
@@ -16,6 +17,16 @@ from billing.stripe.connect import ConnectTransfer, TransferReversal
 from billing.stripe.invoices import Invoice
 
 Item = TypeVar("Item")
+
+
+class HasId(Protocol):
+    """An object of Stripe's."""
+
+    @property
+    def id(self) -> str: ...
+
+
+Object = TypeVar("Object", bound=HasId)
 
 # Objects are made before the money moves, and we hear of it later still: so much earlier than
 # the period Stripe is read in one go; what is older is looked up by itself.
@@ -42,71 +53,41 @@ class StripeSide:
     @cached_property
     def movements(self) -> dict[str, BalanceTransaction]:
         """Every movement on the balance, by its id."""
-        rows = self._list(
-            lambda start, end: get_stripe().list_balance_transactions(
-                created_from=start, created_until=end
-            )
-        )
-        return {row.id: row for row in rows}
+        return self._list(get_stripe().list_balance_transactions)
 
     @cached_property
     def charges(self) -> dict[str, Charge]:
         """Every charge, by its id."""
-        rows = self._list(
-            lambda start, end: get_stripe().list_charges(created_from=start, created_until=end)
-        )
-        return {row.id: row for row in rows}
+        return self._list(get_stripe().list_charges)
 
     @cached_property
     def payments(self) -> dict[str, PaymentIntent]:
         """Every payment that was begun, by its id."""
-        rows = self._list(
-            lambda start, end: get_stripe().list_payment_intents(
-                created_from=start, created_until=end
-            )
-        )
-        return {row.id: row for row in rows}
+        return self._list(get_stripe().list_payment_intents)
 
     @cached_property
     def refunds(self) -> dict[str, Refund]:
         """Every refund, by its id."""
-        rows = self._list(
-            lambda start, end: get_stripe().list_refunds(created_from=start, created_until=end)
-        )
-        return {row.id: row for row in rows}
+        return self._list(get_stripe().list_refunds)
 
     @cached_property
     def disputes(self) -> dict[str, Dispute]:
         """Every dispute, by its id."""
-        rows = self._list(
-            lambda start, end: get_stripe().list_disputes(created_from=start, created_until=end)
-        )
-        return {row.id: row for row in rows}
+        return self._list(get_stripe().list_disputes)
 
     @cached_property
     def transfers(self) -> dict[str, ConnectTransfer]:
         """Every transfer to a connected account, by its id."""
-        rows = self._list(
-            lambda start, end: get_stripe().list_transfers(created_from=start, created_until=end)
-        )
-        return {row.id: row for row in rows}
+        return self._list(get_stripe().list_transfers)
 
     @cached_property
     def invoices(self) -> dict[str, Invoice]:
         """Every invoice that was begun, by its id."""
-        rows = self._list(
-            lambda start, end: get_stripe().list_invoices(created_from=start, created_until=end)
-        )
-        return {row.id: row for row in rows}
+        return self._list(get_stripe().list_invoices)
 
     def find_invoice(self, invoice_id: str) -> Invoice | None:
         """An invoice of any age; None if there is none."""
-        if invoice_id not in self.invoices:
-            found = _or_none(lambda: get_stripe().retrieve_invoice(invoice_id))
-            if found is None:
-                return None
-            self.invoices[invoice_id] = found
-        return self.invoices[invoice_id]
+        return _find(self.invoices, invoice_id, get_stripe().retrieve_invoice)
 
     def find_invoice_of_payment(self, payment_intent_id: str) -> str | None:
         """The invoice that a payment paid; None if it is of none."""
@@ -135,12 +116,7 @@ class StripeSide:
 
     def find_transfer(self, transfer_id: str) -> ConnectTransfer | None:
         """A transfer to a connected account, of any age; None if there is none."""
-        if transfer_id not in self.transfers:
-            found = _or_none(lambda: get_stripe().retrieve_transfer(transfer_id))
-            if found is None:
-                return None
-            self.transfers[transfer_id] = found
-        return self.transfers[transfer_id]
+        return _find(self.transfers, transfer_id, get_stripe().retrieve_transfer)
 
     def list_reversals(self, transfer_id: str) -> list[TransferReversal]:
         """What was taken back of a transfer."""
@@ -151,39 +127,19 @@ class StripeSide:
 
     def find_charge(self, charge_id: str) -> Charge | None:
         """A charge of any age; None if there is none."""
-        if charge_id not in self.charges:
-            charge = _or_none(lambda: get_stripe().retrieve_charge(charge_id))
-            if charge is None:
-                return None
-            self.charges[charge_id] = charge
-        return self.charges[charge_id]
+        return _find(self.charges, charge_id, get_stripe().retrieve_charge)
 
     def find_payment(self, payment_intent_id: str) -> PaymentIntent | None:
         """A payment of any age; None if there is none."""
-        if payment_intent_id not in self.payments:
-            payment = _or_none(lambda: get_stripe().retrieve_payment_intent(payment_intent_id))
-            if payment is None:
-                return None
-            self.payments[payment_intent_id] = payment
-        return self.payments[payment_intent_id]
+        return _find(self.payments, payment_intent_id, get_stripe().retrieve_payment_intent)
 
     def find_refund(self, refund_id: str) -> Refund | None:
         """A refund of any age; None if there is none."""
-        if refund_id not in self.refunds:
-            refund = _or_none(lambda: get_stripe().retrieve_refund(refund_id))
-            if refund is None:
-                return None
-            self.refunds[refund_id] = refund
-        return self.refunds[refund_id]
+        return _find(self.refunds, refund_id, get_stripe().retrieve_refund)
 
     def find_dispute(self, dispute_id: str) -> Dispute | None:
         """A dispute of any age; None if there is none."""
-        if dispute_id not in self.disputes:
-            dispute = _or_none(lambda: get_stripe().retrieve_dispute(dispute_id))
-            if dispute is None:
-                return None
-            self.disputes[dispute_id] = dispute
-        return self.disputes[dispute_id]
+        return _find(self.disputes, dispute_id, get_stripe().retrieve_dispute)
 
     def find_movement(self, transaction_id: str | None) -> BalanceTransaction | None:
         """A movement of any age; None if there is none (yet)."""
@@ -197,8 +153,48 @@ class StripeSide:
             )
         return self._looked_up[transaction_id]
 
-    def _list(self, fetch: Callable[[datetime, datetime], list[Item]]) -> list[Item]:
-        return list_in_parts(fetch, self._since, self.period.until)
+    def _list(self, fetch: Callable[..., list[Object]]) -> dict[str, Object]:
+        rows = list_in_parts(
+            lambda start, end: fetch(created_from=start, created_until=end),
+            self._since,
+            self.period.until,
+        )
+        return {row.id: row for row in rows}
+
+
+def choose_theirs(
+    listed: Mapping[str, Object],
+    our_keys: Iterable[str | None],
+    find: Callable[[str], Object | None],
+    period: Period,
+    moment_of: Callable[[Object], datetime] = attrgetter("created_at"),
+) -> list[Object]:
+    """What Stripe has of a period, and what our rows name, whenever that was.
+
+    Args:
+        listed: Of the period and a little before it, by id.
+        our_keys: Ids at Stripe that our rows of the period have; None and empty for none.
+        find: Looks one up that is not listed.
+        period: What is compared.
+        moment_of: When an object counts; if not when it was made.
+    """
+    known = dict.fromkeys(key for key in our_keys if key)
+    theirs = dict(listed)
+    for key in known:
+        found = find(key)
+        if found is not None:
+            theirs[found.id] = found
+    return [one for one in theirs.values() if one.id in known or moment_of(one) in period]
+
+
+def _find(known: dict[str, Item], key: str, retrieve: Callable[[str], Item]) -> Item | None:
+    """One of those that are known, else of any age; None if Stripe knows no such object."""
+    if key not in known:
+        found = _or_none(lambda: retrieve(key))
+        if found is None:
+            return None
+        known[key] = found
+    return known[key]
 
 
 def _or_none(retrieve: Callable[[], Item]) -> Item | None:

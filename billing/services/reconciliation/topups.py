@@ -16,7 +16,7 @@ from billing.services.reconciliation.finding import (
     Period,
     pair,
 )
-from billing.services.reconciliation.stripe_side import CHARGE_TYPES, StripeSide
+from billing.services.reconciliation.stripe_side import CHARGE_TYPES, StripeSide, choose_theirs
 from billing.services.reconciliation.traces import has_heard_of, read_id
 from billing.stripe.client import PaymentIntent
 from marketplace.core.money import NANOS_PER_CENT
@@ -34,21 +34,24 @@ def compare_topups(period: Period, stripe: StripeSide) -> Comparison:
         if payment.status == "succeeded" and METADATA_KEY in payment.metadata
     }
     ours = _list_ours(period, list(paid))
-    for topup in ours:
+
+    def find_paid(payment_intent_id: str) -> PaymentIntent | None:
         # Paid long before the period, or gone.
-        found = stripe.find_payment(topup.payment_intent_id) if topup.payment_intent_id else None
-        if found is not None and found.status == "succeeded":
-            paid[found.id] = found
+        found = stripe.find_payment(payment_intent_id)
+        return found if found is not None and found.status == "succeeded" else None
+
+    theirs = choose_theirs(
+        paid,
+        (topup.payment_intent_id for topup in ours),
+        find_paid,
+        period,
+        moment_of=lambda payment: _moment_of(payment, stripe),
+    )
     customers = _map_customers([topup.account_id for topup in ours])
-    known = {topup.payment_intent_id for topup in ours}
     compared = pair(
         Kind.TOPUP,
         [_our_fact(topup, customers.get(topup.account_id, "")) for topup in ours],
-        [
-            _their_fact(payment, stripe)
-            for payment in paid.values()
-            if payment.id in known or _moment_of(payment, stripe) in period
-        ],
+        [_their_fact(payment, stripe) for payment in theirs],
     )
     compared.findings = [_explain(finding, period, stripe) for finding in compared.findings]
     return compared

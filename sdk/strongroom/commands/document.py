@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,35 @@ def write_document(document: dict[str, Any], out: Path | None, *, force: bool) -
         raise DocumentFileError("file_exists", detail) from None
     except OSError as error:
         raise DocumentFileError("file_unwritable", f"{out}: {error.strerror}.") from None
+
+
+def save_pieces(
+    pieces: Iterable[bytes], out: Path, *, force: bool, check: Callable[[Path], object]
+) -> None:
+    """Write a document as it comes; it gets its name once it is whole and was checked.
+
+    Args:
+        pieces: Its bytes.
+        out: The file.
+        force: Whether it may replace one that is there; that one stays until then.
+        check: Raises if what was written is not what was wanted.
+
+    Raises:
+        DocumentFileError: `file_exists` without `force`, `file_unwritable`.
+    """
+    if out.exists() and not force:
+        raise DocumentFileError("file_exists", f"{out} exists already; --force replaces it.")
+    part = out.with_name(f"{out.name}.part")
+    try:
+        with part.open("wb") as file:
+            for piece in pieces:
+                file.write(piece)
+        check(part)
+        part.replace(out)
+    except OSError as error:
+        raise DocumentFileError("file_unwritable", f"{out}: {error.strerror}.") from None
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def read_document(

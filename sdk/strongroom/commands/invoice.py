@@ -9,17 +9,15 @@ from typing import Any
 
 import click
 
-from strongroom import receipts
 from strongroom.commands.context import answer_json, as_json, load_web, say
-from strongroom.commands.document import DocumentFileError
+from strongroom.commands.document import save_pieces
 from strongroom.commands.receipt import (
-    list_batches,
+    of_receipts,
     pin_key,
-    read_file,
+    read_chain,
     show_dollars,
     trusted_keys,
 )
-from strongroom.errors import StrongroomError
 from strongroom.invoices import InvoiceVerifier, VerifiedInvoice
 from strongroom.receipts import ReceiptError
 
@@ -43,38 +41,13 @@ def fetch(invoice_id: str, out: Path, force: bool) -> None:
     """Fetch the document of INVOICE_ID, as the page of the invoice shows it."""
     config, profile, web = load_web()
     pin_key(config, profile.web_url, web)
-    try:
-        with out.open("wb" if force else "xb") as file:
-            for piece in web.stream_invoice_document(invoice_id):
-                file.write(piece)
-    except StrongroomError:
-        # What broke off is no document; the platform's refusal is told by the caller.
-        out.unlink(missing_ok=True)
-        raise
-    except FileExistsError:
-        detail = f"{out} exists already; --force replaces it."
-        raise DocumentFileError("file_exists", detail) from None
-    except OSError as error:
-        raise DocumentFileError("file_unwritable", f"{out}: {error.strerror}.") from None
+    save_pieces(web.stream_invoice_document(invoice_id), out, force=force, check=lambda _part: None)
     say(f"Wrote {out}. Check it with: strongroom verify-invoice {out}")
 
 
 @click.command("verify-invoice")
-@click.argument(
-    "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
-)
-@click.option(
-    "--batches",
-    "chain",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="The published chain, from `strongroom receipt batches`: the receipts must be in it.",
-)
+@of_receipts
 @click.option("--consumer", help="Id of the account that must be the one that pays.")
-@click.option(
-    "--receipt-key",
-    "public_key",
-    help="The platform's receipt key (base64), as its operator told you; else the pinned one.",
-)
 @as_json
 def verify_invoice(
     files: tuple[Path, ...],
@@ -88,10 +61,7 @@ def verify_invoice(
     Exit code 1 names the first file that is wrong. A prediction may be in one of them, once.
     """
     keys = trusted_keys(next(read_lines(files[0])), public_key)
-    hashes = None
-    if chain is not None:
-        hashes = receipts.verify_batches(list_batches(read_file(chain)), keys)
-    verifier = InvoiceVerifier(keys, consumer_id=consumer, hashes=hashes)
+    verifier = InvoiceVerifier(keys, consumer_id=consumer, hashes=read_chain(chain, keys))
     found = []
     for file in files:
         try:

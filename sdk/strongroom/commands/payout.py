@@ -19,11 +19,11 @@ from strongroom.commands.context import (
     load_web,
     say,
 )
-from strongroom.commands.document import DocumentFileError
+from strongroom.commands.document import save_pieces
 from strongroom.commands.receipt import (
-    list_batches,
+    of_receipts,
     pin_key,
-    read_file,
+    read_chain,
     show_dollars,
     trusted_keys,
 )
@@ -70,40 +70,19 @@ def fetch(payout_id: str, out: Path, force: bool) -> None:
     """Fetch the document of PAYOUT, checked before it gets its name."""
     config, profile, web = load_web()
     keys = pin_key(config, profile.web_url, web)
-    if out.exists() and not force:
-        detail = f"{out} exists already; --force replaces it."
-        raise DocumentFileError("file_exists", detail)
-    part = out.with_name(f"{out.name}.part")
-    try:
-        with part.open("wb") as file:
-            for chunk in web.read_payout_document(payout_id):
-                file.write(chunk)
-        found = _verify(PayoutReader(keys), part)
-        if found.payout != payout_id:
+    found: list[VerifiedPayout] = []
+
+    def check(part: Path) -> None:
+        found.append(_verify(PayoutReader(keys), part))
+        if found[0].payout != payout_id:
             raise PayoutError("other_payout", "The document is of another payout.")
-        part.replace(out)
-    except OSError as error:
-        raise DocumentFileError("file_unwritable", f"{out}: {error.strerror}.") from None
-    finally:
-        part.unlink(missing_ok=True)
-    say(f"Wrote the document to {out}. {_describe(found)}")
+
+    save_pieces(web.read_payout_document(payout_id), out, force=force, check=check)
+    say(f"Wrote the document to {out}. {_describe(found[0])}")
 
 
 @click.command("verify-payout")
-@click.argument(
-    "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
-)
-@click.option(
-    "--batches",
-    "chain",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="The published chain, from `strongroom receipt batches`: all receipts must be in it.",
-)
-@click.option(
-    "--receipt-key",
-    "public_key",
-    help="The platform's receipt key (base64), as its operator told you; else the pinned one.",
-)
+@of_receipts
 @as_json
 def verify_payout(
     files: tuple[Path, ...], chain: Path | None, public_key: str | None, is_json: bool
@@ -114,10 +93,7 @@ def verify_payout(
     leaves, the next begins with, and no prediction is in two of them.
     """
     keys = trusted_keys(_read_header(files[0]), public_key)
-    hashes = None
-    if chain is not None:
-        hashes = receipts.verify_batches(list_batches(read_file(chain)), keys)
-    reader = PayoutReader(keys, hashes)
+    reader = PayoutReader(keys, read_chain(chain, keys))
     found = [_verify(reader, file) for file in files]
     if is_json:
         answer_json({"payouts": [_as_json(one) for one in found]})

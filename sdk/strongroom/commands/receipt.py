@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -20,6 +22,7 @@ from strongroom.sealing.canonical import decode_base64
 # A hundred thousand batches of the chain, which is four hundred million charges.
 MAX_FILE_BYTES = 64 * 1024 * 1024
 _NANOS_PER_DOLLAR = 1_000_000_000
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class ReceiptKeyError(StrongroomError):
@@ -76,22 +79,36 @@ def batches(out: Path | None, force: bool, previous: Path | None) -> None:
         say(f"Wrote {len(found)} batches to {out}. Each follows the one before it.")
 
 
+def of_receipts(command: Command) -> Command:
+    """What every command takes that proves something from receipts, without any network."""
+    for decorate in (
+        click.option(
+            "--receipt-key",
+            "public_key",
+            help="The platform's receipt key (base64), as its operator told you; "
+            "else the pinned one.",
+        ),
+        click.option(
+            "--batches",
+            "chain",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            help="The published chain, from `strongroom receipt batches`: "
+            "the receipts must be in it.",
+        ),
+        click.argument(
+            "files",
+            nargs=-1,
+            required=True,
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        ),
+    ):
+        command = decorate(command)
+    return command
+
+
 @click.command("verify-receipt")
-@click.argument(
-    "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
-)
-@click.option(
-    "--batches",
-    "chain",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="The published chain, from `strongroom receipt batches`: the receipts must be in it.",
-)
+@of_receipts
 @click.option("--consumer", help="Id of the account that must be the one that paid.")
-@click.option(
-    "--receipt-key",
-    "public_key",
-    help="The platform's receipt key (base64), as its operator told you; else the pinned one.",
-)
 @as_json
 def verify_receipt(
     files: tuple[Path, ...],
@@ -105,13 +122,15 @@ def verify_receipt(
     Every receipt counts once, however often its file is given.
     """
     found: dict[str, Verified] = {}
+    # The chain is long: it is verified once for each platform's keys.
+    published = functools.cache(functools.partial(read_chain, chain))
     for file in files:
         document = read_file(file)
         keys = trusted_keys(document, public_key)
         try:
             one = receipts.verify(document, keys, consumer_id=consumer)
-            if chain is not None:
-                hashes = receipts.verify_batches(list_batches(read_file(chain)), keys)
+            hashes = published(keys)
+            if hashes is not None:
                 receipts.check_published(document, hashes)
         except ReceiptError as error:
             raise ReceiptError(error.code, f"{file}: {error.detail}") from None
@@ -187,6 +206,17 @@ def _check_kept(earlier: dict[str, Any], hashes: dict[int, str], keys: tuple[byt
         if hashes.get(seq) != before:
             detail = f"Batch {seq} of the earlier file was taken out or replaced."
             raise ReceiptError("batch_replaced", detail)
+
+
+def read_chain(chain: Path | None, keys: tuple[bytes, ...]) -> dict[int, str] | None:
+    """The hash of each batch of a published chain, verified; None if none was given.
+
+    Raises:
+        ReceiptError: It is no chain, or does not hold.
+    """
+    if chain is None:
+        return None
+    return receipts.verify_batches(list_batches(read_file(chain)), keys)
 
 
 def list_batches(document: dict[str, Any]) -> list[dict[str, Any]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
@@ -17,7 +16,7 @@ from billing.errors import StripeRefusedError, StripeUnavailableError
 from billing.models import ConnectAccount, StripeCall, StripeEvent
 from billing.selectors.payout import find_obstacle
 from billing.services import connect as service
-from billing.services import stripe_client, stripe_event
+from billing.services import stripe_event
 from billing.services.connect import (
     COUNTRIES,
     poll_connect_accounts,
@@ -29,46 +28,17 @@ from marketplace.core.errors import InvalidInputError
 from marketplace.models import Account, AuditEvent, User
 from marketplace.selectors.access import Actor
 from tests.billing.payouts import connect
+from tests.billing.stand_in import fake as fake  # noqa: PLC0414 - a fixture
+from tests.billing.stand_in import receiver as receiver  # noqa: PLC0414 - a fixture
+from tests.billing.stand_in import told as told  # noqa: PLC0414 - a fixture
 from tests.fakestripe.process import (
-    SECRET_KEY,
     WEBHOOK_SECRET,
-    FakeStripeProcess,
-    Receiver,
     wait_until,
 )
 
 pytestmark = pytest.mark.django_db
 
 CAPABILITY = "v2.core.account[configuration.recipient].capability_status_updated"
-
-
-@pytest.fixture(scope="module")
-def _stripe(tmp_path_factory) -> Iterator[tuple[FakeStripeProcess, Receiver]]:
-    receiver = Receiver()
-    receiver.start()
-    process = FakeStripeProcess(tmp_path_factory.mktemp("stripe"), webhook_url=receiver.url)
-    process.start()
-    yield process, receiver
-    process.stop()
-    receiver.stop()
-
-
-@pytest.fixture
-def fake(_stripe, settings) -> Iterator[FakeStripeProcess]:
-    process, receiver = _stripe
-    process.reset()
-    receiver.clear()
-    settings.STRIPE_SECRET_KEY = SECRET_KEY
-    settings.STRIPE_WEBHOOK_SECRET = WEBHOOK_SECRET
-    settings.STRIPE_API_BASE = process.url
-    stripe_client.get_stripe.cache_clear()
-    yield process
-    stripe_client.get_stripe.cache_clear()
-
-
-@pytest.fixture
-def receiver(_stripe) -> Receiver:
-    return _stripe[1]
 
 
 @pytest.fixture

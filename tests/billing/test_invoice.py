@@ -34,11 +34,11 @@ from tests.billing.postpaid import (
     begin_earlier,
     broken,
     buy,
-    install,
     receivable,
     reopen_last_hour,
     this_hour,
 )
+from tests.billing.postpaid import stripe as stripe  # noqa: PLC0414 - a fixture
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -50,13 +50,6 @@ MANY = 500_000
 @pytest.fixture
 def shop(transactional_db: None, shop: Shop) -> Shop:
     return shop
-
-
-@pytest.fixture
-def stripe(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> MeteredStripe:
-    stand_in = MeteredStripe(now=read_clock())
-    install(monkeypatch, stand_in)
-    return stand_in
 
 
 @pytest.fixture

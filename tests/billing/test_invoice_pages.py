@@ -20,7 +20,8 @@ from marketplace.models import Account, Membership, User
 from marketplace.selectors.access import Actor
 from tests.billing.conftest import PRICE_NANOS, Shop
 from tests.billing.metered_stripe import MeteredStripe
-from tests.billing.postpaid import LIMIT_NANOS, age, agree, begin_earlier, buy, install, this_hour
+from tests.billing.postpaid import LIMIT_NANOS, age, agree, begin_earlier, buy, this_hour
+from tests.billing.postpaid import stripe as stripe  # noqa: PLC0414 - a fixture
 from tests.factories import APIKeyFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -42,13 +43,6 @@ TAX = {
 def shop(transactional_db: None, shop: Shop, owner: User) -> Shop:
     Membership.objects.create(account=shop.consumer, user=owner, role="owner")
     return shop
-
-
-@pytest.fixture
-def stripe(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> MeteredStripe:
-    stand_in = MeteredStripe(now=read_clock())
-    install(monkeypatch, stand_in)
-    return stand_in
 
 
 @pytest.fixture

@@ -28,10 +28,10 @@ from tests.billing.postpaid import (
     begin_earlier,
     broken,
     buy,
-    install,
     reopen_last_hour,
     this_hour,
 )
+from tests.billing.postpaid import stripe as stripe  # noqa: PLC0414 - a fixture
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -41,13 +41,6 @@ NOW = timedelta(0)
 @pytest.fixture
 def shop(transactional_db: None, shop: Shop) -> Shop:
     return shop
-
-
-@pytest.fixture
-def stripe(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> MeteredStripe:
-    stand_in = MeteredStripe(now=read_clock())
-    install(monkeypatch, stand_in)
-    return stand_in
 
 
 @pytest.fixture

@@ -12,14 +12,14 @@ import pytest
 from django.db import transaction
 
 from billing.models import LedgerAccount, StripeEvent, Transfer
-from billing.services import ledger, stripe_client, stripe_event, topup
+from billing.services import ledger, stripe_event, topup
 from marketplace.core.ids import new_id
 from marketplace.models import Account, User
 from marketplace.selectors.access import Actor
 from tests.billing.conftest import Shop, balances
 from tests.billing.prepaid.flows import Flows
+from tests.billing.stand_in import asked_of, running
 from tests.billing.test_topup import sign
-from tests.fakestripe.process import SECRET_KEY, WEBHOOK_SECRET, FakeStripeProcess
 
 pytestmark = pytest.mark.django_db
 
@@ -32,15 +32,8 @@ class WorkerDiedError(Exception):
 
 @pytest.fixture
 def flows(tmp_path, settings, owner: User, account: Account) -> Iterator[Flows]:
-    process = FakeStripeProcess(tmp_path)
-    process.start()
-    settings.STRIPE_SECRET_KEY = SECRET_KEY
-    settings.STRIPE_WEBHOOK_SECRET = WEBHOOK_SECRET
-    settings.STRIPE_API_BASE = process.url
-    stripe_client.get_stripe.cache_clear()
-    yield Flows(process, Actor(user=owner), account)
-    process.stop()
-    stripe_client.get_stripe.cache_clear()
+    with running(tmp_path) as process, asked_of(process, settings):
+        yield Flows(process, Actor(user=owner), account)
 
 
 # --- A webhook is stored before it is applied ---

@@ -42,7 +42,8 @@ from marketplace.models import Account, AuditEvent, Membership, User
 from marketplace.selectors.access import Actor
 from tests.billing.conftest import Shop, query
 from tests.billing.payouts import broken, correct, earn, run_worker
-from tests.fakestripe.process import SECRET_KEY, WEBHOOK_SECRET, FakeStripeProcess
+from tests.billing.stand_in import asked_of, running
+from tests.fakestripe.process import SECRET_KEY, FakeStripeProcess
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -54,21 +55,15 @@ State = PayoutItem.State
 
 @pytest.fixture(scope="module")
 def _stripe(tmp_path_factory) -> Iterator[FakeStripeProcess]:
-    process = FakeStripeProcess(tmp_path_factory.mktemp("stripe"))
-    process.start()
-    yield process
-    process.stop()
+    with running(tmp_path_factory.mktemp("stripe")) as process:
+        yield process
 
 
 @pytest.fixture
 def fake(_stripe, settings) -> Iterator[FakeStripeProcess]:
     _stripe.reset()
-    settings.STRIPE_SECRET_KEY = SECRET_KEY
-    settings.STRIPE_WEBHOOK_SECRET = WEBHOOK_SECRET
-    settings.STRIPE_API_BASE = _stripe.url
-    stripe_client.get_stripe.cache_clear()
-    yield _stripe
-    stripe_client.get_stripe.cache_clear()
+    with asked_of(_stripe, settings):
+        yield _stripe
 
 
 @pytest.fixture

@@ -54,9 +54,9 @@ from tests.billing.postpaid import (
     begin_earlier,
     broken,
     buy,
-    install,
     receivable,
 )
+from tests.billing.postpaid import stripe as stripe  # noqa: PLC0414 - a fixture
 from tests.factories import APIKeyFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -65,13 +65,6 @@ pytestmark = pytest.mark.django_db(transaction=True)
 @pytest.fixture
 def shop(transactional_db: None, shop: Shop) -> Shop:
     return shop
-
-
-@pytest.fixture
-def stripe(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> MeteredStripe:
-    stand_in = MeteredStripe(now=read_clock())
-    install(monkeypatch, stand_in)
-    return stand_in
 
 
 @pytest.fixture

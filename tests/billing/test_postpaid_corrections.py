@@ -51,11 +51,11 @@ from tests.billing.postpaid import (
     begin_earlier,
     broken,
     buy,
-    install,
     receivable,
     reopen_last_hour,
     this_hour,
 )
+from tests.billing.postpaid import stripe as stripe  # noqa: PLC0414 - a fixture
 from tests.billing.test_meter import in_another_transaction
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -70,13 +70,6 @@ Members = list[dict[str, Any]]
 @pytest.fixture
 def shop(transactional_db: None, shop: Shop) -> Shop:
     return shop
-
-
-@pytest.fixture
-def stripe(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> MeteredStripe:
-    stand_in = MeteredStripe(now=read_clock())
-    install(monkeypatch, stand_in)
-    return stand_in
 
 
 @pytest.fixture

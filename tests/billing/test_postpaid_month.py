@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -21,7 +20,7 @@ from billing.models import (
     Transfer,
 )
 from billing.selectors.meter import HOUR, read_clock
-from billing.services import dunning, meter, stripe_client
+from billing.services import dunning, meter
 from billing.services import invoice as service
 from billing.services import postpaid as terms_service
 from billing.services.meter import seal_hours, send_reports
@@ -32,10 +31,11 @@ from marketplace.models import Membership, User
 from marketplace.selectors.access import Actor
 from tests.billing.conftest import PRICE_NANOS, Shop, asked, balances, reserve, settle
 from tests.billing.postpaid import age, agree, broken, receivable
+from tests.billing.stand_in import fake as fake  # noqa: PLC0414 - a fixture
+from tests.billing.stand_in import receiver as receiver  # noqa: PLC0414 - a fixture
+from tests.billing.stand_in import told as told  # noqa: PLC0414 - a fixture
 from tests.billing.stripe_client.test_payments import save_card
 from tests.fakestripe.process import (
-    SECRET_KEY,
-    WEBHOOK_SECRET,
     FakeStripeProcess,
     Receiver,
     wait_until,
@@ -52,17 +52,6 @@ UNITS = 1_000_000
 @pytest.fixture
 def shop(transactional_db: None, shop: Shop) -> Shop:
     return shop
-
-
-@pytest.fixture(scope="module")
-def _stripe(tmp_path_factory) -> Iterator[tuple[FakeStripeProcess, Receiver]]:
-    receiver = Receiver()
-    receiver.start()
-    process = FakeStripeProcess(tmp_path_factory.mktemp("stripe"), webhook_url=receiver.url)
-    process.start()
-    yield process, receiver
-    process.stop()
-    receiver.stop()
 
 
 @dataclass
@@ -115,22 +104,14 @@ class Month:
 
 @pytest.fixture
 def month(
-    shop: Shop, _stripe: Any, settings: Any, platform_admin: User, owner: User
-) -> Iterator[Month]:
-    process, receiver = _stripe
-    process.reset()
-    receiver.clear()
-    settings.STRIPE_SECRET_KEY = SECRET_KEY
-    settings.STRIPE_WEBHOOK_SECRET = WEBHOOK_SECRET
-    settings.STRIPE_API_BASE = process.url
-    stripe_client.get_stripe.cache_clear()
+    shop: Shop, fake: FakeStripeProcess, receiver: Receiver, platform_admin: User, owner: User
+) -> Month:
     Membership.objects.create(account=shop.consumer, user=owner, role="owner")
-    process.order("clock", offset_s=-AGREED_DAYS * DAY_S)
+    fake.order("clock", offset_s=-AGREED_DAYS * DAY_S)
     terms = agree(shop, platform_admin)
     assert terms.state == "active"
     PostpaidTerms.objects.update(activated_at=read_clock() - timedelta(days=USED_DAYS, hours=2))
-    yield Month(shop, process, receiver, terms)
-    stripe_client.get_stripe.cache_clear()
+    return Month(shop, fake, receiver, terms)
 
 
 @pytest.fixture

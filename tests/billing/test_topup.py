@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
@@ -25,39 +24,13 @@ from marketplace.core.money import NANOS_PER_CENT
 from marketplace.models import Account, User
 from marketplace.selectors.access import Actor
 from tests.billing.conftest import balances
+from tests.billing.stand_in import fake as fake  # noqa: PLC0414 - a fixture
+from tests.billing.stand_in import receiver as receiver  # noqa: PLC0414 - a fixture
+from tests.billing.stand_in import told as told  # noqa: PLC0414 - a fixture
 from tests.factories import APIKeyFactory
-from tests.fakestripe.process import SECRET_KEY, WEBHOOK_SECRET, FakeStripeProcess, Receiver
+from tests.fakestripe.process import WEBHOOK_SECRET, FakeStripeProcess, Receiver
 
 pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture(scope="module")
-def _stripe(tmp_path_factory) -> Iterator[tuple[FakeStripeProcess, Receiver]]:
-    receiver = Receiver()
-    receiver.start()
-    process = FakeStripeProcess(tmp_path_factory.mktemp("stripe"), webhook_url=receiver.url)
-    process.start()
-    yield process, receiver
-    process.stop()
-    receiver.stop()
-
-
-@pytest.fixture
-def fake(_stripe, settings) -> Iterator[FakeStripeProcess]:
-    process, receiver = _stripe
-    process.reset()
-    receiver.clear()
-    settings.STRIPE_SECRET_KEY = SECRET_KEY
-    settings.STRIPE_WEBHOOK_SECRET = WEBHOOK_SECRET
-    settings.STRIPE_API_BASE = process.url
-    stripe_client.get_stripe.cache_clear()
-    yield process
-    stripe_client.get_stripe.cache_clear()
-
-
-@pytest.fixture
-def receiver(_stripe) -> Receiver:
-    return _stripe[1]
 
 
 @pytest.fixture

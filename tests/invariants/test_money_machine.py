@@ -82,6 +82,7 @@ from tests.billing import payouts
 from tests.billing.conftest import Shop, asked, give_back, query, reserve, settle
 from tests.billing.postpaid import agree
 from tests.billing.prepaid.flows import REFUND_SLOW, Flows, receive
+from tests.billing.stand_in import running
 from tests.billing.test_ledger import broken, record_answer
 from tests.billing.test_payout import onboard
 from tests.factories import UserFactory
@@ -903,10 +904,8 @@ def make_shop(slug: str, consumer: Account) -> Shop:
 
 @pytest.fixture(scope="module")
 def _stripe(tmp_path_factory) -> Iterator[FakeStripeProcess]:
-    process = FakeStripeProcess(tmp_path_factory.mktemp("stripe"))
-    process.start()
-    yield process
-    process.stop()
+    with running(tmp_path_factory.mktemp("stripe")) as process:
+        yield process
 
 
 @pytest.fixture

@@ -10,29 +10,24 @@ from billing.services import stripe_client
 from marketplace.models import Account, User
 from marketplace.selectors.access import Actor
 from tests.billing.prepaid.flows import Flows
-from tests.fakestripe.process import SECRET_KEY, WEBHOOK_SECRET, FakeStripeProcess, free_port
+from tests.billing.stand_in import asked_of, running
+from tests.fakestripe.process import FakeStripeProcess, free_port
 
 
 @pytest.fixture(scope="package")
 def _stripe(tmp_path_factory) -> Iterator[FakeStripeProcess]:
     # Nobody listens there: webhooks are lost unless a test says otherwise.
     nowhere = f"http://127.0.0.1:{free_port()}/"
-    process = FakeStripeProcess(tmp_path_factory.mktemp("stripe"), webhook_url=nowhere)
-    process.start()
-    yield process
-    process.stop()
+    with running(tmp_path_factory.mktemp("stripe"), webhook_url=nowhere) as process:
+        yield process
 
 
 @pytest.fixture
 def fake(_stripe: FakeStripeProcess, settings) -> Iterator[FakeStripeProcess]:
     _stripe.reset()
-    settings.STRIPE_SECRET_KEY = SECRET_KEY
-    settings.STRIPE_WEBHOOK_SECRET = WEBHOOK_SECRET
-    settings.STRIPE_API_BASE = _stripe.url
     settings.STRIPE_TAX = False
-    stripe_client.get_stripe.cache_clear()
-    yield _stripe
-    stripe_client.get_stripe.cache_clear()
+    with asked_of(_stripe, settings):
+        yield _stripe
 
 
 @pytest.fixture

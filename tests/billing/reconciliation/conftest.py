@@ -6,20 +6,18 @@ from collections.abc import Iterator
 
 import pytest
 
-from billing.services import stripe_client
 from marketplace.models import User
 from marketplace.selectors.access import Actor
 from tests.billing.reconciliation.reconciling import LONG_AGO_S
+from tests.billing.stand_in import asked_of, running
 from tests.factories import UserFactory
-from tests.fakestripe.process import SECRET_KEY, WEBHOOK_SECRET, FakeStripeProcess
+from tests.fakestripe.process import FakeStripeProcess
 
 
 @pytest.fixture(scope="package")
 def _stripe(tmp_path_factory) -> Iterator[FakeStripeProcess]:
-    process = FakeStripeProcess(tmp_path_factory.mktemp("stripe"))
-    process.start()
-    yield process
-    process.stop()
+    with running(tmp_path_factory.mktemp("stripe")) as process:
+        yield process
 
 
 @pytest.fixture
@@ -27,12 +25,8 @@ def fake(_stripe, settings) -> Iterator[FakeStripeProcess]:
     """The stand-in, two hours ago: nothing that it has is on its way any more."""
     _stripe.reset()
     _stripe.order("clock", offset_s=-LONG_AGO_S)
-    settings.STRIPE_SECRET_KEY = SECRET_KEY
-    settings.STRIPE_WEBHOOK_SECRET = WEBHOOK_SECRET
-    settings.STRIPE_API_BASE = _stripe.url
-    stripe_client.get_stripe.cache_clear()
-    yield _stripe
-    stripe_client.get_stripe.cache_clear()
+    with asked_of(_stripe, settings):
+        yield _stripe
 
 
 @pytest.fixture

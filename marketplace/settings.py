@@ -253,6 +253,20 @@ PLAYGROUND_SECRET = env_secret("STRONGROOM_PLAYGROUND_SECRET", "unset")
 RECEIPT_KEY = env_secret("STRONGROOM_RECEIPT_KEY", "")
 RECEIPT_KEY_BEFORE = env_secret("STRONGROOM_RECEIPT_KEY_BEFORE", "")
 
+# Where the counters of the gateways are read, with commas between; and what opens them.
+GATEWAY_METRICS_URLS = [
+    url
+    for url in env_text(
+        "STRONGROOM_GATEWAY_METRICS_URLS", f"{GATEWAY_URL}/metrics" if DEVELOPMENT else ","
+    ).split(",")
+    if url
+]
+GATEWAY_METRICS_TOKEN = env_secret("STRONGROOM_GATEWAY_METRICS_TOKEN", "")
+# How long rolled-up numbers are kept, by the span of one row.
+METRIC_MINUTE_HOURS = env_int("STRONGROOM_METRIC_MINUTE_HOURS", 48, minimum=25)
+METRIC_HOUR_DAYS = env_int("STRONGROOM_METRIC_HOUR_DAYS", 35, minimum=31)
+METRIC_DAY_DAYS = env_int("STRONGROOM_METRIC_DAY_DAYS", 400, minimum=91)
+
 # The creator's share of a prediction; the rest is the platform's.
 CREATOR_SHARE_BPS = env_int("STRONGROOM_CREATOR_SHARE_BPS", 8000)
 # How long before it begins a dearer price is announced.

@@ -1,5 +1,6 @@
 """Tables of inference, by noun."""
 
+from inference.models.alert import AlertChannel, AlertDelivery, AlertEvent, AlertRule
 from inference.models.artifact import Artifact, SigningKey, Upload, UploadPart, WrappedKey
 from inference.models.extraction import (
     AbuseAlert,
@@ -18,24 +19,43 @@ from inference.models.keybroker import (
     PlatformKey,
     UploadKey,
 )
+from inference.models.metric import (
+    ConsumerMetric,
+    GatewayCounter,
+    Metric,
+    MetricCursor,
+    NodeMetric,
+    Resolution,
+)
 from inference.models.node import Deployment, Node, NodeJoinToken, Replica, ReplicaWork
 from inference.models.onboarding import OnboardingStep
 from inference.models.prediction import APIRequest, Prediction
+from inference.models.slo import SLO
 
 __all__ = [
+    "SLO",
     "APIRequest",
     "AbuseAlert",
     "AbuseScore",
+    "AlertChannel",
+    "AlertDelivery",
+    "AlertEvent",
+    "AlertRule",
     "Artifact",
+    "ConsumerMetric",
     "Deployment",
+    "GatewayCounter",
     "KeyRelease",
     "KeyShred",
     "Lease",
     "LeaseChallenge",
+    "Metric",
+    "MetricCursor",
     "ModelKey",
     "Node",
     "NodeIdentity",
     "NodeJoinToken",
+    "NodeMetric",
     "OnboardingStep",
     "PlatformKey",
     "Prediction",
@@ -44,6 +64,7 @@ __all__ = [
     "QuerySketch",
     "Replica",
     "ReplicaWork",
+    "Resolution",
     "SigningKey",
     "Upload",
     "UploadKey",

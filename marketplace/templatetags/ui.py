@@ -11,6 +11,7 @@ None of them asks the database; what they show is handed to them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -23,6 +24,7 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from marketplace.core import chart
 from marketplace.core.money import format_cents, format_nanos
 
 register = template.Library()
@@ -224,3 +226,32 @@ def percent(bps: int) -> str:
     """Hundredths of a percent, for people: 1250 is 12.5 %."""
     whole, rest = divmod(bps, 100)
     return f"{whole}.{rest:02d}".rstrip("0").rstrip(".") + " %"
+
+
+@register.inclusion_tag("components/linechart.html")
+def linechart(
+    *,
+    id: str,  # noqa: A002 - the word of HTML
+    title: str,
+    unit: str = "",
+    series: Sequence[Mapping[str, Any]],
+    times: Sequence[int],
+    summary: str = "",
+    markers: Sequence[Mapping[str, Any]] = (),
+    level: int = 3,
+) -> dict[str, Any]:
+    """Lines over time: a picture, a sentence, the events, and the numbers in a table.
+
+    `series` are up to six of `{"label", "values"}`, where None is a gap; `times` are UTC
+    seconds, one for each value; `markers` are events such as a release, `{"time", "label"}`.
+    `summary` says what is to be seen, for those who do not see it; made up where missing.
+    """
+    drawn = chart.LineChart.make(series=series, times=times, unit=unit, markers=markers)
+    return {
+        "id": id,
+        "title": title,
+        "unit": unit,
+        "level": level,
+        "summary": summary or drawn.summary,
+        "chart": drawn,
+    }

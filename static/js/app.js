@@ -86,3 +86,12 @@ async function copyText(button) {
   }
   setTimeout(() => { label.textContent = before; }, 2000);
 }
+
+// Charts bring their own module, on pages that have one, also in parts that come later.
+function drawCharts(root) {
+  for (const figure of root.querySelectorAll("[data-chart]")) {
+    import(figure.dataset.chart).then((chart) => chart.draw(figure));
+  }
+}
+drawCharts(document);
+document.addEventListener("htmx:load", (event) => drawCharts(event.target.parentElement ?? document));

@@ -4,13 +4,16 @@ from django.urls import path
 from django.views.generic import TemplateView
 
 from inference.views import (
+    alert,
     custody,
+    metric,
     onboarding,
     playground,
     prediction,
     protection,
     push,
     signing_key,
+    slo,
 )
 
 app_name = "inference"
@@ -49,6 +52,38 @@ urlpatterns = [
         "dashboard/models/<slug:owner>/<str:name>/protection/account",
         protection.account_budget,
         name="account-budget",
+    ),
+    path(
+        "dashboard/models/<slug:owner>/<str:name>/monitoring",
+        metric.monitoring,
+        name="monitoring",
+    ),
+    path(
+        "dashboard/models/<slug:owner>/<str:name>/monitoring/export",
+        metric.export,
+        name="monitoring-export",
+    ),
+    path("dashboard/models/<slug:owner>/<str:name>/monitoring/slo", slo.slo, name="slo"),
+    path("dashboard/models/<slug:owner>/<str:name>/monitoring/alerts", alert.alerts, name="alerts"),
+    path(
+        "dashboard/models/<slug:owner>/<str:name>/monitoring/alerts/channels",
+        alert.add_channel,
+        name="alert-channels",
+    ),
+    path(
+        "dashboard/models/<slug:owner>/<str:name>/monitoring/alerts/channels/<uuid:channel_id>",
+        alert.channel,
+        name="alert-channel",
+    ),
+    path(
+        "dashboard/models/<slug:owner>/<str:name>/monitoring/alerts/rules/<uuid:rule_id>",
+        alert.rule,
+        name="alert-rule",
+    ),
+    path(
+        "dashboard/models/<slug:owner>/<str:name>/monitoring/alerts/events/<uuid:event_id>",
+        alert.event,
+        name="alert-event",
     ),
     path("panels/predictions", prediction.predictions_panel, name="predictions-panel"),
     path("dashboard/signing-keys", signing_key.signing_keys, name="signing-keys"),

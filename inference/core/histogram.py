@@ -20,6 +20,16 @@ GROWTH = 1.1
 LAST = 165
 ERROR_MAX = (GROWTH - 1) / (GROWTH + 1)
 
+# The edges with which gateways count waiting times and first tokens, see their `metrics`.
+QUEUE_EDGES_S = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01),
+    *(0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0),
+)
+FIRST_TOKEN_EDGES_S = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0),
+)
+
 Counts = Mapping[int, int]
 
 

@@ -277,7 +277,7 @@ def _run_chunk(one: Pass) -> timedelta | None:
         sql.execute(_MINUTES, parameters)
         is_changed = sql.fetchone()[0] > 0
     if is_changed or (is_fresh and is_last):
-        _roll_longer(since, written_until)
+        roll_longer(since, written_until)
     cursor.reached_at = until
     cursor.save()
     return None if is_last else until - since
@@ -297,13 +297,13 @@ def _lock_cursor(one: Pass) -> MetricCursor | None:
     return cursor
 
 
-def _roll_longer(since: datetime, until: datetime) -> None:
+def roll_longer(since: datetime, until: datetime) -> None:
     """Write the hours and days that these minutes belong to."""
     for short, long, span in (
         (Resolution.MINUTE, Resolution.HOUR, HOUR),
         (Resolution.HOUR, Resolution.DAY, DAY),
     ):
-        parameters = {
+        parameters: dict[str, Any] = {
             "short": short.value,
             "long": long.value,
             "since": _floor(since, span),
@@ -388,9 +388,8 @@ def _sample(node: Node, at: datetime) -> NodeMetric | None:
         row.gpu_busy_bps_sum = min(10_000, sum(busy) // len(busy))
         used = [_number(one.get("memory_used_bytes")) or 0 for one in found]
         row.gpu_memory_used_bytes_sum = sum(used)
-        row.gpu_memory_total_bytes = sum(
-            _number(one.get("memory_total_bytes")) or 0 for one in found
-        )
+        totals = [_number(one.get("memory_total_bytes")) or 0 for one in found]
+        row.gpu_memory_total_bytes = sum(totals)
     return row
 
 

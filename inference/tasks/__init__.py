@@ -1,6 +1,8 @@
 """Tasks of inference; each fetches nothing and calls one service, so it may run twice."""
 
 from inference.tasks.abuse import forget_queries, score_abuse
+from inference.tasks.alert import send_alerts
+from inference.tasks.metric import roll_up_metrics
 from inference.tasks.node import sweep_nodes
 from inference.tasks.onboarding import advance_onboarding, sweep_onboarding
 from inference.tasks.prediction import forget_predictions
@@ -15,7 +17,9 @@ __all__ = [
     "forget_predictions",
     "forget_queries",
     "mail_signing_keys",
+    "roll_up_metrics",
     "score_abuse",
+    "send_alerts",
     "sweep_nodes",
     "sweep_onboarding",
 ]

@@ -47,6 +47,9 @@ from billing.services import ledger
 from billing.services.price import set_price
 from billing.services.royalty import promise_royalty
 from inference.models import (
+    AlertChannel,
+    AlertEvent,
+    AlertRule,
     Artifact,
     Deployment,
     Prediction,
@@ -173,6 +176,51 @@ LINES = [
         "/dashboard/models/acme/digits/protection/account",
         "POST",
         {"account": "acme", "queries_per_day_max": "5"},
+    ),
+    Line("inference:monitoring", "/dashboard/models/acme/digits/monitoring"),
+    Line("inference:monitoring-export", "/dashboard/models/acme/digits/monitoring/export"),
+    Line("inference:slo", "/dashboard/models/acme/digits/monitoring/slo"),
+    Line(
+        "inference:slo",
+        "/dashboard/models/acme/digits/monitoring/slo",
+        "POST",
+        {"availability_target": "99", "window_days": "7", "latency_target": "95"},
+    ),
+    Line("inference:alerts", "/dashboard/models/acme/digits/monitoring/alerts"),
+    Line(
+        "inference:alerts",
+        "/dashboard/models/acme/digits/monitoring/alerts",
+        "POST",
+        {
+            "rule-kind": "no_traffic",
+            "rule-window_s": "900",
+            "rule-count_min": "1",
+            "rule-cool_down_s": "0",
+        },
+    ),
+    Line(
+        "inference:alert-channels",
+        "/dashboard/models/acme/digits/monitoring/alerts/channels",
+        "POST",
+        {"channel-kind": "webhook", "channel-target": "https://hooks.example/x"},
+    ),
+    Line(
+        "inference:alert-channel",
+        "/dashboard/models/acme/digits/monitoring/alerts/channels/{alert_channel}",
+        "POST",
+        {"remove": "1"},
+    ),
+    Line(
+        "inference:alert-rule",
+        "/dashboard/models/acme/digits/monitoring/alerts/rules/{alert_rule}",
+        "POST",
+        {"remove": "1"},
+    ),
+    Line(
+        "inference:alert-event",
+        "/dashboard/models/acme/digits/monitoring/alerts/events/{alert_event}",
+        "POST",
+        {},
     ),
     Line("inference:custody", "/dashboard/models/acme/digits/versions/1/custody"),
     Line("inference:release-log", "/dashboard/models/acme/digits/versions/1/release-log"),
@@ -572,10 +620,21 @@ def rows(acme: Tenant, account: Account, store: None) -> dict[str, str]:
         "upload": _begin_upload(account, model).pk,
         "work": _assign(acme.node, version).pk,
     }
+    made |= _watch(model)
     _store_artifact(account, version)
     made["signing_key"] = SigningKey.objects.get(account=account).pk
     Deployment.objects.create(version=version)
     return {name: str(value) for name, value in made.items()}
+
+
+def _watch(model: AIModel) -> dict[str, UUID]:
+    """A rule that has fired, and a channel."""
+    rule = AlertRule.objects.create(model=model, kind="p95", threshold=1, window_s=300)
+    event = AlertEvent.objects.create(rule=rule, fired_at=timezone.now(), measured=2)
+    channel = AlertChannel.objects.create(
+        model=model, kind="webhook", target="https://hooks.example/y"
+    )
+    return {"alert_rule": rule.pk, "alert_event": event.pk, "alert_channel": channel.pk}
 
 
 def _announce(price: Price) -> None:

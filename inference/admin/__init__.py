@@ -1,12 +1,14 @@
 """Inference in the admin console: read, revoke a node, stop a deployment."""
 
 from inference.admin.abuse import AbuseScoreAdmin
+from inference.admin.alert import AlertEventAdmin, AlertRuleAdmin
 from inference.admin.artifact import (
     ArtifactAdmin,
     OnboardingStepAdmin,
     SigningKeyAdmin,
     UploadAdmin,
 )
+from inference.admin.metric import MetricCursorAdmin
 from inference.admin.node import (
     DeploymentAdmin,
     KeyReleaseAdmin,
@@ -14,16 +16,21 @@ from inference.admin.node import (
     NodeAdmin,
     ReplicaAdmin,
 )
+from inference.admin.slo import SLOAdmin
 
 __all__ = [
     "AbuseScoreAdmin",
+    "AlertEventAdmin",
+    "AlertRuleAdmin",
     "ArtifactAdmin",
     "DeploymentAdmin",
     "KeyReleaseAdmin",
     "KeyShredAdmin",
+    "MetricCursorAdmin",
     "NodeAdmin",
     "OnboardingStepAdmin",
     "ReplicaAdmin",
+    "SLOAdmin",
     "SigningKeyAdmin",
     "UploadAdmin",
 ]

@@ -149,11 +149,11 @@ def test_a_version_of_another_model_is_not_shown(model: AIModel, rolled_up) -> N
 
 def test_releases_and_prices_are_marked(owner_client: Client, model, rolled_up, owner) -> None:
     from billing.services.price import set_price
-    from marketplace.services.catalog import publish
+    from marketplace.services.catalog import publish_version
 
     version = ModelVersionFactory(model=model, number=3, state="approved")
     actor = Actor(user=owner)
-    publish(actor=actor, version=version, channel="prod")
+    publish_version(actor=actor, version=version, channel="prod")
     set_price(actor, model, nanos_per_prediction=7)
     set_price(actor, AIModelFactory(account=model.account, name="x"), nanos_per_prediction=7)
 

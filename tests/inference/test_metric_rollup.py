@@ -7,15 +7,21 @@ from datetime import datetime, timedelta
 
 import pytest
 from django.db import connection
+from django.db.models import Sum
 from django.test.utils import CaptureQueriesContext
 
+from billing.models import UsageEvent
 from inference.core import histogram
 from inference.models import ConsumerMetric, GatewayCounter, Metric, MetricCursor, NodeMetric
 from inference.services import metric
+from marketplace.core.clock import utc_now
 from marketplace.core.ids import new_id
 from marketplace.models import Account
+from tests.billing.conftest import PRICE_NANOS, fund, hold, settle, shop
 from tests.factories import AccountFactory, AIModelFactory, ModelVersionFactory
-from tests.inference.monitored import NOON, book, run
+from tests.inference.monitored import NOON, run
+
+__all__ = ["fund", "shop"]
 
 pytestmark = pytest.mark.django_db
 MINUTE = timedelta(minutes=1)
@@ -86,14 +92,23 @@ def test_counts_by_minute_hour_and_day(version, clock) -> None:
     assert (found.predictions, found.failed, found.model_id) == (8, 5, version.model_id)
 
 
-def test_money_is_that_of_the_usage_events(version, clock) -> None:
-    book(run(version, NOON - MINUTE), gross_nanos=1_000, creator_nanos=800)
-    book(run(version, NOON - MINUTE), gross_nanos=1_000, creator_nanos=800)
+def test_money_is_that_of_the_usage_events(shop, fund, clock) -> None:
+    now = utc_now()
+    fund(10_000)
+    for _ in range(3):
+        prediction_id = hold(shop)
+        run(shop.version, now, account=shop.consumer, pk=prediction_id)
+        assert settle(shop.item(prediction_id)) == ["settled"]
+    clock(now + timedelta(seconds=1))
 
     metric.roll_up()
 
-    (hour,) = get_rows("hour")
-    assert (hour.gross_nanos, hour.creator_nanos) == (2_000, 1_600)
+    events = UsageEvent.objects.aggregate(gross=Sum("gross_nanos"), creator=Sum("creator_nanos"))
+    for rows in (Metric, ConsumerMetric):
+        row = rows.objects.get(resolution="day")
+        assert row.gross_nanos == events["gross"] == 3 * PRICE_NANOS
+        assert row.creator_nanos == events["creator"] > 0
+    assert ConsumerMetric.objects.get(resolution="day").account_id == shop.consumer.pk
 
 
 def test_a_repeated_run_changes_nothing(version, clock) -> None:

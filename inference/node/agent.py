@@ -21,6 +21,7 @@ from inference.node.certificates import CertificateKeeper
 from inference.node.config import NodeConfig
 from inference.node.control_plane import ControlPlane, KeyBroker
 from inference.node.errors import IdentityError
+from inference.node.gpu import GPUWatch
 from inference.node.identity import IdentityStore
 from inference.node.leases import Lease, LeaseKeeper
 from inference.node.loading import ReplicaLoader
@@ -56,6 +57,7 @@ class Node:
         self._lock_handle = _lock_folder(config)
         self._stopping = threading.Event()
         self._support = health.probe_sandbox(config.environment)
+        self._gpus = GPUWatch(config.triton.metrics_url)
         identities = IdentityStore(config.node_dir)
         self._control_plane = ControlPlane(config.web_url, identities)
         self._broker = KeyBroker(
@@ -177,6 +179,7 @@ class Node:
             "info": {
                 **health.describe_machine(self.config.node_dir),
                 "sandbox": self._support.to_json(),
+                **self._gpus.describe(is_ready=self._supervisor.is_ready),
             },
             "replicas": self._reconciler.describe(),
         }

@@ -25,7 +25,7 @@ from marketplace.core.clock import utc_now
 from marketplace.core.errors import InvalidInputError
 from marketplace.models import AIModel, AuditEvent, ModelVersion
 
-POINTS_MAX = 120
+POINTS_MAX = 96
 # Lines that can be told apart.
 COMPARED_MAX = 4
 CONSUMERS_SHOWN = 20
@@ -63,7 +63,7 @@ RANGES = {
         Range("6h", "6 hours", "minute", 300, 72),
         Range("24h", "24 hours", "minute", 900, 96),
         Range("7d", "7 days", "hour", 7_200, 84),
-        Range("30d", "30 days", "hour", 21_600, 120),
+        Range("30d", "30 days", "hour", 28_800, 90),
         Range("90d", "90 days", "day", 86_400, 90),
     )
 }

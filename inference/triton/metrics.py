@@ -36,6 +36,15 @@ class ModelCounts:
     executions: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class GPU:
+    """How busy and how full one GPU is."""
+
+    busy_bps: int
+    memory_used_bytes: int
+    memory_total_bytes: int
+
+
 def parse_samples(text: str) -> Iterator[Sample]:
     """Every sample of a metrics page; comments and lines of another form are skipped."""
     for line in text.splitlines():
@@ -54,9 +63,36 @@ def read_counts(metrics_url: str, *, timeout_s: float = 2.0) -> dict[str, ModelC
     Raises:
         OSError: The server does not answer.
     """
+    return count_by_model(_fetch(metrics_url, timeout_s))
+
+
+def read_gpus(metrics_url: str, *, timeout_s: float = 2.0) -> list[GPU]:
+    """The GPUs that the server sees; none where it runs without.
+
+    Raises:
+        OSError: The server does not answer.
+    """
+    return list_gpus(_fetch(metrics_url, timeout_s))
+
+
+def _fetch(metrics_url: str, timeout_s: float) -> Iterator[Sample]:
     with urllib.request.urlopen(metrics_url, timeout=timeout_s) as answer:  # noqa: S310 - loopback
         text = answer.read(_BODY_BYTES_MAX).decode(errors="replace")
-    return count_by_model(parse_samples(text))
+    return parse_samples(text)
+
+
+def list_gpus(samples: Iterator[Sample]) -> list[GPU]:
+    """By their identifiers; one of which something is missing is left out."""
+    names = ("nv_gpu_utilization", "nv_gpu_memory_used_bytes", "nv_gpu_memory_total_bytes")
+    values: dict[str, dict[str, float]] = {}
+    for sample in samples:
+        if sample.name in names and "gpu_uuid" in sample.labels:
+            values.setdefault(sample.labels["gpu_uuid"], {})[sample.name] = sample.value
+    complete = [found for _, found in sorted(values.items()) if len(found) == len(names)]
+    return [
+        GPU(round(one[names[0]] * 10_000), int(one[names[1]]), int(one[names[2]]))
+        for one in complete
+    ]
 
 
 def count_by_model(samples: Iterator[Sample]) -> dict[str, ModelCounts]:

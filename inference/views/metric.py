@@ -119,14 +119,14 @@ def list_charts(window: Window, *, is_compared: bool) -> list[Chart]:
     draw = _Drawer(window, is_compared=is_compared)
     step_s = window.range.step_s
     charts = [
-        draw.one("requests", "Requests", "a second", lambda point: point.predictions / step_s),
+        draw.count("requests", "Requests", "a second", lambda point: point.predictions / step_s),
         draw.errors(),
         draw.percentiles("latency", "Latency"),
         draw.percentiles("queue", "Waiting for a place"),
         draw.percentiles("first_token", "Time to first token"),
         draw.refusals(),
         draw.one("cost", "Cost per prediction", "$", _cost),
-        draw.one("revenue", "Revenue", "$", lambda point: point.creator_nanos / 1e9),
+        draw.count("revenue", "Revenue", "$", lambda point: point.creator_nanos / 1e9),
     ]
     if not is_compared:
         # Of whom no version is kept.
@@ -135,7 +135,7 @@ def list_charts(window: Window, *, is_compared: bool) -> list[Chart]:
                 "consumers",
                 "Consumers",
                 "accounts",
-                [{"label": "Consumers", "values": window.consumer_counts}],
+                [{"label": "Consumers", "values": _drop_running(list(window.consumer_counts))}],
             )
         )
     return charts
@@ -169,6 +169,14 @@ def _measured(nodes: Sequence[metric.NodeLine], name: str) -> list[dict[str, Any
         for one in nodes
         if any(value is not None for value in getattr(one, name))
     ]
+
+
+def _drop_running(values: list[float | None]) -> list[float | None]:
+    """Without the last point, whose span still runs: it would look like a fall.
+
+    Where it is all there is, it is drawn.
+    """
+    return [*values[:-1], None] if any(values[:-1]) else values
 
 
 def _percents(shares: Sequence[float | None]) -> list[float | None]:
@@ -208,11 +216,18 @@ class _Drawer:
         """One number of each point."""
         return _chart(name, title, unit, self._lines(title, measure))
 
+    def count(self, name: str, title: str, unit: str, measure: Measure) -> Chart:
+        """One that grows while the span of a point runs."""
+        series = self._lines(title, measure)
+        for line in series:
+            line["values"] = _drop_running(line["values"])
+        return _chart(name, title, unit, series)
+
     def errors(self) -> Chart:
         """By their class; compared, how many of a hundred."""
         if self.is_compared:
             return self.one("errors", "Errors", "% of predictions", _error_percent)
-        return _chart("errors", "Errors by class", "predictions", self._classes(ERRORS))
+        return _chart("errors", "Errors by class", "predictions", self._classes(ERRORS, "Errors"))
 
     def refusals(self) -> Chart:
         """What was refused before it became a prediction."""
@@ -222,8 +237,12 @@ class _Drawer:
             def measure(point: Point) -> float:
                 return sum(point.sums[name] for name in names)
 
-            return self.one("refused", "Refused requests", "requests", measure)
-        return _chart("refused", "Refused requests", "requests", self._classes(REFUSALS))
+            return self.count("refused", "Refused requests", "requests", measure)
+        total = self.window.total
+        # Without a word of the gateways nobody knows that nothing was refused.
+        is_measured = total.histograms["queue"] or any(total.sums[name] for name, _ in REFUSALS)
+        series = self._classes(REFUSALS, "Refused") if is_measured else []
+        return _chart("refused", "Refused requests", "requests", series)
 
     def percentiles(self, name: str, title: str) -> Chart:
         """p50, p95 and p99; compared, p95 alone."""
@@ -243,12 +262,16 @@ class _Drawer:
             for number, points in self.window.by_version.items()
         ]
 
-    def _classes(self, classes: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    def _classes(self, classes: Sequence[tuple[str, str]], none: str) -> list[dict[str, Any]]:
+        total = self.window.total.sums
         return [
-            {"label": label, "values": [one.sums[name] for one in self.window.points]}
+            {
+                "label": label,
+                "values": _drop_running([one.sums[name] for one in self.window.points]),
+            }
             for name, label in classes
-            if self.window.total.sums[name]
-        ]
+            if total[name]
+        ] or [{"label": none, "values": [0 for _ in self.window.points]}]
 
 
 def _list_markers(window: Window) -> list[dict[str, Any]]:

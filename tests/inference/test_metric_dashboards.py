@@ -60,7 +60,7 @@ def find_strangers(expression: str) -> set[str]:
     return strangers | set(RECORDED.findall(expression)) - recorded
 
 
-@pytest.mark.parametrize(("place", "expression"), list_expressions())
+@pytest.mark.parametrize(("place", "expression"), list(list_expressions()))
 def test_every_metric_that_is_named_is_exported(place: str, expression: str) -> None:
     assert NAME.search(expression) or RECORDED.search(expression)
     assert find_strangers(expression) == set()

@@ -339,3 +339,20 @@ def test_nodes_are_sampled_once_a_minute(clock, db) -> None:
     clock(NOON + timedelta(seconds=50))
     metric.roll_up()
     assert NodeMetric.objects.filter(resolution="day", samples=1).exists()
+
+
+def test_a_gpu_is_sampled_where_there_is_one(clock, db) -> None:
+    from inference.models import Node
+
+    gpus = [
+        {"busy_bps": 4_000, "memory_used_bytes": 10, "memory_total_bytes": 40},
+        {"busy_bps": 6_000, "memory_used_bytes": 30, "memory_total_bytes": 40},
+    ]
+    info = {"memory_total_bytes": 10, "memory_available_bytes": 10, "gpus": gpus}
+    Node.objects.create(name="n", token_digest=b"1", last_seen_at=NOON, info=info)
+
+    metric.sample_nodes()
+
+    row = NodeMetric.objects.get()
+    assert (row.gpu_samples, row.gpu_busy_bps_sum) == (1, 5_000)
+    assert (row.gpu_memory_used_bytes_sum, row.gpu_memory_total_bytes) == (40, 80)

@@ -36,21 +36,26 @@ _METRICS = """
         queue_buckets, queue_counts, first_token_buckets, first_token_counts)
     SELECT m.model_id, CASE WHEN at < %(released_at)s THEN m.old_id ELSE m.new_id END,
         %(resolution)s, at,
-        n, n - n / 200 - n / 100 - n / 400 - n / 300 - n / 500, n / 200, n / 100, n / 400, n / 300,
-        0, n / 500, n,
+        n, greatest(0, n - c - i - f - t - p), c, i, f, t, 0, p, n,
         n * m.nanos, n * m.nanos * 8 / 10,
-        (SELECT array_agg(m.middle + i ORDER BY i) FROM generate_series(0, %(last)s) i),
-        (SELECT array_agg(ceil(n * w)::integer ORDER BY i)
-            FROM unnest(%(shape)s::float[]) WITH ORDINALITY s(w, i)),
-        n / 50, n / 150, n / 500, 0,
-        ARRAY[2, 4, 6], ARRAY[n * 7 / 10, n * 2 / 10, n / 10]::integer[],
-        ARRAY[5, 6, 7], ARRAY[n / 10, n * 8 / 10, n / 10]::integer[]
+        (SELECT array_agg(m.middle + k ORDER BY k) FROM generate_series(0, %(last)s) k),
+        (SELECT array_agg(floor(n * w + random())::integer ORDER BY k)
+            FROM unnest(%(shape)s::float[]) WITH ORDINALITY s(w, k)),
+        floor(n / 50.0 + random()), floor(n / 150.0 + random()), floor(n / 500.0 + random()), 0,
+        ARRAY[2, 4, 6],
+        ARRAY[ceil(n * 0.7), floor(n * 0.2 + random()), floor(n * 0.1 + random())]::integer[],
+        ARRAY[5, 6, 7],
+        ARRAY[floor(n * 0.1 + random()), ceil(n * 0.8), floor(n * 0.1 + random())]::integer[]
     FROM jsonb_to_recordset(%(models)s::jsonb)
             AS m(model_id uuid, old_id uuid, new_id uuid, middle integer, nanos bigint,
                 per_day double precision),
         generate_series(%(since)s, %(until)s - interval '1 second', %(step)s) at,
         LATERAL (SELECT round(m.per_day * %(share)s * (0.8 + random() * 0.4)
-            * (1 + 0.5 * sin(extract(epoch FROM at) * 2 * pi() / 86400)))::bigint AS n) drawn
+            * (1 + 0.5 * sin(extract(epoch FROM at) * 2 * pi() / 86400)))::bigint AS n) drawn,
+        LATERAL (SELECT floor(n / 200.0 + random())::bigint AS c,
+            floor(n / 100.0 + random())::bigint AS i, floor(n / 400.0 + random())::bigint AS f,
+            floor(n / 300.0 + random())::bigint AS t, floor(n / 500.0 + random())::bigint AS p)
+            wrong
     WHERE n > 0
 """
 _CONSUMERS = """
@@ -62,7 +67,7 @@ _CONSUMERS = """
             AS m(model_id uuid, nanos bigint, per_day double precision),
         generate_series(1, %(consumers)s) i,
         generate_series(%(since)s, %(until)s - interval '1 second', %(step)s) at,
-        LATERAL (SELECT round(m.per_day * %(share)s * random() * 2 / %(consumers)s)::bigint AS n)
+        LATERAL (SELECT floor(m.per_day * %(share)s * 2 * random() / i + random())::bigint AS n)
             drawn
     WHERE n > 0
 """
@@ -85,6 +90,9 @@ class Command(BaseCommand):
         if not (1 <= options["models"] <= 1_000 and 1 <= options["predictions"] <= 1 << 40):
             raise CommandError("From 1 to 1,000 models, and from 1 prediction.")
         count = seed(account, models=options["models"], predictions=options["predictions"])
+        with connection.cursor() as sql:
+            # Else the plans of the next minutes are those of empty tables.
+            sql.execute("ANALYZE inference_metric, inference_consumermetric")
         self.stdout.write(f"{count:,} rows of roll-ups")
 
 

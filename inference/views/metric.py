@@ -62,6 +62,7 @@ def monitoring(request: HttpRequest, owner: str, name: str) -> HttpResponse:
         "system_charts": list_system_charts(window),
         "markers": _list_markers(window),
         "stats": _list_stats(window),
+        "cost_nanos": _shorten(window.total.nanos_per_prediction),
         "slo": slos.read_state(slo) if slo else None,
         "alerts": list_open_events(model),
         "can_push": has_right(actor, model.account, "push"),
@@ -295,6 +296,11 @@ def _list_stats(window: Window) -> list[tuple[str, str, str]]:
         ("Latency p95", _ms(p95), f"p50 {_ms(p50)}, p99 {_ms(p99)}"),
         ("Consumers", f"{window.consumer_total:,}", "accounts, by month"),
     ]
+
+
+def _shorten(nanos: int | None) -> int | None:
+    """Three digits say what a mean says."""
+    return None if nanos is None else int(float(f"{nanos:.3g}"))
 
 
 def _ms(value: float | None) -> str:

@@ -72,6 +72,8 @@ def test_little_data_is_called_so(owner_client: Client, model: AIModel, rolled_u
     text = owner_client.get(PAGE).content.decode()
     assert "say little" not in text
     assert "20 succeeded" in text
+    # 10,000 nano-dollars for 20 of them.
+    assert "$0.0000005" in text
 
 
 def test_a_late_roll_up_is_told(owner_client: Client, model: AIModel, rolled_up) -> None:

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable
 from uuid import UUID
 
-from billing.models import LedgerAccount, PayoutItem, StripeCustomer, Topup, Transfer
+from billing.models import Invoice, LedgerAccount, PayoutItem, StripeCustomer, Topup, Transfer
 from billing.services import ledger
 from billing.services.dispute import settle_dispute
 from billing.services.invoice import look_at_invoice
@@ -24,6 +24,7 @@ from billing.services.reconciliation.topups import METADATA_KEY
 from billing.services.refund import send_refund, settle_stripe_refund
 from billing.services.stripe_client import get_stripe
 from billing.services.topup import note_payment, settle_topup
+from billing.services.write_off import tell_stripe
 from marketplace.core.errors import MarketplaceError
 from marketplace.core.ids import new_id
 
@@ -109,6 +110,9 @@ def _repair_reversal(finding: Finding) -> bool:
 
 
 def _repair_invoice(finding: Finding) -> bool:
+    row = Invoice.objects.filter(stripe_id=finding.key).first()
+    if row is not None and row.written_off_nanos:
+        return tell_stripe(row) is not None
     return look_at_invoice(finding.key)
 
 

@@ -307,10 +307,12 @@ def _plan(account: Account, rests_cents: dict[UUID, int], amount_cents: int | No
 
 
 def _tax_of(topup: Any, net_cents: int) -> int:
-    """The tax on this much more of a payment; over all its refunds exactly what was paid."""
-    before = topup.tax_cents * topup.returned_cents // topup.amount_cents
+    """The tax on this much more of a payment; over all its refunds exactly what was paid.
+
+    Less what really went back of it: one that failed in between may have rounded a cent.
+    """
     after = topup.tax_cents * (topup.returned_cents + net_cents) // topup.amount_cents
-    return int(after - before)
+    return max(0, int(after - topup.returned_tax_cents))
 
 
 def _book(part: Part, request_key: str, label: str, reason: str) -> TopupRefund:

@@ -33,14 +33,20 @@ def list_refundable_topups(account: Account) -> QuerySet[Topup]:
     taken back, or is about to, goes back to nobody by us.
     """
     disputed = Dispute.objects.filter(topup=OuterRef("pk")).exclude(state=Dispute.State.WON)
-    alive = ~Q(refunds__state=TopupRefund.State.FAILED)
+    credited = Topup.objects.filter(account=account, state=Topup.State.CREDITED)
     return (
-        Topup.objects.filter(account=account, state=Topup.State.CREDITED)
-        .filter(~Exists(disputed))
-        .annotate(returned_cents=Coalesce(Sum("refunds__net_cents", filter=alive), 0))
-        .annotate(returned_tax_cents=Coalesce(Sum("refunds__tax_cents", filter=alive), 0))
+        annotate_returned(credited.filter(~Exists(disputed)))
         .filter(amount_cents__gt=F("returned_cents"))
         .order_by("-credited_at", "-id")
+    )
+
+
+def annotate_returned(topups: QuerySet[Topup]) -> QuerySet[Topup]:
+    """The same, each with `returned_cents` and `returned_tax_cents`: see above."""
+    alive = ~Q(refunds__state=TopupRefund.State.FAILED)
+    return topups.annotate(
+        returned_cents=Coalesce(Sum("refunds__net_cents", filter=alive), 0),
+        returned_tax_cents=Coalesce(Sum("refunds__tax_cents", filter=alive), 0),
     )
 
 

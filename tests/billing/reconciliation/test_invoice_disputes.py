@@ -74,7 +74,7 @@ def test_it_freezes_and_takes_what_the_wallet_has(fake, month: Month, shop: Shop
     assert (row.amount_cents, row.withdrawn_cents, row.fee_cents) == (500, 500, FEE)
     assert AccountFreeze.objects.filter(account=shop.consumer, lifted_at=None).exists()
     assert PayoutHold.objects.filter(account=shop.consumer).exists()
-    assert ReviewSignal.objects.get().facts["invoice"] == str(row.invoice)
+    assert ReviewSignal.objects.get().evidence["invoice"] == str(row.invoice)
     assert (cents("wallet"), cents("dispute_hold"), cents("dispute_loss")) == (0, 0, -300)
     assert cents("stripe_clearing") == before + 500 + FEE
     assert not broken() & CHECKS

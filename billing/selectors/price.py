@@ -112,7 +112,7 @@ def weigh_price(model: AIModel, terms: Terms, share_bps: int) -> Weight:
             # So much that the creator's share of it pays for the row.
             floor_nanos = ceil(cost / per_row * MILLION * BPS / share_bps)
             kinds.append(KindFloor(kind, rate_nanos, floor_nanos))
-    own_nanos, _ = split_share(int(max(gross, terms.minimum_nanos)), share_bps)
+    own_nanos, _ = split_share(int(max(gross, Fraction(terms.minimum_nanos))), share_bps)
     return Weight(
         own_nanos=own_nanos if is_known else None,
         floor_nanos=None if cost is None else ceil(cost),

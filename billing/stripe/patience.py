@@ -23,7 +23,7 @@ WAITS_MS = (300, 600, 1_100)
 class PatientClient(stripe.RequestsClient):
     """Requests with a time-out, that are repeated after a limit."""
 
-    def request(
+    def request(  # type: ignore[override]  # The SDK's own has a private member more.
         self, method: str, url: str, headers: Mapping[str, str] | None, post_data: Any = None
     ) -> tuple[bytes, int, Mapping[str, str]]:
         """The answer; a refusal for the limit only once all waits are over."""

@@ -68,6 +68,7 @@ OPERATIONS = {
     ("POST", "/v1/customers"),
     ("POST", "/v1/customers/{customer}"),
     ("POST", "/v1/customers/{customer}/tax_ids"),
+    ("POST", "/v1/invoices/{invoice}/mark_uncollectible"),
     ("POST", "/v1/invoices/{invoice}/pay"),
     ("POST", "/v1/payment_intents"),
     ("POST", "/v1/payment_methods/{payment_method}/detach"),
@@ -236,6 +237,9 @@ CALLS: dict[str, Callable[[StripeGateway, World], object]] = {
     "list_transfers": lambda it, its: it.list_transfers(**its.period, transfer_group="payout-1"),
     "list_undelivered_events": lambda it, its: it.list_undelivered_events(
         types=["invoice.paid"], created_from=its.period["created_from"]
+    ),
+    "mark_invoice_uncollectible": lambda it, its: it.mark_invoice_uncollectible(
+        its.invoice.id, idempotency_key="c:16"
     ),
     "pay_invoice": pay_open,
     "retrieve_balance": lambda it, its: it.retrieve_balance(),

@@ -107,10 +107,10 @@ def weigh_price(model: AIModel, terms: Terms, share_bps: int) -> Weight:
         if not per_row:
             is_known = False
             continue
-        gross += rate_nanos * per_row / MILLION
+        gross += Fraction(rate_nanos * per_row, MILLION)
         if cost is not None and share_bps:
             # So much that the creator's share of it pays for the row.
-            floor_nanos = ceil(cost / per_row * MILLION * BPS / share_bps)
+            floor_nanos = ceil(Fraction(cost * MILLION * BPS, per_row * share_bps))
             kinds.append(KindFloor(kind, rate_nanos, floor_nanos))
     own_nanos, _ = split_share(int(max(gross, Fraction(terms.minimum_nanos))), share_bps)
     return Weight(
@@ -148,7 +148,7 @@ def _find_units_per_row(model: AIModel, cost: Fraction | None) -> tuple[dict[str
     units = {"row": Fraction(1)}
     ms_nanos = Fraction(settings.MACHINE_HOUR_NANOS, _SECONDS_PER_HOUR * 1_000)
     if cost is not None and ms_nanos:
-        units["compute_ms"] = cost / ms_nanos
+        units["compute_ms"] = Fraction(cost, ms_nanos)
     with connection.cursor() as cursor:
         cursor.execute(
             """WITH used AS (

@@ -151,7 +151,8 @@ def charge_again(gateway: StripeGateway, world: World) -> str:
 
 def pay_open(gateway: StripeGateway, world: World) -> object:
     invoice = gateway.retrieve_invoice(world.invoice.id)
-    assert invoice.status == "open"
+    # It was given up before, and can be paid all the same.
+    assert invoice.status == "uncollectible"
     gateway.set_default_card(
         customer_id=world.customer_id,
         payment_method_id=world.card.id,

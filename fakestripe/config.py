@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from fakestripe.rate import PER_S_MAX
+
 DEFAULT_SECRET_KEY = "sk_test_fakestripe"  # noqa: S105 - it opens nothing but the stand-in
 
 
@@ -23,6 +25,8 @@ class Config:
     webhook_secret: str = ""
     secret_key: str = DEFAULT_SECRET_KEY
     public_url: str = ""
+    # Requests a second that a key may make; 0 is any number.
+    rate_per_s: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.port <= 65_535:
@@ -30,6 +34,8 @@ class Config:
         if not self.secret_key.startswith("sk_test_"):
             # Whoever has a live key wants the real Stripe; nothing here moves money.
             raise ConfigError("FAKESTRIPE_SECRET_KEY must start with sk_test_")
+        if not 0 <= self.rate_per_s <= PER_S_MAX:
+            raise ConfigError(f"FAKESTRIPE_RATE_PER_S must be from 0 to {PER_S_MAX}")
         if self.webhook_url and not self.webhook_secret.strip():
             raise ConfigError("FAKESTRIPE_WEBHOOK_URL needs FAKESTRIPE_WEBHOOK_SECRET")
 
@@ -53,6 +59,9 @@ class Config:
             if not text.isdecimal():
                 raise ConfigError(f"FAKESTRIPE_PORT must be a port, not {text!r}")
             port = int(text)
+        rate = env.get("FAKESTRIPE_RATE_PER_S") or "0"
+        if not rate.isdecimal():
+            raise ConfigError(f"FAKESTRIPE_RATE_PER_S must be a number, not {rate!r}")
         return cls(
             port=port,
             state=chosen_state,
@@ -60,4 +69,5 @@ class Config:
             webhook_secret=env.get("FAKESTRIPE_WEBHOOK_SECRET", ""),
             secret_key=env.get("FAKESTRIPE_SECRET_KEY") or DEFAULT_SECRET_KEY,
             public_url=env.get("FAKESTRIPE_PUBLIC_URL", ""),
+            rate_per_s=int(rate),
         )

@@ -3,6 +3,7 @@
 | address | body | effect |
 |---|---|---|
 | POST /_test/faults | kind, method, path, times, delay_s | bend the next matching requests |
+| POST /_test/rate | per_s | so many requests a second for each key; 0 is any number |
 | POST /_test/webhooks | type, behaviour, times, copies, delay_s | bend the next deliveries |
 | POST /_test/webhooks/hold | | queue deliveries without sending |
 | POST /_test/webhooks/release | seed | send the queue one by one, shuffled by the seed |
@@ -31,6 +32,7 @@ from starlette.routing import Route
 from fakestripe import errors, faults, thin, webhooks
 from fakestripe.context import stripe_now
 from fakestripe.orders import ORDERS, Order, OrderError, one_of, read
+from fakestripe.rate import PER_S_MAX
 from fakestripe.resources import accounts
 from fakestripe.server import Server
 from fakestripe.store import Query
@@ -48,6 +50,7 @@ def build_routes(server: Server) -> list[Route]:
     table: list[tuple[str, str, Callable[[Request, Json], Awaitable[Json]]]] = [
         ("POST", "/_test/faults", plane.add_fault),
         ("DELETE", "/_test/faults", plane.clear_faults),
+        ("POST", "/_test/rate", plane.set_rate),
         ("POST", "/_test/webhooks", plane.add_webhook_rule),
         ("DELETE", "/_test/webhooks", plane.clear_webhook_rules),
         ("POST", "/_test/webhooks/hold", plane.hold),
@@ -91,6 +94,13 @@ class _ControlPlane:
         with self._store.transaction():
             self._store.delete_rules("fault")
         return {}
+
+    async def set_rate(self, _request: Request, body: Json) -> Json:
+        wanted = read(body, per_s=int)
+        if not 0 <= wanted["per_s"] <= PER_S_MAX:
+            raise OrderError(f"per_s must be from 0 to {PER_S_MAX}")
+        self._server.limiter.set_rate(wanted["per_s"])
+        return wanted
 
     async def add_webhook_rule(self, _request: Request, body: Json) -> Json:
         rule = read(body, behaviour=str, type="*", times=1, copies=2, delay_s=1.0)
@@ -175,6 +185,7 @@ class _ControlPlane:
     async def reset(self, _request: Request, _body: Json) -> Json:
         with self._store.transaction():
             self._store.delete_everything()
+        self._server.limiter.set_rate(self._server.config.rate_per_s)
         return {}
 
 

@@ -112,6 +112,7 @@ HANDLERS: dict[tuple[str, str], Handler] = {
     ("POST", "/v1/invoices/{invoice}"): invoices.update,
     ("POST", "/v1/invoices/{invoice}/finalize"): invoices.finalize,
     ("POST", "/v1/invoices/{invoice}/pay"): invoices.pay,
+    ("POST", "/v1/invoices/{invoice}/mark_uncollectible"): invoices.mark_uncollectible,
     ("POST", "/v1/invoices/{invoice}/void"): invoices.void,
     ("GET", "/v1/invoices/{invoice}/lines"): invoices.list_lines,
     ("GET", "/v1/invoice_payments"): invoices.list_payments,

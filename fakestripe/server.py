@@ -1,6 +1,6 @@
 """One stand-in: its state, its contract, and how a request of the API goes through.
 
-The order is Stripe's: fault (ours), key of the account, version, address, parameters,
+The order is Stripe's: fault (ours), key of the account, its rate, version, address, parameters,
 idempotency key, work, answer. Everything the work writes is one transaction, and no answer
 leaves that breaks Stripe's description.
 """
@@ -26,6 +26,7 @@ from fakestripe.config import Config
 from fakestripe.context import BrokenContractError, Context, new_id, stripe_now
 from fakestripe.contract import Contract, Operation
 from fakestripe.idempotency import Answer
+from fakestripe.rate import Limiter
 from fakestripe.store import Store
 
 Json = dict[str, Any]
@@ -46,6 +47,7 @@ class Server:
         self.contract = contract
         self.store = Store(config.state)
         self.deliverer = webhooks.Deliverer(self.store, config, self._show_event)
+        self.limiter = Limiter(config.rate_per_s)
         self._keys_in_use: set[str] = set()
 
     @contextlib.asynccontextmanager
@@ -105,7 +107,9 @@ class Server:
         refusal = faults.refusal(fault.get("kind", ""), key)
         if refusal is not None:
             raise refusal
-        self._authenticate(request)
+        account_key = self._authenticate(request)
+        if not self.limiter.allows(account_key, request.url.path):
+            raise errors.rate_limited()
         _check_version(request)
         operation, ids = self._find(request)
         text = (
@@ -187,10 +191,11 @@ class Server:
             raise errors.invalid_request("Parameters of a POST belong into its body.")
         return found
 
-    def _authenticate(self, request: Request) -> None:
+    def _authenticate(self, request: Request) -> str:
         key = _account_key(request)
         if key is None or not hmac.compare_digest(key.encode(), self.config.secret_key.encode()):
             raise errors.unauthenticated(key)
+        return key
 
     @contextlib.contextmanager
     def _claim(self, key: str | None) -> Iterator[None]:

@@ -18,6 +18,7 @@ from billing.models import (
     TaxDetails,
 )
 from billing.services import postpaid as services
+from billing.services.adjustment import propose_write_off
 from billing.services.invoice import accept_invoice
 from billing.services.meter import NANOS_PER_MICRO
 from marketplace.admin.decision import ReasonForm, confirm_with_form, confirm_with_reason
@@ -226,7 +227,7 @@ class InvoiceAdmin(ReadOnlyAdmin):
     search_fields = ["account__slug", "number", "stripe_id"]
     list_select_related = ["account"]
     inlines = [NoticeInline]
-    actions = ["accept"]
+    actions = ["accept", "write_off"]
     ordering = ["-created_at"]
 
     @admin.action(description="Accept the difference of the selected invoices …")
@@ -240,6 +241,22 @@ class InvoiceAdmin(ReadOnlyAdmin):
             warning="Their payments are booked; what they differ by is booked as bad debt.",
             button="Accept",
             decide=lambda invoice, reason: accept_invoice(
+                actor_of(request), invoice, reason=reason
+            ),
+        )
+
+    @admin.action(description="Write off the selected invoices …")
+    def write_off(self, request: HttpRequest, rows: QuerySet[Invoice]) -> HttpResponse | None:
+        return confirm_with_reason(
+            self,
+            request,
+            rows,
+            action="write_off",
+            title="Write off",
+            warning="What is owed of them becomes the platform's loss, and Stripe asks for it no"
+            " more. Above the limit of adjustments another admin has to approve first.",
+            button="Write off",
+            decide=lambda invoice, reason: propose_write_off(
                 actor_of(request), invoice, reason=reason
             ),
         )

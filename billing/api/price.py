@@ -12,19 +12,20 @@ from rest_framework.views import APIView
 
 from billing.models import Coupon, CouponRedemption, Price
 from billing.selectors.coupon import list_coupons
-from billing.selectors.price import find_floor_nanos, find_next_price, find_price, list_prices
+from billing.selectors.price import find_next_price, find_price, list_prices, weigh_price
 from billing.services.coupon import end_coupon, make_price_coupon, redeem_coupon
 from billing.services.offer import end_offer, list_offers, make_offer
 from billing.services.price import (
     NANOS_PER_PREDICTION_MAX,
     PriceTerms,
+    find_share_bps,
     set_price,
     withdraw_price,
 )
 from marketplace.api.authentication import actor_of
 from marketplace.core.clock import to_wire
 from marketplace.core.errors import FieldError, InvalidInputError, NotFoundError
-from marketplace.models import Account
+from marketplace.models import Account, AIModel
 from marketplace.selectors.access import access_account, access_model, has_right
 
 PRICES_SHOWN_MAX = 100
@@ -119,7 +120,7 @@ class PricesView(APIView):
             "history": [price_json(one) for one in list_prices(model)[:PRICES_SHOWN_MAX]],
         }
         if has_right(actor, model.account, "push"):
-            document["floor_nanos"] = find_floor_nanos(model)
+            document |= _weigh(model)
         return Response(document)
 
     def post(self, request: Request, owner: str, name: str) -> Response:
@@ -269,4 +270,17 @@ def redemption_json(redemption: CouponRedemption) -> dict[str, Any]:
         "model": str(coupon.model) if coupon.model else None,
         "off_bps": coupon.off_bps,
         "price_id": None if redemption.price is None else str(redemption.price.pk),
+    }
+
+
+def _weigh(model: AIModel) -> dict[str, Any]:
+    """For its creator: what the present price leaves of what a prediction costs to compute."""
+    price = find_price(model)
+    terms = PriceTerms.of(price).terms if price else PriceTerms().terms
+    share_bps = price.creator_share_bps if price else find_share_bps(model)
+    weight = weigh_price(model, terms, share_bps)
+    return {
+        "floor_nanos": weight.floor_nanos,
+        "floor_rates": {one.kind: one.floor_nanos for one in weight.kinds},
+        "margin_nanos": weight.margin_nanos if price else None,
     }

@@ -1,4 +1,4 @@
-"""Money that people move: credits and adjustments, each with a reason, some by four eyes."""
+"""Money that people move: credits, adjustments, write-offs; with a reason, some by four eyes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ALONE_NANOS_MAX = 1_000 * NANOS_PER_DOLLAR
 
 
 class Adjustment(models.Model):
-    """A credit to a wallet, or a movement between two ledger accounts.
+    """A credit to a wallet, a movement between two ledger accounts, or an invoice written off.
 
     Nothing moves before it is posted. What it says never changes; its state ends once.
     """
@@ -22,6 +22,7 @@ class Adjustment(models.Model):
     class Kind(models.TextChoices):
         CREDIT = "credit", "Credit"
         ADJUSTMENT = "adjustment", "Adjustment"
+        WRITE_OFF = "write_off", "Write-off"
 
     class State(models.TextChoices):
         PENDING = "pending", "Waits for approval"
@@ -38,6 +39,10 @@ class Adjustment(models.Model):
     reason = models.TextField()
     # What it belongs to elsewhere, such as a ticket.
     reference = models.CharField(max_length=120, blank=True)
+    # Of a write-off: which invoice nobody will pay.
+    invoice = models.ForeignKey(
+        "billing.Invoice", models.PROTECT, null=True, blank=True, related_name="write_offs"
+    )
     needs_two = models.BooleanField()
     state = models.CharField(max_length=12, choices=State, default=State.PENDING)
     created_by = models.ForeignKey("marketplace.User", models.PROTECT, related_name="+")
@@ -76,6 +81,16 @@ class Adjustment(models.Model):
             models.CheckConstraint(
                 condition=~Q(state="posted", needs_two=True) | ~Q(decided_by=F("created_by")),
                 name="billing_adjustment_two_people",
+            ),
+            models.CheckConstraint(
+                condition=Q(kind="write_off", invoice__isnull=False)
+                | (~Q(kind="write_off") & Q(invoice=None)),
+                name="billing_adjustment_invoice",
+            ),
+            models.UniqueConstraint(
+                fields=["invoice"],
+                condition=Q(state__in=["pending", "posted"]),
+                name="billing_write_off_once",
             ),
         ]
         indexes = [

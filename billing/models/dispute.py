@@ -19,7 +19,14 @@ class Dispute(models.Model):
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     dispute_id = models.CharField(max_length=255, unique=True)
     account = models.ForeignKey("marketplace.Account", models.PROTECT, related_name="+")
-    topup = models.ForeignKey("billing.Topup", models.PROTECT, related_name="disputes")
+    # What was paid by the payment: a top-up, or an invoice.
+    topup = models.ForeignKey(
+        "billing.Topup", models.PROTECT, null=True, blank=True, related_name="disputes"
+    )
+    invoice = models.ForeignKey(
+        "billing.Invoice", models.PROTECT, null=True, blank=True, related_name="disputes"
+    )
+    payment_intent_id = models.CharField(max_length=255, blank=True)
     amount_cents = models.PositiveBigIntegerField()
     state = models.CharField(max_length=8, choices=State, default=State.OPEN)
     # In Stripe's words, for people.
@@ -28,6 +35,8 @@ class Dispute(models.Model):
     # Taken out of the wallet for it: held, and used where the bank took the money.
     taken_nanos = models.BigIntegerField(default=0)
     withdrawn_cents = models.PositiveIntegerField(default=0)
+    # What of that was tax, and is owed to no state any more.
+    tax_cents = models.PositiveIntegerField(default=0)
     fee_cents = models.PositiveIntegerField(default=0)
     # How many transfers there are of it; part of the next one's key.
     transfers = models.PositiveIntegerField(default=0)
@@ -39,6 +48,14 @@ class Dispute(models.Model):
             models.CheckConstraint(
                 condition=Q(taken_nanos__gte=0, taken_nanos__lte=F("amount_cents") * 10_000_000),
                 name="billing_dispute_taken",
+            ),
+            models.CheckConstraint(
+                condition=Q(topup__isnull=False, invoice=None)
+                | Q(topup=None, invoice__isnull=False),
+                name="billing_dispute_of_one",
+            ),
+            models.CheckConstraint(
+                condition=Q(tax_cents__lte=F("withdrawn_cents")), name="billing_dispute_tax"
             ),
         ]
         indexes = [

@@ -55,6 +55,8 @@ class Invoice(models.Model):
     note = models.TextField(blank=True)
     # Since when its payment is in the ledger.
     booked_at = models.DateTimeField(null=True, blank=True)
+    # What of it was written off: if it is paid after all, that is a recovery.
+    written_off_nanos = models.BigIntegerField(default=0)
     # When the poll looked last; it takes the longest waiting first.
     checked_at = models.DateTimeField(null=True, blank=True)
 
@@ -62,6 +64,9 @@ class Invoice(models.Model):
         constraints = [
             models.CheckConstraint(
                 condition=Q(booked_at=None) | Q(state="paid"), name="billing_invoice_booked"
+            ),
+            models.CheckConstraint(
+                condition=Q(written_off_nanos__gte=0), name="billing_invoice_written_off"
             ),
         ]
         indexes = [

@@ -121,6 +121,8 @@ class Transfer(models.Model):
         ADJUSTMENT = "adjustment", "Adjustment"
         FEE = "fee", "Fee"
         WRITE_OFF = "write_off", "Written off"
+        # A payment of an invoice that was written off.
+        RECOVERY = "recovery", "Written-off invoice paid"
 
     id = models.UUIDField(primary_key=True, editable=False)
     kind = models.CharField(max_length=16, choices=Kind)

@@ -14,7 +14,7 @@ from django.db.models import Count, F, QuerySet, Sum
 from django.db.models.functions import TruncDate
 
 from billing.errors import InvoiceNotFinalError, InvoiceTooLargeError
-from billing.models import Invoice, MeterReport, ReceiptLeaf, UsageEvent, UsageReversal
+from billing.models import Adjustment, Invoice, MeterReport, ReceiptLeaf, UsageEvent, UsageReversal
 from billing.selectors.meter import list_reports_of
 from billing.selectors.receipt import fetch_rows
 from marketplace.core import ids
@@ -80,6 +80,13 @@ def find_carried_cents(account_id: UUID, before: datetime | None = None) -> int:
     return (sums["total"] or 0) - (sums["due"] or 0)
 
 
+def find_write_off(invoice: Invoice) -> Adjustment | None:
+    """What was written off of it; None if nothing was."""
+    if not invoice.written_off_nanos:
+        return None
+    return Adjustment.objects.filter(invoice=invoice, state=Adjustment.State.POSTED).first()
+
+
 def list_invoice_reports(invoice: Invoice) -> QuerySet[MeterReport]:
     """The reports that its period holds, in their order; what was too little to send, too."""
     states = (MeterReport.State.OK, MeterReport.State.NOTHING)
@@ -133,6 +140,7 @@ def describe_invoice(invoice: Invoice) -> dict[str, Any]:
         "total_cents": invoice.total_cents,
         "due_cents": invoice.due_cents,
         "paid_cents": invoice.paid_cents,
+        "written_off_nanos": invoice.written_off_nanos,
         "period_start": to_wire(invoice.period_start),
         "period_end": to_wire(invoice.period_end),
         "created_at": to_wire(invoice.created_at),

@@ -259,12 +259,12 @@ INVARIANTS = (
     ),
     Invariant(
         "credits-are-approved",
-        "Each credit and adjustment was moved as it was proposed, a large one by two people.",
+        "Each credit, adjustment and write-off was moved as proposed, a large one by two people.",
         # What payouts forfeit has a check of its own; what is left of a closed credit is forgiven
-        # where Stripe cannot count it. Credit that goes from a receivable to its own wallet is in
-        # a report, which has a check of its own too.
+        # where Stripe cannot count it. Credit that goes from a receivable to its own wallet, or
+        # makes up for what was written off, is in a report, which has a check of its own too.
         """SELECT coalesce(t.id, a.id) FROM (
-               SELECT * FROM billing_transfer t WHERE kind = 'credit' OR (
+               SELECT * FROM billing_transfer t WHERE kind IN ('credit', 'write_off') OR (
                    kind = 'adjustment' AND idempotency_key NOT LIKE 'forfeit:%'
                    AND NOT (idempotency_key LIKE 'postpaid-closed:%' AND 10000000 > (
                        SELECT max(e.amount_nanos) FROM billing_transferentry e
@@ -274,9 +274,12 @@ INVARIANTS = (
                        JOIN billing_ledgeraccount r ON r.id = e.ledger_account_id
                        JOIN billing_transferentry f ON f.transfer_id = e.transfer_id
                        JOIN billing_ledgeraccount w ON w.id = f.ledger_account_id
-                       WHERE e.transfer_id = t.id AND w.holder_id = r.holder_id
+                       WHERE e.transfer_id = t.id AND ((w.holder_id = r.holder_id
                            AND (r.kind, w.kind, e.amount_nanos < 0) IN
-                               (('receivable', 'wallet', true), ('wallet', 'receivable', false)))))
+                               (('receivable', 'wallet', true), ('wallet', 'receivable', false)))
+                           OR (r.kind, w.kind, e.amount_nanos < 0) IN
+                               (('receivable', 'bad_debt', true),
+                                ('bad_debt', 'receivable', false))))))
            ) t FULL JOIN (
                SELECT * FROM billing_adjustment WHERE state = 'posted'
            ) a ON a.transfer_id = t.id AND a.kind = t.kind

@@ -72,7 +72,7 @@ POSTPAID_INVARIANTS = (
            LEFT JOIN (
                SELECT account_id, sum(reported_micro * 1000
                    - (total_cents - paid_cents) * 10000000) AS nanos FROM billing_invoice
-               WHERE booked_at IS NOT NULL GROUP BY 1
+               WHERE booked_at IS NOT NULL AND written_off_nanos = 0 GROUP BY 1
            ) p ON p.account_id = a.holder_id
            LEFT JOIN (
                SELECT e.ledger_account_id, sum(e.amount_nanos) AS nanos
@@ -90,24 +90,45 @@ POSTPAID_INVARIANTS = (
                SELECT * FROM billing_invoice WHERE booked_at IS NOT NULL
                    AND (total_cents <> 0 OR reported_micro <> 0 OR paid_cents <> 0)
            ) i FULL JOIN (
-               SELECT t.idempotency_key,
+               SELECT t.idempotency_key, t.kind,
                    -coalesce(sum(e.amount_nanos) FILTER (WHERE a.kind = 'stripe_clearing'), 0)
                        AS paid,
-                   coalesce(sum(e.amount_nanos) FILTER (WHERE a.kind = 'receivable'), 0) AS billed,
+                   coalesce(sum(e.amount_nanos) FILTER (WHERE a.kind = CASE
+                       WHEN t.kind = 'recovery' THEN 'bad_debt' ELSE 'receivable' END), 0)
+                       AS billed,
                    coalesce(sum(e.amount_nanos) FILTER (WHERE a.kind = 'tax_payable'), 0) AS tax,
                    min(a.holder_id::text) FILTER (WHERE a.kind = 'receivable') AS account_id
                FROM billing_transfer t
                JOIN billing_transferentry e ON e.transfer_id = t.id
                JOIN billing_ledgeraccount a ON a.id = e.ledger_account_id
-               WHERE t.kind = 'invoice_paid' GROUP BY 1
+               WHERE t.kind IN ('invoice_paid', 'recovery') GROUP BY 1, 2
            ) t ON t.idempotency_key = 'invoice:' || i.stripe_id
            WHERE i.id IS NULL OR t.idempotency_key IS NULL
                OR t.paid <> i.paid_cents * 10000000
+               OR (t.kind = 'recovery') <> (i.written_off_nanos > 0)
                OR t.billed <> i.reported_micro * 1000 - (i.total_cents - i.paid_cents) * 10000000
+                   -- What a person let be is bad debt, too.
+                   + CASE WHEN t.kind = 'recovery' AND i.check_state = 'accepted'
+                       THEN i.subtotal_cents * 10000000 - i.reported_micro * 1000 ELSE 0 END
                OR t.tax <> i.tax_cents * 10000000
-               OR (t.billed <> 0 AND t.account_id <> i.account_id::text)
+               OR (t.billed <> 0 AND t.kind = 'invoice_paid'
+                   AND t.account_id IS DISTINCT FROM i.account_id::text)
                OR i.check_state = 'agrees' AND abs(i.subtotal_cents * 10000000
                    - i.reported_micro * 1000)
                    > 10000000 * greatest(1, jsonb_array_length(i.lines))""",
+    ),
+    Invariant(
+        "write-offs-match-invoices",
+        "Each write-off is noted on its invoice, once, and came out of that account's debt.",
+        """SELECT coalesce(i.id, w.invoice_id)::text FROM (
+               SELECT * FROM billing_invoice WHERE written_off_nanos <> 0
+           ) i FULL JOIN (
+               SELECT * FROM billing_adjustment WHERE kind = 'write_off' AND state = 'posted'
+           ) w ON w.invoice_id = i.id
+           LEFT JOIN billing_ledgeraccount s ON s.id = w.source_id
+           LEFT JOIN billing_ledgeraccount g ON g.id = w.target_id
+           WHERE i.id IS NULL OR w.id IS NULL OR w.amount_nanos <> i.written_off_nanos
+               OR s.kind <> 'bad_debt' OR g.kind <> 'receivable'
+               OR g.holder_id <> i.account_id""",
     ),
 )

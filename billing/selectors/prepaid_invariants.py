@@ -61,6 +61,7 @@ PREPAID_INVARIANTS = (
                    coalesce(sum(e.amount_nanos) FILTER (WHERE a.kind = 'stripe_clearing'), 0)
                        AS clearing,
                    coalesce(sum(e.amount_nanos) FILTER (WHERE a.kind = 'stripe_fee'), 0) AS fee,
+                   coalesce(sum(e.amount_nanos) FILTER (WHERE a.kind = 'tax_payable'), 0) AS tax,
                    count(DISTINCT t.id) AS transfers
                FROM billing_transfer t JOIN billing_transferentry e ON e.transfer_id = t.id
                JOIN billing_ledgeraccount a ON a.id = e.ledger_account_id
@@ -68,8 +69,11 @@ PREPAID_INVARIANTS = (
                    'dispute', 'dispute_won', 'dispute_lost', 'fee')
            ) m ON true
            WHERE m.wallet <> -d.taken_nanos
-               OR m.held <> greatest(0, d.taken_nanos - d.withdrawn_cents::bigint * 10000000)
-               OR m.loss <> -greatest(0, d.withdrawn_cents::bigint * 10000000 - d.taken_nanos)
+               OR m.held <> greatest(0, d.taken_nanos
+                   - (d.withdrawn_cents::bigint - d.tax_cents) * 10000000)
+               OR m.loss <> -greatest(0,
+                   (d.withdrawn_cents::bigint - d.tax_cents) * 10000000 - d.taken_nanos)
+               OR m.tax <> -d.tax_cents::bigint * 10000000
                OR m.clearing <> (d.withdrawn_cents::bigint + d.fee_cents) * 10000000
                OR m.fee <> -d.fee_cents::bigint * 10000000
                OR m.transfers <> d.transfers
@@ -78,11 +82,16 @@ PREPAID_INVARIANTS = (
            LEFT JOIN billing_dispute d ON d.account_id = a.holder_id
            WHERE a.kind = 'dispute_hold' GROUP BY a.id, a.posted_nanos
            HAVING a.posted_nanos <> coalesce(sum(
-               greatest(0, d.taken_nanos - d.withdrawn_cents::bigint * 10000000)), 0)""",
+               greatest(0, d.taken_nanos
+                   - (d.withdrawn_cents::bigint - d.tax_cents) * 10000000)), 0)
+           UNION ALL
+           SELECT d.id FROM billing_dispute d LEFT JOIN billing_topup p ON p.id = d.topup_id
+           LEFT JOIN billing_invoice i ON i.id = d.invoice_id
+           WHERE d.tax_cents > coalesce(p.tax_cents, i.tax_cents)""",
     ),
     Invariant(
         "tax-is-booked",
-        "The tax that we owe is what top-ups and invoices brought, less what refunds took back.",
+        "The tax that we owe is what payments brought, less what refunds and disputes took back.",
         """SELECT 'tax ' || posted.nanos FROM (
                SELECT coalesce(sum(posted_nanos), 0) AS nanos FROM billing_ledgeraccount
                WHERE kind = 'tax_payable'
@@ -94,6 +103,9 @@ PREPAID_INVARIANTS = (
                FROM billing_topuprefund WHERE state <> 'failed'
            ) returned, (
                SELECT coalesce(sum(tax_cents), 0)::bigint * 10000000 AS nanos
+               FROM billing_dispute
+           ) disputed, (
+               SELECT coalesce(sum(tax_cents), 0)::bigint * 10000000 AS nanos
                FROM billing_invoice WHERE booked_at IS NOT NULL
            ) billed, (
                SELECT coalesce(sum(e.amount_nanos), 0) AS nanos FROM billing_transferentry e
@@ -101,7 +113,8 @@ PREPAID_INVARIANTS = (
                JOIN billing_transfer t ON t.id = e.transfer_id
                WHERE a.kind = 'tax_payable' AND t.kind = 'adjustment'
            ) adjusted
-           WHERE posted.nanos <> paid.nanos - returned.nanos + billed.nanos + adjusted.nanos""",
+           WHERE posted.nanos <> paid.nanos - returned.nanos - disputed.nanos + billed.nanos
+               + adjusted.nanos""",
     ),
     Invariant(
         "stripe-objects-take-effect-once",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from django.db import connection
 from django.db.models import Exists, F, OuterRef, Q, QuerySet, Sum
 from django.db.models.functions import Coalesce
@@ -13,6 +15,7 @@ from marketplace.models import Account
 
 # Credit that we gave and nobody paid for: it never leaves as money.
 GIVEN_KINDS = (Transfer.Kind.PROMO, Transfer.Kind.CREDIT, Transfer.Kind.ADJUSTMENT)
+DISPUTE_KINDS = (Transfer.Kind.DISPUTE, Transfer.Kind.DISPUTE_WON, Transfer.Kind.DISPUTE_LOST)
 
 
 def list_refunds(account: Account) -> QuerySet[TopupRefund]:
@@ -23,19 +26,27 @@ def list_refunds(account: Account) -> QuerySet[TopupRefund]:
 
 
 def list_refundable_topups(account: Account) -> QuerySet[Topup]:
-    """Payments of which something can go back, newest first, each with `returned_cents`.
+    """Payments of which something can go back, newest first, with what of each went back.
 
-    `returned_cents` is the credit of it that went back or is on its way. What a bank has
+    `returned_cents` is the credit of it that went back or is on its way, `returned_tax_cents`
+    its tax. What a bank has
     taken back, or is about to, goes back to nobody by us.
     """
     disputed = Dispute.objects.filter(topup=OuterRef("pk")).exclude(state=Dispute.State.WON)
-    alive = ~Q(refunds__state=TopupRefund.State.FAILED)
+    credited = Topup.objects.filter(account=account, state=Topup.State.CREDITED)
     return (
-        Topup.objects.filter(account=account, state=Topup.State.CREDITED)
-        .filter(~Exists(disputed))
-        .annotate(returned_cents=Coalesce(Sum("refunds__net_cents", filter=alive), 0))
+        annotate_returned(credited.filter(~Exists(disputed)))
         .filter(amount_cents__gt=F("returned_cents"))
         .order_by("-credited_at", "-id")
+    )
+
+
+def annotate_returned(topups: QuerySet[Topup]) -> QuerySet[Topup]:
+    """The same, each with `returned_cents` and `returned_tax_cents`: see above."""
+    alive = ~Q(refunds__state=TopupRefund.State.FAILED)
+    return topups.annotate(
+        returned_cents=Coalesce(Sum("refunds__net_cents", filter=alive), 0),
+        returned_tax_cents=Coalesce(Sum("refunds__tax_cents", filter=alive), 0),
     )
 
 
@@ -63,37 +74,69 @@ def _find_given_nanos(wallet: LedgerAccount) -> int:
     """How much of given credit is left: added where it was given, first to go when spent.
 
     What was paid back was bought, and uses up none of it: or the same request once more would
-    pay back what was given.
+    pay back what was given. What comes back, of a charge or from a dispute that was won, is
+    given credit again as far as it was when it went: nobody ever paid for it.
+    """
+    left_nanos = 0
+    gone_nanos: Counter[str] = Counter()
+    for nanos, is_given, source in _list_steps(wallet):
+        if is_given:
+            left_nanos += nanos
+        elif nanos < 0:
+            used_nanos = min(left_nanos, -nanos)
+            left_nanos -= used_nanos
+            gone_nanos[source] += used_nanos
+        else:
+            back_nanos = min(nanos, gone_nanos[source])
+            left_nanos += back_nanos
+            gone_nanos[source] -= back_nanos
+    return left_nanos
 
-    Never below zero on the way, or credit that was bought and spent before would be counted
-    against what was given after. Most wallets were never given any, and are not read.
+
+def _list_steps(wallet: LedgerAccount) -> list[tuple[int, bool, str]]:
+    """What matters of a wallet's entries: nano-dollars, whether they were given, and of what.
+
+    From the first that was given on; most wallets were never given any. What is between two
+    that can be undone is summed, so that a million charges are a few rows: only what has come
+    back is told apart, by the transfer that it was charged with, and disputes by their id.
     """
     with connection.cursor() as cursor:
         cursor.execute(
             """WITH given AS (
-                   SELECT e.id, e.amount_nanos FROM billing_transfer t
+                   SELECT min(e.id) AS id FROM billing_transfer t
                    JOIN billing_transferentry e ON e.transfer_id = t.id
-                   WHERE t.kind = ANY(%s) AND e.ledger_account_id = %s AND e.amount_nanos > 0
-               ), paid_back AS (
-                   SELECT e.id FROM billing_transfer t
-                   JOIN billing_transferentry e ON e.transfer_id = t.id
-                   WHERE t.kind = %s AND e.ledger_account_id = %s
-               ), walk AS (
-                   SELECT e.id, sum(CASE WHEN g.id IS NOT NULL
-                               OR (e.amount_nanos < 0 AND b.id IS NULL)
-                           THEN e.amount_nanos ELSE 0 END) OVER (ORDER BY e.id) AS nanos
-                   FROM billing_transferentry e LEFT JOIN given g ON g.id = e.id
-                   LEFT JOIN paid_back b ON b.id = e.id
-                   WHERE e.ledger_account_id = %s AND e.id >= (SELECT min(id) FROM given)
+                   WHERE t.kind = ANY(%(given)s) AND e.ledger_account_id = %(wallet)s
+                       AND e.amount_nanos > 0
+               ), undone AS (
+                   SELECT u.transfer_id AS charge_id, r.transfer_id
+                   FROM billing_usagereversal r
+                   JOIN billing_usageevent u ON u.prediction_id = r.prediction_id
+                   WHERE r.account_id = %(holder)s
+               ), entry AS (
+                   SELECT e.id, e.amount_nanos AS nanos,
+                       t.kind = ANY(%(given)s) AND e.amount_nanos > 0 AS is_given,
+                       CASE WHEN t.kind = ANY(%(disputes)s) THEN t.reference
+                           WHEN t.kind = 'usage' THEN coalesce((SELECT t.id::text
+                               WHERE t.id IN (SELECT charge_id FROM undone)), '')
+                           WHEN t.kind = 'usage_reversal' THEN coalesce((
+                               SELECT charge_id::text FROM undone
+                               WHERE undone.transfer_id = t.id), '')
+                           ELSE '' END AS source
+                   FROM billing_transferentry e JOIN billing_transfer t ON t.id = e.transfer_id
+                   WHERE e.ledger_account_id = %(wallet)s AND t.kind <> 'refund'
+                       AND e.id >= (SELECT id FROM given)
+               ), step AS (
+                   SELECT *, count(*) FILTER (WHERE is_given OR source <> '')
+                       OVER (ORDER BY id) AS number
+                   FROM entry WHERE is_given OR source <> '' OR nanos < 0
                )
-               SELECT (SELECT nanos FROM walk ORDER BY id DESC LIMIT 1)
-                   - least(0, (SELECT min(nanos) FROM walk))""",
-            [
-                [kind.value for kind in GIVEN_KINDS],
-                wallet.pk,
-                Transfer.Kind.REFUND.value,
-                wallet.pk,
-                wallet.pk,
-            ],
+               SELECT sum(nanos)::bigint, is_given, source FROM step
+               GROUP BY number, is_given, source ORDER BY min(id)""",
+            {
+                "given": [kind.value for kind in GIVEN_KINDS],
+                "disputes": [kind.value for kind in DISPUTE_KINDS],
+                "wallet": wallet.pk,
+                "holder": wallet.holder_id,
+            },
         )
-        return int(cursor.fetchone()[0] or 0)
+        return list(cursor.fetchall())

@@ -14,9 +14,11 @@ from django.db import transaction
 from django.db.models import Sum
 from django.utils import timezone
 
-from billing.models import Adjustment, LedgerAccount, Transfer
+from billing.models import Adjustment, Invoice, LedgerAccount, Transfer
 from billing.models.adjustment import ALONE_NANOS_MAX
 from billing.services import ledger
+from billing.services.invoice import mirror_invoice
+from billing.services.write_off import find_debt_nanos, note_write_off, try_to_tell_stripe
 from marketplace.core import limits
 from marketplace.core.errors import (
     ConflictError,
@@ -115,6 +117,35 @@ def propose_adjustment(
     )
 
 
+def propose_write_off(actor: Actor, invoice: Invoice, *, reason: str) -> Adjustment:
+    """Give up an invoice that nobody will pay: at once if it is little, else once approved.
+
+    Its debt becomes our loss, and Stripe is told to ask for it no more. It can still be paid.
+
+    Raises:
+        ForbiddenError: Not a platform admin.
+        InvalidInputError: No reason.
+        ConflictError: It is paid, written off or proposed already, or not what was used.
+        StripeUnavailableError: Whether it was paid is not known now; nothing has moved.
+    """
+    _require_admin(actor)
+    _check_reason(reason)
+    invoice = mirror_invoice(invoice.stripe_id) or invoice
+    row = _propose(
+        actor,
+        Adjustment.Kind.WRITE_OFF,
+        source_id=ledger.get_ledger_account_id(Kind.BAD_DEBT),
+        target_id=ledger.get_ledger_account_id(Kind.RECEIVABLE, holder_id=invoice.account_id),
+        amount_nanos=find_debt_nanos(invoice),
+        reason=reason,
+        reference=str(invoice),
+        invoice=invoice,
+    )
+    if row.state == Adjustment.State.POSTED:
+        try_to_tell_stripe(invoice)
+    return row
+
+
 def approve(actor: Actor, adjustment_id: UUID, *, reason: str = "") -> Adjustment:
     """Post what somebody else proposed. Who approves it again gets what was posted.
 
@@ -133,6 +164,8 @@ def approve(actor: Actor, adjustment_id: UUID, *, reason: str = "") -> Adjustmen
             raise ForbiddenError("Somebody else has to approve what you proposed.")
         _post(adjustment, user, reason)
         _record(actor, "adjustment.approve", adjustment, reason=reason)
+    if adjustment.invoice is not None:
+        try_to_tell_stripe(adjustment.invoice)
     return adjustment
 
 
@@ -183,6 +216,7 @@ def _propose(
     amount_nanos: int,
     reason: str,
     reference: str,
+    invoice: Invoice | None = None,
 ) -> Adjustment:
     user = _require_admin(actor)
     reason = _check_reason(reason)
@@ -197,6 +231,7 @@ def _propose(
         User.objects.select_for_update(no_key=True).get(pk=user.pk)
         if Adjustment.objects.filter(state=Adjustment.State.PENDING).count() >= PENDING_MAX:
             raise ConflictError(f"{PENDING_MAX} proposals wait for approval; decide some first.")
+        _require_no_other(invoice)
         adjustment = Adjustment.objects.create(
             kind=kind,
             source_id=source_id,
@@ -204,6 +239,7 @@ def _propose(
             amount_nanos=amount_nanos,
             reason=reason,
             reference=reference.strip(),
+            invoice=invoice,
             needs_two=_moved_alone_nanos(user) + amount_nanos > get_alone_nanos_max(),
             created_by=user,
         )
@@ -223,6 +259,8 @@ def _moved_alone_nanos(user: User) -> int:
 
 def _post(adjustment: Adjustment, user: User, reason: str) -> None:
     transfer_id = new_id()
+    if adjustment.invoice_id is not None:
+        note_write_off(adjustment.invoice_id, adjustment.amount_nanos)
     ledger.post_transfer(
         transfer_id=transfer_id,
         kind=Transfer.Kind(adjustment.kind),
@@ -248,13 +286,22 @@ def _end(adjustment: Adjustment, user: User, state: Adjustment.State, reason: st
 def _lock(adjustment_id: UUID) -> Adjustment:
     adjustment = (
         Adjustment.objects.select_for_update(of=("self",))
-        .select_related("source__holder", "target__holder")
+        .select_related("source__holder", "target__holder", "invoice")
         .filter(pk=adjustment_id)
         .first()
     )
     if adjustment is None:
         raise NotFoundError("No such adjustment.")
     return adjustment
+
+
+def _require_no_other(invoice: Invoice | None) -> None:
+    """One write-off of an invoice at a time; a unique index stands behind this."""
+    if invoice is None:
+        return
+    find_debt_nanos(Invoice.objects.select_for_update().get(pk=invoice.pk))
+    if Adjustment.objects.filter(invoice=invoice, state=Adjustment.State.PENDING).exists():
+        raise ConflictError(f"To write {invoice} off is proposed already.")
 
 
 def _require_pending(adjustment: Adjustment) -> None:

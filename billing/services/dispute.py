@@ -6,7 +6,9 @@ end is reached by every way.
 
 While a dispute is open the account is frozen and what is left of its wallet, up to the
 disputed amount, is held. Where the bank has the money, it came out of what is held, and the
-rest is our loss until we win.
+rest is our loss until we win. The tax in it is owed to nobody then, and comes out of the tax.
+
+A payment is of a top-up or of an invoice; of who pays later the wallet stands in as well.
 """
 
 from __future__ import annotations
@@ -14,18 +16,28 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from datetime import timedelta
+from uuid import UUID
 
 from django.db import transaction
-from django.db.models import F
+from django.db.models import F, Sum
 from django.db.models.functions import Now
 from django.utils import timezone
 
 from billing.errors import StripeUnavailableError
-from billing.models import Dispute, LedgerAccount, ReviewSignal, Topup, Transfer
+from billing.models import (
+    Dispute,
+    Invoice,
+    LedgerAccount,
+    ReviewSignal,
+    Topup,
+    TopupRefund,
+    Transfer,
+)
 from billing.selectors.fraud import list_related
 from billing.selectors.ledger import find_ledger_account
 from billing.services import ledger
 from billing.services.fraud import close_won_case, lift_freeze, raise_signal
+from billing.services.invoice import mirror_invoice
 from billing.services.stripe_client import get_stripe
 from billing.services.topup import CURRENCY, find_paid_topup
 from billing.stripe.client import Dispute as StripeDispute
@@ -57,21 +69,53 @@ class Effect:
     hold_nanos: int
     loss_nanos: int
     clearing_nanos: int
+    tax_nanos: int = 0
 
 
-def effect_of(taken_nanos: int, withdrawn_nanos: int) -> Effect:
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """What is disputed: the payment of a top-up or of an invoice; one of the two is there."""
+
+    account_id: UUID
+    topup: Topup | None
+    invoice: Invoice | None
+
+    @property
+    def is_booked(self) -> bool:
+        """Whether the ledger knows of it, and of its tax."""
+        if self.topup is not None:
+            return self.topup.state == Topup.State.CREDITED
+        return self.invoice is not None and self.invoice.booked_at is not None
+
+
+def effect_of(taken_nanos: int, withdrawn_nanos: int, tax_nanos: int = 0) -> Effect:
     """What it should show.
 
     Args:
         taken_nanos: What left the wallet for it.
         withdrawn_nanos: What the bank has.
+        tax_nanos: What of that was tax.
     """
+    net_nanos = withdrawn_nanos - tax_nanos
     return Effect(
         wallet_nanos=-taken_nanos,
-        hold_nanos=max(0, taken_nanos - withdrawn_nanos),
-        loss_nanos=-max(0, withdrawn_nanos - taken_nanos),
+        hold_nanos=max(0, taken_nanos - net_nanos),
+        loss_nanos=-max(0, net_nanos - taken_nanos),
         clearing_nanos=withdrawn_nanos,
+        tax_nanos=-tax_nanos,
     )
+
+
+def tax_of(withdrawn_cents: int, *, gross_cents: int, tax_cents: int) -> int:
+    """The tax in a part of a payment that a bank takes: in proportion, rounded up.
+
+    What refunds give back of a payment's tax is rounded down. So both together are exactly the
+    tax, once all of the payment is gone, whichever came first.
+    """
+    if gross_cents <= 0:
+        return 0
+    left_cents = max(0, gross_cents - withdrawn_cents)
+    return tax_cents - tax_cents * left_cents // gross_cents
 
 
 def settle_dispute(dispute_id: str) -> bool:
@@ -82,24 +126,23 @@ def settle_dispute(dispute_id: str) -> bool:
         StripeUnavailableError, StripeRefusedError: It cannot be asked now.
     """
     known = get_stripe().retrieve_dispute(dispute_id)
-    if known.payment_intent_id is None:
+    payment = _find_payment(known)
+    if payment is None:
         return False
-    topup = find_paid_topup(known.payment_intent_id)
-    if topup is None:
-        return False
-    if topup.state != Topup.State.CREDITED or known.currency != CURRENCY:
+    if not payment.is_booked or known.currency != CURRENCY:
         raise ConflictError(f"The payment of dispute {dispute_id} is not booked.")
+    of = {"topup": str(payment.topup.pk)} if payment.topup else {"invoice": str(payment.invoice)}
     raise_signal(
-        topup.account_id,
+        payment.account_id,
         ReviewSignal.Kind.DISPUTE,
         f"dispute:{dispute_id}",
-        {"reason": known.reason or "", "amount_cents": known.amount, "topup": str(topup.pk)},
+        {"reason": known.reason or "", "amount_cents": known.amount, **of},
         freezes=True,
-        holds=list_related(topup.account_id),
+        holds=list_related(payment.account_id),
     )
     with transaction.atomic():
-        Account.objects.select_for_update(no_key=True).get(pk=topup.account_id)
-        row = _lock_row(known, topup)
+        Account.objects.select_for_update(no_key=True).get(pk=payment.account_id)
+        row = _lock_row(known, payment)
         _book(row, known)
     if row.state == State.WON:
         lift_freeze(f"dispute:{dispute_id}")
@@ -138,12 +181,26 @@ def poll_disputes() -> int:
     return looked_at
 
 
-def _lock_row(known: StripeDispute, topup: Topup) -> Dispute:
+def _find_payment(known: StripeDispute) -> Payment | None:
+    """What is disputed, booked first if that was not done yet; None if it is none of ours."""
+    if known.payment_intent_id is None:
+        return None
+    topup = find_paid_topup(known.payment_intent_id)
+    if topup is not None:
+        return Payment(topup.account_id, topup, None)
+    invoice_id = get_stripe().find_invoice_of_payment(known.payment_intent_id)
+    invoice = mirror_invoice(invoice_id) if invoice_id else None
+    return Payment(invoice.account_id, None, invoice) if invoice else None
+
+
+def _lock_row(known: StripeDispute, payment: Payment) -> Dispute:
     Dispute.objects.get_or_create(
         dispute_id=known.id,
         defaults={
-            "account_id": topup.account_id,
-            "topup": topup,
+            "account_id": payment.account_id,
+            "topup": payment.topup,
+            "invoice": payment.invoice,
+            "payment_intent_id": known.payment_intent_id or "",
             "amount_cents": known.amount,
             "status": known.status,
             "reason": known.reason or "",
@@ -155,15 +212,18 @@ def _lock_row(known: StripeDispute, topup: Topup) -> Dispute:
 
 def _book(row: Dispute, known: StripeDispute) -> None:
     """Bring the ledger from what the row says is booked to what it should be."""
-    before = effect_of(row.taken_nanos, row.withdrawn_cents * NANOS_PER_CENT)
+    before = effect_of(
+        row.taken_nanos, row.withdrawn_cents * NANOS_PER_CENT, row.tax_cents * NANOS_PER_CENT
+    )
     state = _state_of(known)
-    withdrawn_nanos = known.withdrawn_cents * NANOS_PER_CENT
-    limit_nanos = _limit_nanos(state, row, withdrawn_nanos)
+    tax_cents = _tax_of_row(row, known.withdrawn_cents)
+    limit_nanos = _limit_cents(state, row, known.withdrawn_cents) * NANOS_PER_CENT
     taken_nanos = min(row.taken_nanos, limit_nanos)
     if state == State.OPEN or row.state != state:
         # Once more while it is open: what was reserved at first may be free now.
         taken_nanos += _find_free_nanos(row, limit_nanos - taken_nanos)
-    taken_nanos = _post(row, before, taken_nanos, withdrawn_nanos, state)
+    withdrawn = (known.withdrawn_cents * NANOS_PER_CENT, tax_cents * NANOS_PER_CENT)
+    taken_nanos = _post(row, before, taken_nanos, withdrawn, state)
     _book_fee(row, known.fee_cents)
     if row.state != state:
         audit.record(
@@ -175,6 +235,7 @@ def _book(row: Dispute, known: StripeDispute) -> None:
         )
     row.state, row.status = state, known.status
     row.taken_nanos, row.withdrawn_cents = taken_nanos, known.withdrawn_cents
+    row.tax_cents = tax_cents
     row.save()
 
 
@@ -184,14 +245,30 @@ def _state_of(known: StripeDispute) -> State:
     return State.LOST if known.status == "lost" else State.OPEN
 
 
-def _limit_nanos(state: State, row: Dispute, withdrawn_nanos: int) -> int:
-    """How much may be out of the wallet for it: all that is disputed, until it is decided."""
-    disputed_nanos = row.amount_cents * NANOS_PER_CENT
+def _limit_cents(state: State, row: Dispute, withdrawn_cents: int) -> int:
+    """How much may be out of the wallet for it: all that is disputed, until it is decided.
+
+    Without its tax, which was never in the wallet.
+    """
+    disputed_cents = row.amount_cents
     if state == State.WON:
         return 0
-    if state == State.LOST and withdrawn_nanos:
-        return min(disputed_nanos, withdrawn_nanos)
-    return disputed_nanos
+    if state == State.LOST and withdrawn_cents:
+        disputed_cents = min(disputed_cents, withdrawn_cents)
+    return disputed_cents - _tax_of_row(row, disputed_cents)
+
+
+def _tax_of_row(row: Dispute, withdrawn_cents: int) -> int:
+    """What of such a part of its payment was tax, and did not go back by a refund."""
+    if row.topup is None:
+        assert row.invoice is not None, "one of the two"
+        gross_cents, tax_cents = row.invoice.paid_cents, row.invoice.tax_cents
+        return tax_of(withdrawn_cents, gross_cents=gross_cents, tax_cents=tax_cents)
+    alive = row.topup.refunds.exclude(state=TopupRefund.State.FAILED)
+    returned_cents = alive.aggregate(cents=Sum("tax_cents"))["cents"] or 0
+    gross_cents, tax_cents = row.topup.gross_cents, row.topup.tax_cents
+    part_cents = tax_of(withdrawn_cents, gross_cents=gross_cents, tax_cents=tax_cents)
+    return min(part_cents, tax_cents - returned_cents)
 
 
 def _find_free_nanos(row: Dispute, wanted_nanos: int) -> int:
@@ -200,19 +277,20 @@ def _find_free_nanos(row: Dispute, wanted_nanos: int) -> int:
 
 
 def _post(
-    row: Dispute, before: Effect, taken_nanos: int, withdrawn_nanos: int, state: State
+    row: Dispute, before: Effect, taken_nanos: int, withdrawn: tuple[int, int], state: State
 ) -> int:
     """Post the difference; returns what is out of the wallet then.
 
-    A prediction that was quicker than we leaves less in the wallet: the next look takes it.
+    What the bank has, and what of it is tax, are fixed. A prediction that was quicker than we
+    leaves less in the wallet: the next look takes it.
     """
     try:
         with transaction.atomic():
-            _post_difference(row, before, effect_of(taken_nanos, withdrawn_nanos), state)
+            _post_difference(row, before, effect_of(taken_nanos, *withdrawn), state)
             return taken_nanos
     except InsufficientCreditError:
         taken_nanos = min(taken_nanos, row.taken_nanos)
-        _post_difference(row, before, effect_of(taken_nanos, withdrawn_nanos), state)
+        _post_difference(row, before, effect_of(taken_nanos, *withdrawn), state)
         return taken_nanos
 
 
@@ -225,6 +303,7 @@ def _post_difference(row: Dispute, before: Effect, after: Effect, state: State) 
             (Kind.DISPUTE_HOLD, row.account_id, "hold_nanos"),
             (Kind.DISPUTE_LOSS, None, "loss_nanos"),
             (Kind.STRIPE_CLEARING, None, "clearing_nanos"),
+            (Kind.TAX_PAYABLE, None, "tax_nanos"),
         )
     }
     amounts = {account_id: nanos for account_id, nanos in amounts.items() if nanos}

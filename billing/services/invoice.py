@@ -8,6 +8,7 @@ what was reported: anything else is set aside for a person, and books nothing.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from datetime import datetime, timedelta
 
 from django.conf import settings
@@ -44,9 +45,12 @@ ROUNDING_MICRO_PER_LINE = MICRO_PER_CENT
 # Less is not charged: Stripe carries it to the next invoice of the customer.
 CHARGE_CENTS_MIN = 50
 POLL_BATCH_SIZE = 50
+# How long a payment of an invoice that was given up is looked for; later ones Stripe tells of.
+GIVEN_UP_LOOKBACK = timedelta(days=365)
 # How far back the poll looks for invoices that no webhook told of: longer than a period.
 POLL_LOOKBACK = timedelta(days=40)
 SYSTEM_LABEL = "system:invoice"
+Kinds = Transfer.Kind
 
 _UNSETTLED = (MeterReport.State.NEW, MeterReport.State.SENT)
 
@@ -130,6 +134,9 @@ def poll_invoices() -> int:
     waiting = Invoice.objects.filter(
         state__in=[Invoice.State.DRAFT, Invoice.State.OPEN]
     ) | Invoice.objects.filter(state=Invoice.State.PAID, booked_at=None)
+    waiting |= Invoice.objects.filter(
+        state=Invoice.State.UNCOLLECTIBLE, created_at__gt=read_clock() - GIVEN_UP_LOOKBACK
+    )
     return found + look_after(
         waiting,
         lambda invoice: look_at_invoice(invoice.stripe_id),
@@ -265,7 +272,10 @@ def _find_fault(invoice: Invoice) -> str:
 
 
 def _book(invoice: Invoice) -> None:
-    """Post the payment of an invoice, once, if it agrees or a person let the difference be."""
+    """Post the payment of an invoice, once, if it agrees or a person let the difference be.
+
+    Of one that was written off nothing is owed any more: what comes in makes up for the loss.
+    """
     if invoice.check_state not in (Invoice.Check.AGREES, Invoice.Check.ACCEPTED):
         return
     billed_nanos = invoice.reported_micro * meter.NANOS_PER_MICRO
@@ -274,21 +284,26 @@ def _book(invoice: Invoice) -> None:
     is_rounded = invoice.check_state == Invoice.Check.AGREES
     rest_kind = kinds.ROUNDING if is_rounded else kinds.BAD_DEBT
     carried_nanos = (invoice.total_cents - invoice.paid_cents) * NANOS_PER_CENT
-    receivable_id = ledger.get_ledger_account_id(kinds.RECEIVABLE, holder_id=invoice.account_id)
-    amounts_nanos = {
-        ledger.get_ledger_account_id(kinds.STRIPE_CLEARING): -invoice.paid_cents * NANOS_PER_CENT,
-        # What Stripe carries to the next invoice is still owed.
-        receivable_id: billed_nanos - carried_nanos,
-        ledger.get_ledger_account_id(kinds.TAX_PAYABLE): invoice.tax_cents * NANOS_PER_CENT,
-        # What Stripe rounded, for us or against us; or what a person let be.
-        ledger.get_ledger_account_id(rest_kind): subtotal_nanos - billed_nanos,
-    }
+    debt_id = ledger.get_ledger_account_id(kinds.RECEIVABLE, holder_id=invoice.account_id)
+    if invoice.written_off_nanos:
+        debt_id = ledger.get_ledger_account_id(kinds.BAD_DEBT)
+    amounts_nanos = Counter(
+        {
+            ledger.get_ledger_account_id(kinds.STRIPE_CLEARING): -invoice.paid_cents
+            * NANOS_PER_CENT,
+            # What Stripe carries to the next invoice is still owed.
+            debt_id: billed_nanos - carried_nanos,
+            ledger.get_ledger_account_id(kinds.TAX_PAYABLE): invoice.tax_cents * NANOS_PER_CENT,
+        }
+    )
+    # What Stripe rounded, for us or against us; or what a person let be.
+    amounts_nanos[ledger.get_ledger_account_id(rest_kind)] += subtotal_nanos - billed_nanos
     moved = {pk: nanos for pk, nanos in amounts_nanos.items() if nanos}
     # An invoice for nothing moves nothing.
     if moved:
         ledger.post_transfer(
             transfer_id=new_id(),
-            kind=Transfer.Kind.INVOICE_PAID,
+            kind=Kinds.RECOVERY if invoice.written_off_nanos else Kinds.INVOICE_PAID,
             idempotency_key=f"invoice:{invoice.stripe_id}",
             amounts_nanos=moved,
             reference=str(invoice.pk),

@@ -28,6 +28,7 @@ from django.db.models.functions import Now
 
 from billing.errors import StripeRefusedError, StripeUnavailableError
 from billing.models import (
+    Invoice,
     LedgerAccount,
     MeteredTransfer,
     MeterReport,
@@ -142,6 +143,9 @@ def find_miscounted() -> list[str]:
 def return_credit(account_id: UUID) -> int:
     """Move carried credit from the receivable to the wallet; returns how many nanos went.
 
+    Who left an invoice unpaid that was written off never paid for it: there it makes up for a
+    part of that instead.
+
     No more than the receivable holds above zero: what is owed otherwise is set off first. The
     report that takes it off the credit names the transfer, so that it goes once. The caller is in
     a transaction.
@@ -156,12 +160,15 @@ def return_credit(account_id: UUID) -> int:
     if last is None or nanos <= 0:
         return 0
     transfer_id, now = new_id(), read_clock()
-    wallet_id = ledger.get_ledger_account_id(LedgerAccount.Kind.WALLET, holder_id=account_id)
+    target_id = ledger.get_ledger_account_id(LedgerAccount.Kind.WALLET, holder_id=account_id)
+    unpaid = Invoice.objects.filter(account_id=account_id, written_off_nanos__gt=0, booked_at=None)
+    if unpaid.exists():
+        target_id = ledger.get_ledger_account_id(LedgerAccount.Kind.BAD_DEBT)
     ledger.post_transfer(
         transfer_id=transfer_id,
         kind=Transfer.Kind.ADJUSTMENT,
         idempotency_key=f"postpaid-returned:{account_id}:{last.number + 1}",
-        amounts_nanos={receivable_id: -nanos, wallet_id: nanos},
+        amounts_nanos={receivable_id: -nanos, target_id: nanos},
         reference=last.identifier,
     )
     returned = Unreported(transfer_id, account_id, now, 0, 0, returned_nanos=nanos)

@@ -69,6 +69,7 @@ SEARCH_FROM = timedelta(hours=21)
 ADVANCE_BATCH_SIZE = 200
 # Stripe's word for a balance that does not suffice.
 BALANCE_INSUFFICIENT = "balance_insufficient"
+RESTORED_LABEL = "system:reconcile"
 WAITS_FOR_BALANCE = "The platform's balance at Stripe does not suffice yet; nothing is lost."
 # Any numbers that nothing else in this database locks.
 _RUN_LOCK = 0x7061_7964_6179
@@ -162,12 +163,18 @@ def _create_item(run: PayoutRun, payable: LedgerAccount, connect: ConnectAccount
         amount_cents=compute_amount_cents(payable.posted_nanos),
         destination=connect.connect_account_id,
     )
-    in_flight_id = ledger.get_ledger_account_id(Kind.PAYOUT_IN_FLIGHT, holder_id=connect.creator_id)
+    _post_begin(item)
+
+
+def _post_begin(item: PayoutItem) -> None:
+    holder_id = item.creator_id
+    payable_id = ledger.get_ledger_account_id(Kind.CREATOR_PAYABLE, holder_id=holder_id)
+    in_flight_id = ledger.get_ledger_account_id(Kind.PAYOUT_IN_FLIGHT, holder_id=holder_id)
     ledger.post_transfer(
         transfer_id=new_id(),
         kind=Transfer.Kind.PAYOUT,
         idempotency_key=f"payout:{item.pk}",
-        amounts_nanos={payable.pk: -item.amount_nanos, in_flight_id: item.amount_nanos},
+        amounts_nanos={payable_id: -item.amount_nanos, in_flight_id: item.amount_nanos},
         reference=str(item.pk),
     )
 
@@ -383,6 +390,49 @@ def _locked(row_id: UUID) -> Iterator[bool]:
         if is_ours:
             with connection.cursor() as cursor:
                 cursor.execute("SELECT pg_advisory_unlock(%s, %s)", [_ITEM_LOCK_SPACE, key])
+
+
+def restore_item(found: ConnectTransfer) -> PayoutItem | None:
+    """Write a payout again that our database has lost; what was taken back of it, too.
+
+    It leaves the payable now, which may go below zero by it: what was earned meanwhile, and
+    was not released yet, makes up for it before anything is paid again.
+
+    Returns:
+        The row; None if it did not go to the creator that it names, or its account is unknown.
+    """
+    item_id = UUID(found.metadata["payout"])
+    connect = ConnectAccount.objects.filter(connect_account_id=found.destination or "").first()
+    if connect is None or str(connect.creator_id) != found.metadata.get("creator", ""):
+        return None
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_RUN_LOCK])
+        item = PayoutItem.objects.filter(pk=item_id).first()
+        if item is None:
+            item = PayoutItem.objects.create(
+                pk=item_id,
+                run=PayoutRun.objects.create(),
+                creator_id=connect.creator_id,
+                amount_cents=found.amount,
+                destination=connect.connect_account_id or "",
+                state=State.PAID,
+                connect_transfer_id=found.id,
+                attempt=1,
+                finished_at=timezone.now(),
+            )
+            _post_begin(item)
+            clearing_id = ledger.get_ledger_account_id(Kind.STRIPE_CLEARING)
+            _move_in_flight(item, Transfer.Kind.PAYOUT_SENT, "sent", clearing_id, found.id)
+            audit.record(
+                RESTORED_LABEL,
+                "payout.restore",
+                item,
+                account_id=item.creator_id,
+                payload={"stripe_id": found.id, "amount_cents": item.amount_cents},
+            )
+    settle_transfer(found.id)
+    return item
 
 
 # --- Taking back ------------------------------------------------------------------

@@ -8,6 +8,7 @@ in `settle_refund`, which asks Stripe for the present state and believes nothing
 from __future__ import annotations
 
 import logging
+from bisect import bisect_left
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 from uuid import UUID
 
 from django.db import transaction
+from django.db.models import Sum
 from django.utils import timezone
 
 from billing.errors import (
@@ -25,7 +27,11 @@ from billing.errors import (
     StripeUnavailableError,
 )
 from billing.models import LedgerAccount, StripeCall, Topup, TopupRefund, Transfer
-from billing.selectors.refund import find_bought_nanos, list_refundable_topups
+from billing.selectors.refund import (
+    annotate_returned,
+    find_bought_nanos,
+    list_refundable_topups,
+)
 from billing.services import ledger
 from billing.services.poll import look_after
 from billing.services.stripe_call import call_stripe, note_found
@@ -49,6 +55,9 @@ logger = logging.getLogger(__name__)
 REQUESTS_PER_DAY_MAX = 10
 POLL_AGE_MIN = timedelta(minutes=1)
 POLL_BATCH_SIZE = 50
+# What of a refund is credit, said at Stripe for the day on which our database forgets it.
+NET_KEY = "net_cents"
+RESTORED_LABEL = "system:reconcile"
 FAILED_STATES = frozenset({"failed", "canceled"})
 State = TopupRefund.State
 Kind = LedgerAccount.Kind
@@ -225,6 +234,53 @@ def settle_stripe_refund(stripe_refund_id: str) -> bool:
     return True
 
 
+def restore_refund(known: Refund) -> TopupRefund | None:
+    """Write a refund again that our database has lost, and book it as far as Stripe has it.
+
+    Its credit leaves the wallet now: what Stripe paid back cannot be spent here as well.
+
+    Returns:
+        The row; None if its payment is not one that is credited here, or its amount is none
+        that this payment can have given back.
+
+    Raises:
+        InsufficientCreditError: The wallet has spent it meanwhile; nothing was written.
+    """
+    refund_id = UUID(known.metadata["refund_id"])
+    topup = Topup.objects.filter(
+        payment_intent_id=known.payment_intent_id, state=Topup.State.CREDITED
+    ).first()
+    if topup is None:
+        return None
+    with transaction.atomic():
+        Account.objects.select_for_update(no_key=True).get(pk=topup.account_id)
+        row = TopupRefund.objects.filter(pk=refund_id).first()
+        if row is None:
+            part = _find_part(topup, known)
+            if part is None:
+                return None
+            row = TopupRefund.objects.create(
+                pk=refund_id,
+                account_id=topup.account_id,
+                topup=topup,
+                request_key=f"restored:{refund_id}",
+                net_cents=part.net_cents,
+                tax_cents=part.tax_cents,
+                stripe_refund_id=known.id,
+                requested_by=RESTORED_LABEL,
+                reason="Written again from what Stripe has.",
+            )
+            _post_begin(row)
+            audit.record(
+                RESTORED_LABEL,
+                "refund.restore",
+                row,
+                account_id=row.account_id,
+                payload={"stripe_id": known.id, "gross_cents": row.gross_cents},
+            )
+    return settle_refund(row.pk)
+
+
 def poll_refunds() -> int:
     """Send what was not answered, and settle what no webhook told of; returns how many."""
     waiting = TopupRefund.objects.filter(
@@ -307,10 +363,35 @@ def _plan(account: Account, rests_cents: dict[UUID, int], amount_cents: int | No
 
 
 def _tax_of(topup: Any, net_cents: int) -> int:
-    """The tax on this much more of a payment; over all its refunds exactly what was paid."""
-    before = topup.tax_cents * topup.returned_cents // topup.amount_cents
+    """The tax on this much more of a payment; over all its refunds exactly what was paid.
+
+    Less what really went back of it: one that failed in between may have rounded a cent.
+    """
     after = topup.tax_cents * (topup.returned_cents + net_cents) // topup.amount_cents
-    return int(after - before)
+    return max(0, int(after - topup.returned_tax_cents))
+
+
+def _find_part(topup: Topup, known: Refund) -> Part | None:
+    """Credit and tax of a refund that is known by its sum alone; None if it can be none."""
+    alive = topup.refunds.exclude(state=State.FAILED).aggregate(
+        net=Sum("net_cents"), tax=Sum("tax_cents")
+    )
+    net_rest = topup.amount_cents - (alive["net"] or 0)
+    tax_rest = topup.tax_cents - (alive["tax"] or 0)
+    named = known.metadata.get(NET_KEY, "")
+    if named.isdecimal():
+        net_cents = int(named)
+    else:
+        # Refunds of earlier do not say it: their tax was what this credit came to.
+        (one,) = annotate_returned(Topup.objects.filter(pk=topup.pk))
+        net_cents = bisect_left(
+            range(known.amount + 1), known.amount, key=lambda net: net + _tax_of(one, net)
+        )
+        if net_cents + _tax_of(one, net_cents) != known.amount:
+            return None
+    tax_cents = known.amount - net_cents
+    is_possible = 0 < net_cents <= net_rest and 0 <= tax_cents <= tax_rest
+    return Part(topup, net_cents, tax_cents) if is_possible else None
 
 
 def _book(part: Part, request_key: str, label: str, reason: str) -> TopupRefund:
@@ -324,11 +405,15 @@ def _book(part: Part, request_key: str, label: str, reason: str) -> TopupRefund:
         reason=reason,
     )
     try:
-        _post(row, Transfer.Kind.REFUND, f"refund:{row.pk}", Kind.REFUND_IN_FLIGHT, is_back=False)
+        _post_begin(row)
     except InsufficientCreditError:
         # A prediction was quicker than this request.
         raise NothingToRefundError("The credit was spent or reserved meanwhile.") from None
     return row
+
+
+def _post_begin(row: TopupRefund) -> None:
+    _post(row, Transfer.Kind.REFUND, f"refund:{row.pk}", Kind.REFUND_IN_FLIGHT, is_back=False)
 
 
 def _book_sent(row: TopupRefund) -> None:
@@ -413,7 +498,7 @@ def _create(row: TopupRefund) -> Refund:
         lambda: get_stripe().create_refund(
             payment_intent_id=payment_intent_id,
             amount_cents=row.gross_cents,
-            metadata={"refund_id": str(row.pk)},
+            metadata={"refund_id": str(row.pk), NET_KEY: str(row.net_cents)},
             idempotency_key=key,
         ),
     )

@@ -6,10 +6,10 @@ CREATE OR REPLACE FUNCTION billing_adjustment_guard() RETURNS trigger LANGUAGE p
 BEGIN
     IF TG_OP = 'DELETE' OR OLD.state <> 'pending' OR
         (NEW.id, NEW.kind, NEW.source_id, NEW.target_id, NEW.amount_nanos, NEW.reason,
-            NEW.reference, NEW.needs_two, NEW.created_by_id, NEW.created_at)
+            NEW.reference, NEW.invoice_id, NEW.needs_two, NEW.created_by_id, NEW.created_at)
         IS DISTINCT FROM
         (OLD.id, OLD.kind, OLD.source_id, OLD.target_id, OLD.amount_nanos, OLD.reason,
-            OLD.reference, OLD.needs_two, OLD.created_by_id, OLD.created_at)
+            OLD.reference, OLD.invoice_id, OLD.needs_two, OLD.created_by_id, OLD.created_at)
     THEN
         RAISE EXCEPTION 'an adjustment is decided once and says the same for ever'
             USING ERRCODE = 'SR423';

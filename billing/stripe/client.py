@@ -31,6 +31,7 @@ from billing.stripe.disputes import Dispute, DisputeCalls, FraudWarning
 from billing.stripe.events import StripeEvent, verify_webhook
 from billing.stripe.invoices import CreditNote, Invoice, InvoiceCalls, InvoiceLine
 from billing.stripe.metering import Meter, MeteredPrice, MeterHour, MeteringCalls
+from billing.stripe.patience import PatientClient
 from billing.stripe.payments import Card, Charge, PaymentCalls, PaymentIntent, Refund
 from billing.stripe.subscriptions import Subscription, SubscriptionCalls
 
@@ -87,7 +88,8 @@ def make_client(
 
     Args:
         config: Keys and, for a stand-in, its address.
-        http_client: Instead of requests with a timeout; tests look at the traffic with it.
+        http_client: Instead of requests with a timeout and patience; tests look at the traffic
+            with it.
     """
     addresses: Any = {}  # The SDK does not export the type.
     if config.api_base:
@@ -98,7 +100,7 @@ def make_client(
         stripe_version=API_VERSION,
         base_addresses=addresses,
         max_network_retries=RETRIES_MAX,
-        http_client=http_client or stripe.RequestsClient(timeout=TIMEOUT_S),
+        http_client=http_client or PatientClient(timeout=TIMEOUT_S),
     )
 
 

@@ -108,6 +108,18 @@ class InvoiceCalls(Calls):
             )
             return _invoice(invoice)
 
+    def mark_invoice_uncollectible(self, invoice_id: str, *, idempotency_key: str) -> Invoice:
+        """Say that nobody is expected to pay an open invoice any more; it can still be paid.
+
+        Raises:
+            StripeRefusedError: It is not open: it was paid, perhaps, or is marked already.
+        """
+        with our_errors():
+            invoice = self._v1.invoices.mark_uncollectible(
+                invoice_id, {}, {"idempotency_key": idempotency_key}
+            )
+            return _invoice(invoice)
+
     def find_invoice_of_payment(self, payment_intent_id: str) -> str | None:
         """The invoice that a payment paid, if it paid one."""
         with our_errors():

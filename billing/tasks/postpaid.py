@@ -9,8 +9,10 @@ from celery import shared_task
 def advance_postpaid() -> None:
     from billing.services.postpaid import advance_postpaid as service
     from billing.services.tax_details import send_all_tax_details
+    from billing.services.write_off import send_write_offs
 
     service()
+    send_write_offs()
     send_all_tax_details()
 
 

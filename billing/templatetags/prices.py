@@ -5,6 +5,7 @@ from __future__ import annotations
 from django import template
 
 from billing.models import Price
+from billing.selectors.price import KindFloor
 from marketplace.core.money import format_nanos
 from strongroom.rating import BPS, MILLION
 
@@ -51,6 +52,12 @@ def tell_rate(kind: str, nanos_per_million: int) -> str:
     if rest:
         return f"{format_nanos(nanos_per_million)} per million {_UNITS[kind]}"
     return f"{format_nanos(whole)} per {name}"
+
+
+@register.filter
+def rate_of(floor: KindFloor, which: str) -> str:
+    """A metered kind in words: what it has to cost (`floor`), or costs (`rate`)."""
+    return tell_rate(floor.kind, floor.floor_nanos if which == "floor" else floor.rate_nanos)
 
 
 @register.filter("percent")

@@ -15,6 +15,7 @@ from billing.forms.postpaid import ApplyForm, TaxDetailsForm
 from billing.models import PostpaidTerms
 from billing.selectors.invoice import (
     access_invoice,
+    find_write_off,
     list_invoice_lines,
     list_invoice_reports,
     list_invoice_usage,
@@ -110,6 +111,7 @@ def invoice(request: HttpRequest, invoice_id: UUID) -> HttpResponse:
         "invoice": found,
         "lines": list_invoice_lines(found),
         "reports": list_invoice_reports(found),
+        "write_off": find_write_off(found),
     }
     return render(request, "billing/invoice.html", context)
 

@@ -15,7 +15,7 @@ from django.views.decorators.http import require_http_methods, require_POST
 from billing.forms.price_page import CouponForm, OfferForm, PriceForm, RedeemForm, list_initial
 from billing.models import Price
 from billing.selectors.coupon import list_coupons, list_redemptions
-from billing.selectors.price import find_floor_nanos, find_next_price, find_price, list_prices
+from billing.selectors.price import find_next_price, find_price, list_prices, weigh_price
 from billing.services.coupon import end_coupon, make_price_coupon, redeem_coupon
 from billing.services.offer import end_offer, list_offers, make_offer
 from billing.services.price import (
@@ -29,7 +29,6 @@ from billing.services.price import (
 )
 from marketplace.context import actor_of, requested_account
 from marketplace.core.errors import MarketplaceError, NotFoundError
-from marketplace.core.money import split_share
 from marketplace.forms.problem import add_problem
 from marketplace.models import Account, AIModel
 from marketplace.selectors.access import access_model
@@ -163,15 +162,15 @@ def _preview(model: AIModel, wanted: PriceTerms) -> dict[str, Any]:
 def _weigh(model: AIModel, wanted: PriceTerms) -> dict[str, Any]:
     """What the creator gets of a row, beside what a row costs to compute."""
     share_bps = find_share_bps(model)
-    own_nanos, _ = split_share(wanted.nanos_per_prediction, share_bps)
-    floor_nanos = find_floor_nanos(model)
-    margin_nanos = None if floor_nanos is None else own_nanos - floor_nanos
+    weight = weigh_price(model, wanted.terms, share_bps)
+    margin_nanos = weight.margin_nanos
     return {
-        "own_nanos": own_nanos,
+        "own_nanos": weight.own_nanos,
         "share_percent": share_bps / _PERCENT,
-        "floor_nanos": floor_nanos,
+        "floor_nanos": weight.floor_nanos,
         "margin_nanos": margin_nanos,
-        "is_below": margin_nanos is not None and margin_nanos < 0 and not wanted.rates,
+        "weight": weight,
+        "is_below": margin_nanos is not None and margin_nanos < 0,
     }
 
 

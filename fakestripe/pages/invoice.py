@@ -50,7 +50,7 @@ def _show(server: Server, invoice_id: str, *, refusal: str = "") -> Response:
     pairs.append(("Status", invoice["status"]))
     error = f'<p class="error" role="alert">{escape(refusal)}</p>' if refusal else ""
     form = ""
-    if invoice["status"] == "open":
+    if invoice["status"] in invoices.PAYABLE:
         form = f"""<form method="post" action="/invoice/{escape(invoice_id)}">
 <label for="card_number">Card number</label>
 <input id="card_number" name="card_number" value="{cards.SUCCESS}" inputmode="numeric"
@@ -74,7 +74,7 @@ async def _pay(server: Server, request: Request) -> Response:
             invoice = invoices.pay_on_page(context, invoice_id, card)
     except errors.ApiError:
         return _missing()
-    if invoice["status"] == "open":
+    if invoice["status"] in invoices.PAYABLE:
         return _show(server, invoice_id, refusal=card.message)
     return RedirectResponse(f"/invoice/{invoice_id}", 303)
 

@@ -25,6 +25,7 @@ FINALIZE_TASK = "invoice.finalize"
 COLLECT_TASK = "invoice.collect"
 
 GRACE_S = 3_600
+PAYABLE = ("open", "uncollectible")
 RETRY_AFTER_S = (3 * 86_400, 5 * 86_400, 7 * 86_400)
 
 _SUBSCRIPTION_OF = "json_extract(body, '$.parent.subscription_details.subscription') = ?"
@@ -190,7 +191,7 @@ def pay(context: Context, params: Json, invoice_id: str) -> Json:
         raise errors.invalid_request("Invoice is already paid", code="invoice_already_paid")
     if invoice["status"] == "draft":
         invoice = _finalize(context, invoice, collects=False)
-    if invoice["status"] != "open":
+    if invoice["status"] not in PAYABLE:
         raise errors.invalid_request(f"Invoice is {invoice['status']} and can not be paid.")
     method_id = params.get("payment_method") or _default_method(context, invoice)
     if method_id is None:
@@ -205,12 +206,28 @@ def pay(context: Context, params: Json, invoice_id: str) -> Json:
 
 
 def pay_on_page(context: Context, invoice_id: str, card: Card) -> Json:
-    """A person pays an open invoice by a card that is not kept."""
+    """A person pays an open invoice, or one given up, by a card that is not kept."""
     invoice = context.get("invoice", invoice_id)
-    if invoice["status"] != "open":
+    if invoice["status"] not in PAYABLE:
         return invoice
     intent = _intent(context, invoice)
     _after_attempt(context, invoice, intents.pay_on_page(context, intent, card, None))
+    return invoice
+
+
+def mark_uncollectible(context: Context, params: Json, invoice_id: str) -> Json:
+    """Give an open invoice up: no card is asked any more, and who owes it can still pay it."""
+    checks.only(params, frozenset())
+    invoice = context.get("invoice", invoice_id)
+    if invoice["status"] != "open":
+        raise errors.invalid_request(
+            f"You can't mark an invoice as uncollectible that is {invoice['status']}."
+        )
+    invoice["status_transitions"]["marked_uncollectible_at"] = context.now
+    invoice |= {"status": "uncollectible", "next_payment_attempt": None}
+    context.store.save(invoice)
+    context.emit("invoice.updated", invoice, {"status": "open"})
+    context.emit("invoice.marked_uncollectible", invoice)
     return invoice
 
 
@@ -459,7 +476,8 @@ def _settle(context: Context, invoice: Json, *, paid: int) -> None:
 
 def _fail(context: Context, invoice: Json) -> None:
     attempt = invoice["attempt_count"]
-    wait_s = RETRY_AFTER_S[attempt] if attempt < len(RETRY_AFTER_S) else None
+    is_asked_again = invoice["status"] == "open" and attempt < len(RETRY_AFTER_S)
+    wait_s = RETRY_AFTER_S[attempt] if is_asked_again else None
     invoice |= {
         "attempted": True,
         "attempt_count": attempt + 1,

@@ -149,6 +149,15 @@ class MeteredStripe:
         found = [one for one in self.invoices.values() if one.customer == customer_id]
         return found[::-1]
 
+    def mark_invoice_uncollectible(self, invoice_id: str, *, idempotency_key: str) -> Invoice:
+        self._enter("mark_invoice_uncollectible")
+        found = self.invoices[invoice_id]
+        if found.status != "open":
+            raise StripeRefusedError(f"It is {found.status}.")
+        self.invoices[invoice_id] = replace(found, status="uncollectible")
+        self._leave("mark_invoice_uncollectible")
+        return self.invoices[invoice_id]
+
     # --- What Stripe does by itself
 
     def count(self, customer_id: str, start: datetime, end: datetime) -> int:

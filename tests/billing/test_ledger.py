@@ -461,10 +461,16 @@ HARMS = {
     "invoices-are-booked": "INSERT INTO billing_invoice (id, account_id, stripe_id,"
     " subscription_id, number, state, currency, lines, subtotal_cents, tax_cents, total_cents,"
     " due_cents, paid_cents, period_start, period_end, created_at, hosted_url, pdf_url,"
-    " reported_micro,"
+    " reported_micro, written_off_nanos,"
     " check_state, note, booked_at) SELECT uuidv7(), account_id, 'in_1', 'sub_1', '', 'paid',"
-    " 'usd', '[]', 1, 0, 1, 1, 1, now(), now(), now(), '', '', 10000, 'agrees', '', now()"
+    " 'usd', '[]', 1, 0, 1, 1, 1, now(), now(), now(), '', '', 10000, 0, 'agrees', '', now()"
     " FROM billing_topup",
+    "write-offs-match-invoices": "INSERT INTO billing_invoice (id, account_id, stripe_id,"
+    " subscription_id, number, state, currency, lines, subtotal_cents, tax_cents, total_cents,"
+    " due_cents, paid_cents, period_start, period_end, created_at, hosted_url, pdf_url,"
+    " reported_micro, written_off_nanos, check_state, note) SELECT uuidv7(), account_id, 'in_1',"
+    " 'sub_1', '', 'uncollectible', 'usd', '[]', 1, 0, 1, 1, 0, now(), now(), now(), '', '',"
+    " 10000, 1, 'agrees', '' FROM billing_topup",
     "topups-are-booked (tax)": "UPDATE billing_topup SET tax_cents = tax_cents + 1",
     # A refund that took another amount, that is nowhere, twice out of a payment, or undone
     # without its transfer.

@@ -141,6 +141,8 @@ class Quarrel:
     state: str = ""
     taken_nanos: int = 0
     withdrawn_nanos: int = 0
+    # What of it was given credit, and is given again if it comes back.
+    given_nanos: int = 0
 
 
 @dataclass
@@ -151,6 +153,7 @@ class Sale:
     payer: tuple[str, UUID]
     gross_nanos: int
     parts_nanos: dict[UUID, int]
+    given_nanos: int = 0
     is_reversed: bool = False
 
 
@@ -254,9 +257,11 @@ class Money(RuleBasedStateMachine):
         assert sum(amounts.values()) == 0
         self.sheet.update(amounts)
 
-    def spend(self, nanos: int) -> None:
-        """Credit that nobody paid for goes first."""
-        self.given_nanos = max(0, self.given_nanos - nanos)
+    def spend(self, nanos: int) -> int:
+        """Credit that nobody paid for goes first; how much of it went."""
+        gone_nanos = min(self.given_nanos, nanos)
+        self.given_nanos -= gone_nanos
+        return gone_nanos
 
     def bought_cents(self) -> int:
         return max(0, self.sheet[self.wallet] - self.given_nanos) // CENT
@@ -389,9 +394,8 @@ class Money(RuleBasedStateMachine):
             {payer: -gross_nanos, ("platform_revenue", None): gross_nanos - creator_nanos}
             | {("creator_reserve", creator): nanos for creator, nanos in parts.items()}
         )
-        if payer == self.wallet:
-            self.spend(gross_nanos)
-        self.sales.append(Sale(prediction_id, payer, gross_nanos, dict(parts)))
+        given_nanos = self.spend(gross_nanos) if payer == self.wallet else 0
+        self.sales.append(Sale(prediction_id, payer, gross_nanos, dict(parts), given_nanos))
 
     @precondition(lambda self: self.royalty is None)
     @rule(bps=st.integers(1, 10_000))
@@ -424,6 +428,7 @@ class Money(RuleBasedStateMachine):
             amounts["creator_reserve", creator] -= reserved
             amounts["creator_payable", creator] -= nanos - reserved
         self.move(dict(amounts))
+        self.given_nanos += min(sale.given_nanos, gross_nanos)
 
     # --- Credit that nobody paid for, and what admins move
 
@@ -637,7 +642,10 @@ class Money(RuleBasedStateMachine):
                 ("stripe_clearing", None): clearing,
             }
         )
-        self.spend(max(0, -wallet))
+        one.given_nanos += self.spend(max(0, -wallet))
+        back_nanos = min(one.given_nanos, max(0, wallet))
+        one.given_nanos -= back_nanos
+        self.given_nanos += back_nanos
         if not one.is_inquiry and not one.state:
             fee_nanos = 1_500 * CENT
             self.move({("stripe_fee", None): -fee_nanos, ("stripe_clearing", None): fee_nanos})
@@ -1076,7 +1084,7 @@ def replace_function(name: str, old: str, new: str) -> None:
         cursor.execute(source.replace(old, new))
 
 
-def forget_losses(taken_nanos: int, withdrawn_nanos: int) -> disputes.Effect:
+def forget_losses(taken_nanos: int, withdrawn_nanos: int, tax_nanos: int = 0) -> disputes.Effect:
     """What the wallet does not pay is written off nowhere."""
     return disputes.Effect(-taken_nanos, taken_nanos - withdrawn_nanos, 0, withdrawn_nanos)
 

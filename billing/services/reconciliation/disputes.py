@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from billing.models import Dispute, Topup
+from billing.models import Dispute, Invoice, Topup
 from billing.services.reconciliation.finding import (
     Comparison,
     Explanation,
@@ -49,7 +49,7 @@ def _our_fact(row: Dispute) -> Fact:
         id=str(row.pk),
         amount_nanos=-(row.withdrawn_cents + row.fee_cents) * NANOS_PER_CENT,
         happened_at=row.created_at,
-        owner=row.topup.payment_intent_id or "",
+        owner=(row.topup.payment_intent_id if row.topup else row.payment_intent_id) or "",
         state=row.state,
     )
 
@@ -74,10 +74,7 @@ def _state_of(dispute: StripeDispute) -> str:
 def _explain(finding: Finding, period: Period, stripe: StripeSide) -> Finding:
     """What Stripe says last is what counts: one that is open here may be decided there."""
     dispute = stripe.find_dispute(finding.key)
-    is_ours = (
-        dispute is not None
-        and Topup.objects.filter(payment_intent_id=dispute.payment_intent_id or "").exists()
-    )
+    is_ours = dispute is not None and _is_of_ours(dispute.payment_intent_id or "", stripe)
     row = Dispute.objects.filter(dispute_id=finding.key).first()
     is_open = row is None or row.state == Dispute.State.OPEN
     if not is_ours or not is_open or finding.fault in (Fault.DUPLICATE, Fault.OWNER):
@@ -91,3 +88,11 @@ def _explain(finding: Finding, period: Period, stripe: StripeSide) -> Finding:
     return finding.explained(
         Explanation.NOT_YET_APPLIED, "Stripe says more of it than we have booked."
     )
+
+
+def _is_of_ours(payment_intent_id: str, stripe: StripeSide) -> bool:
+    """Whether a payment bought credit, or paid an invoice, of an account of ours."""
+    if Topup.objects.filter(payment_intent_id=payment_intent_id).exists():
+        return True
+    invoice_id = stripe.find_invoice_of_payment(payment_intent_id) if payment_intent_id else None
+    return Invoice.objects.filter(stripe_id=invoice_id or "").exists()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from billing.models import Invoice, StripeCustomer, Transfer
+from billing.models import Adjustment, Invoice, StripeCustomer, Transfer
 from billing.services.invoice import MICRO_PER_CENT, ROUNDING_MICRO_PER_LINE
 from billing.services.meter import NANOS_PER_MICRO
 from billing.services.reconciliation.finding import (
@@ -20,7 +20,7 @@ from billing.stripe.invoices import Invoice as StripeInvoice
 from marketplace.core.money import NANOS_PER_CENT
 
 State = Invoice.State
-_OPEN = (State.DRAFT, State.OPEN)
+_OPEN = (State.DRAFT, State.OPEN, State.UNCOLLECTIBLE)
 
 
 def compare_invoices(period: Period, stripe: StripeSide) -> Comparison:
@@ -41,6 +41,9 @@ def compare_invoices(period: Period, stripe: StripeSide) -> Comparison:
     compared.findings = [_explain(one, period, known) for one in compared.findings]
     compared.findings += [
         finding for row in ours if (finding := _check_reports(row)) and row.created_at in period
+    ]
+    compared.findings += [
+        finding for one in theirs if (finding := _check_write_off(one, known.get(one.id)))
     ]
     return compared
 
@@ -84,6 +87,36 @@ def _explain(finding: Finding, period: Period, known: dict[str, Invoice]) -> Fin
     return finding.explained(
         Explanation.IN_FLIGHT if young else Explanation.NOT_YET_APPLIED,
         "It was not looked at since it changed.",
+    )
+
+
+def _check_write_off(one: StripeInvoice, row: Invoice | None) -> Finding | None:
+    """What is given up here while Stripe goes on asking, or there while it is owed here."""
+    if row is None or row.state != one.status:
+        return None  # The comparison of states has said so.
+    is_untold = row.written_off_nanos > 0 and one.status == State.OPEN
+    if not is_untold and (row.written_off_nanos or one.status != State.UNCOLLECTIBLE):
+        return None
+    finding = Finding(
+        Kind.INVOICE,
+        Fault.STATE,
+        row.stripe_id,
+        row.created_at,
+        our_id=f"write-off of {row.pk}",
+        stripe_id=row.stripe_id,
+        our_nanos=row.written_off_nanos,
+        stripe_nanos=one.amount_remaining * NANOS_PER_CENT,
+    )
+    if is_untold:
+        return finding.explained(
+            Explanation.NOT_YET_APPLIED, "It is written off here, and Stripe was not told yet."
+        )
+    if row.write_offs.filter(state=Adjustment.State.PENDING).exists():
+        return finding.explained(
+            Explanation.IN_FLIGHT, "To write it off is proposed, and not approved yet."
+        )
+    return finding.explained(
+        Explanation.NONE, "Stripe has given it up; it is owed here until it is written off."
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 from billing.models import PayoutItem, PayoutReversal
 from billing.services.reconciliation.finding import (
     Comparison,
@@ -57,7 +59,7 @@ def compare_reversals(period: Period, stripe: StripeSide) -> Comparison:
     )
     by_id = {found.id: found for found in theirs}
     compared.findings = [
-        _explain_reversal(finding, period, by_id.get(finding.stripe_id))
+        _explain_reversal(finding, period, by_id.get(finding.stripe_id), stripe)
         for finding in compared.findings
     ]
     return compared
@@ -93,7 +95,7 @@ def _explain(finding: Finding, period: Period, stripe: StripeSide) -> Finding:
     if item_id is None:
         return finding.explained(Explanation.NONE, "It names no payout of ours.")
     item = PayoutItem.objects.filter(pk=item_id).first()
-    if item is None and not has_heard_of(item_id, f"payout:{item_id}"):
+    if item is None and not _is_known(item_id):
         return finding.explained(
             Explanation.RESTORED_DATABASE, f"Nothing here has ever heard of payout {item_id}."
         )
@@ -104,6 +106,13 @@ def _explain(finding: Finding, period: Period, stripe: StripeSide) -> Finding:
         Explanation.IN_FLIGHT if young else Explanation.NOT_YET_APPLIED,
         f"It is payout {item_id}; its answer was lost.",
     )
+
+
+def _is_known(item_id: UUID) -> bool:
+    """Whether there is such a payout, or anything here tells of one that is gone."""
+    if PayoutItem.objects.filter(pk=item_id).exists():
+        return True
+    return has_heard_of(item_id, f"payout:{item_id}")
 
 
 def _our_reversal_fact(row: PayoutReversal) -> Fact:
@@ -127,12 +136,20 @@ def _their_reversal_fact(found: TransferReversal) -> Fact:
     )
 
 
-def _explain_reversal(finding: Finding, period: Period, found: TransferReversal | None) -> Finding:
+def _explain_reversal(
+    finding: Finding, period: Period, found: TransferReversal | None, stripe: StripeSide
+) -> Finding:
     if finding.fault is not Fault.MISSING_HERE or found is None:
         return finding
     is_ours = PayoutItem.objects.filter(connect_transfer_id=found.transfer_id or "").exists()
     if not is_ours:
-        return finding
+        transfer = stripe.find_transfer(found.transfer_id or "")
+        item_id = read_id(transfer.metadata.get(METADATA_KEY, "") if transfer else "")
+        if item_id is None or _is_known(item_id):
+            return finding
+        return finding.explained(
+            Explanation.RESTORED_DATABASE, f"It was taken back of {found.transfer_id}."
+        )
     young = period.is_young(finding.happened_at)
     return finding.explained(
         Explanation.IN_FLIGHT if young else Explanation.NOT_YET_APPLIED,

@@ -11,19 +11,20 @@ import logging
 from collections.abc import Callable, Collection, Iterable
 from uuid import UUID
 
-from billing.models import LedgerAccount, PayoutItem, StripeCustomer, Topup, Transfer
+from billing.models import Invoice, LedgerAccount, PayoutItem, StripeCustomer, Topup, Transfer
 from billing.services import ledger
 from billing.services.dispute import settle_dispute
 from billing.services.invoice import look_at_invoice
 from billing.services.meter import send_reports
-from billing.services.payout import advance_item, settle_transfer
+from billing.services.payout import advance_item, restore_item, settle_transfer
 from billing.services.reconciliation.finding import Explanation, Finding, Kind
 from billing.services.reconciliation.movements import OWN_FEE_TYPES
 from billing.services.reconciliation.payouts import METADATA_KEY as PAYOUT_KEY
 from billing.services.reconciliation.topups import METADATA_KEY
-from billing.services.refund import send_refund, settle_stripe_refund
+from billing.services.refund import restore_refund, send_refund, settle_stripe_refund
 from billing.services.stripe_client import get_stripe
 from billing.services.topup import note_payment, settle_topup
+from billing.services.write_off import tell_stripe
 from marketplace.core.errors import MarketplaceError
 from marketplace.core.ids import new_id
 
@@ -71,7 +72,9 @@ def _repair_topup(finding: Finding) -> bool:
             pk=topup_id,
             defaults={
                 "account_id": customer.account_id,
-                "amount_cents": payment.amount_received,
+                # Without the tax, which was paid on top.
+                "amount_cents": session.amount_subtotal or payment.amount_received,
+                "is_taxed": bool(session.amount_tax),
                 "checkout_session_id": session.id,
                 "note": "Written again from what Stripe has.",
             },
@@ -80,8 +83,8 @@ def _repair_topup(finding: Finding) -> bool:
 
 
 def _repair_refund(finding: Finding) -> bool:
-    if finding.explanation is not Explanation.NOT_YET_APPLIED:
-        return False
+    if finding.explanation is Explanation.RESTORED_DATABASE:
+        return restore_refund(get_stripe().retrieve_refund(finding.key)) is not None
     if finding.stripe_id:
         return settle_stripe_refund(finding.stripe_id)
     return send_refund(UUID(finding.our_id)).stripe_refund_id is not None
@@ -92,9 +95,9 @@ def _repair_dispute(finding: Finding) -> bool:
 
 
 def _repair_payout(finding: Finding) -> bool:
-    if finding.explanation is not Explanation.NOT_YET_APPLIED:
-        return False
     transfer = get_stripe().retrieve_transfer(finding.stripe_id)
+    if finding.explanation is Explanation.RESTORED_DATABASE:
+        return restore_item(transfer) is not None
     item = advance_item(UUID(transfer.metadata[PAYOUT_KEY]))
     return item.state == PayoutItem.State.PAID
 
@@ -109,6 +112,9 @@ def _repair_reversal(finding: Finding) -> bool:
 
 
 def _repair_invoice(finding: Finding) -> bool:
+    row = Invoice.objects.filter(stripe_id=finding.key).first()
+    if row is not None and row.written_off_nanos:
+        return tell_stripe(row) is not None
     return look_at_invoice(finding.key)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
+from dataclasses import replace
 
 import pytest
 from django.db import connection, connections, transaction
@@ -25,7 +27,7 @@ from billing.selectors.payout_hold import has_payout_hold
 from billing.selectors.refund import sum_refundable_cents
 from billing.services import dispute
 from billing.services.auto_topup import configure_auto_topup, run_auto_topups
-from billing.services.dispute import effect_of, poll_disputes, settle_dispute
+from billing.services.dispute import effect_of, poll_disputes, settle_dispute, tax_of
 from billing.services.fraud_warning import poll_fraud_warnings
 from billing.services.refund import refund_unspent
 from marketplace.core.errors import AccountFrozenError
@@ -427,11 +429,126 @@ def test_many_workers_at_once_book_a_dispute_once(fake, owner, account) -> None:
 
 
 def test_the_effect_of_a_dispute_sums_to_zero() -> None:
-    for taken in (0, 5, 9):
-        for withdrawn in (0, 5, 9):
-            effect = effect_of(taken, withdrawn)
-            parts = (effect.wallet_nanos, effect.hold_nanos, effect.loss_nanos)
-            assert sum(parts) + effect.clearing_nanos == 0
+    for taken, withdrawn, tax in itertools.product((0, 5, 9), (0, 5, 9), (0, 1, 5)):
+        effect = effect_of(taken, withdrawn, min(tax, withdrawn))
+        parts = (effect.wallet_nanos, effect.hold_nanos, effect.loss_nanos)
+        assert sum(parts) + effect.clearing_nanos + effect.tax_nanos == 0
+
+
+# --- Tax ---
+
+
+@pytest.fixture
+def taxed(flows: Flows, settings) -> Flows:
+    """Where 19 % of tax come on top."""
+    settings.STRIPE_TAX = True
+    flows.fake.order("tax", rate_bps=1_900)
+    return flows
+
+
+def test_the_tax_of_a_disputed_payment_is_owed_to_nobody(taxed: Flows) -> None:
+    row = taxed.buy(2_500)
+    taxed.spend(1_000)
+    assert cents_by_kind()["tax_payable"] == row.tax_cents == 475
+    dispute_id = taxed.dispute(row)
+
+    for _ in range(3):
+        settle_dispute(dispute_id)
+
+    sums = cents_by_kind()
+    assert "tax_payable" not in sums
+    # The wallet never held the tax: what it lacks of the 2,500 is our loss.
+    assert (sums["dispute_loss"], sums.get("wallet")) == (-1_000, None)
+    assert sums["stripe_clearing"] == row.fee_cents + FEE
+    found = Dispute.objects.get()
+    assert (found.withdrawn_cents, found.tax_cents) == (2_975, 475)
+    assert broken() == set()
+
+
+def test_a_dispute_that_is_won_owes_the_tax_again(taxed: Flows) -> None:
+    row = taxed.buy(2_500)
+    before = cents_by_kind()
+    dispute_id = taxed.dispute(row)
+    settle_dispute(dispute_id)
+    taxed.close(dispute_id, "won", fee_returned_cents=FEE)
+
+    settle_dispute(dispute_id)
+
+    assert cents_by_kind() == before
+    assert broken() == set()
+
+
+def test_no_tax_is_taken_out_of_the_wallet(taxed: Flows) -> None:
+    row = taxed.buy(2_500)
+    taxed.buy(2_500)
+
+    settle_dispute(taxed.dispute(row, is_inquiry=True))
+    assert taxed.wallet_cents() == 2_500
+    assert cents_by_kind()["tax_payable"] == 950
+
+    assert broken() == set()
+
+
+@pytest.mark.parametrize("part", [1, 333, 1_000, 1_073, 1_074])
+def test_a_part_that_is_disputed_takes_its_part_of_the_tax(flows, settings, part: int) -> None:
+    settings.STRIPE_TAX = True
+    flows.fake.order("tax", rate_bps=725)
+    row = flows.buy(1_001)
+    assert (row.gross_cents, row.tax_cents) == (1_074, 73)
+
+    settle_dispute(flows.dispute(row, amount=part))
+
+    found = Dispute.objects.get()
+    assert found.tax_cents == -(-73 * part // 1_074)
+    assert cents_by_kind().get("tax_payable", 0) == 73 - found.tax_cents
+    assert broken() == set()
+
+
+@pytest.mark.parametrize("net", [1, 77, 500, 1_000])
+def test_refunds_and_a_dispute_of_the_rest_are_all_of_the_tax(flows, settings, net: int) -> None:
+    settings.STRIPE_TAX = True
+    flows.fake.order("tax", rate_bps=725)
+    row = flows.buy(1_001)
+    (back,) = refund_unspent(flows.account, request_key="a", label="test", amount_cents=net)
+
+    settle_dispute(flows.dispute(row, amount=row.gross_cents - back.gross_cents))
+
+    assert "tax_payable" not in cents_by_kind()
+    assert flows.wallet_cents() == 0
+    assert broken() == set()
+
+
+@given(st.integers(1, 10**6), st.integers(0, 10**5), st.lists(st.integers(1, 10**5), max_size=5))
+def test_tax_in_parts_adds_up(net_cents: int, tax_cents: int, parts: list[int]) -> None:
+    """Refunds, rounded down, and what a bank takes of the rest, rounded up, leave nothing."""
+    returned = min(sum(parts), net_cents)
+    returned_tax = tax_cents * returned // net_cents
+    gross_cents = net_cents + tax_cents
+    rest = gross_cents - returned - returned_tax
+
+    taken = tax_of(rest, gross_cents=gross_cents, tax_cents=tax_cents)
+
+    assert taken + returned_tax == tax_cents
+    assert tax_of(0, gross_cents=gross_cents, tax_cents=tax_cents) == 0
+    assert tax_of(gross_cents, gross_cents=gross_cents, tax_cents=tax_cents) == tax_cents
+
+
+def test_control_tax_that_stays_owed_would_be_found_out(
+    taxed: Flows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it was: all that the bank takes is our loss, and the state is owed its tax of it."""
+    forget = dispute._post_difference
+
+    def without_tax(row, before, after, state) -> None:
+        after = replace(after, loss_nanos=after.loss_nanos + after.tax_nanos, tax_nanos=0)
+        forget(row, before, after, state)
+
+    monkeypatch.setattr(dispute, "_post_difference", without_tax)
+    row = taxed.buy(2_500)
+
+    settle_dispute(taxed.dispute(row))
+
+    assert {"tax-is-booked", "dispute-holds-match"} <= broken()
 
 
 def test_a_handler_that_believes_the_event_would_be_found_out(

@@ -40,7 +40,7 @@ def test_all_flows_go_through_and_are_ended(fake):
 
 
 def test_what_goes_wrong_is_said(fake):
-    fake.order("faults", kind="rate_limit", method="POST", path="/v1/refunds")
+    fake.order("faults", kind="rate_limit", method="POST", path="/v1/refunds", times=4)
     done = run(SECRET_KEY, "--api-base", fake.url)
 
     assert done.returncode == 1

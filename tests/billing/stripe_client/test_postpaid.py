@@ -366,6 +366,35 @@ def test_without_a_card_the_page_of_the_invoice_is_the_way(postpaid, gateway):
     assert postpaid.last_invoice().status == "paid"
 
 
+def test_an_invoice_that_was_given_up_is_asked_for_no_more_and_can_be_paid(postpaid, gateway):
+    postpaid.keep_card(cards.REFUSED_LATER)
+    postpaid.use(1_000_000_000, "use:1")
+    postpaid.end_month()
+    with pytest.raises(StripeRefusedError):
+        gateway.mark_invoice_uncollectible(postpaid.last_invoice().id, idempotency_key="up:0")
+    postpaid.advance(3_605)
+    unpaid = postpaid.last_invoice()
+    assert (unpaid.status, unpaid.attempt_count) == ("open", 1)
+
+    given_up = gateway.mark_invoice_uncollectible(unpaid.id, idempotency_key="up:1")
+
+    assert given_up.status == "uncollectible"
+    assert gateway.mark_invoice_uncollectible(unpaid.id, idempotency_key="up:1") == given_up
+    with pytest.raises(StripeRefusedError):
+        gateway.mark_invoice_uncollectible(unpaid.id, idempotency_key="up:2")
+    postpaid.advance(8 * DAY_S)
+    assert (postpaid.last_invoice().status, postpaid.last_invoice().attempt_count) == (
+        "uncollectible",
+        1,
+    )
+    refused = requests.post(unpaid.hosted_url, data={"card_number": cards.DECLINE}, timeout=10)
+    assert (refused.status_code, postpaid.last_invoice().status) == (402, "uncollectible")
+    requests.post(unpaid.hosted_url, data={"card_number": cards.SUCCESS}, timeout=10)
+    assert (postpaid.last_invoice().status, postpaid.last_invoice().amount_paid) == ("paid", 100)
+    with pytest.raises(StripeRefusedError):
+        gateway.mark_invoice_uncollectible(unpaid.id, idempotency_key="up:3")
+
+
 def test_too_little_for_a_card_waits_for_the_next_invoice(postpaid):
     postpaid.keep_card()
     postpaid.use(300_000_000, "use:1")

@@ -5,11 +5,13 @@ from django.views.generic import TemplateView
 
 from inference.views import (
     custody,
+    evidence,
     onboarding,
     playground,
     prediction,
     protection,
     push,
+    run,
     signing_key,
 )
 
@@ -40,6 +42,20 @@ urlpatterns = [
     path("panels/onboarding", onboarding.onboarding_panel, name="onboarding-panel"),
     path("panels/onboarding/<uuid:version_id>", onboarding.version_panel, name="version-panel"),
     path("panels/try/<slug:owner>/<str:name>", playground.try_panel, name="try-panel"),
+    path("panels/try/<slug:owner>/<str:name>/stream", playground.try_stream, name="try-stream"),
+    path("panels/try/<slug:owner>/<str:name>/code", playground.try_code, name="try-code"),
+    path("panels/cancel/<str:public_id>", playground.try_cancel, name="try-cancel"),
+    path("panels/evidence/<slug:owner>/<str:name>", evidence.evidence_panel, name="evidence-panel"),
+    path("evidence/<slug:owner>/<str:name>/<int:number>", evidence.evidence_page, name="evidence"),
+    path(
+        "evidence/<slug:owner>/<str:name>/<int:number>/certificate.json",
+        evidence.certificate,
+        name="certificate",
+    ),
+    path("runs", run.shared_runs, name="runs"),
+    path("runs/share", run.share, name="run-share"),
+    path("runs/<str:token>", run.shared_run, name="run"),
+    path("runs/<str:token>/revoke", run.revoke, name="run-revoke"),
     path(
         "dashboard/models/<slug:owner>/<str:name>/protection",
         protection.protection,

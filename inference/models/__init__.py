@@ -21,6 +21,7 @@ from inference.models.keybroker import (
 from inference.models.node import Deployment, Node, NodeJoinToken, Replica, ReplicaWork
 from inference.models.onboarding import OnboardingStep
 from inference.models.prediction import APIRequest, Prediction
+from inference.models.run import SharedRun
 
 __all__ = [
     "APIRequest",
@@ -44,6 +45,7 @@ __all__ = [
     "QuerySketch",
     "Replica",
     "ReplicaWork",
+    "SharedRun",
     "SigningKey",
     "Upload",
     "UploadKey",

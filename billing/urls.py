@@ -7,6 +7,7 @@ from billing.views import (
     budget,
     card,
     earnings,
+    estimate,
     fraud,
     frozen,
     invoice,
@@ -72,6 +73,7 @@ urlpatterns = [
     path("panels/earnings", earnings.earnings_panel, name="earnings-panel"),
     path("panels/keys/<uuid:key_id>", budget.key_panel, name="key-panel"),
     path("panels/price/<slug:owner>/<str:name>", price.price_panel, name="price-panel"),
+    path("panels/estimate/<slug:owner>/<str:name>", estimate.estimate_panel, name="estimate-panel"),
     path("dashboard/models/<slug:owner>/<str:name>/price", price_page.price, name="price"),
     path(
         "dashboard/models/<slug:owner>/<str:name>/price/withdraw",

@@ -173,3 +173,23 @@ class EnrolmentStaleError(AuthenticationError):
 class GatewayUnavailableError(UnavailableError):
     code = "gateway_unavailable"
     title = "The gateway does not answer."
+
+
+class PlaygroundBusyError(UnavailableError):
+    code = "playground_busy"
+    title = "The site shows as many running answers as it can. Try again in a moment."
+
+
+class RunOfferInvalidError(InvalidInputError):
+    code = "run_offer_invalid"
+    title = "This run can no longer be shared: it is older than an hour, or another account's."
+
+
+class RunTooLargeError(InvalidInputError):
+    code = "run_too_large"
+    title = "Input and output of this run are too large to be shared."
+
+
+class TooManyRunsError(ConflictError):
+    code = "too_many_runs"
+    title = "The account shares as many runs as it may. Revoke one."

@@ -56,6 +56,7 @@ from inference.models import (
     QuerySketch,
     Replica,
     ReplicaWork,
+    SharedRun,
     SigningKey,
     Upload,
     UploadPart,
@@ -143,6 +144,7 @@ LINES = [
     Line(
         "billing:price-panel", "/panels/price/acme/digits", "POST", {"dollars_per_prediction": "1"}
     ),
+    Line("billing:estimate-panel", "/panels/estimate/acme/digits"),
     Line("billing:royalties", "/dashboard/models/acme/digits/versions/1/royalties"),
     Line(
         "billing:royalties",
@@ -235,6 +237,14 @@ LINES = [
     Line("inference:onboarding-panel", "/panels/onboarding?account=acme"),
     Line("inference:version-panel", "/panels/onboarding/{version}"),
     Line("inference:try-panel", "/panels/try/acme/digits"),
+    Line("inference:evidence-panel", "/panels/evidence/acme/digits"),
+    Line("inference:evidence", "/evidence/acme/digits/1"),
+    Line("inference:certificate", "/evidence/acme/digits/1/certificate.json"),
+    Line("inference:runs", "/runs?account=acme"),
+    Line("inference:run-share", "/runs/share?account=acme", "POST", {"offer": "x", "days": "1"}),
+    Line("inference:run", "/runs/{run}"),
+    Line("inference:run-revoke", "/runs/{run}/revoke"),
+    Line("inference:run-revoke", "/runs/{run}/revoke", "POST", {}),
     Line("inference:predictions-panel", "/panels/predictions?account=acme"),
     Line("inference:prediction", "/predictions/{prediction}"),
     Line("inference:signing-keys", "/dashboard/signing-keys?account=acme"),
@@ -497,6 +507,10 @@ NAMELESS = {
     "marketplace-api:models": "what the caller may see; a filter for an owner hides the same",
     "marketplace-api:me": "the caller",
     "inference-api:platform": "the platform",
+    "inference:try-cancel": "the caller's own account; the gateway finds no other's predictions",
+    # Their model has to be on sale: tests/inference/django/test_playground.py.
+    "inference:try-stream": "who may see the model, as the panel",
+    "inference:try-code": "who may see the model, as the panel",
     "inference:sealing": "what sealing does, in words",
     "inference-api:manifest-checks": "nobody: what is sent is checked and not kept",
     "inference-api:node-enrol": "a new node, by a certificate that is its own",
@@ -508,6 +522,11 @@ PUBLIC = {
     ("billing:price-panel", "GET"),
     ("inference:try-panel", "GET"),
     ("inference:try-panel", "POST"),
+    ("inference:evidence-panel", "GET"),
+    ("inference:evidence", "GET"),
+    ("inference:certificate", "GET"),
+    ("inference:run", "GET"),
+    ("billing:estimate-panel", "GET"),
     ("marketplace-api:model", "GET"),
     ("billing-api:price", "GET"),
     ("billing-api:prices", "GET"),
@@ -585,7 +604,8 @@ def other(outsider: User) -> Tenant:
 def rows(acme: Tenant, account: Account, store: None) -> dict[str, str]:
     """One of everything that an address can name, by its name in the tables."""
     model = AIModelFactory(account=account, name="digits", visibility="private")
-    version = ModelVersionFactory(model=model)
+    point = {"batch": 1, "p50_ms": 1.0, "p95_ms": 2.0, "rows_per_s": 9.0}
+    version = ModelVersionFactory(model=model, certificate={"benchmark": {"points": [point]}})
     price = set_price(Actor(user=acme.user), model, nanos_per_prediction=1_000)
     # Only who has asked a model can have a budget of its own.
     QuerySketch.objects.create(
@@ -619,6 +639,7 @@ def rows(acme: Tenant, account: Account, store: None) -> dict[str, str]:
         "invoice": _owe(account).pk,
         "upload": _begin_upload(account, model).pk,
         "work": _assign(acme.node, version).pk,
+        "run": _share(acme, version, prediction_id).token,
     }
     made |= _watch(model)
     _store_artifact(account, version)
@@ -635,6 +656,21 @@ def _watch(model: AIModel) -> dict[str, UUID]:
         model=model, kind="webhook", target="https://hooks.example/y"
     )
     return {"alert_rule": rule.pk, "alert_event": event.pk, "alert_channel": channel.pk}
+
+
+def _share(acme: Tenant, version: ModelVersion, prediction_id: UUID) -> SharedRun:
+    """A run that somebody made a link to."""
+    return SharedRun.objects.create(
+        token="t" * 24,
+        account=version.model.account,
+        created_by=acme.user,
+        version=version,
+        prediction_id=prediction_id,
+        input={"x": 1},
+        output={"y": 2},
+        size_bytes=9,
+        expires_at=timezone.now() + timedelta(days=1),
+    )
 
 
 def _announce(price: Price) -> None:

@@ -91,7 +91,7 @@ def build(folder: Path) -> Built:
         title=TITLE,
         task="image-classification",
         price_nanos=PRICE_NANOS,
-        interface=INTERFACE,
+        interface=_with_example(held_out[rows[-1]]),
         vectors=[_vector(held_out[row], probabilities[row], int(labels[row])) for row in rows],
         card=Card(
             summary="Which digit is written in an 8 x 8 image.",
@@ -100,10 +100,19 @@ def build(folder: Path) -> Built:
             licence="Apache-2.0",
             limits="Single digits, 8 x 8 pixels, in the style of that data.",
             text=TEXT,
+            examples=[
+                (f"A {labels[row]}", {"image": held_out[row].astype(int).tolist()}) for row in rows
+            ],
         ),
     )
     row = rows[-1]
     return Built({"image": held_out[row].astype(int).tolist()}, {"label": str(labels[row])})
+
+
+def _with_example(image: np.ndarray) -> dict[str, Any]:
+    """The interface with a digit that the form shows at first."""
+    (one,) = INTERFACE["inputs"]
+    return INTERFACE | {"inputs": [one | {"example": image.astype(int).tolist()}]}
 
 
 def to_onnx(network: MLPClassifier) -> onnx.ModelProto:

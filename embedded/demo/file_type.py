@@ -93,7 +93,7 @@ def build(folder: Path) -> Built:
         title=TITLE,
         task="file-classification",
         price_nanos=PRICE_NANOS,
-        interface=interface(labels, config),
+        interface=interface(labels, config, example=to_input(PYTHON_SOURCE, config)),
         vectors=vectors,
         card=Card(
             summary="What kind of file it is, from its bytes: 214 types.",
@@ -107,8 +107,8 @@ def build(folder: Path) -> Built:
     return Built(dict(vectors[0][0]), {"label": "python"})
 
 
-def interface(labels: list[str], config: dict[str, Any]) -> dict[str, Any]:
-    """What goes in and comes out."""
+def interface(labels: list[str], config: dict[str, Any], *, example: list[int]) -> dict[str, Any]:
+    """What goes in and comes out; the form shows the example at first."""
     return {
         "inputs": [
             {
@@ -119,6 +119,7 @@ def interface(labels: list[str], config: dict[str, Any]) -> dict[str, Any]:
                 "minimum": 0,
                 "maximum": config["padding_token"],
                 "description": "First and last bytes, padded with 256; see the card.",
+                "example": example,
             }
         ],
         "outputs": [

@@ -40,15 +40,19 @@ class Card:
     licence: str
     limits: str
     text: str
+    # Title and input of what the model's page offers to try.
+    examples: Sequence[tuple[str, Mapping[str, Any]]] = ()
 
     def to_markdown(self, title: str) -> str:
         """Markdown with the facts in front matter, as model cards have it."""
-        front = {
+        front: dict[str, Any] = {
             "data": self.data,
             "accuracy": self.accuracy,
             "licence": self.licence,
             "limits": self.limits,
         }
+        if self.examples:
+            front["examples"] = [{"title": title, "input": one} for title, one in self.examples]
         # JSON texts are YAML texts, whatever stands in them.
         lines = [f"{name}: {json.dumps(value)}" for name, value in front.items()]
         return "\n".join(["---", *lines, "---", "", f"# {title}", "", self.text.strip(), ""])

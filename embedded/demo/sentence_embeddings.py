@@ -29,6 +29,7 @@ SENTENCES = (
     "Somebody eats a slice of pizza for dinner.",
     "The stock market fell sharply on Monday.",
 )
+TITLES = ("A meal", "The same meal", "Something else")
 
 TEXT = """
 Turns a sentence or a short paragraph into a vector of 384 numbers and length one, so that
@@ -66,6 +67,9 @@ def build(folder: Path) -> Built:
             licence="Apache-2.0",
             limits="English; at most 512 tokens, best below 128.",
             text=TEXT,
+            examples=[
+                (title, {"text": text}) for title, text in zip(TITLES, SENTENCES, strict=True)
+            ],
         ),
     )
     alike, other, unlike = SENTENCES

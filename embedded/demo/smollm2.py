@@ -24,6 +24,11 @@ PRICE_NANOS = 2_000_000  # $0.002
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 QUESTION = "What is the capital of France?"
 NEW_TOKENS = 24
+EXAMPLES = (
+    ("A fact", QUESTION, NEW_TOKENS),
+    ("A list", "Name three fruits that are yellow.", 48),
+    ("A letter", "Write two sentences that thank a friend for a book.", 64),
+)
 
 TEXT = """
 A language model of 135 million parameters that follows short instructions. It is small
@@ -58,6 +63,10 @@ def build(folder: Path) -> Built:
             licence="Apache-2.0",
             limits="English; answers may be wrong or biased; weights rounded to four bits.",
             text=TEXT,
+            examples=[
+                (title, {"prompt": prompt, "max_new_tokens": tokens})
+                for title, prompt, tokens in EXAMPLES
+            ],
         ),
     )
     return Built(asked, {"contains": "Paris"})

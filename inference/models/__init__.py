@@ -30,6 +30,7 @@ from inference.models.metric import (
 from inference.models.node import Deployment, Node, NodeJoinToken, Replica, ReplicaWork
 from inference.models.onboarding import OnboardingStep
 from inference.models.prediction import APIRequest, Prediction
+from inference.models.run import SharedRun
 from inference.models.slo import SLO
 
 __all__ = [
@@ -65,6 +66,7 @@ __all__ = [
     "Replica",
     "ReplicaWork",
     "Resolution",
+    "SharedRun",
     "SigningKey",
     "Upload",
     "UploadKey",

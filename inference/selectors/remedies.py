@@ -221,6 +221,37 @@ REMEDIES: Mapping[str, str] = {
     "reason_unknown": FALLBACK,
 }
 
+# What a person who tries a model on its page can do; by the code that the gateway answers.
+TRY_REMEDIES: Mapping[str, str] = {
+    "insufficient_credit": "Buy credit, then run it again.",
+    "budget_exceeded": "The budget of the account is used up. An owner can raise it.",
+    "rate_limited": "Wait a minute and run it again.",
+    "concurrency_limited": "Let what runs come to its end first.",
+    "query_budget_exceeded": (
+        "The creator limits how many different inputs an account may ask. Ask again tomorrow, or "
+        "ask the creator for more."
+    ),
+    "model_not_ready": "A replica is being loaded. Run it again in a minute.",
+    "capacity": "All replicas are busy. Run it again in a moment.",
+    "model_failed": "The model could not compute this input. Try one of the examples.",
+    "output_invalid": "The model answered what it does not promise. Tell its creator.",
+    "deadline_exceeded": "It took too long. Ask for less, or use the API, which waits longer.",
+    "account_suspended": "Ask support why the account was suspended.",
+    "account_frozen": "A payment of the account is being looked into. Its wallet page says more.",
+    "invoice_past_due": "Pay the invoice that is past due.",
+    "gateway_unavailable": "Run it again in a moment.",
+    "playground_busy": "Run it again in a moment, or use the API.",
+    "canceled": "You ended it. What was delivered before is charged.",
+    "stream_broken": "What was delivered is charged. Run it again for the whole answer.",
+    "output_too_large": "Use one of the programs below.",
+    "validation": "Correct the inputs that are marked.",
+}
+
+
+def find_try_remedy(code: str) -> str:
+    """What to do about a code of the gateway; empty where nobody knows."""
+    return TRY_REMEDIES.get(code, "")
+
 
 def find_remedy(reason_code: str) -> str:
     """What to do about a code; a sentence also for one that nobody foresaw."""

@@ -15,10 +15,24 @@ import nh3
 import yaml
 from markdown_it import MarkdownIt
 from markdown_it.rules_core import StateCore
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import get_lexer_by_name
+from pygments.util import ClassNotFound
 
 # Real front matter has some hundred bytes; what is longer is shown to nobody.
 FRONT_MATTER_LENGTH_MAX = 8_192
 FACT_COUNT_MAX = 24
+# As many buttons as stand above a form.
+EXAMPLE_COUNT_MAX = 8
+EXAMPLE_TITLE_LENGTH_MAX = 60
+# Longer code is shown without colours: a lexer's work on hostile text is not bounded.
+HIGHLIGHTED_LENGTH_MAX = 8_192
+HIGHLIGHTED_COUNT_MAX = 20
+# Lexers without backtracking that hostile text could make slow; others are shown plainly.
+HIGHLIGHTED_LANGUAGES = frozenset(
+    {"bash", "console", "javascript", "js", "json", "py", "python", "sh", "shell", "toml", "yaml"}
+)
 FACT_LENGTH_MAX = 200
 # The keys that Hugging Face's cards use, and how we call them.
 FACT_LABELS = {
@@ -38,6 +52,12 @@ _FRONT_MATTER = re.compile(r"\A---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", r
 # CommonMark with tables. Its parser works in linear time and limits nesting itself; others
 # take minutes for a card of brackets.
 _MARKDOWN = MarkdownIt("commonmark", {"maxNesting": 20}).enable(["table", "strikethrough"])
+# Classes of pygments, which static/css/model.css colours; nothing else keeps its class.
+_TOKEN_CLASSES = {
+    *("c", "c1", "ch", "cm", "gp", "k", "kc", "kd", "kn", "kt", "l", "m", "mf", "mi", "n", "na"),
+    *("nb", "nc", "nd", "ne", "nf", "nn", "nt", "nv", "o", "ow", "p", "s", "s1", "s2", "sa", "sb"),
+    *("sd", "se", "si", "w"),
+}
 
 _TAGS = {
     *("a", "abbr", "b", "blockquote", "br", "code", "dd", "del", "details", "div", "dl", "dt"),
@@ -56,7 +76,39 @@ def _lower_headings(state: StateCore) -> None:
             token.tag = f"h{min(int(token.tag[1]) + 1, 6)}"
 
 
+def _name_images(state: StateCore) -> None:
+    """Show an image's text in its place: a picture from elsewhere would tell who reads."""
+    for block in state.tokens:
+        for token in block.children or ():
+            if token.type == "image":
+                token.type, token.tag, token.nesting = "text", "", 0
+                token.content = f"[{token.content or 'image'}]"
+                token.children = None
+
+
+def _count_fences(state: StateCore) -> None:
+    for place, token in enumerate(one for one in state.tokens if one.type == "fence"):
+        if place >= HIGHLIGHTED_COUNT_MAX:
+            token.info = ""
+
+
 _MARKDOWN.core.ruler.push("lower_headings", _lower_headings)
+_MARKDOWN.core.ruler.push("name_images", _name_images)
+_MARKDOWN.core.ruler.push("count_fences", _count_fences)
+
+
+def _highlight(code: str, language: str, _attributes: str) -> str:
+    """Code as spans with classes; empty where it is shown as it is."""
+    if language not in HIGHLIGHTED_LANGUAGES or len(code) > HIGHLIGHTED_LENGTH_MAX:
+        return ""
+    try:
+        lexer = get_lexer_by_name(language, stripnl=False)
+    except ClassNotFound:
+        return ""
+    return str(highlight(code, lexer, HtmlFormatter(nowrap=True)))
+
+
+_MARKDOWN.options["highlight"] = _highlight
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +117,14 @@ class Card:
 
     html: str
     facts: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """An input that the creator shows: input name to texts, or lists of texts."""
+
+    title: str
+    values: dict[str, Any]
 
 
 class _PlainLoader(yaml.BaseLoader):
@@ -84,6 +144,25 @@ def render_card(text: str) -> Card:
     return Card(html=_to_html(body), facts=facts)
 
 
+def read_examples(text: str) -> list[Example]:
+    """The inputs that a card's front matter shows under `examples`; none where it is broken.
+
+    An entry has a `title` and an `input`, by name: texts and numbers as they are, tensors as
+    lists. Nothing of it is checked against an interface here.
+    """
+    match = _FRONT_MATTER.match(text)
+    listed = _read_front_matter(match[1]).get("examples") if match else None
+    if not isinstance(listed, list):
+        return []
+    found: list[Example] = []
+    for one in listed[:EXAMPLE_COUNT_MAX]:
+        if not isinstance(one, dict) or not isinstance(one.get("input"), dict):
+            continue
+        title = _to_text(one.get("title")) or f"Example {len(found) + 1}"
+        found.append(Example(title[:EXAMPLE_TITLE_LENGTH_MAX], one["input"]))
+    return found
+
+
 def _to_html(body: str) -> str:
     html = str(_MARKDOWN.render(body))
     return nh3.clean(
@@ -93,20 +172,24 @@ def _to_html(body: str) -> str:
         url_schemes={"http", "https", "mailto"},
         # Code may be wider than a phone: it scrolls, also by keyboard.
         set_tag_attribute_values={"pre": {"tabindex": "0"}},
+        allowed_classes={"span": _TOKEN_CLASSES},
         link_rel="nofollow noopener noreferrer",
         clean_content_tags=_DROPPED_WITH_CONTENT,
     )
 
 
-def _read_facts(text: str) -> tuple[tuple[str, str], ...]:
+def _read_front_matter(text: str) -> dict[Any, Any]:
     if len(text) > FRONT_MATTER_LENGTH_MAX:
-        return ()
+        return {}
     try:
         value = yaml.load(text, Loader=_PlainLoader)  # noqa: S506 - makes strings only
-    except (yaml.YAMLError, RecursionError, ValueError):
-        return ()
-    if not isinstance(value, dict):
-        return ()
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _read_facts(text: str) -> tuple[tuple[str, str], ...]:
+    value = _read_front_matter(text)
     pairs = [
         (label, shown) for key, label in FACT_LABELS.items() if (shown := _to_text(value.get(key)))
     ]

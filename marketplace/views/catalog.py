@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from dataclasses import dataclass
+from typing import Any
 
 from django.core.cache import cache
 from django.http import HttpRequest, HttpResponse
@@ -14,11 +16,11 @@ from redis.exceptions import RedisError
 from marketplace.context import actor_of
 from marketplace.core import limits
 from marketplace.core.card import Card, render_card
+from marketplace.core.changes import list_changes
 from marketplace.core.describe import (
     describe_inputs,
     describe_outputs,
     describe_policy,
-    example_input,
 )
 from marketplace.core.errors import NotFoundError
 from marketplace.models import Account, AIModel, ModelVersion
@@ -73,27 +75,50 @@ def model(request: HttpRequest, owner: str, name: str) -> HttpResponse:
     context = {
         "model": found,
         "version": version,
-        "versions": versions,
+        "history": _describe_history(versions),
         "card": card,
         # What the listing says itself is not said twice.
         "facts": [one for one in card.facts if not (one[0] == "Licence" and found.licence)],
         "inputs": describe_inputs(version.interface) if version else [],
         "outputs": describe_outputs(version.interface) if version else [],
         "shown": describe_policy(version.output_policy) if version else "",
-        "example": example_input(version.interface) if version else "",
         "can_push": has_right(actor, found.account, "push"),
     }
     return render(request, "marketplace/model.html", context)
 
 
+@dataclass(frozen=True, slots=True)
+class HistoryLine:
+    """A version, and what it changed."""
+
+    version: ModelVersion
+    changes: list[str]
+    is_first: bool
+
+
 def _public_versions(found: AIModel) -> list[ModelVersion]:
+    """The versions that are shown, newest first, and one more to compare the last with."""
     # What is not approved is the creator's own business.
     approved = catalog.list_versions(found).filter(state=ModelVersion.State.APPROVED)
-    return list(approved[:VERSIONS_SHOWN])
+    return list(approved[: VERSIONS_SHOWN + 1])
+
+
+def _describe_history(versions: list[ModelVersion]) -> list[HistoryLine]:
+    lines = []
+    for place, one in enumerate(versions[:VERSIONS_SHOWN]):
+        before = versions[place + 1] if place + 1 < len(versions) else None
+        changes = list_changes(_comparable(one), _comparable(before)) if before else []
+        lines.append(HistoryLine(one, changes, is_first=before is None))
+    return lines
+
+
+def _comparable(version: ModelVersion) -> dict[str, Any]:
+    names = ("runtime", "interface", "output_policy", "size_bytes")
+    return {name: getattr(version, name) for name in names}
 
 
 def _card(found: AIModel) -> Card:
-    key = f"card:3:{hashlib.sha256(found.card.encode()).hexdigest()}"
+    key = f"card:4:{hashlib.sha256(found.card.encode()).hexdigest()}"
     try:
         card: Card | None = cache.get(key)
         if card is None:

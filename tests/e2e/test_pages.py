@@ -17,6 +17,7 @@ PAGES = {
         "/password-reset",
         "/demo",
         "/demo/digits",
+        "/evidence/demo/digits/1",
         "/nobody/nothing",
         "/sealing",
     ],
@@ -48,6 +49,7 @@ PAGES = {
         "/console/wallet",
         "/console/usage",
         "/demo/file-type",
+        "/runs",
         "/profile",
     ],
 }

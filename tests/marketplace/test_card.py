@@ -5,8 +5,9 @@ import time
 import nh3
 import pytest
 
-from marketplace.core import card
+from marketplace.core import card, limits
 from marketplace.core.card import render_card
+from tests.factories import AIModelFactory
 
 
 def test_markdown_becomes_html():
@@ -113,3 +114,105 @@ def test_a_hostile_card_costs_seconds_at_most(piece):
 
     # A parser with quadratic brackets needs minutes for the first of these.
     assert time.monotonic() - started < 10
+
+
+# --- Code, images, examples -------------------------------------------------------
+
+
+def test_code_is_coloured_by_classes_alone():
+    html = render_card("```python\nimport os\nprint('x')\n```\n").html
+
+    assert '<span class="kn">import</span>' in html
+    assert "style" not in html
+
+
+@pytest.mark.parametrize("language", ["", "perl", "html", "python3 x", "../x", "<b>"])
+def test_code_of_another_language_is_shown_as_it_is(language):
+    html = render_card(f"```{language}\nif x:\n```\n").html
+
+    assert "<span" not in html
+    assert "if x:" in html
+
+
+@pytest.mark.parametrize("size", [0, 1])
+def test_long_code_is_shown_without_colours(size):
+    code = "x" * (card.HIGHLIGHTED_LENGTH_MAX - 1 + size)
+
+    assert ("<span" in render_card(f"```python\n{code}\n```\n").html) is not bool(size)
+
+
+@pytest.mark.parametrize("count", [card.HIGHLIGHTED_COUNT_MAX, card.HIGHLIGHTED_COUNT_MAX + 1])
+def test_so_many_pieces_of_code_are_coloured(count):
+    html = render_card("```python\nimport os\n```\n\n" * count).html
+
+    assert html.count('class="kn"') == card.HIGHLIGHTED_COUNT_MAX
+    assert html.count("<pre") == count
+
+
+@pytest.mark.parametrize("language", sorted(card.HIGHLIGHTED_LANGUAGES))
+@pytest.mark.parametrize("piece", ["(", '"', "'''", "{", "\\", "$((", "- ", "[[", "/*", "`${"])
+def test_hostile_code_costs_seconds_at_most(language, piece):
+    code = (piece * card.HIGHLIGHTED_LENGTH_MAX)[: card.HIGHLIGHTED_LENGTH_MAX - 1]
+
+    started = time.monotonic()
+    render_card(f"```{language}\n{code}\n```\n")
+
+    assert time.monotonic() - started < 5
+
+
+def test_only_classes_of_code_are_kept():
+    html = render_card('<span class="button primary">a</span><span class="k">b</span>').html
+
+    assert "button" not in html
+
+
+@pytest.mark.parametrize(
+    "image",
+    ["![a dog](https://example.com/x.png)", "![a dog](data:image/svg+xml;base64,PHN2Zz4=)"],
+)
+def test_an_image_is_its_text(image):
+    html = render_card(f"See {image} here").html
+
+    assert "<img" not in html
+    assert "example.com" not in html
+    assert "[a dog]" in html
+
+
+def test_examples_are_read_as_text():
+    text = '---\nexamples:\n- title: A\n  input: {"x": [1, "2"], y: true}\n- input: {}\n---\n'
+
+    first, second = card.read_examples(text)
+
+    assert (first.title, first.values) == ("A", {"x": ["1", "2"], "y": "true"})
+    assert second.title == "Example 2"
+
+
+@pytest.mark.parametrize("count", [card.EXAMPLE_COUNT_MAX, card.EXAMPLE_COUNT_MAX + 1])
+def test_so_many_examples_are_read(count):
+    text = "---\nexamples:\n" + "- input: {x: 1}\n" * count + "---\n"
+
+    assert len(card.read_examples(text)) == card.EXAMPLE_COUNT_MAX
+
+
+@pytest.mark.parametrize(
+    "front",
+    ["", "examples: 3", "examples: [1, {input: 3}, {title: x}]", "examples: &a [*a]", "- examples"],
+)
+def test_broken_examples_are_none(front):
+    assert card.read_examples(f"---\n{front}\n---\n") == []
+    assert card.read_examples(front) == []
+
+
+@pytest.mark.parametrize(
+    ("length", "status"),
+    [(limits.CARD_LENGTH_MAX, 302), (limits.CARD_LENGTH_MAX + 1, 422), (10 * 1024 * 1024, 413)],
+)
+def test_a_card_has_a_limit(account, owner_client, length, status):
+    model = AIModelFactory(account=account, name="digits", card="before")
+    form = {"title": "T", "visibility": "public", "card": "x" * length}
+
+    answer = owner_client.post("/dashboard/models/acme/digits/edit", form)
+
+    assert answer.status_code == status
+    model.refresh_from_db()
+    assert len(model.card) == (length if status == 302 else len("before"))

@@ -307,10 +307,10 @@ def test_a_models_page(client, account):
     assert "alert(1)" not in text
     assert "<dt>Language</dt><dd>de</dd>" in text
     assert text.count("<dt>Licence</dt>") == 1
-    assert "http://127.0.0.1:8001/v1/models/acme/digits/predictions" in text
-    assert [version.number for version in response.context["versions"]] == [1]
-    for panel in ("/panels/price/acme/digits", "/panels/try/acme/digits"):
-        assert f'hx-get="{panel}"' in text
+    assert [line.version.number for line in response.context["history"]] == [1]
+    # The programs that call it are in the panel that knows the form.
+    for panel in ("price", "estimate", "try", "evidence"):
+        assert f'hx-get="/panels/{panel}/acme/digits"' in text
 
 
 def test_a_models_page_says_what_of_an_answer_leaves(client, account):

@@ -23,7 +23,7 @@ class Gateway:
 
     url: str = ""
     secret: str = ""
-    calls: list[tuple[str, dict[str, Any], dict[str, Any]]] = field(default_factory=list)
+    calls: list[tuple[str, dict[str, Any], Any]] = field(default_factory=list)
     status: int = 201
     document: Any = None
     # Sent instead of JSON, to play something that is no gateway.
@@ -57,7 +57,8 @@ def serve(secret: str) -> Iterator[Gateway]:
             """Say nothing."""
 
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            sent = self.rfile.read(int(self.headers["Content-Length"]))
+            body = json.loads(sent) if sent else None
             token = self.headers["Authorization"].removeprefix("Bearer ")
             gateway.calls.append((self.path, open_token(token, gateway.secret), body))
             raw = gateway.raw if gateway.raw is not None else json.dumps(gateway.document).encode()

@@ -14,6 +14,7 @@ from marketplace.models import AIModel, Membership, ModelVersion
 from strongroom.interface import Interface
 from tests.factories import (
     AIModelFactory,
+    APIKeyFactory,
     ChannelFactory,
     MembershipFactory,
     ModelVersionFactory,
@@ -392,3 +393,276 @@ def test_a_token_names_nobody_else_and_ends_soon(owner, account, settings):
         )
     claims = json.loads(gateway_server._decode(token.removeprefix("sp_").partition(".")[0]))
     assert claims == {"account": str(account.pk), "user": str(owner.pk), "exp": 1_000_060}
+
+
+# --- Examples and programs --------------------------------------------------------
+
+EXAMPLES = """---
+examples:
+- title: A bold one
+  input: {prompt: Hi there, image: [[5, 6], [7, 8]], style: bold, count: "3", upper: "true"}
+- title: Of another version
+  input: {gone: 1}
+- title: Of a wrong shape
+  input: {prompt: x, image: [1], style: bold}
+---
+"""
+
+
+def test_the_cards_examples_that_fit_fill_the_form(version, model, owner_client):
+    AIModel.objects.update(card=EXAMPLES)
+
+    shown = owner_client.get(PATH, headers=HTMX).content.decode()
+    chosen = owner_client.get(f"{PATH}?preset=1", headers=HTMX).content.decode()
+
+    assert "A bold one" in shown
+    assert "Of another version" not in shown
+    assert "Of a wrong shape" not in shown
+    assert "Hi there</textarea>" in chosen
+    assert "[[5, 6], [7, 8]]</textarea>" in chosen
+    assert '<option value="bold" selected>' in chosen
+
+
+@pytest.mark.parametrize("preset", ["0", "2", "99999999999999999999", "x", "-1", "٣"])
+def test_an_example_that_is_not_there_is_none(version, model, owner_client, preset):
+    AIModel.objects.update(card=EXAMPLES)
+
+    answer = owner_client.get(PATH, {"preset": preset}, headers=HTMX)
+
+    assert answer.status_code == 200
+    assert "Hello</textarea>" in answer.content.decode()
+
+
+def test_what_has_a_default_is_out_of_sight_where_it_is_much(version, owner_client):
+    quiet = [
+        {"name": f"setting{n}", "kind": "integer", "required": False, "default": n}
+        for n in range(3)
+    ]
+    inputs = [*INTERFACE["inputs"], *quiet]
+    ModelVersion.objects.update(interface=INTERFACE | {"inputs": inputs})
+
+    text = owner_client.get(PATH, headers=HTMX).content.decode()
+    wrong = post(owner_client, VALUES | {"input-6": "x"}).content.decode()
+
+    assert text.index("More settings") < text.index(">setting0")
+    assert '<details class="more" open>' in wrong
+
+
+def test_the_programs_have_what_stands_in_the_form(version, owner_client, gateway):
+    values = VALUES | {"input-0": "O'Hara", "snippet": "openai"}
+
+    text = owner_client.post(f"{PATH}/code", values, headers=HTMX).content.decode()
+
+    assert "O&#x27;" in text
+    assert "acme/digits" in text
+    for client in ("curl", "strongroom", "replicate", "tritonclient", "javascript"):
+        assert f'id="tab-{client}"' in text
+    # Not a model that OpenAI's client knows how to call.
+    assert "tab-openai" not in text
+    assert gateway.calls == []
+
+
+def test_programs_for_an_input_that_does_not_fit_show_an_example(version, owner_client):
+    text = owner_client.post(
+        f"{PATH}/code", VALUES | {"input-1": "["}, headers=HTMX
+    ).content.decode()
+
+    assert "holds no valid input yet" in text
+    assert "Hello" in text
+
+
+def test_strangers_get_the_programs_of_public_models_only(version, client, outsider_client):
+    shown = client.get(PATH, headers=HTMX).content.decode()
+    AIModel.objects.update(visibility="private")
+
+    assert "STRONGROOM_API_KEY" in shown
+    assert client.post(f"{PATH}/code", VALUES).status_code == 404
+    assert outsider_client.post(f"{PATH}/code", VALUES).status_code == 404
+
+
+def test_no_key_of_the_account_is_in_the_page(version, account, owner, owner_client):
+    key = APIKeyFactory(account=account, created_by=owner)
+
+    text = owner_client.get(PATH, headers=HTMX).content.decode()
+
+    assert key.text not in text
+    assert "sp_" not in text
+
+
+# --- Streams ----------------------------------------------------------------------
+
+STREAMED = INTERFACE | {
+    "outputs": [
+        {"name": "text", "kind": "text", "stream": True},
+        {"name": "tokens_out", "kind": "integer"},
+    ]
+}
+EVENTS = b"event: output\nid: 1\ndata: One\n\nevent: output\nid: 2\ndata: , two\ndata: three\n\n"
+DONE = (
+    b'event: done\nid: 3\ndata: {"output": {"tokens_out": 5}, '
+    b'"metrics": {"cost_nano_usd": 250000, "predict_time": 0.5}}\n\n'
+)
+
+
+@pytest.fixture
+def streamed(version, gateway) -> Gateway:
+    ModelVersion.objects.update(interface=STREAMED)
+    gateway.headers = {"Content-Type": "text/event-stream", "Inference-Id": PREDICTION_ID}
+    gateway.raw = EVENTS + DONE
+    gateway.status = 200
+    return gateway
+
+
+def read_events(answer) -> list[tuple[str, str]]:
+    """What the page's script gets."""
+    assert answer["Content-Type"] == "text/event-stream"
+    text = b"".join(answer.streaming_content).decode()
+    pairs = [event.split("\n") for event in text.split("\n\n") if event]
+    return [
+        (head.removeprefix("event: "), json.loads(data.removeprefix("data: ")))
+        for head, data in pairs
+    ]
+
+
+def leave(answer) -> None:
+    """What the server does with an answer that nobody reads any more."""
+    for close in answer._resource_closers:
+        close()
+
+
+def stream(client, values=VALUES):
+    return client.post(f"{PATH}/stream", values, headers=HTMX)
+
+
+def test_a_stream_is_handed_on_piece_by_piece(streamed, owner_client):
+    events = read_events(stream(owner_client))
+
+    assert events[:3] == [
+        ("begin", PREDICTION_ID),
+        ("piece", "One"),
+        ("piece", ", two\nthree"),
+    ]
+    kind, html = events[3]
+    assert kind == "end"
+    assert "One, two\nthree" in html
+    assert "$0.00025" in html
+    assert f"/predictions/{PREDICTION_ID}" in html
+    assert "Share this run" in html
+    assert len(events) == 4
+    assert streamed.calls[0][2] == {"input": SENT, "stream": True}
+
+
+def test_a_stream_that_breaks_off_says_where_its_cost_stands(streamed, owner_client):
+    streamed.raw = EVENTS
+
+    _, html = read_events(stream(owner_client))[-1]
+
+    assert "The answer broke off." in html
+    assert "One, two" in html
+    assert f"/predictions/{PREDICTION_ID}" in html
+    assert "Nothing was charged" not in html
+
+
+def test_an_error_in_a_stream_is_shown_with_its_remedy(streamed, owner_client):
+    streamed.raw = (
+        EVENTS + b'event: error\nid: 3\ndata: {"code": "canceled", "detail": "Over."}\n\n'
+    )
+
+    _, html = read_events(stream(owner_client))[-1]
+
+    assert "Over." in html
+    assert "What was delivered before is charged." in html
+    assert "Share this run" not in html
+
+
+def test_a_refused_stream_is_said_so(streamed, owner_client):
+    streamed.status = 402
+    streamed.raw = json.dumps({"code": "insufficient_credit", "detail": "Too little."}).encode()
+    streamed.headers = {"Content-Type": "application/problem+json"}
+
+    ((kind, html),) = read_events(stream(owner_client))
+
+    assert kind == "end"
+    assert "Too little." in html
+    assert "Nothing was charged." in html
+    assert "/console/wallet" in html
+
+
+def test_a_stream_without_end_is_cut(streamed, owner_client, monkeypatch):
+    monkeypatch.setattr(playground, "ANSWER_BYTES_MAX", 40)
+
+    assert "broke off" in read_events(stream(owner_client))[-1][1]
+
+
+def test_faults_of_the_input_come_as_the_panel(streamed, owner_client):
+    answer = stream(owner_client, VALUES | {"input-0": ""})
+
+    assert answer.status_code == 422
+    assert "This field is required." in answer.content.decode()
+    assert streamed.calls == []
+
+
+def test_a_model_that_answers_at_once_answers_the_panel(version, owner_client, gateway):
+    answer = stream(owner_client)
+
+    assert answer.status_code == 200
+    assert "$0.00025" in answer.content.decode()
+
+
+def test_streams_of_a_person_are_limited_and_their_places_come_back(streamed, owner_client):
+    opened = [stream(owner_client) for _ in range(playground.STREAMS_PER_PERSON_MAX)]
+
+    refused = stream(owner_client)
+
+    assert refused.status_code == 503
+    assert b"playground_busy" in refused.content
+    # One that was never read gives its place back as well.
+    leave(opened[0])
+    again = stream(owner_client)
+    assert again.status_code == 200
+    for one in [*opened[1:], again]:
+        read_events(one)
+    assert playground.Stream._open.total() == 0
+
+
+def test_streams_of_all_together_leave_threads_for_pages(streamed, account, owner_client):
+    people = []
+    for _ in range(playground.STREAMS_MAX):
+        person = UserFactory()
+        MembershipFactory(account=account, user=person)
+        people.append(Client())
+        people[-1].force_login(person)
+    opened = [stream(one) for one in people]
+
+    assert [one.status_code for one in opened] == [200] * playground.STREAMS_MAX
+    assert stream(owner_client).status_code == 503
+    for one in opened:
+        leave(one)
+    assert playground.Stream._open.total() == 0
+
+
+def test_who_may_not_run_gets_no_stream(streamed, account, outsider_client):
+    viewer = UserFactory()
+    MembershipFactory(account=account, user=viewer, role=Membership.Role.VIEWER)
+    client = Client()
+    client.force_login(viewer)
+
+    assert "You may not run predictions" in stream(client).content.decode()
+    assert stream(Client())["HX-Redirect"].startswith("/login")
+    AIModel.objects.update(visibility="private")
+    assert stream(outsider_client).status_code == 404
+    assert streamed.calls == []
+
+
+def test_cancelling_asks_the_gateway_for_the_persons_account(
+    version, owner_client, account, gateway, client
+):
+    answer = owner_client.post(f"/panels/cancel/{PREDICTION_ID}", headers=HTMX)
+
+    assert answer.status_code == 204
+    path, claims, _ = gateway.calls[0]
+    assert path == f"/v1/predictions/{PREDICTION_ID}/cancel"
+    assert claims["account"] == str(account.pk)
+    assert owner_client.post("/panels/cancel/nothing").status_code == 404
+    assert client.post(f"/panels/cancel/{PREDICTION_ID}").status_code == 302
+    assert len(gateway.calls) == 1

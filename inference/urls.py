@@ -6,6 +6,7 @@ from django.views.generic import TemplateView
 from inference.views import (
     custody,
     onboarding,
+    platform,
     playground,
     prediction,
     protection,
@@ -62,5 +63,8 @@ urlpatterns = [
         signing_key.revoke,
         name="signing-key-revoke",
     ),
+    path("platform/fleet", platform.fleet_map, name="fleet"),
+    path("platform/panels/serving", platform.platform_panel, name="platform-panel"),
+    path("platform/panels/reviews/<uuid:version_id>", platform.review_panel, name="review-panel"),
     path("predictions/<str:public_id>", prediction.prediction, name="prediction"),
 ]

@@ -24,8 +24,8 @@ REFUSALS: Sequence[Template] = (
     (
         "The card says too little",
         (
-            "The model card does not say what the model is for, what it was trained on and where it "
-            "fails. Add this to the card and push the version again."
+            "The model card does not say what the model is for, what it was trained on and where "
+            "it fails. Add this to the card and push the version again."
         ),
     ),
     (
@@ -45,8 +45,8 @@ REFUSALS: Sequence[Template] = (
     (
         "The tests prove too little",
         (
-            "The test vectors do not show that the model works on inputs like those of its card. Add "
-            "examples that do, and push the version again."
+            "The test vectors do not show that the model works on inputs like those of its card. "
+            "Add examples that do, and push the version again."
         ),
     ),
     (

@@ -45,6 +45,21 @@ PAGES = {
         "/console/usage",
         "/demo/file-type",
         "/profile",
+        "/demo/digits/report",
+    ],
+    "admin": [
+        "/platform",
+        "/platform/reviews",
+        "/platform/accounts",
+        "/platform/accounts/demo",
+        "/platform/accounts/demo/suspend",
+        "/platform/reports",
+        "/platform/reports?show=appeals",
+        "/platform/fleet",
+        "/platform/flags",
+        "/platform/flags/model-reports",
+        "/platform/announcements",
+        "/platform/audit",
     ],
 }
 LOOKS = {

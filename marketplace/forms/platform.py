@@ -84,30 +84,24 @@ class DeedForm(forms.Form):
         widget=forms.Select(attrs={"data-fill": "id_reason"}),
     )
     reason = forms.CharField(
-        required=False,
         max_length=limits.REASON_LENGTH_MAX,
-        widget=forms.Textarea(attrs={"rows": 4, "required": True}),
+        widget=forms.Textarea(attrs={"rows": 4}),
         help_text="Kept for good in the audit log. The people concerned can read it.",
     )
 
     def __init__(
         self, answers: QueryDict | None = None, *, templates: Sequence[Template] = ()
     ) -> None:
+        if answers and templates and not answers.get("reason", "").strip():
+            # Without scripts, the template that was chosen is the reason.
+            answers = answers.copy()
+            answers["reason"] = answers.get("template", "")
         super().__init__(answers)
         if templates:
             choices = [("", "Write your own"), *((text, title) for title, text in templates)]
             self.fields["template"].choices = choices  # type: ignore[attr-defined]
         else:
             del self.fields["template"]
-
-    def clean(self) -> dict[str, Any]:
-        """Without scripts, the template that was chosen is the reason."""
-        answers = super().clean() or {}
-        if not answers.get("reason"):
-            answers["reason"] = answers.get("template", "")
-        if not answers["reason"].strip() and "reason" not in self.errors:
-            self.add_error("reason", "Say why.")
-        return answers
 
 
 class ReviewForm(DeedForm):

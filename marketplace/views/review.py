@@ -45,7 +45,7 @@ def review_version(request: HttpRequest, version_id: UUID) -> HttpResponse:
     approval.auto_id, refusal.auto_id = "id_approve_%s", "id_refuse_%s"
     for form, name in ((approval, "approve"), (refusal, "refuse")):
         form.fields["template"].widget.attrs["data-fill"] = f"id_{name}_reason"
-    status = 200
+    status, late = 200, ""
     if request.method == "POST":
         form = approval if decision == "approve" else refusal
         status = 422
@@ -56,9 +56,12 @@ def review_version(request: HttpRequest, version_id: UUID) -> HttpResponse:
                 add_problem(form, error)
                 status = error.http_status
                 version.refresh_from_db()
+                # Without the forms, if somebody else was quicker.
+                late = error.detail
             else:
                 return redirect("marketplace:reviews")
     context = _context(version) | {"approval": approval, "refusal": refusal, "doubts": doubts}
+    context["late"] = late
     return render(request, "marketplace/platform/review.html", context, status=status)
 
 

@@ -23,11 +23,11 @@ from billing.models import (
 from billing.services import adjustment as adjustments
 from billing.services import fraud
 from billing.services.reversal import reverse_usage
-from billing.views import platform
 from marketplace.core.ids import to_public
 from marketplace.core.money import NANOS_PER_DOLLAR
 from marketplace.models import Account, Membership, User
 from marketplace.selectors.access import Actor
+from marketplace.views import platform
 from tests.billing.conftest import Shop, balances, hold, query, settle
 from tests.billing.test_ledger import record_answer
 from tests.factories import MembershipFactory, UserFactory

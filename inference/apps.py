@@ -6,8 +6,11 @@ class InferenceConfig(AppConfig):
     verbose_name = "Inference"
 
     def ready(self) -> None:
-        """Have reviewers asked about versions that new keys signed."""
+        """Have reviewers asked about versions that new keys signed, and say what would stop."""
+        from inference.services.consequence import foretell_serving
         from inference.services.signing_key import SigningKeyDoubter
+        from marketplace.services.consequence import register_foreteller
         from marketplace.services.doubt import register_doubter
 
         register_doubter(SigningKeyDoubter())
+        register_foreteller(foretell_serving)

@@ -9,6 +9,7 @@ from inference.views import (
     evidence,
     metric,
     onboarding,
+    platform,
     playground,
     prediction,
     protection,
@@ -113,5 +114,8 @@ urlpatterns = [
         signing_key.revoke,
         name="signing-key-revoke",
     ),
+    path("platform/fleet", platform.fleet_map, name="fleet"),
+    path("platform/panels/serving", platform.platform_panel, name="platform-panel"),
+    path("platform/panels/reviews/<uuid:version_id>", platform.review_panel, name="review-panel"),
     path("predictions/<str:public_id>", prediction.prediction, name="prediction"),
 ]

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from marketplace.core.errors import ConflictError, InvalidInputError, LimitExceededError
+from marketplace.core.errors import (
+    ConflictError,
+    ForbiddenError,
+    InvalidInputError,
+    LimitExceededError,
+    UnavailableError,
+)
 
 
 class NameReservedError(InvalidInputError):
@@ -50,3 +56,30 @@ class VersionNotApprovedError(ConflictError):
 class LoginThrottledError(LimitExceededError):
     code = "login_throttled"
     title = "Too many failed tries. Wait a while, then try again."
+
+
+class FeatureOffError(UnavailableError):
+    """A switch of the platform is off; see `marketplace.core.flags`."""
+
+    code = "feature_off"
+    retryable = False
+    title = "This is switched off for now."
+
+
+class ReadOnlyViewError(ForbiddenError):
+    """A platform admin who sees the site as somebody else tried to change something."""
+
+    code = "read_only_view"
+    title = "You see the site as somebody else, and can change nothing."
+
+
+class ReportLimitError(LimitExceededError):
+    code = "report_limit"
+    title = "You reported as many models as one may in a day."
+
+
+class AlreadyDecidedError(ConflictError):
+    """Somebody else was quicker; nothing was changed."""
+
+    code = "already_decided"
+    title = "This was decided already."

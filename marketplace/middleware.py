@@ -51,15 +51,18 @@ class ProblemMiddleware:
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
         """Answer a MarketplaceError; any other becomes Django's 500."""
-        if not isinstance(error, MarketplaceError):
-            return None
-        if wants_json(request):
-            return problem_response(request, error)
-        context = {"error": error, "request_id": request.request_id}  # type: ignore[attr-defined]
-        response = render(request, "problem.html", context, status=error.http_status)
-        for name, value in problem_headers(error).items():
-            response[name] = value
-        return response
+        return answer_problem(request, error) if isinstance(error, MarketplaceError) else None
+
+
+def answer_problem(request: HttpRequest, error: MarketplaceError) -> HttpResponse:
+    """The error as a page, or as problem+json for programs."""
+    if wants_json(request):
+        return problem_response(request, error)
+    context = {"error": error, "request_id": request.request_id}  # type: ignore[attr-defined]
+    response = render(request, "problem.html", context, status=error.http_status)
+    for name, value in problem_headers(error).items():
+        response[name] = value
+    return response
 
 
 def wants_json(request: HttpRequest) -> bool:

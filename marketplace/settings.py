@@ -55,6 +55,8 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     "marketplace.middleware.ProblemMiddleware",
+    # Inside of it, so that what it refuses becomes a page or problem+json.
+    "marketplace.see_as.SeeAsMiddleware",
 ]
 
 ROOT_URLCONF = "marketplace.urls"
@@ -283,6 +285,9 @@ PAYOUT_MINIMUM_CENTS = env_int("STRONGROOM_PAYOUT_MINIMUM_CENTS", 2500, minimum=
 PAYOUT_WEEKDAY = env_int("STRONGROOM_PAYOUT_WEEKDAY", 0, maximum=6)
 # After so many days past its due day, an unpaid invoice pauses the keys of its account.
 POSTPAID_PAUSE_DAYS = env_int("STRONGROOM_POSTPAID_PAUSE_DAYS", 14)
+
+# Switches and announcements are on every page: each process looks for them that often.
+PLATFORM_CACHE_S = 5
 
 LOG_LEVEL = read_level()
 LOGGING_CONFIG = None

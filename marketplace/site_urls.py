@@ -5,7 +5,21 @@ from __future__ import annotations
 from django.contrib.auth import views as auth_views
 from django.urls import path
 
-from marketplace.views import account, auth, catalog, console, creator, key
+from marketplace.views import (
+    account,
+    announcement,
+    audit,
+    auth,
+    catalog,
+    console,
+    creator,
+    flag,
+    key,
+    overview,
+    platform_account,
+    report,
+    review,
+)
 
 app_name = "marketplace"
 urlpatterns = [
@@ -59,6 +73,52 @@ urlpatterns = [
         creator.withdraw,
         name="withdraw",
     ),
+    path("dashboard/models/<slug:owner>/<str:name>/appeal", report.appeal, name="appeal"),
+    path("platform", overview.overview, name="platform"),
+    path("platform/panels/waiting", overview.waiting_panel, name="waiting-panel"),
+    path("platform/reviews", review.reviews, name="reviews"),
+    path("platform/reviews/<uuid:version_id>", review.review_version, name="review"),
+    path("platform/accounts", platform_account.accounts, name="accounts"),
+    path("platform/accounts/<slug:slug>", platform_account.account, name="platform-account"),
+    path("platform/accounts/<slug:slug>/suspend", platform_account.suspend, name="account-suspend"),
+    path("platform/accounts/<slug:slug>/restore", platform_account.restore, name="account-restore"),
+    path("platform/people/<uuid:person_id>/block", platform_account.block, name="person-block"),
+    path(
+        "platform/people/<uuid:person_id>/see-as",
+        platform_account.see_as_begin,
+        name="see-as",
+    ),
+    path("platform/see-as/stop", platform_account.see_as_stop, name="see-as-stop"),
+    path("platform/reports", report.reports, name="reports"),
+    path("platform/reports/<uuid:report_id>", report.report, name="platform-report"),
+    path("platform/appeals/<uuid:takedown_id>", report.appeal_answer, name="appeal-answer"),
+    path(
+        "platform/models/<slug:owner>/<str:name>/suspend",
+        report.model_suspend,
+        name="model-suspend",
+    ),
+    path(
+        "platform/models/<slug:owner>/<str:name>/reinstate",
+        report.model_reinstate,
+        name="model-reinstate",
+    ),
+    path("platform/flags", flag.flags, name="flags"),
+    path("platform/flags/<slug:name>", flag.flag, name="flag"),
+    path("platform/announcements", announcement.announcements, name="announcements"),
+    path(
+        "platform/announcements/<uuid:announcement_id>/end",
+        announcement.announcement_end,
+        name="announcement-end",
+    ),
+    path("platform/audit", audit.events, name="audit"),
+    path("platform/audit/export", audit.events_export, name="audit-export"),
+    path("platform/audit/check", audit.check, name="audit-check"),
+    path(
+        "panels/announcements/<uuid:announcement_id>/dismiss",
+        announcement.dismiss,
+        name="dismiss",
+    ),
+    path("<slug:owner>/<str:name>/report", report.report_model, name="report"),
     path("<slug:owner>", catalog.owner, name="owner"),
     path("<slug:owner>/<str:name>", catalog.model, name="model"),
 ]

@@ -11,3 +11,5 @@ from marketplace.settings import *  # noqa: E402, F403
 # Hashing passwords slowly protects nobody here.
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 EMAIL_BACKEND = "django.core.mail.backends.locmem.EmailBackend"
+# Each page asks for switches and announcements anew, so that tests count the same each time.
+PLATFORM_CACHE_S = 0

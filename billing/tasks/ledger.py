@@ -20,9 +20,12 @@ def check_ledger() -> None:
     from django.db import transaction
 
     from billing.selectors.ledger import check_invariants
+    from marketplace.services.vital import note_vital
 
     with transaction.atomic(durable=True):
         findings = check_invariants()
     for finding in findings:
         if finding.count:
             logger.critical("ledger: %s broken by %s rows", finding.invariant.name, finding.count)
+    broken = [f"{one.invariant.name} by {one.count} rows" for one in findings if one.count]
+    note_vital("ledger", is_good=not broken, detail=", ".join(broken))

@@ -1,28 +1,7 @@
-"""Who may see the platform's own pages about money."""
+"""Who may see the platform's own pages about money: the same as of all its pages."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import wraps
-from typing import Any
+from marketplace.views.platform import platform_admin_required
 
-from django.contrib.auth.decorators import login_required
-from django.http import HttpRequest, HttpResponse
-
-from marketplace.context import actor_of
-from marketplace.core.errors import NotFoundError
-
-View = Callable[..., HttpResponse]
-
-
-def platform_admin_required(view: View) -> View:
-    """Platform admins only; for everybody else who signed in there is no such page."""
-
-    @wraps(view)
-    def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        if not actor_of(request).is_admin:
-            raise NotFoundError
-        return view(request, *args, **kwargs)
-
-    guarded: View = login_required(wrapped)
-    return guarded
+__all__ = ["platform_admin_required"]

@@ -52,12 +52,6 @@ def is_owner(user: User, account: Account) -> bool:
     return account.memberships.filter(user=user, role=Membership.Role.OWNER).exists()
 
 
-def list_owner_addresses(account: Account) -> list[str]:
-    """Where to write to who owns the account."""
-    members = account.memberships.filter(role=Membership.Role.OWNER, user__is_active=True)
-    return list(members.order_by("user__email").values_list("user__email", flat=True))
-
-
 def describe_signing_key(key: SigningKey) -> dict[str, Any]:
     """A key as the API shows it; of `list_signing_keys`, else without its last use."""
     number = getattr(key, "last_number", None)

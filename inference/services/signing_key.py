@@ -38,6 +38,7 @@ from marketplace.core.clock import utc_now
 from marketplace.core.errors import ForbiddenError
 from marketplace.models import Account, ModelVersion, User
 from marketplace.selectors.access import Actor
+from marketplace.selectors.account import list_owner_addresses
 from marketplace.services import account as accounts
 from marketplace.services import audit
 from marketplace.services.doubt import Doubt
@@ -234,7 +235,7 @@ def _mail(key_id: UUID) -> bool:
         rows.select_related("account"),
         key_id,
         what="key",
-        list_addresses=lambda key: signing_keys.list_owner_addresses(key.account),
+        list_addresses=lambda key: list_owner_addresses(key.account),
         send=_send,
     )
 

@@ -40,5 +40,23 @@ SIGN_UP_WINDOW_S = 3_600
 PASSWORD_RESETS_PER_ADDRESS_MAX = 10
 PASSWORD_RESET_WINDOW_S = 3_600
 
+# Reports that one person may make in a day: who finds more writes to us.
+REPORTS_PER_PERSON_MAX = 10
+REPORT_WINDOW = timedelta(days=1)
+# What fits into one line of a wide screen and three of a phone.
+ANNOUNCEMENT_LENGTH_MAX = 280
+LINK_LENGTH_MAX = 500
+# Announcements at the same time: more are read by nobody.
+ANNOUNCEMENTS_SHOWN_MAX = 3
+ANNOUNCEMENT_LIFETIME_MAX = timedelta(days=90)
+# Put away by one browser; older ones have ended.
+DISMISSED_MAX = 50
+# How long an admin sees the site as somebody else: one look, not a day's work.
+IMPERSONATION_LIFETIME = timedelta(minutes=30)
+# Parts of pages that are logged once each in that time.
+IMPERSONATION_PARTS_MAX = 200
+# Rows of one export of the audit log.
+AUDIT_EXPORT_ROWS_MAX = 100_000
+
 # A token that `strongroom login` made; a forgotten laptop is not a key for ever.
 LOGIN_TOKEN_LIFETIME = timedelta(days=90)

@@ -23,5 +23,13 @@ class AuditEvent(models.Model):
     prev_hash = models.BinaryField(max_length=32)
     hash = models.BinaryField(max_length=32, unique=True)
 
+    class Meta:
+        indexes = [
+            models.Index(fields=["actor", "-seq"], name="marketplace_audit_actor"),
+            models.Index(fields=["action", "-seq"], name="marketplace_audit_action"),
+            models.Index(fields=["object_id"], name="marketplace_audit_object"),
+            models.Index(fields=["at"], name="marketplace_audit_at"),
+        ]
+
     def __str__(self) -> str:
         return f"{self.seq} {self.action} {self.object_type} {self.object_id}"

@@ -124,6 +124,8 @@ class Review(models.Model):
     reviewer = models.ForeignKey(User, models.PROTECT, related_name="+")
     decision = models.CharField(max_length=16, choices=Decision)
     reason = models.TextField(max_length=2000)
+    # What the listing said at that time, to which the next version's is compared.
+    listing = models.JSONField(default=dict, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
     def __str__(self) -> str:

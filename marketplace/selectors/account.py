@@ -20,6 +20,13 @@ PLATFORM_ACTIONS = frozenset(
         "account.suspend",
         "account.unsuspend",
         "account.limit",
+        "model.warn",
+        "model.suspend",
+        "model.reinstate",
+        "appeal.answer",
+        "impersonation.begin",
+        "impersonation.view",
+        "impersonation.end",
         "creator.share",
     }
 )
@@ -38,6 +45,12 @@ class EventLine:
 def list_members(account: Account) -> QuerySet[Membership]:
     """Who belongs to the account, by e-mail address."""
     return account.memberships.select_related("user").order_by("user__email")
+
+
+def list_owner_addresses(account: Account) -> list[str]:
+    """Where to write to who owns the account."""
+    owners = account.memberships.filter(role=Membership.Role.OWNER, user__is_active=True)
+    return list(owners.order_by("user__email").values_list("user__email", flat=True))
 
 
 def list_memberships(actor: Actor) -> QuerySet[Membership]:

@@ -31,7 +31,9 @@ from marketplace.errors import (
 from marketplace.models import Account, APIKey, Membership, User
 from marketplace.selectors.access import Actor
 from marketplace.services import audit, throttle
+from marketplace.services.admin import check_reason, require_admin
 from marketplace.services.limits import check_rates, describe_changes
+from marketplace.services.notice import owe_notice
 from marketplace.services.validation import check_row
 
 Role = Membership.Role
@@ -269,8 +271,8 @@ def set_account_rates(
         ForbiddenError: Accounts do not limit themselves.
         InvalidInputError: A rate or reason that is not possible.
     """
-    _require_admin(actor, "Only platform admins limit accounts.")
-    reason = _check_reason(reason)
+    require_admin(actor, "Only platform admins limit accounts.")
+    reason = check_reason(reason)
     check_rates(rates)
     with transaction.atomic():
         locked = Account.objects.select_for_update(no_key=True).get(pk=account.pk)
@@ -291,8 +293,8 @@ def set_account_rates(
 
 
 def _set_suspended(actor: Actor, account: Account, reason: str, *, is_suspended: bool) -> None:
-    _require_admin(actor, "Only platform admins suspend accounts.")
-    reason = _check_reason(reason)
+    require_admin(actor, "Only platform admins suspend accounts.")
+    reason = check_reason(reason)
     with transaction.atomic():
         _lock(account)
         account.refresh_from_db(fields=["suspended_at"])
@@ -304,19 +306,8 @@ def _set_suspended(actor: Actor, account: Account, reason: str, *, is_suspended:
         audit.record(
             actor.label, action, account, account_id=account.pk, payload={"reason": reason}
         )
-
-
-def _require_admin(actor: Actor, detail: str) -> None:
-    if not actor.is_admin:
-        raise ForbiddenError(detail)
-
-
-def _check_reason(reason: str) -> str:
-    reason = reason.strip()
-    if not 0 < len(reason) <= limits.REASON_LENGTH_MAX:
-        detail = f"A reason has 1 to {limits.REASON_LENGTH_MAX} characters."
-        raise InvalidInputError(errors=[{"pointer": "/reason", "detail": detail}])
-    return reason
+        context = {"account": account, "is_suspended": is_suspended, "reason": reason}
+        owe_notice("account_suspended", context, account=account)
 
 
 def _check_password(password: str, user: User) -> None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from django.db import transaction
 
-from marketplace.core import limits
-from marketplace.core.errors import ForbiddenError, InvalidInputError
+from marketplace.core.errors import ForbiddenError
+from marketplace.errors import VersionStateError
 from marketplace.models import ModelVersion, Review, User
 from marketplace.selectors.access import Actor
+from marketplace.selectors.review import listing_of
 from marketplace.services import catalog, doubt
+from marketplace.services.admin import check_reason
 
 
 def approve_version(
@@ -36,24 +38,41 @@ def approve_version(
     with transaction.atomic():
         # The locks of all who write here come in this order: the version, what it is in doubt
         # for, the audit log. Settled behind the approval, two would wait for each other.
-        ModelVersion.objects.select_for_update(no_key=True).get(pk=version.pk)
+        _lock(version)
         doubt.settle_doubts(version, reviewer, is_confirmed=is_confirmed)
         return _review(version, reviewer, Review.Decision.APPROVED, reason)
 
 
 def refuse_version(*, version: ModelVersion, reviewer: User, reason: str) -> Review:
     """Turn a version down; its creator sees the reason. Raises as `approve_version`."""
-    return _review(version, reviewer, Review.Decision.REFUSED, _check(reviewer, reason))
+    reason = _check(reviewer, reason)
+    with transaction.atomic():
+        _lock(version)
+        return _review(version, reviewer, Review.Decision.REFUSED, reason)
+
+
+def describe_decision(review: Review) -> str:
+    """Who decided, when and what, for who came later."""
+    word = review.get_decision_display().lower()
+    return (
+        f"{review.reviewer} {word} {review.version} on {review.created_at:%d %B, %H:%M} UTC. "
+        "You changed nothing."
+    )
+
+
+def _lock(version: ModelVersion) -> None:
+    """Of two who decide at once the second waits, and is told who was quicker."""
+    locked = ModelVersion.objects.select_for_update(no_key=True).get(pk=version.pk)
+    reviews = locked.reviews.select_related("reviewer", "version__model__account")
+    decided = reviews.order_by("created_at").last()
+    if locked.state != ModelVersion.State.IN_REVIEW and decided is not None:
+        raise VersionStateError(describe_decision(decided))
 
 
 def _check(reviewer: User, reason: str) -> str:
-    reason = reason.strip()
     if not (reviewer.is_staff and reviewer.is_active):
         raise ForbiddenError("Only platform admins review versions.")
-    if not 0 < len(reason) <= limits.REASON_LENGTH_MAX:
-        detail = f"A reason has 1 to {limits.REASON_LENGTH_MAX} characters."
-        raise InvalidInputError(errors=[{"pointer": "/reason", "detail": detail}])
-    return reason
+    return check_reason(reason)
 
 
 def _review(
@@ -63,5 +82,9 @@ def _review(
     with transaction.atomic():
         move(version=version, actor=Actor(user=reviewer), reason=reason)
         return Review.objects.create(
-            version=version, reviewer=reviewer, decision=decision, reason=reason
+            version=version,
+            reviewer=reviewer,
+            decision=decision,
+            reason=reason,
+            listing=listing_of(version.model),
         )

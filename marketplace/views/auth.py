@@ -17,10 +17,12 @@ from django.views.decorators.http import require_http_methods, require_POST
 
 from marketplace.address import address_of
 from marketplace.core.errors import AuthenticationError, ConflictError, InvalidInputError
+from marketplace.core.flags import SIGN_UP
 from marketplace.forms.account import LoginForm, NewPasswordForm, ResetForm, SignUpForm
 from marketplace.forms.problem import add_problem
 from marketplace.models import User
 from marketplace.services import account, throttle
+from marketplace.services.flag import require_flag
 
 # Sessions of people who signed in here; there is one way to authenticate.
 _BACKEND = "django.contrib.auth.backends.ModelBackend"
@@ -33,6 +35,7 @@ def sign_up(request: HttpRequest) -> HttpResponse:
     """A new person with an account of its own, signed in at once."""
     if request.user.is_authenticated:
         return redirect("marketplace:home")
+    require_flag(SIGN_UP)
     form = SignUpForm(request.POST or None)
     if form.is_valid():
         throttle.count_sign_up(address=address_of(request))

@@ -51,6 +51,21 @@ PAGES = {
         "/demo/file-type",
         "/runs",
         "/profile",
+        "/demo/digits/report",
+    ],
+    "admin": [
+        "/platform",
+        "/platform/reviews",
+        "/platform/accounts",
+        "/platform/accounts/demo",
+        "/platform/accounts/demo/suspend",
+        "/platform/reports",
+        "/platform/reports?show=appeals",
+        "/platform/fleet",
+        "/platform/flags",
+        "/platform/flags/model-reports",
+        "/platform/announcements",
+        "/platform/audit",
     ],
 }
 LOOKS = {

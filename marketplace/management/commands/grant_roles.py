@@ -73,6 +73,8 @@ APP_REVOKED = {
     "billing_meterreport": "DELETE",
     "marketplace_auditevent": "UPDATE, DELETE",
     "marketplace_review": "UPDATE, DELETE",
+    "marketplace_report": "DELETE",
+    "marketplace_takedown": "DELETE",
     "billing_price": "DELETE",
     "billing_royalty": "DELETE",
     **dict.fromkeys(PAYMENT_TABLES, "DELETE"),

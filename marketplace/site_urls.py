@@ -5,11 +5,16 @@ from __future__ import annotations
 from django.contrib.auth import views as auth_views
 from django.urls import path
 
-from marketplace.views import account, auth, catalog, console, creator, key
+from marketplace.views import account, auth, catalog, console, creator, key, site
 
 app_name = "marketplace"
 urlpatterns = [
     path("", catalog.catalogue, name="catalogue"),
+    path("theme", site.theme, name="theme"),
+    path("search", site.search, name="search"),
+    path("search/results", site.search_results, name="search-results"),
+    path("styleguide", site.styleguide, name="styleguide"),
+    path("styleguide/panel", site.styleguide_panel, name="styleguide-panel"),
     path("home", account.home, name="home"),
     path("sign-up", auth.sign_up, name="sign-up"),
     path("login", auth.log_in, name="login"),

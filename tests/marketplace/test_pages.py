@@ -60,6 +60,7 @@ OWNED = [
 # Pages that belong to whoever asks, or to everybody.
 OPEN = {
     *("catalogue", "home", "sign-up", "login", "log-out", "reset", "reset-sent", "reset-confirm"),
+    *("theme", "search", "search-results", "styleguide", "styleguide-panel"),
     *("profile", "switch-account", "account-new", "withdraw-choice", "owner", "model"),
 }
 MAY = {

@@ -39,10 +39,7 @@ document.addEventListener("keydown", (event) => {
 document.addEventListener("submit", (event) => {
   const form = event.target;
   if (!form.dataset?.confirm) return;
-  if (form.confirmed) {
-    form.confirmed = false;
-    return;
-  }
+  if (form.confirmed) return;
   event.preventDefault();
   event.stopImmediatePropagation();
   ask({
@@ -53,6 +50,7 @@ document.addEventListener("submit", (event) => {
     if (!isConfirmed) return;
     form.confirmed = true;
     form.requestSubmit(event.submitter);
+    form.confirmed = false;
   });
 }, true);
 document.addEventListener("htmx:confirm", (event) => {

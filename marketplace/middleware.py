@@ -7,6 +7,7 @@ from collections.abc import Callable
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from django.conf import settings
+from django.contrib.auth.views import redirect_to_login
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render, resolve_url
 from django.utils.cache import patch_cache_control
@@ -84,14 +85,15 @@ class SessionPageMiddleware:
         if settings.SESSION_COOKIE_NAME in request.COOKIES and not _is_public(response):
             patch_cache_control(response, no_store=True, private=True)
         login_url = resolve_url(settings.LOGIN_URL)
-        location = response.get("Location", "")
-        if response.status_code != 302 or not location.startswith(f"{login_url}?next="):
+        # What `login_required` says, and no other way to that page.
+        asked = redirect_to_login(request.get_full_path()).url
+        if response.status_code != 302 or response.get("Location") != asked:
             return response
         if request.htmx:  # type: ignore[attr-defined]
             page = request.htmx.current_url_abs_path  # type: ignore[attr-defined]
             return HttpResponseClientRedirect(_with_next(login_url, page or "/"))
         if request.method not in ("GET", "HEAD"):
-            response["Location"] = _with_next(login_url, _referring_path(request))
+            response["Location"] = _with_next(login_url, referring_path(request))
         return response
 
 
@@ -103,14 +105,16 @@ def _with_next(login_url: str, path: str) -> str:
     return f"{login_url}?{urlencode({'next': path}, safe='/')}"
 
 
-def _referring_path(request: HttpRequest) -> str:
+def referring_path(request: HttpRequest) -> str:
     """The page of this site that a form was sent from; the start page where nobody knows."""
     referrer = request.headers.get("Referer", "")
     is_own = url_has_allowed_host_and_scheme(
         referrer, allowed_hosts={request.get_host()}, require_https=request.is_secure()
     )
     parts = urlsplit(referrer) if is_own else urlsplit("")
-    return urlunsplit(("", "", parts.path or "/", parts.query, ""))
+    # Two slashes would begin another site's address.
+    path = "/" if parts.path.startswith("//") else parts.path or "/"
+    return urlunsplit(("", "", path, parts.query, ""))
 
 
 def wants_json(request: HttpRequest) -> bool:

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 
 from django.conf import settings
-from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
-from django.shortcuts import redirect, render, resolve_url
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
+from django.shortcuts import render
 from django.urls import NoReverseMatch, reverse
-from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_POST, require_safe
 
 from marketplace.context import THEME_COOKIE, THEMES, actor_of, current_account
 from marketplace.core import limits
 from marketplace.core.errors import InvalidInputError
+from marketplace.middleware import referring_path
 from marketplace.selectors.access import has_right
 from marketplace.selectors.search import find_models, list_own_slugs
 from marketplace.views.styleguide import sample_context
@@ -78,11 +78,7 @@ def theme(request: HttpRequest) -> HttpResponse:
     chosen = request.POST.get("theme", "")
     if chosen not in (*THEMES, "system"):
         raise InvalidInputError("The theme is system, light or dark.")
-    target = request.POST.get("next", "")
-    is_own = url_has_allowed_host_and_scheme(
-        target, allowed_hosts={request.get_host()}, require_https=request.is_secure()
-    )
-    response = redirect(target if is_own else resolve_url("marketplace:catalogue"))
+    response = HttpResponseRedirect(referring_path(request))
     if chosen == "system":
         response.delete_cookie(THEME_COOKIE, samesite="Lax")
     else:

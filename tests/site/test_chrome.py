@@ -54,11 +54,16 @@ def test_the_server_writes_the_theme_into_the_page(client, db, cookie, attribute
 
 
 @pytest.mark.parametrize(
-    ("target", "place"),
-    [("/login", "/login"), ("https://evil.example/", "/"), ("//evil.example", "/"), ("", "/")],
+    ("referrer", "place"),
+    [
+        ("http://testserver/login?next=/x", "/login?next=/x"),
+        ("https://evil.example/login", "/"),
+        ("http://testserver//evil.example", "/"),
+        ("", "/"),
+    ],
 )
-def test_the_theme_leads_back_to_this_site_only(client, db, target, place):
-    answer = client.post("/theme", {"theme": "dark", "next": target})
+def test_the_theme_leads_back_to_this_site_only(client, db, referrer, place):
+    answer = client.post("/theme", {"theme": "dark"}, HTTP_REFERER=referrer)
 
     assert (answer.status_code, answer.url) == (302, place)
     assert answer.cookies["theme"].value == "dark"

@@ -62,10 +62,15 @@ def test_signing_in_leads_to_no_other_site(client, owner, account, target):
 def test_the_person_comes_back_to_the_page(visit, owner, account):
     page = visit(owner)
     page.goto("/console?account=acme")
+    expect(page.locator(".panel[aria-busy=true]")).to_have_count(0)
     Session.objects.all().delete()
 
-    # As a panel does that wants to stay fresh.
-    page.evaluate("htmx.ajax('GET', '/panels/wallet?account=acme', '.panel')")
+    # As a panel does that wants to stay fresh; later, since the page goes away with it.
+    page.evaluate(
+        """() => void setTimeout(() => {
+            htmx.ajax("GET", "/panels/wallet?account=acme", document.querySelector(".panel"));
+        }, 200)"""
+    )
     page.wait_for_url(lambda url: "/login?next=/console" in url)
     expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
     sign_in(page)

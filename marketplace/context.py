@@ -18,6 +18,9 @@ from marketplace.selectors.account import list_memberships as memberships_of
 from marketplace.selectors.account import own_first
 
 SESSION_KEY = "account"
+# Read by every page, so that the first paint has the right colours.
+THEME_COOKIE = "theme"
+THEMES = ("light", "dark")
 
 
 def actor_of(request: HttpRequest) -> Actor:
@@ -75,6 +78,7 @@ def site(request: HttpRequest) -> dict[str, Any]:
     return {
         "gateway_url": settings.GATEWAY_URL,
         "development": settings.DEVELOPMENT,
+        "theme": theme if (theme := request.COOKIES.get(THEME_COOKIE)) in THEMES else "",
         "memberships": SimpleLazyObject(lambda: list_memberships(request)),
         "current_membership": SimpleLazyObject(lambda: current_membership(request)),
         "current_account": SimpleLazyObject(lambda: current_account(request)),

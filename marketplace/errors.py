@@ -53,6 +53,11 @@ class VersionNotApprovedError(ConflictError):
     title = "Only an approved version can be published."
 
 
+class ChannelMovedError(ConflictError):
+    code = "channel_moved"
+    title = "The channel names another version by now."
+
+
 class LoginThrottledError(LimitExceededError):
     code = "login_throttled"
     title = "Too many failed tries. Wait a while, then try again."

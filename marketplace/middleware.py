@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from urllib.parse import urlencode, urlsplit, urlunsplit
 
+from django.conf import settings
+from django.contrib.auth.views import redirect_to_login
 from django.http import HttpRequest, HttpResponse, JsonResponse
-from django.shortcuts import render
+from django.shortcuts import render, resolve_url
+from django.utils.cache import patch_cache_control
+from django.utils.http import url_has_allowed_host_and_scheme
+from django_htmx.http import HttpResponseClientRedirect
 
 from marketplace.core import logs
 from marketplace.core.errors import BadRequestError, MarketplaceError
@@ -63,6 +69,55 @@ def answer_problem(request: HttpRequest, error: MarketplaceError) -> HttpRespons
     for name, value in problem_headers(error).items():
         response[name] = value
     return response
+
+
+class SessionPageMiddleware:
+    """Keep what a person sees with the person: out of caches, and behind the sign-in page.
+
+    An answer to a browser with a session is stored nowhere, so that the back button after
+    signing out asks again. A redirect to the sign-in page leads back to where the person was:
+    htmx would otherwise put that page into a part of another, and a form would come back to
+    an address that only takes POST.
+    """
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        response = self.get_response(request)
+        if settings.SESSION_COOKIE_NAME in request.COOKIES and not _is_public(response):
+            patch_cache_control(response, no_store=True, private=True)
+        login_url = resolve_url(settings.LOGIN_URL)
+        # What `login_required` says, and no other way to that page.
+        asked = redirect_to_login(request.get_full_path()).url
+        if response.status_code != 302 or response.get("Location") != asked:
+            return response
+        if request.htmx:  # type: ignore[attr-defined]
+            page = request.htmx.current_url_abs_path  # type: ignore[attr-defined]
+            return HttpResponseClientRedirect(_with_next(login_url, page or "/"))
+        if request.method not in ("GET", "HEAD"):
+            response["Location"] = _with_next(login_url, referring_path(request))
+        return response
+
+
+def _is_public(response: HttpResponse) -> bool:
+    return "public" in response.get("Cache-Control", "")
+
+
+def _with_next(login_url: str, path: str) -> str:
+    return f"{login_url}?{urlencode({'next': path}, safe='/')}"
+
+
+def referring_path(request: HttpRequest) -> str:
+    """The page of this site that a form was sent from; the start page where nobody knows."""
+    referrer = request.headers.get("Referer", "")
+    is_own = url_has_allowed_host_and_scheme(
+        referrer, allowed_hosts={request.get_host()}, require_https=request.is_secure()
+    )
+    parts = urlsplit(referrer) if is_own else urlsplit("")
+    # Two slashes would begin another site's address.
+    path = "/" if parts.path.startswith("//") else parts.path or "/"
+    return urlunsplit(("", "", path, parts.query, ""))
 
 
 def wants_json(request: HttpRequest) -> bool:

@@ -54,6 +54,7 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
+    "marketplace.middleware.SessionPageMiddleware",
     "marketplace.middleware.ProblemMiddleware",
     # Inside of it, so that what it refuses becomes a page or problem+json.
     "marketplace.see_as.SeeAsMiddleware",

@@ -19,11 +19,17 @@ from marketplace.views import (
     platform_account,
     report,
     review,
+    site,
 )
 
 app_name = "marketplace"
 urlpatterns = [
     path("", catalog.catalogue, name="catalogue"),
+    path("theme", site.theme, name="theme"),
+    path("search", site.search, name="search"),
+    path("search/results", site.search_results, name="search-results"),
+    path("styleguide", site.styleguide, name="styleguide"),
+    path("styleguide/panel", site.styleguide_panel, name="styleguide-panel"),
     path("home", account.home, name="home"),
     path("sign-up", auth.sign_up, name="sign-up"),
     path("login", auth.log_in, name="login"),

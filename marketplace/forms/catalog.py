@@ -76,3 +76,7 @@ class NewModelForm(ListingForm):
 class ChannelForm(forms.Form):
     channel = forms.ChoiceField(choices=Channel.Name.choices)
     version = forms.IntegerField(min_value=1, max_value=limits.VERSIONS_PER_MODEL_MAX)
+    # What the channel must name until then: an undo must not undo another's move.
+    only_from = forms.IntegerField(
+        min_value=1, max_value=limits.VERSIONS_PER_MODEL_MAX, required=False
+    )

@@ -17,7 +17,12 @@ from django.db.models import Max
 from marketplace.core import limits
 from marketplace.core.errors import FieldError, InvalidInputError
 from marketplace.core.ids import new_id
-from marketplace.errors import CountLimitError, VersionNotApprovedError, VersionStateError
+from marketplace.errors import (
+    ChannelMovedError,
+    CountLimitError,
+    VersionNotApprovedError,
+    VersionStateError,
+)
 from marketplace.models import Account, AIModel, Channel, ModelVersion
 from marketplace.selectors.access import Actor
 from marketplace.services import audit
@@ -258,16 +263,24 @@ def withdraw(*, version: ModelVersion, actor: Actor, reason: str = "") -> ModelV
     return version
 
 
-def publish_version(*, version: ModelVersion, channel: str, actor: Actor | None = None) -> Channel:
+def publish_version(
+    *,
+    version: ModelVersion,
+    channel: str,
+    actor: Actor | None = None,
+    only_from: int | None = None,
+) -> Channel:
     """Move a channel to an approved version; consumers that follow it get this one at once.
 
     Args:
         version: The version; repeating the call changes nothing.
         channel: One of `Channel.Name`.
         actor: Who does it; None where onboarding fulfils the manifest's wish.
+        only_from: The number that the channel must name until now.
 
     Raises:
         VersionNotApprovedError: Nothing was moved.
+        ChannelMovedError: The channel names another version than `only_from`.
     """
     assert channel in Channel.Name.values, channel
     with transaction.atomic():
@@ -279,6 +292,8 @@ def publish_version(*, version: ModelVersion, channel: str, actor: Actor | None 
             raise VersionNotApprovedError(f"{version} is {state}.")
         moved = Channel.objects.filter(model=version.model, name=channel).first()
         before = moved.version.number if moved else None
+        if only_from is not None and before != only_from:
+            raise ChannelMovedError(f"{channel} has been moved since; nothing was changed.")
         if moved is None:
             moved = Channel.objects.create(model=version.model, name=channel, version=version)
         elif moved.version_id == version.pk:

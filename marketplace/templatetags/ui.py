@@ -1,23 +1,27 @@
-"""The building blocks of pages: `{% load ui %}`.
+"""The building blocks of pages: `{% load ui %}`; docs/ui.md says when to use which.
 
-Blocks with content: `{% card "Title" %}…{% endcard %}`, `{% datatable "Label" %}<thead>…
-{% enddatatable %}`, `{% emptystate "Title" icon="key" %}…{% endemptystate %}`,
-`{% notice "warn" %}…{% endnotice %}`. Single tags: `badge`, `stat`, `field`, `copy`, `icon`,
-`panel`, `pagination`, `ago`, `crumb`, `navlink`. Filters: `money`, `size`,
-`duration`.
+Blocks with content: `{% card "Title" %}…{% endcard %}`, and in the same way `datatable`,
+`emptystate`, `notice`, `callout`, `tabs` with `tab`, `dialog`, `code`, `crumbs`, `filterbar`.
+Single tags draw one thing: `badge`, `stat`, `field`, `icon`, `linechart` and others. Filters
+write a number for people: `money`, `size`, `duration`.
 
 None of them asks the database; what they show is handed to them.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from secrets import token_hex
 from typing import Any
+from zlib import crc32
 
 from django import template
+from django.contrib.messages.storage.base import Message
 from django.core.paginator import Page
 from django.forms import BoundField, CheckboxInput
+from django.http import QueryDict
 from django.template.defaultfilters import date, filesizeformat
 from django.template.loader import render_to_string
 from django.utils import timezone
@@ -26,6 +30,7 @@ from django.utils.safestring import SafeString
 
 from marketplace.core import chart
 from marketplace.core.money import format_cents, format_nanos
+from marketplace.toast import Undo, read_undo
 
 register = template.Library()
 
@@ -58,6 +63,9 @@ TONES = {
     "suspended": "bad",
     "lost": "bad",
 }
+# Sizes of drawings, in units of their own; the page scales them.
+SPARK_SIZE = (120, 28)
+BARS_SIZE, BARS_GAP = (600, 120), 6.0
 # States in which something goes on by itself: their badge breathes.
 BUSY = frozenset({"uploading", "onboarding", "running", "processing", "starting"})
 
@@ -107,9 +115,30 @@ def badge(state: str, text: str = "", tone: str = "") -> dict[str, Any]:
 
 
 @register.inclusion_tag("components/stat.html")
-def stat(label: str, value: Any, hint: str = "") -> dict[str, Any]:
-    """A number that matters; belongs into `<dl class="stats">`."""
-    return {"label": label, "value": value, "hint": hint}
+def stat(
+    label: str,
+    value: Any,
+    hint: str = "",
+    *,
+    trend: str = "",
+    tone: str = "",
+    spark: Sequence[chart.Value] = (),
+) -> dict[str, Any]:
+    """A number that matters; belongs into `<dl class="stats">`.
+
+    `trend` is the change in words ("+12 %", "-3"); its `tone` says whether that is good, since
+    more errors are not. `spark` are the values that led to it.
+    """
+    direction = {"+": "trending-up", "-": "trending-down"}.get(trend[:1], "")
+    return {
+        "label": label,
+        "value": value,
+        "hint": hint,
+        "trend": trend,
+        "tone": tone,
+        "direction": direction,
+        "spark": spark,
+    }
 
 
 @register.inclusion_tag("components/field.html")
@@ -226,6 +255,214 @@ def percent(bps: int) -> str:
     """Hundredths of a percent, for people: 1250 is 12.5 %."""
     whole, rest = divmod(bps, 100)
     return f"{whole}.{rest:02d}".rstrip("0").rstrip(".") + " %"
+
+
+@register.simple_block_tag
+def tabs(content: SafeString, label: str, group: str = "") -> SafeString:
+    """Parts of which one shows at a time; all of them, one below the other, without scripts.
+
+    Holds `{% tab "Title" %}…{% endtab %}`. Sets of one `group` switch together and remember
+    what was chosen, as the languages of examples do.
+    """
+    context = {"content": content, "label": label, "group": group}
+    return render_to_string("components/tabs.html", context)
+
+
+@register.simple_block_tag
+def tab(content: SafeString, title: str) -> SafeString:
+    """One part of `{% tabs %}`."""
+    return render_to_string("components/tab.html", {"content": content, "title": title})
+
+
+@register.simple_block_tag
+def dialog(content: SafeString, id: str, title: str) -> SafeString:  # noqa: A002 - HTML's word
+    """A dialog that `data-dialog="id"` opens: put that on a link to a page that does the same."""
+    return render_to_string(
+        "components/dialog.html", {"content": content, "id": id, "title": title}
+    )
+
+
+@register.simple_block_tag
+def code(content: SafeString, label: str = "", language: str = "") -> SafeString:
+    """Code with a button that copies it."""
+    context = {"content": SafeString(content.strip("\n")), "label": label, "language": language}
+    return render_to_string("components/code.html", context)
+
+
+@register.simple_block_tag
+def callout(content: SafeString, title: str = "", tone: str = "info", icon: str = "") -> SafeString:
+    """Something to know before reading on; a `notice` tells what has happened."""
+    drawing = icon or {"good": "check", "warn": "alert", "bad": "alert"}.get(tone, "info")
+    context = {"content": content, "title": title, "tone": tone, "icon": drawing}
+    return render_to_string("components/callout.html", context)
+
+
+@register.simple_block_tag
+def crumbs(content: SafeString) -> SafeString:
+    """The way to this page: links, from the outermost one."""
+    return render_to_string("components/crumbs.html", {"content": content})
+
+
+@register.simple_block_tag(takes_context=True)
+def filterbar(
+    context: template.Context,
+    content: SafeString,
+    action: str = "",
+    label: str = "Filter",
+    button: str = "Apply",
+) -> SafeString:
+    """Fields above a list that narrow it, sent by GET; what is set can be cleared."""
+    request = context.get("request")
+    is_filtered = bool(request and any(value for value in request.GET.values()))
+    values = {"content": content, "action": action, "label": label, "button": button}
+    return render_to_string("components/filterbar.html", values | {"is_filtered": is_filtered})
+
+
+@register.inclusion_tag("components/confirm_button.html")
+def confirm(url: str, question: str, label: str, text: str = "") -> dict[str, Any]:
+    """A button that does what cannot be undone, after asking; `text` says what will happen.
+
+    Without scripts it acts at once: where that harms, link to a page that asks instead.
+    """
+    return {"url": url, "question": question, "label": label, "text": text}
+
+
+@register.inclusion_tag("components/toast.html")
+def toast(text: str, tone: str = "info", undo: Undo | None = None) -> dict[str, Any]:
+    """A short message in the corner; see `marketplace.toast` for those of views."""
+    return {"text": text, "tone": {"success": "good"}.get(tone, tone), "undo": undo}
+
+
+@register.filter
+def undo_of(message: Message) -> Undo | None:
+    """How a message's deed is undone."""
+    return read_undo(message)
+
+
+@register.inclusion_tag("components/progress.html")
+def progress(value: float, maximum: float = 100, label: str = "Progress") -> dict[str, Any]:
+    """How far something has come."""
+    share = 0 if maximum <= 0 else min(max(value / maximum, 0), 1)
+    return {
+        "id": _new_id("progress"),
+        "value": value,
+        "maximum": maximum,
+        "label": label,
+        "text": f"{share:.0%}",
+    }
+
+
+@register.inclusion_tag("components/steps.html")
+def steps(items: Sequence[Mapping[str, Any]], label: str = "") -> dict[str, Any]:
+    """The way to a goal: items of title, state (done, current, todo, failed), text, href."""
+    return {"steps": items, "label": label}
+
+
+@register.inclusion_tag("components/keyvalue.html")
+def keyvalue(items: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Facts about one thing: pairs of label and value."""
+    return {"items": items}
+
+
+@register.inclusion_tag("components/segmented.html", takes_context=True)
+def segmented(
+    context: template.Context,
+    label: str,
+    name: str,
+    options: Sequence[tuple[str, str]],
+    current: str,
+) -> dict[str, Any]:
+    """A choice between a few views of one page; each is a link with `?name=value`."""
+    request = context.get("request")
+    query = request.GET.copy() if request else QueryDict(mutable=True)
+    query.pop("page", None)  # Another view begins at its first page.
+    drawn = []
+    for value, text in options:
+        query[name] = value
+        href = f"?{query.urlencode()}"
+        drawn.append({"href": href, "text": text, "is_current": value == current})
+    return {"label": label, "options": drawn}
+
+
+@register.inclusion_tag("components/avatar.html")
+def avatar(name: str) -> dict[str, Any]:
+    """Initials on a colour that stays with the name; the name itself stands beside it."""
+    words = [word for word in re.split(r"[\W_]+", str(name).partition("@")[0]) if word]
+    initials = "".join(word[0] for word in words[:2]).upper() or "?"
+    return {"initials": initials, "series": crc32(str(name).encode()) % chart.SERIES_MAX + 1}
+
+
+@register.inclusion_tag("components/kbd.html")
+def kbd(text: str) -> dict[str, Any]:
+    """Keys to press, apart by spaces."""
+    return {"keys": text.split()}
+
+
+@register.inclusion_tag("components/skeleton.html")
+def skeleton(rows: int = 3) -> dict[str, Any]:
+    """The shape of what is still on its way."""
+    return {"rows": range(rows)}
+
+
+@register.inclusion_tag("components/term.html")
+def term(word: str, text: str) -> dict[str, Any]:
+    """A word with its meaning, on hover and on focus."""
+    return {"word": word, "text": text, "id": _new_id("term")}
+
+
+@register.inclusion_tag("components/amount.html")
+def amount(amount_nanos: int | None) -> dict[str, Any]:
+    """An amount of money, in figures of one width."""
+    return {"nanos": amount_nanos if amount_nanos is not None else "", "text": money(amount_nanos)}
+
+
+def _new_id(kind: str) -> str:
+    # Panels bring parts of other answers into a page, so a counter would repeat itself.
+    return f"{kind}-{token_hex(4)}"
+
+
+@register.inclusion_tag("components/sparkline.html")
+def sparkline(values: Sequence[chart.Value], label: str = "Trend") -> dict[str, Any]:
+    """A line without axes, as high as a word."""
+    shown = chart.finite(list(values))
+    low, high = chart.bounds([shown])
+    width, height = SPARK_SIZE
+    path = chart.line_path(shown, width=width, height=height, low=low, high=high)
+    known = [value for value in shown if value is not None]
+    ends = (
+        f", from {chart.format_value(known[0])} to {chart.format_value(known[-1])}" if known else ""
+    )
+    return {"path": path, "label": f"{label}{ends}", "width": width, "height": height}
+
+
+@register.inclusion_tag("components/barchart.html")
+def barchart(
+    items: Sequence[tuple[str, float | int]], label: str, unit: str = ""
+) -> dict[str, Any]:
+    """Bars of (label, value), from the left, with the numbers below."""
+    width, height = BARS_SIZE
+    bars = [
+        {
+            "x": bar.x,
+            "y": bar.y,
+            "width": bar.width,
+            "height": bar.height,
+            "label": bar.label,
+            "text": chart.format_value(bar.value),
+        }
+        for bar in chart.lay_bars(list(items), width=width, height=height, gap=BARS_GAP)
+    ]
+    total = chart.format_value(sum(value for _, value in items))
+    return {
+        "bars": bars,
+        "label": label,
+        "unit": unit,
+        "width": width,
+        "height": height,
+        "first": bars[0]["label"] if bars else "",
+        "last": bars[-1]["label"] if bars else "",
+        "summary": f"{len(bars)} bars, {total} {unit}".rstrip() + " in all.",
+    }
 
 
 @register.inclusion_tag("components/linechart.html")

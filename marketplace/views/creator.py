@@ -17,6 +17,7 @@ from marketplace.models import AIModel, Channel, ModelVersion
 from marketplace.selectors import catalog as selectors
 from marketplace.selectors.access import access_account, access_model, has_right
 from marketplace.services import catalog as services
+from marketplace.toast import add_undoable
 from marketplace.views.paging import page_of
 
 # Of a version's number, as people type it.
@@ -134,21 +135,41 @@ def versions(request: HttpRequest, owner: str, name: str) -> HttpResponse:
 @login_required
 @require_POST
 def publish(request: HttpRequest, owner: str, name: str) -> HttpResponse:
-    """Move a channel to a version."""
+    """Move a channel to a version; the next page offers to move it back."""
     model = _own_model(request, owner, name, "publish")
     form = ChannelForm(request.POST)
     if not form.is_valid():
         raise InvalidInputError("There is no such channel or version.")
     version = selectors.get_version(model, form.cleaned_data["version"])
+    before = selectors.find_channel_version(model, form.cleaned_data["channel"])
     try:
         channel = services.publish_version(
-            version=version, channel=form.cleaned_data["channel"], actor=actor_of(request)
+            version=version,
+            channel=form.cleaned_data["channel"],
+            actor=actor_of(request),
+            only_from=form.cleaned_data["only_from"],
         )
     except ConflictError as error:
         messages.error(request, error.detail)
     else:
-        messages.success(request, f"{channel.name} is version {version.number} now.")
+        _tell_of_move(request, channel, version, before)
     return redirect("marketplace:model-versions", owner, name)
+
+
+def _tell_of_move(
+    request: HttpRequest, channel: Channel, version: ModelVersion, before: ModelVersion | None
+) -> None:
+    text = f"{channel.name} is version {version.number} now."
+    # A channel that named nothing, or nothing that can be published, has no way back.
+    if before is None or before.pk == version.pk or before.state != ModelVersion.State.APPROVED:
+        messages.success(request, text)
+        return
+    fields = {
+        "channel": channel.name,
+        "version": before.number,
+        "only_from": version.number,
+    }
+    add_undoable(request, text, url=request.path, fields=fields)
 
 
 @login_required

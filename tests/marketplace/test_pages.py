@@ -61,6 +61,7 @@ OWNED = [
 # Pages that belong to whoever asks, or to everybody.
 OPEN = {
     *("catalogue", "home", "sign-up", "login", "log-out", "reset", "reset-sent", "reset-confirm"),
+    *("theme", "search", "search-results", "styleguide", "styleguide-panel"),
     *("profile", "switch-account", "account-new", "withdraw-choice", "owner", "model"),
     # What everybody may say and put away; see test_report.py and test_announcement.py.
     *("report", "dismiss"),

@@ -89,3 +89,92 @@ def test_a_link_is_marked_on_its_page_and_below(path, exact, is_current):
     text = render(f'{{% navlink "/console" "Console" exact={exact} %}}', request=request)
 
     assert ('aria-current="page"' in text) == is_current
+
+
+def test_a_trend_has_its_sign_and_a_tone_of_its_own():
+    text = render('{% stat "Errors" 31 trend="+4" tone="bad" spark=values %}', values=[1, None, 3])
+
+    assert 'class="trend" data-tone="bad"' in text
+    assert "#trending-up" in text
+    assert 'aria-label="Errors, from 1 to 3"' in text
+    assert "trend" not in render('{% stat "Errors" 31 %}')
+
+
+@pytest.mark.parametrize(
+    ("name", "initials"),
+    [("Olive Owner", "OO"), ("acme", "A"), ("olive@example.com", "O"), ("", "?"), ("<b>", "B")],
+)
+def test_initials(name, initials):
+    assert render("{% avatar name %}", name=name).endswith(f">{initials}</span>")
+
+
+def test_a_name_keeps_its_colour():
+    assert render('{% avatar "acme" %}') == render('{% avatar "acme" %}')
+
+
+def test_views_of_a_page_keep_the_query_and_leave_its_page():
+    request = RequestFactory().get("/usage?model=a%26b&page=7&window=1h")
+    options = [("1h", "1 hour"), ("7d", "7 days")]
+    text = render('{% segmented "W" "window" options "1h" %}', request=request, options=options)
+
+    assert 'href="?model=a%26b&amp;window=7d"' in text
+    assert text.count('aria-current="true"') == 1
+    assert "page=7" not in text
+
+
+@pytest.mark.parametrize(("query", "is_filtered"), [("", False), ("?a=", False), ("?a=1", True)])
+def test_filters_can_be_cleared(query, is_filtered):
+    request = RequestFactory().get(f"/usage{query}")
+    text = render("{% filterbar %}<input>{% endfilterbar %}", request=request)
+
+    assert (">Clear</a>" in text) == is_filtered
+
+
+@pytest.mark.parametrize(
+    ("value", "maximum", "text"), [(42, 100, "42%"), (3, 2, "100%"), (-1, 2, "0%"), (1, 0, "0%")]
+)
+def test_progress_is_between_nothing_and_all(value, maximum, text):
+    assert f">{text}</progress>" in render("{% progress v m %}", v=value, m=maximum)
+
+
+def test_a_step_says_where_one_is():
+    items = [{"title": "<i>", "state": "done"}, {"title": "B", "state": "current"}]
+    text = render("{% steps items %}", items=items)
+
+    assert text.count('aria-current="step"') == 1
+    assert "&lt;i&gt;" in text
+    assert ", done" in text
+
+
+def test_a_term_can_stand_twice_on_a_page():
+    one, two = (render('{% term "TTFT" text %}', text="<b>") for _ in range(2))
+
+    assert one != two
+    assert "&lt;b&gt;" in one
+
+
+def test_what_is_asked_and_undone_is_escaped_and_has_its_token():
+    undo = {"url": '/"><script>', "fields": {"version": '"1'}}
+    toast = render("{% toast text 'good' undo=undo %}", text="<b>", undo=undo, csrf_token="tok")
+    asked = render('{% confirm "/x" question "Remove" %}', question='"?', csrf_token="tok")
+
+    assert "<script>" not in toast
+    assert "<b>" not in toast
+    assert 'value="&quot;1"' in toast
+    assert 'data-confirm="&quot;?"' in asked
+    assert toast.count('value="tok"') == asked.count('value="tok"') == 1
+
+
+def test_code_is_text():
+    text = render('{% code "curl" %}\n{{ body }}\n{% endcode %}', body="<script>")
+
+    assert "<code>&lt;script&gt;</code>" in text
+
+
+def test_bars_have_their_numbers():
+    text = render('{% barchart items "Spend" "$" %}', items=[("<i>", 3), ("2 Nov", 0)])
+
+    assert text.count("<rect") == 2
+    assert 'aria-label="Spend. 2 bars, 3 $ in all."' in text
+    assert "<i>" not in text
+    assert "Nothing was measured" in render('{% barchart items "Spend" %}', items=[])

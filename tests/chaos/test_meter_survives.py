@@ -116,12 +116,6 @@ def office(
     return made
 
 
-def recover() -> None:
-    """The next run of a worker that is right."""
-    seal_hours(wait=NOW)
-    send_reports()
-
-
 @pytest.mark.parametrize("step", dying_worker.STEPS)
 def test_killed_at_any_step_usage_is_reported_once(office: Office, step: str, capsys: Any) -> None:
     found = []

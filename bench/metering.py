@@ -7,6 +7,7 @@ gateway books (usage, transfers, holds, the predictions' rows; synchronous_commi
 connections, as two gateways do. Beside each figure stands the floor: as many bare rows, inserted
 and committed in the same way. Then it books until there are as many as asked for, waits until all
 are sealed for receipts, and runs both checks of the books. Stops by itself; 1 if a check fails.
+`bench.million` does that through a real gateway, with the comparison with Stripe and an invoice.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from django.db.models import Count, F, QuerySet, Sum
 from django.db.models.functions import TruncDate
 
 from billing.models import UsageEvent
+from billing.selectors.earnings import BOOKED_WITHIN
 from marketplace.core import ids
 from marketplace.models import Account, AIModel, APIKey
 
@@ -19,8 +20,6 @@ from marketplace.models import Account, AIModel, APIKey
 GROUPS = ("day", "model", "key", "tag")
 # Rows of a sum; days of three years.
 SUMS_MAX = 1_100
-# No prediction runs for longer: its id is older than its booking by less.
-_RUN_TIME_MAX = timedelta(days=1)
 _EVENTS_PER_FETCH = 2_000
 _NO_KEY = {True: "try-it form", False: "deleted key"}
 # No tag can be called so: it has a space.
@@ -100,11 +99,13 @@ def choose_usage(events: QuerySet[UsageEvent], chosen: UsageFilter) -> QuerySet[
     if chosen.since is not None:
         begin = datetime.combine(chosen.since, time(), UTC)
         events = events.filter(
-            occurred_at__gte=begin, prediction_id__gte=ids.lowest_id(begin - _RUN_TIME_MAX)
+            occurred_at__gte=begin, prediction_id__gte=ids.lowest_id(begin - BOOKED_WITHIN)
         )
     if chosen.until is not None:
         end = datetime.combine(chosen.until, time(), UTC) + timedelta(days=1)
-        events = events.filter(occurred_at__lt=end, prediction_id__lt=ids.lowest_id(end))
+        events = events.filter(
+            occurred_at__lt=end, prediction_id__lt=ids.lowest_id(end + BOOKED_WITHIN)
+        )
     if chosen.model:
         owner, _, name = chosen.model.partition("/")
         events = events.filter(version__model__account__slug=owner, version__model__name=name)

@@ -29,6 +29,7 @@ from inference.gateway.config import (
     GatewayConfig,
 )
 from inference.gateway.database import Database
+from inference.gateway.database_clock import DatabaseClock
 from inference.gateway.errors import CapacityError
 from inference.gateway.holds import Holds
 from inference.gateway.http import Answer, Request, RSGIProtocol
@@ -100,6 +101,7 @@ class Gateway:
             trusted_proxies=config.trusted_proxies,
         )
         self.catalog = Catalog(self.database)
+        self.clock = DatabaseClock(self.database)
         self.routes = Routes(self.database)
         self.holds = Holds(self.database, ttl_s=config.hold_ttl_s)
         self.running = Running()
@@ -139,6 +141,7 @@ class Gateway:
         await self.limits.start()
         for job in (
             self.changes.run(),
+            self.clock.run(),
             self.authenticator.flush_used(),
             self.routes.run(),
             self.holds.run(),
@@ -178,8 +181,8 @@ class Gateway:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def is_ready(self) -> bool:
-        """Whether predictions can be taken: Postgres is there and tells of changes."""
-        return self.changes.is_listening
+        """Whether predictions can be taken: Postgres is there, tells of changes and the time."""
+        return self.changes.is_listening and self.clock.is_known
 
     async def handle(self, scope: Any, protocol: RSGIProtocol) -> None:
         """Answer one request; nothing that it raises goes further."""

@@ -77,18 +77,21 @@ _STORE = """
     FROM entry e {join}
     ON CONFLICT (id) DO NOTHING
 """
+# The database's clock says when something is booked, and so in which month and on which day; a
+# gateway's own may be wrong.
+_NOW = "array_fill(clock_timestamp(), ARRAY[cardinality(%(nos)s::integer[])])"
 _OUTCOME = """
     outcome AS MATERIALIZED (
         SELECT s.* FROM billing_settle(%(groups)s::jsonb,
             {ids}, %(nos)s::integer[], %(units)s::integer[], %(gross)s::bigint[],
-            %(completed)s::timestamptz[]{metered}) s
+            {now}{metered}) s
     )
 """
 _SETTLED = "JOIN outcome o ON o.prediction_id = e.id AND o.outcome = 'settled'"
 _STORE_SETTLED = _STORE.format(
     state="'succeeded'", cost="e.gross_nanos", output="NULL::jsonb", error="''", join=_SETTLED
 )
-_OUTCOME_PLAIN = _OUTCOME.format(ids="%(ids)s::uuid[]", metered="")
+_OUTCOME_PLAIN = _OUTCOME.format(ids="%(ids)s::uuid[]", now=_NOW, metered="")
 _SETTLE = f"""
     WITH {_ENTRY}, {_OUTCOME_PLAIN}, stored AS ({_STORE_SETTLED})
     SELECT prediction_id, outcome FROM outcome WHERE outcome <> 'settled'
@@ -104,7 +107,7 @@ _CLAIMED_IDS = """(
     LEFT JOIN extra x ON x.prediction_id = i.id
     LEFT JOIN claimed c ON c.prediction_id = i.id
 )"""
-_OUTCOME_EACH = _OUTCOME.format(ids=_CLAIMED_IDS, metered=", %(metered)s::jsonb")
+_OUTCOME_EACH = _OUTCOME.format(ids=_CLAIMED_IDS, now=_NOW, metered=", %(metered)s::jsonb")
 _STORE_KEYED = _STORE.format(
     state="'succeeded'",
     cost="o.gross_nanos",

@@ -8,9 +8,10 @@ Source: RFC 9562 section 5.7.
 from __future__ import annotations
 
 import os
-import time
 import uuid
 from datetime import datetime
+
+from marketplace.core.clock import now_ms
 
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 PUBLIC_LENGTH = 26  # ceil(128 / 5)
@@ -21,7 +22,7 @@ _PAIR_SHIFTS = tuple(range(120, -1, -10))
 
 def new_id() -> uuid.UUID:
     """A fresh, time-ordered identifier."""
-    time_ms = time.time_ns() // 1_000_000
+    time_ms = now_ms()
     random = int.from_bytes(os.urandom(10), "big")
     value = (time_ms & (1 << 48) - 1) << 80 | 0x7 << 76 | (random >> 62 & 0xFFF) << 64
     return uuid.UUID(int=value | 0b10 << 62 | random & (1 << 62) - 1)

@@ -657,22 +657,25 @@ def test_the_last_credit_goes_to_exactly_as_many_as_it_pays_for(shop: Shop, fund
     affordable = 7
     fund(affordable * PRICE_NANOS + PRICE_NANOS - 1)
     outcomes: list[str] = []
+    gate = threading.Barrier(64)
 
     def buy() -> None:
         try:
+            connection.ensure_connection()
+            gate.wait(30)
             ((hold_id, _, outcome),) = reserve(asked(shop.consumer.pk, PRICE_NANOS))
             outcomes.extend(settle(shop.item(hold_id)) if outcome == "held" else [outcome])
         finally:
             connections.close_all()
 
-    threads = [threading.Thread(target=buy) for _ in range(24)]
+    threads = [threading.Thread(target=buy) for _ in range(64)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
 
     assert (
-        sorted(outcomes) == ["insufficient_credit"] * (24 - affordable) + ["settled"] * affordable
+        sorted(outcomes) == ["insufficient_credit"] * (64 - affordable) + ["settled"] * affordable
     )
     assert balances()["wallet"] == (PRICE_NANOS - 1, 0)
     assert UsageEvent.objects.count() == affordable

@@ -26,6 +26,8 @@ def _keep_logging(**_: Any) -> None:
 
 
 _SCHEDULE: dict[str, dict[str, Any]] = {
+    "mail-security-notices": {"task": "marketplace.mail_security_notices", "schedule": 15.0},
+    "forget-sessions": {"task": "marketplace.forget_sessions", "schedule": 3600.0},
     # Carries on with every version whose next step is due; also after a worker died.
     "advance-onboarding": {"task": "inference.sweep_onboarding", "schedule": 5.0},
     "expire-uploads": {"task": "inference.expire_uploads", "schedule": 300.0},

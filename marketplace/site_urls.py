@@ -5,7 +5,17 @@ from __future__ import annotations
 from django.contrib.auth import views as auth_views
 from django.urls import path
 
-from marketplace.views import account, auth, catalog, console, creator, key
+from marketplace.views import (
+    account,
+    auth,
+    catalog,
+    confirm,
+    console,
+    creator,
+    key,
+    second_factor,
+    security,
+)
 
 app_name = "marketplace"
 urlpatterns = [
@@ -13,6 +23,9 @@ urlpatterns = [
     path("home", account.home, name="home"),
     path("sign-up", auth.sign_up, name="sign-up"),
     path("login", auth.log_in, name="login"),
+    path("login/second-factor", second_factor.second_step, name="second-factor"),
+    path("login/passkey", second_factor.passkey_login, name="passkey-login"),
+    path("login/passkey/options", second_factor.passkey_options, name="passkey-login-options"),
     path("log-out", auth.log_out, name="log-out"),
     path("password-reset", auth.ResetView.as_view(), name="reset"),
     path(
@@ -22,6 +35,40 @@ urlpatterns = [
     ),
     path("password-reset/<uidb64>/<token>", auth.ResetConfirmView.as_view(), name="reset-confirm"),
     path("profile", account.profile, name="profile"),
+    path("profile/confirm", confirm.confirm, name="confirm"),
+    path("profile/confirm/options", confirm.options, name="confirm-options"),
+    path("profile/email", security.email_change, name="email-change"),
+    path("profile/email/resend", security.email_resend, name="email-resend"),
+    path("profile/email/<str:token>", security.email_confirm, name="email-confirm"),
+    path("profile/security", security.security, name="security"),
+    path(
+        "profile/security/authenticator/new", security.authenticator_new, name="authenticator-new"
+    ),
+    path("profile/security/authenticator", security.authenticator, name="authenticator"),
+    path(
+        "profile/security/authenticator/remove",
+        security.authenticator_remove,
+        name="authenticator-remove",
+    ),
+    path("profile/security/recovery-codes", security.recovery_codes, name="recovery-codes"),
+    path("profile/security/passkeys", security.passkey_add, name="passkey-add"),
+    path("profile/security/passkeys/options", security.passkey_options, name="passkey-options"),
+    path(
+        "profile/security/passkeys/<uuid:passkey_id>/rename",
+        security.passkey_rename,
+        name="passkey-rename",
+    ),
+    path(
+        "profile/security/passkeys/<uuid:passkey_id>/remove",
+        security.passkey_remove,
+        name="passkey-remove",
+    ),
+    path("profile/security/sessions/end", security.sessions_end, name="sessions-end"),
+    path(
+        "profile/security/sessions/<uuid:session_id>/end",
+        security.session_end,
+        name="session-end",
+    ),
     path("account/switch", account.switch, name="switch-account"),
     path("accounts/new", account.new, name="account-new"),
     path("accounts/<slug:slug>/settings", account.settings, name="account"),

@@ -61,6 +61,12 @@ OWNED = [
 OPEN = {
     *("catalogue", "home", "sign-up", "login", "log-out", "reset", "reset-sent", "reset-confirm"),
     *("profile", "switch-account", "account-new", "withdraw-choice", "owner", "model"),
+    # About the person itself; another's passkey or session is tried in test_session.py.
+    *("second-factor", "passkey-login", "passkey-login-options", "confirm", "confirm-options"),
+    *("email-change", "email-resend", "email-confirm", "security", "recovery-codes"),
+    *("authenticator-new", "authenticator", "authenticator-remove"),
+    *("passkey-add", "passkey-options", "passkey-rename", "passkey-remove"),
+    *("sessions-end", "session-end"),
 }
 MAY = {
     "developer": {"read", "push", "keys"},

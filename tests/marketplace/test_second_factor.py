@@ -226,7 +226,7 @@ def test_a_right_code_forgets_the_wrong_ones(owner):
         assert second_factor.check_code(owner, code) == "recovery"
 
 
-@pytest.mark.parametrize("code", ["", "٠٠٠٠٠٠", "1" * 40, "abc", "00000", "0000000", "\0" * 6])
+@pytest.mark.parametrize("code", ["", "\u0660" * 6, "1" * 40, "abc", "00000", "0000000", "\0" * 6])
 def test_odd_codes_are_wrong(owner, code):
     enrol(owner)
 
@@ -320,7 +320,7 @@ def test_an_app_is_set_up_on_the_page(owner_client, owner):
     codes = done.context["codes"]
     assert all(code in done.content.decode() for code in codes)
     assert "no-store" in done["Cache-Control"]
-    assert f"data:text/plain;charset=utf-8,Strongroom%3A" in done.content.decode()
+    assert "data:text/plain;charset=utf-8,Strongroom%3A" in done.content.decode()
     page = owner_client.get("/profile/security").content.decode()
     assert "10 of 10 are left" in page
     assert not any(code in page for code in codes)
@@ -433,9 +433,7 @@ def test_an_admin_is_one_after_setting_a_factor_up(admin_client, platform_admin,
     settings.STAFF_SECOND_FACTOR = True
     admin_client.get("/profile/security?next=/admin/")
     admin_client.post("/profile/security/authenticator/new")
-    done = admin_client.post(
-        "/profile/security/authenticator", {"code": code_of(platform_admin)}
-    )
+    done = admin_client.post("/profile/security/authenticator", {"code": code_of(platform_admin)})
 
     assert done.context["next"] == "/admin/"
     assert admin_client.get("/admin/").status_code == 200

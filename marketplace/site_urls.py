@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django.contrib.auth import views as auth_views
 from django.urls import path
+from django.views.decorators.http import require_http_methods
 
 from marketplace.views import (
     account,
@@ -33,7 +34,12 @@ urlpatterns = [
         auth_views.PasswordResetDoneView.as_view(template_name="marketplace/reset_sent.html"),
         name="reset-sent",
     ),
-    path("password-reset/<uidb64>/<token>", auth.ResetConfirmView.as_view(), name="reset-confirm"),
+    path(
+        "password-reset/<uidb64>/<token>",
+        # Django's view shows its page whatever the method.
+        require_http_methods(["GET", "HEAD", "POST"])(auth.ResetConfirmView.as_view()),
+        name="reset-confirm",
+    ),
     path("profile", account.profile, name="profile"),
     path("profile/confirm", confirm.confirm, name="confirm"),
     path("profile/confirm/options", confirm.options, name="confirm-options"),

@@ -51,9 +51,11 @@ def ask_for_change(user: User, email: str) -> bool:
         detail = "This is your address already."
         raise InvalidInputError(errors=[{"pointer": "/email", "detail": detail}])
     throttle.count_confirm_mail(user_id=user.pk)
-    check_row(User(pk=user.pk, email=email, password=user.password))
     if User.objects.filter(email=email).exists():
         raise EmailTakenError
+    wanted = User.objects.get(pk=user.pk)
+    wanted.email = email
+    check_row(wanted)
     with transaction.atomic():
         audit.record(Actor(user=user).label, "user.ask_email", user, payload={"to": email})
         notify(user, Kind.EMAIL_WANTED, email)

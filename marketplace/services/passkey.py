@@ -62,7 +62,14 @@ def find_origin() -> str | None:
     except ValueError:
         return f"{parts.scheme}://{parts.netloc}"
     # Browsers keep passkeys for names only. In development, the machine has one.
-    return f"http://localhost:{parts.port or 80}" if settings.DEVELOPMENT else None
+    port = f":{parts.port}" if parts.port else ""
+    return f"http://localhost{port}" if settings.DEVELOPMENT else None
+
+
+def is_at_origin(host: str) -> bool:
+    """Whether a page at this host (and port) may ask for passkeys."""
+    origin = find_origin()
+    return origin is not None and urlparse(origin).netloc == host
 
 
 def begin_registration(user: User, session: SessionBase) -> dict[str, Any]:

@@ -40,9 +40,9 @@ def sign_up(request: HttpRequest) -> HttpResponse:
         except (InvalidInputError, ConflictError) as error:
             add_problem(form, error)
         else:
-            # Before the session begins: what it says of the person is part of the page.
+            answer = finish_login(request, user, target=next_of(request))
             _mail_link(request, user)
-            return finish_login(request, user, target=next_of(request))
+            return answer
     context = {"form": form, "next": request.GET.get("next", "")}
     return render(request, "marketplace/sign_up.html", context, status=_status(form))
 
@@ -65,7 +65,7 @@ def log_in(request: HttpRequest) -> HttpResponse:
     context = {
         "form": form,
         "next": request.GET.get("next", ""),
-        "has_passkeys": passkey.find_origin() is not None,
+        "has_passkeys": passkey.is_at_origin(request.get_host()),
     }
     return render(request, "marketplace/login.html", context, status=_status(form))
 

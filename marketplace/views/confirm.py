@@ -143,7 +143,7 @@ def _page(
     user = request.user
     is_by_factor = has_factor(user)
     shown = form["confirm_code"] if is_by_factor else form["confirm_password"]
-    has_passkey = passkey.find_origin() is not None and list_passkeys(user).exists()
+    has_passkey = passkey.is_at_origin(request.get_host()) and list_passkeys(user).exists()
     context |= {"form": form, "shown": shown, "has_passkey": has_passkey}
     status = status or (422 if form.is_bound else 200)
     response = render(request, "marketplace/confirm.html", context, status=status)

@@ -19,7 +19,7 @@ from marketplace.forms.account import LoginForm
 from marketplace.forms.problem import add_problem
 from marketplace.forms.security import CodeForm
 from marketplace.models import User
-from marketplace.selectors.security import find_authenticator, has_factor, list_passkeys
+from marketplace.selectors.security import has_factor, list_passkeys
 from marketplace.services import passkey, second_factor, throttle
 from marketplace.services.session import confirm_session
 from marketplace.views.redirects import next_of, own_url
@@ -73,14 +73,7 @@ def second_step(request: HttpRequest) -> HttpResponse:
         else:
             target = own_url(request, request.session[_PENDING_KEY]["next"])
             return finish_login(request, user, factor=factor, target=target)
-    context = {
-        "form": form,
-        "has_app": find_authenticator(user) is not None,
-        "has_passkey": passkey.find_origin() is not None and list_passkeys(user).exists(),
-        "next": request.session[_PENDING_KEY]["next"],
-    }
-    status = 422 if form.is_bound else 200
-    return render(request, "marketplace/second_factor.html", context, status=status)
+    return _second_page(request, user, form)
 
 
 @never_cache
@@ -103,14 +96,7 @@ def passkey_login(request: HttpRequest) -> HttpResponse:
     try:
         user = passkey.finish_proof(request.session, purpose=_PURPOSE, answer=answer, user=pending)
     except AuthenticationError as error:
-        form = LoginForm()
-        context = {
-            "form": form,
-            "next": request.POST.get("next", ""),
-            "passkey_fault": error.detail,
-            "has_passkeys": True,
-        }
-        return render(request, "marketplace/login.html", context, status=422)
+        return _refuse_passkey(request, pending, error.detail)
     return finish_login(request, user, factor="passkey", target=next_of(request))
 
 
@@ -123,3 +109,29 @@ def _pending_user(request: HttpRequest) -> User | None:
     if user is None or not constant_time_compare(user.get_session_auth_hash(), pending["stamp"]):
         return None
     return user
+
+
+def _refuse_passkey(request: HttpRequest, pending: User | None, fault: str) -> HttpResponse:
+    """The page on which the passkey was asked for."""
+    if pending is not None:
+        return _second_page(request, pending, CodeForm(), fault=fault)
+    context = {
+        "form": LoginForm(),
+        "next": request.POST.get("next", ""),
+        "passkey_fault": fault,
+        "has_passkeys": passkey.is_at_origin(request.get_host()),
+    }
+    return render(request, "marketplace/login.html", context, status=422)
+
+
+def _second_page(
+    request: HttpRequest, user: User, form: CodeForm, *, fault: str = ""
+) -> HttpResponse:
+    context = {
+        "form": form,
+        "next": request.session[_PENDING_KEY]["next"],
+        "has_passkey": passkey.is_at_origin(request.get_host()) and list_passkeys(user).exists(),
+        "passkey_fault": fault,
+    }
+    status = 422 if form.is_bound or fault else 200
+    return render(request, "marketplace/second_factor.html", context, status=status)

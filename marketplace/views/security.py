@@ -274,7 +274,7 @@ def _context(request: HttpRequest) -> dict[str, Any]:
         ],
         "has_others": any(one.session_key != here for one in sessions),
         "passkey_origin": passkey.find_origin(),
-        "is_passkey_origin": passkey.find_origin() == f"{request.scheme}://{request.get_host()}",
+        "is_passkey_origin": passkey.is_at_origin(request.get_host()),
         "passkey_form": PasskeyForm(),
         "email_form": EmailForm(),
         "must_have_factor": settings.STAFF_SECOND_FACTOR

@@ -26,17 +26,17 @@ DEVICE = {
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    # Closed after the file: as long as it runs, no other test could use asyncio.
-    with sync_playwright() as playwright:
+    # Closed after the file: as long as it runs, no other test could use asyncio, and Django
+    # takes this thread for one that does.
+    with pytest.MonkeyPatch.context() as patch, sync_playwright() as playwright:
+        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
         browser = playwright.chromium.launch(executable_path=find_program(), args=ARGUMENTS)
         yield browser
         browser.close()
 
 
 @pytest.fixture(autouse=True)
-def _site(settings, live_server, monkeypatch) -> None:
-    # Playwright's loop runs in this thread, while the tests ask the database.
-    monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
+def _site(chromium, settings, live_server) -> None:
     settings.WEB_URL = live_server.url
     cache.clear()
 

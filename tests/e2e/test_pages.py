@@ -45,6 +45,8 @@ PAGES = {
         "/console/usage",
         "/demo/file-type",
         "/profile",
+        "/profile/security",
+        "/profile/confirm",
     ],
 }
 LOOKS = {

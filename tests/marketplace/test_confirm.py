@@ -212,8 +212,8 @@ def test_who_has_a_second_factor_shows_that_one(owner_client, owner, account, la
 
 
 def test_a_passkey_confirms(owner_client, owner, account, settings):
-    settings.WEB_URL = "https://strongroom.example"
-    key = SoftwareKey("https://strongroom.example", "strongroom.example")
+    settings.WEB_URL = "http://testserver"
+    key = SoftwareKey("http://testserver", "testserver")
     options = owner_client.post("/profile/security/passkeys/options").json()
     body = {"name": "x", "credential": key.create(options)}
     assert owner_client.post("/profile/security/passkeys", body).status_code == 201

@@ -47,7 +47,7 @@ def test_signing_up_mails_a_link_that_confirms(newcomer):
     assert sent.to == ["new@example.com"]
     assert User.objects.get().email_verified_at is None
     page = newcomer.get("/profile/security").content.decode()
-    assert "not confirmed" in page
+    assert "Not confirmed" in page
 
     # Looking at the link is what programs do that look at mail: it changes nothing.
     assert "This address is mine" in newcomer.get(link_of(sent)).content.decode()
@@ -56,7 +56,7 @@ def test_signing_up_mails_a_link_that_confirms(newcomer):
 
     assert User.objects.get().email_verified_at is not None
     assert AuditEvent.objects.filter(action="user.confirm_email").count() == 1
-    assert "not confirmed" not in newcomer.get("/profile/security").content.decode()
+    assert "Not confirmed" not in newcomer.get("/profile/security").content.decode()
 
 
 def test_the_link_works_in_another_browser_too(newcomer):

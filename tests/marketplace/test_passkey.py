@@ -291,6 +291,17 @@ def test_passkeys_have_one_origin(settings, web_url, is_development, origin):
     assert passkey.find_origin() == origin
 
 
+def test_a_page_at_another_address_names_the_one_for_passkeys(owner_client, client, settings):
+    page = owner_client.get("/profile/security").content.decode()
+    assert f'href="{ORIGIN}/profile/security"' in page
+    assert "Add a passkey" not in page
+    assert "with a passkey" not in client.get("/login").content.decode()
+    # The control: at its own address.
+    settings.WEB_URL = "http://testserver"
+    assert "Add a passkey" in owner_client.get("/profile/security").content.decode()
+    assert "with a passkey" in client.get("/login").content.decode()
+
+
 def test_without_a_name_the_site_says_so(owner_client, settings):
     settings.WEB_URL, settings.DEVELOPMENT = "https://192.0.2.7", False
 

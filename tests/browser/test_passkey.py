@@ -187,7 +187,8 @@ def test_without_a_device_the_page_says_so(person, page):
     session.send("WebAuthn.enable")
     page.goto("/login")
     page.evaluate(
-        "navigator.credentials.get = () => Promise.reject(new DOMException('', 'NotAllowedError'))"
+        "() => { navigator.credentials.get = () =>"
+        " Promise.reject(new DOMException('', 'NotAllowedError')); }"
     )
     page.get_by_role("button", name="Sign in with a passkey").click()
 

@@ -119,7 +119,7 @@ def _refuse_passkey(request: HttpRequest, pending: User | None, fault: str) -> H
         "form": LoginForm(),
         "next": request.POST.get("next", ""),
         "passkey_fault": fault,
-        "has_passkeys": passkey.is_at_origin(request.get_host()),
+        "has_passkeys": True,
     }
     return render(request, "marketplace/login.html", context, status=422)
 
@@ -127,10 +127,11 @@ def _refuse_passkey(request: HttpRequest, pending: User | None, fault: str) -> H
 def _second_page(
     request: HttpRequest, user: User, form: CodeForm, *, fault: str = ""
 ) -> HttpResponse:
+    can_ask = passkey.is_at_origin(request.get_host()) and list_passkeys(user).exists()
     context = {
         "form": form,
         "next": request.session[_PENDING_KEY]["next"],
-        "has_passkey": passkey.is_at_origin(request.get_host()) and list_passkeys(user).exists(),
+        "has_passkey": bool(fault) or can_ask,
         "passkey_fault": fault,
     }
     status = 422 if form.is_bound or fault else 200

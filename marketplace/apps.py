@@ -10,3 +10,6 @@ class MarketplaceConfig(AppConfig):
         import marketplace.celery
         import marketplace.checks
         import marketplace.tasks  # noqa: F401
+        from marketplace.services.session import connect
+
+        connect()

@@ -8,6 +8,8 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, register
 
 SECRET_LENGTH_MIN = 32
+# Modules of backends that keep mail on the machine.
+_MAIL_TO_NOBODY = (["console"], ["dummy"], ["filebased"], ["locmem"])
 
 
 @register(Tags.security, deploy=True)
@@ -42,6 +44,18 @@ def check_production(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
         "E008": (
             not settings.KEYBROKER_URL.startswith("https://"),
             "STRONGROOM_KEYBROKER_URL does not use https.",
+        ),
+        "E009": (
+            not settings.STAFF_SECOND_FACTOR,
+            "STRONGROOM_STAFF_SECOND_FACTOR is off: a password alone makes an admin.",
+        ),
+        "E010": (
+            not settings.REQUIRE_VERIFIED_EMAIL,
+            "STRONGROOM_REQUIRE_VERIFIED_EMAIL is off: anybody publishes under any address.",
+        ),
+        "E011": (
+            settings.EMAIL_BACKEND.split(".")[-2:-1] in _MAIL_TO_NOBODY,
+            "STRONGROOM_EMAIL_BACKEND sends no mail: people hear of nothing that happens to them.",
         ),
     }
     return [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from marketplace.core.errors import (
+    AuthenticationError,
     ConflictError,
     ForbiddenError,
     InvalidInputError,
@@ -88,3 +89,27 @@ class AlreadyDecidedError(ConflictError):
 
     code = "already_decided"
     title = "This was decided already."
+
+
+class SecondFactorRequiredError(AuthenticationError):
+    """The password was right, and is not all that this person signs in with."""
+
+    code = "second_factor_required"
+    title = "A code of the authenticator app or a recovery code is needed as well."
+
+
+class ConfirmationRequiredError(ForbiddenError):
+    """Of calls by a session that is not fresh enough for money and keys."""
+
+    code = "confirmation_required"
+    title = "Confirm that it is you, then try again."
+
+
+class EmailNotVerifiedError(ForbiddenError):
+    code = "email_not_verified"
+    title = "Confirm your e-mail address first: follow the link that was mailed to you."
+
+
+class LinkInvalidError(InvalidInputError):
+    code = "link_invalid"
+    title = "This link does not work any more."

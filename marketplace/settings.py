@@ -44,6 +44,7 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "marketplace.middleware.RequestIdMiddleware",
+    "marketplace.guard.HeadersMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "csp.middleware.CSPMiddleware",
@@ -55,6 +56,7 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     "marketplace.middleware.SessionPageMiddleware",
+    "marketplace.guard.GuardMiddleware",
     "marketplace.middleware.ProblemMiddleware",
     # Inside of it, so that what it refuses becomes a page or problem+json.
     "marketplace.see_as.SeeAsMiddleware",
@@ -122,8 +124,19 @@ LOGIN_URL = "marketplace:login"
 LOGIN_REDIRECT_URL = "marketplace:home"
 LOGOUT_REDIRECT_URL = "marketplace:catalogue"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = WEB_URL.startswith("https://")
-SESSION_COOKIE_HTTPONLY = True
-SESSION_COOKIE_SAMESITE = "Lax"
+SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
+# Browsers take such a cookie from this host alone, and over https alone.
+_COOKIE_PREFIX = "__Host-" if SESSION_COOKIE_SECURE else ""
+SESSION_COOKIE_NAME = f"{_COOKIE_PREFIX}sessionid"
+CSRF_COOKIE_NAME = f"{_COOKIE_PREFIX}csrftoken"
+DEVICE_COOKIE_NAME = f"{_COOKIE_PREFIX}device"
+SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
+# Whether admins are admins only after a second factor, and whether people confirm their
+# address before they push, publish or make live keys. Off in development, where the demo's
+# people sign in by their passwords.
+STAFF_SECOND_FACTOR = env_bool("STRONGROOM_STAFF_SECOND_FACTOR", default=not DEVELOPMENT)
+REQUIRE_VERIFIED_EMAIL = env_bool("STRONGROOM_REQUIRE_VERIFIED_EMAIL", default=not DEVELOPMENT)
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 SECURE_SSL_REDIRECT = False  # The proxy in front redirects; see docs/operations.md.

@@ -15,7 +15,7 @@ from billing.selectors.card import access_card, find_auto_topup, find_balance_al
 from billing.selectors.refund import list_refunds, sum_refundable_cents
 from billing.services import auto_topup, card
 from billing.services.refund import request_refund
-from marketplace.api.authentication import actor_of
+from marketplace.api.authentication import actor_of, require_confirmed
 from marketplace.core.limits import REASON_LENGTH_MAX
 from marketplace.models import Account
 from marketplace.selectors.access import access_account
@@ -57,6 +57,7 @@ class CardsView(APIView):
     def post(self, request: Request) -> Response:
         """Open a page of Stripe's that saves a card; needs the right `billing`."""
         account = _named_account(request)
+        require_confirmed(request)
         return Response({"url": card.start_card_setup(account)}, status=201)
 
 

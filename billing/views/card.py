@@ -21,6 +21,7 @@ from billing.services import auto_topup, card
 from marketplace.context import actor_of, requested_account
 from marketplace.models import Account
 from marketplace.selectors.access import has_right
+from marketplace.views.confirm import needs_confirmation
 
 
 @login_required
@@ -37,6 +38,7 @@ def cards(request: HttpRequest) -> HttpResponse:
 
 @login_required
 @require_POST
+@needs_confirmation()
 def card_new(request: HttpRequest) -> HttpResponse:
     """Leads to Stripe's page that saves a card."""
     return redirect(card.start_card_setup(requested_account(request, "billing")))

@@ -19,10 +19,12 @@ from billing.services.connect import refresh_account, start_onboarding
 from marketplace.context import actor_of, requested_account
 from marketplace.models import Account
 from marketplace.selectors.access import has_right
+from marketplace.views.confirm import needs_confirmation
 
 
 @login_required
 @require_http_methods(["GET", "HEAD", "POST"])
+@needs_confirmation("POST")
 def payouts(request: HttpRequest) -> HttpResponse:
     """State at Stripe, what is missing, and all payouts; POST leads to Stripe's page."""
     account = requested_account(request)

@@ -14,7 +14,7 @@ from inference.selectors import onboarding as onboardings
 from inference.selectors.shredding import describe_shred
 from inference.selectors.version import describe_version
 from inference.services import platform, release_log, shredding
-from marketplace.api.authentication import actor_of
+from marketplace.api.authentication import actor_of, require_confirmed
 from marketplace.core import limits
 from marketplace.core.errors import InvalidInputError
 from marketplace.models import AIModel, ModelVersion
@@ -99,7 +99,8 @@ def _access_model(request: Request, owner: str, name: str) -> AIModel:
 
 
 def _read_shred(request: Request, subject: AIModel | ModelVersion) -> str:
-    """The reason, if the body names what is to be destroyed."""
+    """The reason, if the body names what is to be destroyed, and a session has confirmed it."""
+    require_confirmed(request)
     assert isinstance(request.data, dict)  # The parser takes nothing else.
     shredding.check_confirmation(request.data.get("confirm"), subject)
     body = ShredInput(data=request.data)

@@ -23,6 +23,7 @@ from marketplace.models import ModelVersion
 from marketplace.selectors.access import Actor, has_right, require_right
 from marketplace.selectors.catalog import get_version
 from marketplace.services.catalog import ARROWS
+from marketplace.views.confirm import needs_confirmation
 
 ENTRIES_SHOWN = 50
 
@@ -62,6 +63,7 @@ def export(request: HttpRequest, owner: str, name: str, number: int) -> HttpResp
 
 @login_required
 @require_http_methods(["GET", "POST"])
+@needs_confirmation()
 def shred(request: HttpRequest, owner: str, name: str, number: int) -> HttpResponse:
     """Ask for the name and a reason, then destroy the version's key for good."""
     version = _own_version(request, owner, name, number)

@@ -8,9 +8,11 @@ from rest_framework.request import Request
 from marketplace.address import exact_address_of
 from marketplace.core.address import parse_network
 from marketplace.core.errors import NetworkNotAllowedError
+from marketplace.errors import ConfirmationRequiredError
 from marketplace.models import APIKey, User
 from marketplace.selectors.access import ANONYMOUS, Actor
 from marketplace.selectors.key import find_valid_key
+from marketplace.services.session import is_confirmed
 
 
 class TokenAuthentication(authentication.BaseAuthentication):
@@ -62,3 +64,14 @@ def actor_of(request: Request) -> Actor:
     if request.user.is_authenticated:
         return Actor(user=request.user)
     return ANONYMOUS
+
+
+def require_confirmed(request: Request) -> None:
+    """Ask a session for a recent proof of who sits there; a key is a proof by itself.
+
+    Raises:
+        ConfirmationRequiredError: The pages ask for it; see `marketplace.views.confirm`.
+    """
+    is_session = request.user.is_authenticated and not isinstance(request.auth, APIKey)
+    if is_session and not is_confirmed(request._request.session):  # noqa: SLF001
+        raise ConfirmationRequiredError

@@ -10,7 +10,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from marketplace.api.authentication import actor_of
+from marketplace.api.authentication import actor_of, require_confirmed
 from marketplace.api.limits import KeyChangeInput, KeyLimitInput
 from marketplace.core import limits
 from marketplace.core.clock import to_wire
@@ -42,6 +42,7 @@ class KeysView(APIView):
 
     def post(self, request: Request) -> Response:
         """A new key; its text is in this answer and nowhere else. Needs the right `keys`."""
+        require_confirmed(request)
         fields = KeyInput(data=request.data)
         fields.is_valid(raise_exception=True)
         data = dict(fields.validated_data)

@@ -13,11 +13,14 @@ from marketplace.address import address_of
 from marketplace.api.authentication import actor_of
 from marketplace.core import limits
 from marketplace.core.errors import ForbiddenError
+from marketplace.errors import SecondFactorRequiredError
 from marketplace.models import Account, APIKey
 from marketplace.selectors.access import Actor, access_account, has_right
 from marketplace.selectors.account import list_memberships, own_first
+from marketplace.selectors.security import has_factor
 from marketplace.services.account import log_in
 from marketplace.services.key import issue_key
+from marketplace.services.second_factor import check_code
 
 
 class LoginInput(serializers.Serializer):
@@ -25,6 +28,8 @@ class LoginInput(serializers.Serializer):
     password = serializers.CharField(max_length=1024, trim_whitespace=False)
     token_name = serializers.CharField(max_length=limits.NAME_LENGTH_MAX)
     account = serializers.SlugField(required=False)
+    # Of the authenticator app, or a recovery code, for who has a second factor.
+    code = serializers.CharField(max_length=40, required=False)
 
 
 class LoginView(APIView):
@@ -44,6 +49,10 @@ class LoginView(APIView):
             password=data["password"],
             address=address_of(request._request),  # noqa: SLF001
         )
+        if has_factor(user):
+            if not data.get("code"):
+                raise SecondFactorRequiredError
+            check_code(user, data["code"])
         actor = Actor(user=user)
         account = choose_account(actor, data.get("account"))
         _, secret = issue_key(

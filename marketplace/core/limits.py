@@ -30,6 +30,15 @@ LOGIN_FAILURES_MAX = 5
 # Many people share one address behind a proxy, but they do not all mistype at once.
 LOGIN_FAILURES_PER_ADDRESS_MAX = 50
 LOGIN_WINDOW_S = 900
+# For one person from everywhere: what many addresses may guess together. Far above what the
+# person mistypes, so that a stranger who wants to lock somebody out needs many addresses.
+LOGIN_FAILURES_PER_PERSON_MAX = 100
+# Codes of the second factor: three are right at a time, out of a million.
+FACTOR_FAILURES_MAX = 5
+FACTOR_WINDOW_S = 900
+# Mails with a link that confirms an address, per person.
+CONFIRM_MAILS_MAX = 5
+CONFIRM_MAIL_WINDOW_S = 3_600
 # Codes that one account may try in an hour: a person mistypes, and a machine guesses.
 COUPON_TRIES_PER_ACCOUNT_MAX = 20
 COUPON_WINDOW_S = 3_600
@@ -60,3 +69,21 @@ AUDIT_EXPORT_ROWS_MAX = 100_000
 
 # A token that `strongroom login` made; a forgotten laptop is not a key for ever.
 LOGIN_TOKEN_LIFETIME = timedelta(days=90)
+# A person's devices; each also is a way in.
+PASSKEYS_PER_PERSON_MAX = 20
+# What a browser sends as a passkey has 1 to 4 KiB.
+CREDENTIAL_LENGTH_MAX = 16_384
+# One sheet of paper; who has used some makes new ones.
+RECOVERY_CODES = 10
+# Between the password and the second factor.
+PENDING_LOGIN_LIFETIME_S = 600
+# For so long after a proof of who sits there, money and keys need no other.
+CONFIRMED_LIFETIME_S = 900
+# A link that confirms an address.
+CONFIRM_LINK_LIFETIME_S = 3 * 24 * 3_600
+# How often "last seen" is written.
+SEEN_INTERVAL_S = 300
+# A device that was not seen for so long is a new one.
+SESSION_MEMORY = timedelta(days=90)
+# Notices that were mailed, for questions about them.
+NOTICE_MEMORY = timedelta(days=30)

@@ -11,7 +11,7 @@ import marketplace.core.ids
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("marketplace", "0005_account_frozen"),
+        ("marketplace", "0008_security"),
     ]
 
     operations = [

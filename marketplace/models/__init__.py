@@ -9,6 +9,13 @@ from marketplace.models.impersonation import Impersonation
 from marketplace.models.key import APIKey
 from marketplace.models.notice import Notice
 from marketplace.models.report import Report, Takedown
+from marketplace.models.security import (
+    Authenticator,
+    Passkey,
+    RecoveryCode,
+    SecurityNotice,
+    UserSession,
+)
 from marketplace.models.vital import Vital
 
 __all__ = [
@@ -17,15 +24,20 @@ __all__ = [
     "Account",
     "Announcement",
     "AuditEvent",
+    "Authenticator",
     "Channel",
     "FlagSetting",
     "Impersonation",
     "Membership",
     "ModelVersion",
     "Notice",
+    "Passkey",
+    "RecoveryCode",
     "Report",
     "Review",
+    "SecurityNotice",
     "Takedown",
     "User",
+    "UserSession",
     "Vital",
 ]

@@ -10,9 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID
 
+from django.conf import settings
 from django.db.models import Q, QuerySet
 
 from marketplace.core.errors import ForbiddenError, NotFoundError
+from marketplace.errors import EmailNotVerifiedError
 from marketplace.models import Account, AIModel, APIKey, Membership, ModelVersion, User
 
 Role = Membership.Role
@@ -31,6 +33,10 @@ ROLES_BY_RIGHT: dict[str, frozenset[str]] = {
 }
 
 
+# What others see, or run.
+_RIGHTS_OF_THE_VERIFIED = frozenset({"push", "publish"})
+
+
 @dataclass(frozen=True, slots=True)
 class Actor:
     """Who acts: a person in a session, or a key that stands for one account."""
@@ -47,8 +53,14 @@ class Actor:
 
     @property
     def is_admin(self) -> bool:
-        """Whether this is a platform admin in a session; keys never are."""
-        return self.api_key is None and self.user is not None and self.user.is_staff
+        """Whether this is a platform admin in a session; keys never are.
+
+        Nor is an admin who has to show a second factor and has not: see
+        `marketplace.guard.GuardMiddleware`.
+        """
+        if self.api_key is not None or self.user is None:
+            return False
+        return self.user.is_staff and not getattr(self.user, "is_held_back", False)
 
 
 ANONYMOUS = Actor()
@@ -79,9 +91,23 @@ def access_account(actor: Actor, slug: str, right: str = "read") -> Account:
 
 
 def require_right(actor: Actor, account: Account, right: str) -> None:
-    """Raise `ForbiddenError` unless the actor has this right on its account."""
+    """Raise `ForbiddenError` unless the actor has this right on its account.
+
+    Raises:
+        EmailNotVerifiedError: It has it, but what others will see needs a confirmed address.
+    """
     if not has_right(actor, account, right):
         raise ForbiddenError(f"This needs the right {right!r} on {account.slug}.", right=right)
+    if right in _RIGHTS_OF_THE_VERIFIED:
+        require_verified(actor)
+
+
+def require_verified(actor: Actor) -> None:
+    """Raise `EmailNotVerifiedError` for a person whose address nobody has confirmed."""
+    if not settings.REQUIRE_VERIFIED_EMAIL or actor.user is None:
+        return
+    if actor.user.email_verified_at is None:
+        raise EmailNotVerifiedError
 
 
 def has_right(actor: Actor, account: Account, right: str) -> bool:

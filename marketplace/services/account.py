@@ -34,6 +34,7 @@ from marketplace.services import audit, throttle
 from marketplace.services.admin import check_reason, require_admin
 from marketplace.services.limits import check_rates, describe_changes
 from marketplace.services.notice import owe_notice
+from marketplace.services.security_notice import Kind, notify
 from marketplace.services.validation import check_row
 
 Role = Membership.Role
@@ -125,6 +126,19 @@ def log_in(request: HttpRequest | None, *, email: str, password: str, address: s
     return user
 
 
+def check_own_password(*, user: User, password: str, address: str) -> None:
+    """Prove who sits at an open session, which must not become a place to guess.
+
+    Raises:
+        LoginThrottledError: Too many failed tries; the password was not looked at.
+        AuthenticationError: It is wrong.
+    """
+    throttle.count_login(email=user.email, address=address)
+    if not user.check_password(password):
+        raise AuthenticationError("This is not your password.")
+    throttle.forget_login(email=user.email, address=address)
+
+
 def change_password(*, user: User, password: str) -> None:
     """Set a new password; other sessions of the person end.
 
@@ -136,6 +150,7 @@ def change_password(*, user: User, password: str) -> None:
         user.set_password(password)
         user.save(update_fields=["password"])
         audit.record(Actor(user=user).label, "user.password", user)
+        notify(user, Kind.PASSWORD)
 
 
 def rename_person(*, user: User, name: str) -> None:

@@ -14,7 +14,7 @@ from marketplace.core.errors import ConflictError, ForbiddenError, InvalidInputE
 from marketplace.core.keys import Secret
 from marketplace.errors import CountLimitError
 from marketplace.models import Account, APIKey
-from marketplace.selectors.access import Actor
+from marketplace.selectors.access import Actor, require_verified
 from marketplace.selectors.key import list_live_keys
 from marketplace.services import audit
 from marketplace.services.limits import check_key_limits, describe_changes
@@ -62,6 +62,7 @@ def issue_key(
     Raises:
         InvalidInputError: A name, mode, scope, time or limit that is not possible.
         ForbiddenError: A token tries to make a token that may do more than itself.
+        EmailNotVerifiedError: A live key or token, by a person whose address is not confirmed.
         CountLimitError: The account has as many live keys as it may have.
     """
     chosen = _choose_scopes(mode, scopes)
@@ -69,6 +70,8 @@ def issue_key(
     if expires_at is not None and expires_at <= timezone.now():
         detail = "Must lie in the future."
         raise InvalidInputError(errors=[{"pointer": "/expires_at", "detail": detail}])
+    if mode != Mode.TEST:
+        require_verified(actor)
     _require_no_more_than_own(actor, mode, chosen)
     if actor.api_key is not None and mode == Mode.TOKEN and actor.api_key.expires_at is not None:
         # Else a token that was stolen for a day could make one for ever.

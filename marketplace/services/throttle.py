@@ -29,7 +29,12 @@ def count_login(*, email: str, address: str) -> None:
     """
     by_pair = _raise_count(_login_key(email, address), limits.LOGIN_WINDOW_S)
     by_address = _raise_count(_key("login-address", address), limits.LOGIN_WINDOW_S)
-    if by_pair > limits.LOGIN_FAILURES_MAX or by_address > limits.LOGIN_FAILURES_PER_ADDRESS_MAX:
+    by_person = _raise_count(_person_key(email), limits.LOGIN_WINDOW_S)
+    if (
+        by_pair > limits.LOGIN_FAILURES_MAX
+        or by_address > limits.LOGIN_FAILURES_PER_ADDRESS_MAX
+        or by_person > limits.LOGIN_FAILURES_PER_PERSON_MAX
+    ):
         raise LoginThrottledError(retry_after_s=limits.LOGIN_WINDOW_S)
 
 
@@ -37,9 +42,44 @@ def forget_login(*, email: str, address: str) -> None:
     """The password was right: it was no failure."""
     try:
         cache.delete(_login_key(email, address))
+        cache.decr(_person_key(email))
         cache.decr(_key("login-address", address))
     except (RedisError, ValueError):
         logger.warning("the count of failed log-ins could not be lowered")
+
+
+def count_factor(*, user_id: UUID) -> None:
+    """Count a code of a second factor.
+
+    Raises:
+        LoginThrottledError: Too many were wrong; the code was not looked at.
+    """
+    count = _raise_count(_key("factor", str(user_id)), limits.FACTOR_WINDOW_S)
+    if count > limits.FACTOR_FAILURES_MAX:
+        raise LoginThrottledError(retry_after_s=limits.FACTOR_WINDOW_S)
+
+
+def forget_factor(*, user_id: UUID) -> None:
+    """The code was right: what was mistyped before is forgotten."""
+    try:
+        cache.delete(_key("factor", str(user_id)))
+    except RedisError:
+        logger.warning("the count of wrong codes could not be lowered")
+
+
+def count_passkey(*, address: str) -> None:
+    """Count a question to a passkey; each makes a session. Raises `LoginThrottledError`."""
+    count = _raise_count(_key("passkey", address), limits.LOGIN_WINDOW_S)
+    if count > limits.LOGIN_FAILURES_PER_ADDRESS_MAX * 2:
+        raise LoginThrottledError(retry_after_s=limits.LOGIN_WINDOW_S)
+
+
+def count_confirm_mail(*, user_id: UUID) -> None:
+    """Count a mail with a link that confirms an address. Raises `LimitExceededError`."""
+    window_s = limits.CONFIRM_MAIL_WINDOW_S
+    count = _raise_count(_key("confirm-mail", str(user_id)), window_s)
+    if count > limits.CONFIRM_MAILS_MAX:
+        raise LimitExceededError("Too many mails asked for.", retry_after_s=window_s)
 
 
 def count_sign_up(*, address: str) -> None:
@@ -67,6 +107,10 @@ def count_coupon_try(*, account_id: UUID) -> None:
 
 def _login_key(email: str, address: str) -> str:
     return _key("login", f"{email.strip().lower()}|{address}")
+
+
+def _person_key(email: str) -> str:
+    return _key("login-person", email.strip().lower())
 
 
 def _key(kind: str, subject: str) -> str:

@@ -9,14 +9,14 @@ from django.contrib import messages
 from django.contrib.auth import update_session_auth_hash
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import redirect, render, resolve_url
-from django.utils.http import url_has_allowed_host_and_scheme
+from django.shortcuts import redirect, render
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from marketplace.address import address_of
 from marketplace.context import SESSION_KEY, actor_of, current_account
 from marketplace.core.errors import (
+    AuthenticationError,
     ConflictError,
     ForbiddenError,
     InvalidInputError,
@@ -35,8 +35,10 @@ from marketplace.models import Account, Membership, User
 from marketplace.selectors.access import access_account, has_right
 from marketplace.selectors.account import describe_event, list_events, list_members
 from marketplace.services import account as accounts
-from marketplace.services import throttle
+from marketplace.services.session import end_sessions, follow_session
+from marketplace.views.confirm import needs_confirmation
 from marketplace.views.paging import page_of
+from marketplace.views.redirects import own_url
 
 
 @login_required
@@ -57,9 +59,7 @@ def switch(request: HttpRequest) -> HttpResponse:
     account = access_account(actor_of(request), request.POST.get("account", ""))
     request.session[SESSION_KEY] = account.slug
     messages.info(request, f"You now work for {account.slug}.")
-    target = request.POST.get("next", "")
-    is_own = url_has_allowed_host_and_scheme(target, allowed_hosts={request.get_host()})
-    return redirect(target if is_own else resolve_url("marketplace:home"))
+    return redirect(own_url(request, request.POST.get("next")))
 
 
 @login_required
@@ -89,19 +89,22 @@ def profile(request: HttpRequest) -> HttpResponse:
 
 def _change_password(request: HttpRequest, form: ChangePasswordForm) -> bool:
     assert isinstance(request.user, User)
-    user, address = request.user, address_of(request)
-    # An open session must not become a place to guess the password.
-    throttle.count_login(email=user.email, address=address)
-    if not user.check_password(form.cleaned_data["current"]):
-        form.add_error("current", "This is not your password.")
-        return False
-    throttle.forget_login(email=user.email, address=address)
+    user, sent = request.user, form.cleaned_data
     try:
-        accounts.change_password(user=user, password=form.cleaned_data["password"])
+        accounts.check_own_password(
+            user=user, password=sent["current"], address=address_of(request)
+        )
+        accounts.change_password(user=user, password=sent["password"])
+    except AuthenticationError as error:
+        form.add_error("current", error.detail)
+        return False
     except InvalidInputError as error:
         add_problem(form, error)
         return False
+    before = request.session.session_key
     update_session_auth_hash(request, user)
+    follow_session(user=user, before=before, after=request.session.session_key)
+    end_sessions(user=user, but=request.session.session_key)
     return True
 
 
@@ -143,6 +146,7 @@ def settings(request: HttpRequest, slug: str) -> HttpResponse:
 
 @login_required
 @require_http_methods(["GET", "POST"])
+@needs_confirmation("POST")
 def members(request: HttpRequest, slug: str) -> HttpResponse:
     """Who may act for the account; POST adds a person."""
     actor = actor_of(request)
@@ -170,6 +174,7 @@ def members(request: HttpRequest, slug: str) -> HttpResponse:
 
 @login_required
 @require_POST
+@needs_confirmation()
 def member_role(request: HttpRequest, slug: str, member_id: int) -> HttpResponse:
     """Give a member another role."""
     account, user = _member(request, slug, member_id)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import messages
-from django.contrib.auth import login, logout, views
+from django.contrib.auth import logout, views
 from django.contrib.auth.forms import PasswordResetForm
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import redirect, render, resolve_url
+from django.shortcuts import redirect, render
 from django.urls import reverse_lazy
-from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_POST
@@ -21,11 +20,11 @@ from marketplace.core.flags import SIGN_UP
 from marketplace.forms.account import LoginForm, NewPasswordForm, ResetForm, SignUpForm
 from marketplace.forms.problem import add_problem
 from marketplace.models import User
-from marketplace.services import account, throttle
+from marketplace.services import account, email_address, passkey, throttle
 from marketplace.services.flag import require_flag
-
-# Sessions of people who signed in here; there is one way to authenticate.
-_BACKEND = "django.contrib.auth.backends.ModelBackend"
+from marketplace.services.session import end_sessions
+from marketplace.views.redirects import next_of
+from marketplace.views.second_factor import finish_login, finish_password
 
 
 @never_cache
@@ -44,8 +43,9 @@ def sign_up(request: HttpRequest) -> HttpResponse:
         except (InvalidInputError, ConflictError) as error:
             add_problem(form, error)
         else:
-            login(request, user, backend=_BACKEND)
-            return redirect(_next_url(request))
+            answer = finish_login(request, user, target=next_of(request))
+            _mail_link(request, user)
+            return answer
     context = {"form": form, "next": request.GET.get("next", "")}
     return render(request, "marketplace/sign_up.html", context, status=_status(form))
 
@@ -56,7 +56,7 @@ def sign_up(request: HttpRequest) -> HttpResponse:
 def log_in(request: HttpRequest) -> HttpResponse:
     """Sign in with e-mail address and password; too many failures are a 429 page."""
     if request.user.is_authenticated:
-        return redirect(_next_url(request))
+        return redirect(next_of(request))
     form = LoginForm(request.POST or None)
     if form.is_valid():
         try:
@@ -64,9 +64,12 @@ def log_in(request: HttpRequest) -> HttpResponse:
         except AuthenticationError as error:
             add_problem(form, error)
         else:
-            login(request, user, backend=_BACKEND)
-            return redirect(_next_url(request))
-    context = {"form": form, "next": request.GET.get("next", "")}
+            return finish_password(request, user)
+    context = {
+        "form": form,
+        "next": request.GET.get("next", ""),
+        "has_passkeys": passkey.is_at_origin(request.get_host()),
+    }
     return render(request, "marketplace/login.html", context, status=_status(form))
 
 
@@ -110,17 +113,16 @@ class ResetConfirmView(views.PasswordResetConfirmView):
         except InvalidInputError as error:
             add_problem(form, error)
             return self.form_invalid(form)
+        end_sessions(user=self.user)
         self.request.session.pop(views.INTERNAL_RESET_SESSION_TOKEN, None)
         messages.success(self.request, "The new password is set. Sign in with it.")
         return redirect("marketplace:login")
 
 
-def _next_url(request: HttpRequest) -> str:
-    target = request.POST.get("next") or request.GET.get("next") or ""
-    is_own = url_has_allowed_host_and_scheme(
-        target, allowed_hosts={request.get_host()}, require_https=request.is_secure()
-    )
-    return target if is_own else resolve_url("marketplace:home")
+def _mail_link(request: HttpRequest, user: User) -> None:
+    if email_address.mail_confirmation(user):
+        text = f"Welcome. Follow the link that was mailed to {user.email} to confirm the address."
+        messages.info(request, text)
 
 
 def _status(form: LoginForm | SignUpForm) -> int:

@@ -16,6 +16,7 @@ from django.views.decorators.http import require_http_methods, require_safe
 from marketplace.context import actor_of, requested_account
 from marketplace.core import limits
 from marketplace.core.errors import ConflictError, InvalidInputError, NotFoundError
+from marketplace.errors import EmailNotVerifiedError
 from marketplace.forms.key import KeyForm
 from marketplace.forms.limits import KeyLimitsForm
 from marketplace.forms.problem import add_problem
@@ -23,6 +24,7 @@ from marketplace.models import APIKey
 from marketplace.selectors import key as selectors
 from marketplace.services import key as services
 from marketplace.services.limits import LIST_FIELDS, RATE_FIELDS
+from marketplace.views.confirm import needs_confirmation
 from marketplace.views.paging import page_of
 
 
@@ -44,6 +46,7 @@ def keys(request: HttpRequest) -> HttpResponse:
 @login_required
 @never_cache
 @require_http_methods(["GET", "POST"])
+@needs_confirmation()
 def new(request: HttpRequest) -> HttpResponse:
     """Make a key. The answer to the POST shows it: it is never in a URL or a session."""
     account = requested_account(request, "keys")
@@ -59,7 +62,7 @@ def new(request: HttpRequest) -> HttpResponse:
                 expires_at=form.expires_at(),
                 key_limits=form.key_limits(),
             )
-        except (InvalidInputError, ConflictError) as error:
+        except (InvalidInputError, ConflictError, EmailNotVerifiedError) as error:
             add_problem(form, error)
         else:
             context = {"account": account, "api_key": api_key, "secret": secret.text}

@@ -250,9 +250,13 @@ class WebClient:
         """Name, addresses, key and limits of the platform."""
         return self.transport.call("GET", "/api/platform")
 
-    def login(self, email: str, password: str, token_name: str) -> dict[str, Any]:
-        """Trade a password for a token."""
+    def login(
+        self, email: str, password: str, token_name: str, *, code: str | None = None
+    ) -> dict[str, Any]:
+        """Trade a password for a token, with the code of a second factor if there is one."""
         body = {"email": email, "password": password, "token_name": token_name}
+        if code:
+            body["code"] = code
         return self.transport.call("POST", "/api/login", json=body)
 
     def get_me(self) -> dict[str, Any]:

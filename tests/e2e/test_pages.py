@@ -66,6 +66,8 @@ PAGES = {
         "/platform/flags/model-reports",
         "/platform/announcements",
         "/platform/audit",
+        "/profile/security",
+        "/profile/confirm",
     ],
 }
 LOOKS = {

@@ -65,6 +65,12 @@ OPEN = {
     *("profile", "switch-account", "account-new", "withdraw-choice", "owner", "model"),
     # What everybody may say and put away; see test_report.py and test_announcement.py.
     *("report", "dismiss"),
+    # About the person itself; another's passkey or session is tried in test_session.py.
+    *("second-factor", "passkey-login", "passkey-login-options", "confirm", "confirm-options"),
+    *("email-change", "email-resend", "email-confirm", "security", "recovery-codes"),
+    *("authenticator-new", "authenticator", "authenticator-remove"),
+    *("passkey-add", "passkey-options", "passkey-rename", "passkey-remove"),
+    *("sessions-end", "session-end"),
 }
 MAY = {
     "developer": {"read", "push", "keys"},

@@ -21,6 +21,9 @@ SAFE = {
     "KEYBROKER_TOKEN": "t" * 32,
     "KEYBROKER_URL": "https://keybroker:8443",
     "PLAYGROUND_SECRET": "p" * 32,
+    "STAFF_SECOND_FACTOR": True,
+    "REQUIRE_VERIFIED_EMAIL": True,
+    "EMAIL_BACKEND": "django.core.mail.backends.smtp.EmailBackend",
 }
 
 
@@ -45,6 +48,9 @@ def test_safe_settings_pass(settings):
         ("E006", {"KEYBROKER_TOKEN": "unset"}),
         ("E007", {"PLAYGROUND_SECRET": "unset"}),
         ("E008", {"KEYBROKER_URL": "http://keybroker:8443"}),
+        ("E009", {"STAFF_SECOND_FACTOR": False}),
+        ("E010", {"REQUIRE_VERIFIED_EMAIL": False}),
+        ("E011", {"EMAIL_BACKEND": "django.core.mail.backends.console.EmailBackend"}),
     ],
 )
 def test_each_unsafe_setting_is_refused(settings, fault, changes):

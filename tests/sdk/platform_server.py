@@ -48,6 +48,8 @@ class Platform:
     def __init__(self):
         self.signing_key = signature.generate_signing_key()
         self.successions = []
+        # The code that a login needs besides the password; None for none.
+        self.second_factor = None
         self.kem_keys = {}
         self.uploads = {}
         self.versions = {}
@@ -119,6 +121,9 @@ class Platform:
     def login(self, body):
         if body["password"] != PASSWORD:
             raise RefusalError(401, "unauthenticated", "The email or the password is wrong.")
+        if self.second_factor and body.get("code") != self.second_factor:
+            code = "unauthenticated" if "code" in body else "second_factor_required"
+            raise RefusalError(401, code, "A code is needed as well.")
         return 201, {"token": TOKEN, "account": "acme", "email": body["email"]}
 
     def get_me(self):

@@ -63,6 +63,19 @@ def test_login_asks_where_somebody_can_answer(platform, config, monkeypatch):
     assert config.load_profile().email == "ada@example.com"
 
 
+def test_login_asks_for_the_second_factor_where_there_is_one(platform, config, monkeypatch):
+    platform.second_factor = "123456"
+    flags = ["login", "--url", platform.url, "--email=ada@example.com", "--password", PASSWORD]
+
+    # Nobody there to ask: the reason is told, and nothing is kept.
+    assert "second_factor_required" in run(*flags, code=1).stderr
+    assert "unauthenticated" in run(*flags, "--code=000000", code=1).stderr
+    run(*flags, "--code=123456")
+    assert config.load_profile().email == "ada@example.com"
+    monkeypatch.setattr(account_commands, "is_interactive", lambda: True)
+    assert "recovery code" in run(*flags, input="123456\n").stderr
+
+
 def test_login_with_a_token_and_another_account(platform, config):
     result = run("login", "--url", platform.url, "--token", TOKEN, "--account=lab", "--json")
 

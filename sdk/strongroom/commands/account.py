@@ -31,6 +31,7 @@ from strongroom.sealing.errors import CanonicalError
     envvar="STRONGROOM_PASSWORD",
     help="Better left to the prompt or to STRONGROOM_PASSWORD: others see command lines.",
 )
+@click.option("--code", help="Of your authenticator app, or a recovery code, if you have one.")
 @click.option("--token", envvar="STRONGROOM_TOKEN", help="Use an existing token (srt_…) instead.")
 @click.option("--account", help="The account to act for, if there are several.")
 @click.option("--fingerprint", help="Refuse any other platform key than this one (SHA256:…).")
@@ -42,6 +43,7 @@ def login(
     url: str,
     email: str | None,
     password: str | None,
+    code: str | None,
     token: str | None,
     account: str | None,
     fingerprint: str | None,
@@ -63,7 +65,7 @@ def login(
     public_key = _read_platform_key(described, fingerprint)
     pin = config.pin_platform(web_url, public_key, described["platform_key"].get("successions"))
     if token is None:
-        token, account = _trade_password(web_url, email, password, account)
+        token, account = _trade_password(web_url, email, password, account, code)
     me = WebClient(Transport(web_url, token)).get_me()
     profile = Profile(
         web_url=web_url,
@@ -97,7 +99,11 @@ def _read_platform_key(described: dict[str, Any], wanted: str | None) -> bytes:
 
 
 def _trade_password(
-    web_url: str, email: str | None, password: str | None, account: str | None
+    web_url: str,
+    email: str | None,
+    password: str | None,
+    account: str | None,
+    code: str | None,
 ) -> tuple[str, str | None]:
     if not is_interactive():
         if not email:
@@ -107,7 +113,14 @@ def _trade_password(
     email = email or click.prompt("Email", err=True)
     password = password or click.prompt("Password", hide_input=True, err=True)
     name = f"strongroom on {machine.node() or 'a computer'}"[:80]
-    answer = WebClient(Transport(web_url)).login(str(email), str(password), name)
+    client = WebClient(Transport(web_url))
+    try:
+        answer = client.login(str(email), str(password), name, code=code)
+    except ApiError as error:
+        if error.code != "second_factor_required" or code or not is_interactive():
+            raise
+        code = str(click.prompt("Code of your authenticator app, or a recovery code", err=True))
+        answer = client.login(str(email), str(password), name, code=code)
     chosen = answer.get("account")
     if isinstance(chosen, dict):
         chosen = chosen.get("slug")

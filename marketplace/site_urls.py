@@ -5,11 +5,18 @@ from __future__ import annotations
 from django.contrib.auth import views as auth_views
 from django.urls import path
 
-from marketplace.views import account, auth, catalog, console, creator, key
+from marketplace.views import account, auth, catalog, console, creator, explore, key, meta
 
 app_name = "marketplace"
 urlpatterns = [
     path("", catalog.catalogue, name="catalogue"),
+    path("compare", explore.compare, name="compare"),
+    path("industries", explore.industries, name="industries"),
+    path("industries/<slug:slug>", explore.industry, name="industry"),
+    path("collections", explore.collections, name="collections"),
+    path("collections/<slug:slug>", explore.collection, name="collection"),
+    path("sitemap.xml", meta.sitemap, name="sitemap"),
+    path("robots.txt", meta.robots, name="robots"),
     path("home", account.home, name="home"),
     path("sign-up", auth.sign_up, name="sign-up"),
     path("login", auth.log_in, name="login"),

@@ -3,6 +3,8 @@
 from marketplace.models.account import Account, Membership, User
 from marketplace.models.audit import AuditEvent
 from marketplace.models.catalog import AIModel, Channel, ModelVersion, Review
+from marketplace.models.collection import Collection, CollectionEntry
+from marketplace.models.entry import CatalogueEntry
 from marketplace.models.key import APIKey
 
 __all__ = [
@@ -10,7 +12,10 @@ __all__ = [
     "APIKey",
     "Account",
     "AuditEvent",
+    "CatalogueEntry",
     "Channel",
+    "Collection",
+    "CollectionEntry",
     "Membership",
     "ModelVersion",
     "Review",

@@ -61,6 +61,7 @@ OWNED = [
 OPEN = {
     *("catalogue", "home", "sign-up", "login", "log-out", "reset", "reset-sent", "reset-confirm"),
     *("profile", "switch-account", "account-new", "withdraw-choice", "owner", "model"),
+    *("compare", "industries", "industry", "collections", "collection", "sitemap", "robots"),
 }
 MAY = {
     "developer": {"read", "push", "keys"},

@@ -159,6 +159,11 @@ def ensure_roles(
         passwords: For each of `ROLES`.
         for_tests: The owner may make databases, as a test run does.
     """
+    if for_tests:
+        # Every database of the run begins with it: only a superuser may add it.
+        template = url(port, SUPERUSER, superuser_password, "template1")
+        with psycopg.connect(template, autocommit=True) as connection:
+            connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
     address = url(port, SUPERUSER, superuser_password, "postgres")
     with psycopg.connect(address, autocommit=True) as connection:
         for role in ROLES:
@@ -168,11 +173,6 @@ def ensure_roles(
             connection.execute(_formatted("CREATE DATABASE {} OWNER {}", DATABASE, OWNER))
         if for_tests:
             connection.execute(_formatted("ALTER ROLE {} CREATEDB", OWNER))
-    if for_tests:
-        # Every database of the run begins with it: only a superuser may add it.
-        template = url(port, SUPERUSER, superuser_password, "template1")
-        with psycopg.connect(template, autocommit=True) as connection:
-            connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
 
 
 def _ensure_role(connection: psycopg.Connection, role: str, password: str) -> None:

@@ -2,7 +2,9 @@
 
 Three lists are made over the models that the actor may see, and joined by reciprocal rank
 fusion: a model's score is the sum of 1 / (60 + place) over the lists that it is in. It needs
-no weights between scores that measure different things.
+no weights between scores that measure different things. Where the meaning is known, only texts
+with all the words are in the first list: one word of five says less than the whole sentence
+(docs/benchmarks.md). Else those with any of them, the ones with all first.
 
 Source: Cormack, Clarke and Buettcher, "Reciprocal Rank Fusion outperforms Condorcet and
 individual Rank Learning Methods", SIGIR 2009.
@@ -33,26 +35,14 @@ NAME_SIMILARITY_MIN = 0.5
 NAME_LENGTH_MIN = 4
 
 # The lists are exact, without an index on the embeddings: an approximate one finds too little
-# where most of its neighbours may not be seen, and 10,000 models are compared within 20 ms.
+# where most of the neighbours may not be seen, and a catalogue has thousands of models, not
+# millions.
 _SQL = """
 WITH visible AS MATERIALIZED (
     SELECT entry.* FROM marketplace_catalogueentry AS entry
     JOIN ({models}) AS model ON model.id = entry.model_id
 ), asked AS (
     SELECT * FROM marketplace_search_query(%(words)s)
-), by_words AS (
-    SELECT model_id, row_number() OVER (
-        ORDER BY words @@ all_words DESC, ts_rank(words, any_word, 1) DESC, model_id
-    ) AS place
-    FROM visible, asked WHERE words @@ any_word ORDER BY place LIMIT %(words_max)s
-), by_name AS (
-    SELECT model_id, row_number() OVER (
-        ORDER BY word_similarity(%(name)s, label) DESC, model_id
-    ) AS place
-    FROM visible
-    WHERE length(%(name)s) >= %(name_min)s
-        AND word_similarity(%(name)s, label) >= %(name_similarity)s
-    ORDER BY place LIMIT %(names_max)s
 ), by_meaning AS (
     SELECT model_id, row_number() OVER (
         ORDER BY embedding <=> %(meant)s::vector, model_id
@@ -61,6 +51,21 @@ WITH visible AS MATERIALIZED (
     WHERE %(meant)s::vector IS NOT NULL AND embedding IS NOT NULL
         AND embedding <=> %(meant)s::vector <= 1 - %(similarity)s
     ORDER BY place LIMIT %(meant_max)s
+), by_words AS (
+    SELECT model_id, row_number() OVER (
+        ORDER BY words @@ all_words DESC, ts_rank(words, any_word, 1) DESC, model_id
+    ) AS place
+    FROM visible, asked
+    WHERE words @@ any_word AND (words @@ all_words OR NOT EXISTS (SELECT FROM by_meaning))
+    ORDER BY place LIMIT %(words_max)s
+), by_name AS (
+    SELECT model_id, row_number() OVER (
+        ORDER BY word_similarity(%(name)s, label) DESC, model_id
+    ) AS place
+    FROM visible
+    WHERE length(%(name)s) >= %(name_min)s
+        AND word_similarity(%(name)s, label) >= %(name_similarity)s
+    ORDER BY place LIMIT %(names_max)s
 )
 SELECT model_id FROM (
     SELECT * FROM by_words UNION ALL SELECT * FROM by_name UNION ALL SELECT * FROM by_meaning

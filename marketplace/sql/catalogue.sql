@@ -78,7 +78,7 @@ BEGIN
 END $$;
 
 -- What a search looks for. Of each word its stem or itself; the last may be typed half way.
--- Words that stand in every text ("the") are not looked for, unless there is nothing else.
+-- Words that stand in every text ("the") are not looked for, unless one is all there is.
 CREATE OR REPLACE FUNCTION marketplace_search_query(
     asked text[], OUT any_word tsquery, OUT all_words tsquery
 ) LANGUAGE plpgsql STABLE AS $$
@@ -93,12 +93,11 @@ BEGIN
     FOREACH word IN ARRAY asked LOOP
         place := place + 1;
         stem := plainto_tsquery('english', word);
+        CONTINUE WHEN numnode(stem) = 0 AND cardinality(asked) > 1;
         IF place = cardinality(asked) THEN
             wanted := stem || to_tsquery('simple', quote_literal(word) || ':*');
-        ELSIF numnode(stem) > 0 THEN
-            wanted := stem || plainto_tsquery('simple', word);
         ELSE
-            CONTINUE;
+            wanted := stem || plainto_tsquery('simple', word);
         END IF;
         any_word := any_word || wanted;
         all_words := all_words && wanted;

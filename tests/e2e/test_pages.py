@@ -19,6 +19,11 @@ PAGES = {
         "/demo/digits",
         "/nobody/nothing",
         "/sealing",
+        "/?q=handwritten&task=image-classification&compare=demo/digits",
+        "/compare?m=demo/digits&m=demo/file-type",
+        "/industries",
+        "/industries/finance",
+        "/collections",
     ],
     "creator": [
         "/dashboard",

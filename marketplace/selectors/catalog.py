@@ -54,12 +54,6 @@ def list_catalogue(
     return models
 
 
-def list_tasks(actor: Actor) -> list[str]:
-    """The tasks of the models on sale, by name."""
-    models = list_catalogue(actor).exclude(task="").order_by("task")
-    return list(models.values_list("task", flat=True).distinct())
-
-
 def list_models(account: Account) -> QuerySet[AIModel]:
     """All models of an account, by name.
 

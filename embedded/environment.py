@@ -34,6 +34,7 @@ _SITE = (
     "STRONGROOM_CREATOR_SHARE_BPS",
     "STRONGROOM_ACCOUNT_STORAGE_BYTES_MAX",
     "STRONGROOM_VERSION_BYTES_MAX",
+    "STRONGROOM_SEARCH_MODEL",
     "AWS_",
 )
 # By process: prefixes of further variables that may be set for it.
@@ -186,6 +187,7 @@ def _control_plane(place: Place) -> dict[str, str]:
         "STRONGROOM_KEYBROKER_URL": place.keybroker_url,
         "STRONGROOM_KEYBROKER_CA": str(place.home.tls_ca),
         "STRONGROOM_KEYBROKER_TOKEN": place.secrets["keybroker_token"],
+        "STRONGROOM_SEARCH_KEY": place.secrets["search_key"],
     }
 
 

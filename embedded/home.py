@@ -30,6 +30,7 @@ from typing import Any
 
 from embedded import ports
 from embedded.errors import StartError
+from marketplace.core import keys
 
 # Postgres with its log of changes (1 GB at most), sealed demo models twice (at rest and in
 # the node's cache, 0.4 GB each), their plain files while they are sealed, and logs.
@@ -49,6 +50,7 @@ _SECRETS: Mapping[str, Callable[[], str]] = {
     "keybroker_token": lambda: secrets.token_urlsafe(32),
     "receipt_key": lambda: base64.b64encode(secrets.token_bytes(32)).decode(),
     "playground_secret": lambda: secrets.token_urlsafe(32),
+    "search_key": lambda: keys.generate(keys.TEST).text,
     "stripe_secret_key": lambda: "sk_test_" + secrets.token_hex(24),
     "stripe_webhook_secret": lambda: "whsec_" + secrets.token_hex(24),
 }

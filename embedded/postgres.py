@@ -159,6 +159,11 @@ def ensure_roles(
         passwords: For each of `ROLES`.
         for_tests: The owner may make databases, as a test run does.
     """
+    if for_tests:
+        # Every database of the run begins with it: only a superuser may add it.
+        template = url(port, SUPERUSER, superuser_password, "template1")
+        with psycopg.connect(template, autocommit=True) as connection:
+            connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
     address = url(port, SUPERUSER, superuser_password, "postgres")
     with psycopg.connect(address, autocommit=True) as connection:
         for role in ROLES:

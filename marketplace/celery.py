@@ -57,6 +57,10 @@ _SCHEDULE: dict[str, dict[str, Any]] = {
     "remind-of-invoices": {"task": "billing.remind_of_invoices", "schedule": 3600.0},
     "alert-budgets": {"task": "billing.alert_budgets", "schedule": 60.0},
     "mail-price-rises": {"task": "billing.mail_price_rises", "schedule": 60.0},
+    # What the catalogue shows and sorts by: at most so old.
+    "embed-listings": {"task": "marketplace.embed_listings", "schedule": 15.0},
+    "tell-prices": {"task": "billing.tell_prices", "schedule": 30.0},
+    "tell-use": {"task": "billing.tell_use", "schedule": 900.0},
     "release-earnings": {"task": "billing.release_earnings", "schedule": 3600.0},
     "start-payouts": {"task": "billing.start_payouts", "schedule": 3600.0},
     "advance-payouts": {"task": "billing.advance_payouts", "schedule": 300.0},

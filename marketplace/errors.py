@@ -22,6 +22,11 @@ class NameTakenError(ConflictError):
     title = "This name is taken."
 
 
+class NameConfusableError(ConflictError):
+    code = "name_confusable"
+    title = "This name looks like one that is taken."
+
+
 class EmailTakenError(ConflictError):
     code = "email_taken"
     title = "Somebody signs in with this e-mail address already."

@@ -264,6 +264,10 @@ KEYBROKER_URL = env_text("STRONGROOM_KEYBROKER_URL", "http://127.0.0.1:8002").rs
 KEYBROKER_CA = env_text("STRONGROOM_KEYBROKER_CA", "")
 KEYBROKER_TOKEN = env_secret("STRONGROOM_KEYBROKER_TOKEN", "unset")
 PLAYGROUND_SECRET = env_secret("STRONGROOM_PLAYGROUND_SECRET", "unset")
+# The model that says what listings and searches mean, and a key that may run it; without one,
+# searches go by words alone.
+SEARCH_MODEL = env_text("STRONGROOM_SEARCH_MODEL", "demo/sentence-embeddings")
+SEARCH_KEY = env_secret("STRONGROOM_SEARCH_KEY", "unset")
 # Ed25519 private keys, raw, in base64: of receipts, and the one that names it in a rotation.
 # Only workers need them.
 RECEIPT_KEY = env_secret("STRONGROOM_RECEIPT_KEY", "")

@@ -1,6 +1,7 @@
 """Background work of billing; each task calls one service and may run twice."""
 
 from billing.tasks.budget import alert_budgets
+from billing.tasks.catalogue_facts import tell_prices, tell_use
 from billing.tasks.connect import poll_connect_accounts
 from billing.tasks.ledger import check_ledger, expire_holds
 from billing.tasks.payout import advance_payouts, start_payouts
@@ -50,4 +51,6 @@ __all__ = [
     "seal_receipts",
     "start_payouts",
     "sweep_stripe_events",
+    "tell_prices",
+    "tell_use",
 ]

@@ -48,6 +48,10 @@ def seed(platform: Platform, state: SeedState) -> None:
         if not state.models[model.name].get("approved"):
             _approve(platform, state, model)
     _make_key(platform, state)
+    if not state.has_search_key:
+        platform.manage("put_search_key")
+        state.has_search_key = True
+        state.save()
     if not state.has_credit:
         _buy_credit(platform, state)
 

@@ -23,6 +23,7 @@ class SeedState:
         api_key: The consumer's.
         topup_id: Of the consumer's first credit, once its page was opened.
         has_credit: Whether that credit has arrived.
+        has_search_key: Whether the catalogue's own key is known to the gateway.
     """
 
     path: Path
@@ -33,6 +34,7 @@ class SeedState:
     api_key: str = ""
     topup_id: str = ""
     has_credit: bool = False
+    has_search_key: bool = False
 
     @classmethod
     def load(cls, home: Home) -> SeedState:

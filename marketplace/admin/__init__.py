@@ -3,6 +3,7 @@
 from marketplace.admin.account import AccountAdmin, UserAdmin
 from marketplace.admin.audit import AuditEventAdmin
 from marketplace.admin.catalog import AIModelAdmin, ModelVersionAdmin, ReviewAdmin
+from marketplace.admin.collection import CollectionAdmin
 from marketplace.admin.key import APIKeyAdmin
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "APIKeyAdmin",
     "AccountAdmin",
     "AuditEventAdmin",
+    "CollectionAdmin",
     "ModelVersionAdmin",
     "ReviewAdmin",
     "UserAdmin",

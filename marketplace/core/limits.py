@@ -23,6 +23,26 @@ CARD_LENGTH_MAX = 65_536
 REASON_LENGTH_MAX = 2_000
 # Longer queries name no model; they only cost the database time.
 SEARCH_LENGTH_MAX = 200
+# Words of a query that are looked for; a sentence has fewer.
+SEARCH_WORDS_MAX = 24
+# What a search puts in order; nobody turns to the twentieth page.
+SEARCH_RESULTS_MAX = 240
+# Numbers of an embedding: what the column holds, and the model that makes them must give.
+EMBEDDING_LENGTH = 384
+# Of a listing's text, what is embedded: the model reads some hundred words and no more.
+EMBEDDED_CHARACTERS_MAX = 1_200
+# Models side by side: what fits on a screen and in a head.
+COMPARE_MAX = 4
+# Values of one facet that are offered; the rest is found by searching.
+FACET_VALUES_MAX = 12
+# Values of one facet that may be chosen at once.
+FACET_CHOICES_MAX = 20
+# Models in a collection, and collections: an editor picks them by hand.
+COLLECTION_MODELS_MAX = 60
+COLLECTIONS_SHOWN_MAX = 60
+# Addresses in the sitemap: its format allows 50,000 in a file.
+SITEMAP_ADDRESSES_MAX = 50_000
+BIO_LENGTH_MAX = 500
 PAGE_SIZE = 24
 
 # Guessing a password: five tries, then a quarter of an hour of rest.

@@ -26,6 +26,7 @@ RESERVED_SLUGS = frozenset(
         ),
         *("evidence", "runs"),
         *("palette", "styleguide", "theme"),
+        *("collection", "collections", "compare", "industries", "industry", "sitemap"),
         *("reset", "robots", "search", "settings", "sign-in", "sign-up", "signin", "signup"),
         *("sealing", "static", "status", "stripe", "terms", "privacy", "topup", "topups", "usage"),
         *("users", "v1", "v2", "v3", "versions", "wallet", "webhooks", "well-known"),

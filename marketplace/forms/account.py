@@ -84,6 +84,18 @@ class AccountForm(forms.Form):
     name = forms.CharField(label="Display name", max_length=limits.NAME_LENGTH_MAX)
 
 
+class AccountPageForm(AccountForm):
+    """What an account's page says."""
+
+    bio = forms.CharField(
+        label="About",
+        max_length=limits.BIO_LENGTH_MAX,
+        required=False,
+        help_text="Plain text on your public page: who you are, and what your models are good at.",
+        widget=forms.Textarea(attrs={"rows": 3}),
+    )
+
+
 class OrganisationForm(AccountForm):
     slug = _slug_field("Account name")
     field_order = ("slug", "name")

@@ -10,7 +10,7 @@ import marketplace.core.ids
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("marketplace", "0005_account_frozen"),
+        ("marketplace", "0007_catalogue_search"),
     ]
 
     operations = [

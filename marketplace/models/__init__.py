@@ -4,6 +4,8 @@ from marketplace.models.account import Account, Membership, User
 from marketplace.models.announcement import Announcement
 from marketplace.models.audit import AuditEvent
 from marketplace.models.catalog import AIModel, Channel, ModelVersion, Review
+from marketplace.models.collection import Collection, CollectionEntry
+from marketplace.models.entry import CatalogueEntry
 from marketplace.models.flag import FlagSetting
 from marketplace.models.impersonation import Impersonation
 from marketplace.models.key import APIKey
@@ -25,7 +27,10 @@ __all__ = [
     "Announcement",
     "AuditEvent",
     "Authenticator",
+    "CatalogueEntry",
     "Channel",
+    "Collection",
+    "CollectionEntry",
     "FlagSetting",
     "Impersonation",
     "Membership",

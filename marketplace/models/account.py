@@ -20,6 +20,17 @@ slug_validator = RegexValidator(
 )
 
 
+class Skeleton(models.Func):
+    """What an eye may take a slug for; says the same as `marketplace.core.confusable`."""
+
+    function = "translate"
+    template = (
+        "translate(replace(replace(replace(%(expressions)s, '-', ''), 'rn', 'm'), 'vv', 'w'),"
+        " '01i5', 'olls')"
+    )
+    output_field = models.CharField()
+
+
 class UserManager(BaseUserManager["User"]):
     def create_user(self, email: str, password: str | None = None, **fields: Any) -> User:
         # Whoever makes a person this way vouches for the address; `sign_up` does not.
@@ -70,6 +81,8 @@ class Account(Limited):
     slug = models.CharField(max_length=39, unique=True, validators=[slug_validator])
     name = models.CharField(max_length=80)
     kind = models.CharField(max_length=16, choices=Kind, default=Kind.PERSON)
+    # What its page says of it: plain text, shown to everybody.
+    bio = models.CharField(max_length=500, blank=True, db_default="", default="")
     suspended_at = models.DateTimeField(null=True, blank=True)
     # Its payments are in doubt: it spends nothing and buys nothing, its models serve others.
     frozen_at = models.DateTimeField(null=True, blank=True)
@@ -81,6 +94,9 @@ class Account(Limited):
             models.CheckConstraint(
                 condition=models.Q(slug__regex=SLUG_PATTERN), name="marketplace_account_slug"
             ),
+        ]
+        indexes = [
+            models.Index(Skeleton("slug"), name="marketplace_account_look"),
         ]
 
     def __str__(self) -> str:

@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
-from django.db.models import Exists, OuterRef, Prefetch, Q, QuerySet, Subquery
+from uuid import UUID
+
+from django.contrib.postgres.fields import ArrayField
+from django.db.models import (
+    Count,
+    Exists,
+    F,
+    Func,
+    IntegerField,
+    OuterRef,
+    Prefetch,
+    Q,
+    QuerySet,
+    Subquery,
+    Sum,
+    UUIDField,
+    Value,
+)
 
 from marketplace.core import limits
 from marketplace.core.errors import NotFoundError
@@ -35,12 +52,6 @@ def list_catalogue(
             | Q(summary__icontains=word)
         )
     return models
-
-
-def list_tasks(actor: Actor) -> list[str]:
-    """The tasks of the models on sale, by name."""
-    models = list_catalogue(actor).exclude(task="").order_by("task")
-    return list(models.values_list("task", flat=True).distinct())
 
 
 def list_models(account: Account) -> QuerySet[AIModel]:
@@ -101,3 +112,58 @@ def list_review_queue() -> QuerySet[ModelVersion]:
         .select_related("model__account", "created_by")
         .order_by("created_at")
     )
+
+
+# How the catalogue can be sorted: by what, and what it is called.
+SORTS = {
+    "usage": "Most used",
+    "price": "Lowest price",
+    "speed": "Fastest",
+    "newest": "Newest",
+}
+_ORDERS = {
+    "usage": (F("entry__predictions_30d").desc(nulls_last=True),),
+    # What is metered costs more than its number says: after all that is plain.
+    "price": (
+        F("entry__price_is_plain").desc(nulls_last=True),
+        F("entry__price_nanos").asc(nulls_last=True),
+    ),
+    "speed": (F("entry__p50_ms").asc(nulls_last=True),),
+    "newest": (F("entry__published_at").desc(nulls_last=True),),
+}
+
+
+class ArrayPosition(Func):
+    """Where a value stands in a list."""
+
+    function = "array_position"
+    output_field = IntegerField()
+
+
+def sort_models(
+    models: QuerySet[AIModel], sort: str, *, found: list[UUID] | None = None
+) -> QuerySet[AIModel]:
+    """Models in an order that is the same on every page; by relevance where `found` tells it.
+
+    Args:
+        models: What is sorted.
+        sort: One of `SORTS`; anything else is by relevance.
+        found: What a search found, the best first.
+    """
+    if sort in _ORDERS:
+        return models.order_by(*_ORDERS[sort], "account__slug", "name")
+    if found is None:
+        return models.order_by("account__slug", "name")
+    places = Value(found, output_field=ArrayField(UUIDField()))
+    return models.order_by(ArrayPosition(places, F("pk")))
+
+
+def list_industry_counts(models: QuerySet[AIModel]) -> dict[str, int]:
+    """How many of these models name each industry."""
+    rows = models.exclude(industry="").order_by().values_list("industry")
+    return dict(rows.annotate(count=Count("pk")))
+
+
+def sum_predictions(models: QuerySet[AIModel]) -> int:
+    """How often these models were used in 30 days together."""
+    return int(models.aggregate(sum=Sum("entry__predictions_30d"))["sum"] or 0)

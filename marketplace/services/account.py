@@ -8,27 +8,30 @@ from typing import Any
 from django.contrib.auth import authenticate
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
 from django.http import HttpRequest
 from django.utils import timezone
 
 from marketplace.core import limits
+from marketplace.core.confusable import skeleton
 from marketplace.core.errors import (
     AuthenticationError,
     ForbiddenError,
     InvalidInputError,
     NotFoundError,
 )
-from marketplace.core.reserved import is_reserved
+from marketplace.core.reserved import RESERVED_SLUGS, is_reserved
 from marketplace.errors import (
     CountLimitError,
     EmailTakenError,
     LastOwnerError,
     MemberExistsError,
+    NameConfusableError,
     NameReservedError,
     NameTakenError,
 )
 from marketplace.models import Account, APIKey, Membership, User
+from marketplace.models.account import Skeleton
 from marketplace.selectors.access import Actor
 from marketplace.services import audit, throttle
 from marketplace.services.admin import check_reason, require_admin
@@ -38,6 +41,9 @@ from marketplace.services.security_notice import Kind, notify
 from marketplace.services.validation import check_row
 
 Role = Membership.Role
+
+_LOOK_LOCK = 0x5352_4C4B
+_RESERVED_LOOKS = frozenset(skeleton(one) for one in RESERVED_SLUGS)
 
 
 def sign_up(*, email: str, password: str, slug: str, name: str = "") -> tuple[User, Account]:
@@ -83,10 +89,11 @@ def create_account(*, user: User, slug: str, name: str) -> Account:
 
 def _make_account(user: User, slug: str, name: str, kind: Account.Kind) -> Account:
     slug = slug.strip()
-    if is_reserved(slug):
+    if is_reserved(slug) or skeleton(slug) in _RESERVED_LOOKS:
         raise NameReservedError(errors=[{"pointer": "/slug", "detail": "This name is reserved."}])
     if Account.objects.filter(slug=slug).exists():
         raise NameTakenError
+    _refuse_look_alike(slug)
     account = Account(slug=slug, name=name.strip(), kind=kind)
     check_row(account)
     try:
@@ -103,6 +110,18 @@ def _make_account(user: User, slug: str, name: str, kind: Account.Kind) -> Accou
         payload={"slug": slug, "kind": str(kind)},
     )
     return account
+
+
+def _refuse_look_alike(slug: str) -> None:
+    """Nobody gets a name that an eye takes for another's, whoever the other is."""
+    look = skeleton(slug)
+    with connection.cursor() as cursor:
+        # Two that look alike take turns: the second finds the first. Held to the commit.
+        cursor.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", [_LOOK_LOCK, look])
+    if Account.objects.alias(look=Skeleton("slug")).filter(look=look).exists():
+        raise NameConfusableError(
+            errors=[{"pointer": "/slug", "detail": NameConfusableError.title}]
+        )
 
 
 def log_in(request: HttpRequest | None, *, email: str, password: str, address: str) -> User:
@@ -164,16 +183,22 @@ def rename_person(*, user: User, name: str) -> None:
 
 def rename_account(*, actor: Actor, account: Account, name: str) -> None:
     """Change the name that others see; the slug never changes."""
+    describe_account(actor=actor, account=account, name=name, bio=account.bio)
+
+
+def describe_account(*, actor: Actor, account: Account, name: str, bio: str) -> None:
+    """Change what the account's page says: the name that others see, and who it is."""
     with transaction.atomic():
         account.name = name.strip()
+        account.bio = bio.strip()
         check_row(account)
-        account.save(update_fields=["name"])
+        account.save(update_fields=["name", "bio"])
         audit.record(
             actor.label,
             "account.rename",
             account,
             account_id=account.pk,
-            payload={"name": account.name},
+            payload={"name": account.name, "bio": account.bio},
         )
 
 

@@ -23,7 +23,7 @@ from marketplace.core.errors import (
     NotFoundError,
 )
 from marketplace.forms.account import (
-    AccountForm,
+    AccountPageForm,
     ChangePasswordForm,
     MemberForm,
     OrganisationForm,
@@ -133,11 +133,11 @@ def settings(request: HttpRequest, slug: str) -> HttpResponse:
     actor = actor_of(request)
     account = access_account(actor, slug)
     can_edit = has_right(actor, account, "members")
-    form = AccountForm(request.POST or None, initial={"name": account.name})
+    form = AccountPageForm(request.POST or None, initial={"name": account.name, "bio": account.bio})
     if request.method == "POST":
         access_account(actor, slug, "members")
         if form.is_valid():
-            accounts.rename_account(actor=actor, account=account, name=form.cleaned_data["name"])
+            accounts.describe_account(actor=actor, account=account, **form.cleaned_data)
             messages.success(request, "Saved.")
             return redirect("marketplace:account", slug)
     context = {"account": account, "form": form, "can_edit": can_edit}

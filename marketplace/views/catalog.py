@@ -14,7 +14,6 @@ from django.views.decorators.http import require_safe
 from redis.exceptions import RedisError
 
 from marketplace.context import actor_of
-from marketplace.core import limits
 from marketplace.core.card import Card, render_card
 from marketplace.core.changes import list_changes
 from marketplace.core.describe import (
@@ -26,6 +25,9 @@ from marketplace.core.errors import NotFoundError
 from marketplace.models import Account, AIModel, ModelVersion
 from marketplace.selectors import catalog
 from marketplace.selectors.access import access_model, has_right, list_accounts
+from marketplace.selectors.collection import list_collections
+from marketplace.views.browse import browse
+from marketplace.views.meta import absolute, describe_page, item_list
 from marketplace.views.paging import page_of
 
 logger = logging.getLogger(__name__)
@@ -33,26 +35,40 @@ logger = logging.getLogger(__name__)
 CARD_CACHE_S = 86_400
 # How many versions a model's page shows; creators see them all on a page of their own.
 VERSIONS_SHOWN = 10
+COLLECTIONS_ON_FRONT = 3
 
 
 @require_safe
 def catalogue(request: HttpRequest) -> HttpResponse:
-    """Models on sale, by words and task."""
+    """Models on sale: searched, narrowed down, sorted."""
     actor = actor_of(request)
-    query = request.GET.get("q", "").replace("\x00", "")[: limits.SEARCH_LENGTH_MAX].strip()
-    task = request.GET.get("task", "").replace("\x00", "")
-    context = {
-        "page": page_of(request, catalog.list_catalogue(actor, query=query, task=task)),
-        "tasks": catalog.list_tasks(actor),
-        "query": query,
-        "task": task,
-    }
+    browsed = browse(request, catalog.list_catalogue(actor))
+    is_front = not browsed.is_narrowed and browsed.page.number == 1
+    search_url = absolute(f"{request.path}?q={{search_term_string}}")
+    meta = describe_page(
+        "AI models, paid per prediction",
+        "Sealed AI models for every industry. Pay per prediction, call them with the client you "
+        "have, and check each charge.",
+        request.path,
+        is_indexed=is_front,
+        data={
+            "@type": "WebSite",
+            "name": "Strongroom",
+            "potentialAction": {
+                "@type": "SearchAction",
+                "target": {"@type": "EntryPoint", "urlTemplate": search_url},
+                "query-input": "required name=search_term_string",
+            },
+        },
+    )
+    collections = list(list_collections(actor)[:COLLECTIONS_ON_FRONT]) if is_front else []
+    context = {"browse": browsed, "meta": meta, "collections": collections}
     return render(request, "marketplace/catalogue.html", context)
 
 
 @require_safe
 def owner(request: HttpRequest, owner: str) -> HttpResponse:
-    """An account's models on sale."""
+    """An account, what it says of itself, and its models on sale."""
     actor = actor_of(request)
     account = Account.objects.filter(slug=owner, suspended_at=None).first()
     is_own = list_accounts(actor).filter(slug=owner).exists()
@@ -60,7 +76,33 @@ def owner(request: HttpRequest, owner: str) -> HttpResponse:
     # Who sells nothing is nobody here: account names are not for guessing.
     if account is None or models is None or not (is_own or models.exists()):
         raise NotFoundError("No such account.")
-    context = {"owner": account, "page": page_of(request, models), "is_own": is_own}
+    ordered = catalog.sort_models(models.select_related("entry"), "usage").defer(
+        "card", "entry__words", "entry__embedding"
+    )
+    page = page_of(request, ordered)
+    is_person = account.kind == Account.Kind.PERSON
+    about = {
+        "@type": "Person" if is_person else "Organization",
+        "name": account.name,
+        "alternateName": account.slug,
+        "description": account.bio,
+    }
+    meta = describe_page(
+        f"{account.name} ({account.slug})",
+        account.bio or f"Models by {account.name} on Strongroom, paid per prediction.",
+        request.path,
+        is_indexed=page.paginator.count > 0,
+        kind="profile",
+        data={"@type": "ProfilePage", "mainEntity": about, "hasPart": item_list(page)},
+    )
+    context = {
+        "owner": account,
+        "page": page,
+        "is_own": is_own,
+        "predictions": catalog.sum_predictions(models),
+        "industries": catalog.list_industry_counts(models),
+        "meta": meta,
+    }
     return render(request, "marketplace/owner.html", context)
 
 

@@ -16,7 +16,7 @@ from marketplace.core import limits
 from marketplace.core.errors import InvalidInputError
 from marketplace.middleware import referring_path
 from marketplace.selectors.access import has_right
-from marketplace.selectors.search import find_models, list_own_slugs
+from marketplace.selectors.palette import find_models, list_own_slugs
 from marketplace.views.styleguide import sample_context
 
 THEME_MAX_AGE_S = 400 * 86_400  # As long as browsers keep a cookie.

@@ -20,6 +20,11 @@ PAGES = {
         "/evidence/demo/digits/1",
         "/nobody/nothing",
         "/sealing",
+        "/?q=handwritten&task=image-classification&compare=demo/digits",
+        "/compare?m=demo/digits&m=demo/file-type",
+        "/industries",
+        "/industries/finance",
+        "/collections",
     ],
     "creator": [
         "/dashboard",

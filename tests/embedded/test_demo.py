@@ -221,9 +221,10 @@ def test_what_is_seeded_is_not_seeded_again(tmp_path, monkeypatch):
     state = SeedState.load(Home(tmp_path))
     state.accounts = {"creator": {"account": "demo", "api_token": "srt_x"}}
     state.consumer_token = state.api_key = "x"
-    state.has_credit = True
+    state.has_credit = state.has_search_key = True
     state.models = {model.name: {"approved": True} for model in MODELS}
     platform = Platform(Home(tmp_path), "http://w", "http://g", "", has_stand_in=True)
+    monkeypatch.setattr(Platform, "manage", lambda self, *words: calls.append(words[0]))
     monkeypatch.setattr(seed, "_push", lambda *arguments: calls.append("push"))
     monkeypatch.setattr(seed, "_approve", lambda *arguments: calls.append("approve"))
     monkeypatch.setattr(Platform, "strongroom", lambda self, *words, **more: calls.append(words[0]))
@@ -241,6 +242,13 @@ def test_what_is_seeded_is_not_seeded_again(tmp_path, monkeypatch):
     state.models["demo/smollm2"] = {}
     seed.seed(platform, state)
     assert calls == ["login", "login", "approve"]
+
+    # A home from before the catalogue had a key gets one.
+    state.models["demo/smollm2"] = {"approved": True}
+    state.has_search_key = False
+    seed.seed(platform, state)
+    assert calls[3:] == ["login", "put_search_key"]
+    assert SeedState.load(Home(tmp_path)).has_search_key
 
 
 def test_waiting_outlasts_a_restart_but_not_a_refusal():

@@ -45,6 +45,7 @@ def test_the_node_has_no_way_into_the_database(place):
         ("redis_gateway", {"gateway"}),
         ("keybroker_token", {"web", "worker", "keybroker"}),
         ("playground_secret", {"web", "gateway"}),
+        ("search_key", {"web", "worker"}),
         ("stripe_secret_key", {"web", "worker", "fakestripe"}),
         ("stripe_webhook_secret", {"web", "worker", "fakestripe"}),
     ],

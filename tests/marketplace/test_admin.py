@@ -48,7 +48,7 @@ def test_every_table_has_its_pages(admin_client, account, owner, platform_admin)
         version=version, reviewer=platform_admin, decision="approved", reason="Fine."
     )
     own = [model for model in admin.site._registry if model._meta.app_label == "marketplace"]
-    assert len(own) == 7
+    assert len(own) == 8
 
     for model in own:
         name = f"admin:marketplace_{model._meta.model_name}"

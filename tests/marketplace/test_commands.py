@@ -6,8 +6,9 @@ import json
 import pytest
 from django.core.management import CommandError, call_command
 
+from marketplace.core import keys
 from marketplace.core.ids import new_id
-from marketplace.models import Account, APIKey, ModelVersion, Review, User
+from marketplace.models import Account, APIKey, AuditEvent, ModelVersion, Review, User
 from marketplace.selectors.access import Actor, has_right
 from marketplace.selectors.key import find_valid_key
 from tests.factories import ModelVersionFactory
@@ -113,3 +114,33 @@ def test_a_decision_that_cannot_be_is_refused(owner, platform_admin, message, ch
 
     assert ModelVersion.objects.get().state == version.state
     assert Review.objects.count() == 0
+
+
+def test_the_catalogues_key_is_made_known_once(db, settings):
+    seed()
+    settings.SEARCH_KEY = keys.generate(keys.TEST).text
+    for _ in range(2):
+        call_command("put_search_key", stdout=io.StringIO())
+
+    api_key = APIKey.objects.get(name="catalogue search")
+    assert find_valid_key(settings.SEARCH_KEY) == api_key
+    assert (api_key.account.slug, api_key.mode, api_key.scopes) == ("demo", "test", ["predict"])
+    assert api_key.allowed_models == ["demo/sentence-embeddings"]
+    assert AuditEvent.objects.filter(action="key.issue", object_id=str(api_key.pk)).count() == 1
+
+
+@pytest.mark.parametrize("prefix", [keys.LIVE, keys.TOKEN, ""])
+def test_only_a_test_key_can_be_the_catalogues(db, settings, prefix):
+    seed()
+    settings.SEARCH_KEY = keys.generate(prefix).text if prefix else "unset"
+    before = APIKey.objects.count()
+    with pytest.raises(CommandError, match="no test key"):
+        call_command("put_search_key")
+
+    assert APIKey.objects.count() == before
+
+
+def test_the_catalogues_key_needs_the_models_owner(db, settings):
+    settings.SEARCH_KEY = keys.generate(keys.TEST).text
+    with pytest.raises(CommandError, match="no account demo"):
+        call_command("put_search_key")

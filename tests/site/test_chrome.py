@@ -157,11 +157,11 @@ def test_the_palette_finds_models_of_the_person_and_public_ones(
 def test_the_palette_would_tell_without_the_access_rules(outsider_client, account, monkeypatch):
     # The control: it is this one selector that keeps tenants apart.
     from marketplace.models import AIModel
-    from marketplace.selectors import search
+    from marketplace.selectors import palette
 
     AIModelFactory(account=account, name="secret", title="Sealed plans", visibility="private")
     everything = AIModel.objects.select_related("account").order_by("name")
-    monkeypatch.setattr(search, "list_visible_models", lambda actor: everything)
+    monkeypatch.setattr(palette, "list_visible_models", lambda actor: everything)
 
     assert results(outsider_client, "sealed plans")["Models"]
 

@@ -1,0 +1,147 @@
+"""What pages tell search engines and social cards, the sitemap and robots.txt.
+
+Only what an anonymous visitor may see is named here: all of it is read as `ANONYMOUS`,
+whoever asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+from xml.sax.saxutils import escape
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
+from django.views.decorators.http import require_safe
+
+from marketplace.core import limits
+from marketplace.core.industries import BY_SLUG
+from marketplace.models import AIModel
+from marketplace.selectors import catalog
+from marketplace.selectors.access import ANONYMOUS
+from marketplace.selectors.collection import list_collections
+
+_SCHEMA = "https://schema.org"
+# What is nobody's business but its owner's, or no page.
+_CLOSED = (
+    *("/admin/", "/api/", "/panels/", "/console", "/dashboard", "/account", "/accounts/"),
+    *("/login", "/log-out", "/sign-up", "/password-reset", "/profile", "/home", "/compare"),
+)
+
+
+def describe_page(
+    title: str,
+    description: str,
+    path: str,
+    *,
+    is_indexed: bool = True,
+    kind: str = "website",
+    data: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The context `meta` of `marketplace/_meta.html`.
+
+    Args:
+        title: Of the page.
+        description: A sentence; shown by search engines and in messengers.
+        path: Under which the page is known, without what only arranges it.
+        is_indexed: False for lists that somebody asked for, of which there are endless.
+        kind: As Open Graph calls it.
+        data: What it is about, in the words of schema.org.
+    """
+    url = absolute(path)
+    return {
+        "title": title,
+        "description": description,
+        "url": url,
+        "is_indexed": is_indexed,
+        "kind": kind,
+        "data": {"@context": _SCHEMA, "url": url, **data} if data else None,
+    }
+
+
+def absolute(path: str) -> str:
+    """The address of a path, as others know it."""
+    return f"{settings.WEB_URL}{path}"
+
+
+def model_path(model: AIModel) -> str:
+    """Where a model's page is."""
+    return reverse("marketplace:model", args=[model.account.slug, model.name])
+
+
+def item_list(models: Iterable[AIModel]) -> dict[str, Any]:
+    """The models of a list, as search engines read them; what not everybody sees is left out."""
+    public = [
+        one
+        for one in models
+        if one.visibility == AIModel.Visibility.PUBLIC
+        and one.suspended_at is None
+        and one.account.suspended_at is None
+    ]
+    return {
+        "@type": "ItemList",
+        "itemListElement": [
+            {
+                "@type": "ListItem",
+                "position": place,
+                "name": one.title,
+                "url": absolute(model_path(one)),
+            }
+            for place, one in enumerate(public, 1)
+        ],
+    }
+
+
+@require_safe
+def robots(request: HttpRequest) -> HttpResponse:
+    """What crawlers may read."""
+    lines = ["User-agent: *", *(f"Disallow: {path}" for path in _CLOSED), ""]
+    lines.append(f"Sitemap: {absolute(reverse('marketplace:sitemap'))}")
+    return HttpResponse("\n".join(lines) + "\n", content_type="text/plain; charset=utf-8")
+
+
+@require_safe
+def sitemap(request: HttpRequest) -> HttpResponse:
+    """All pages that everybody may see."""
+    entries = [*_list_pages(), *_list_models()][: limits.SITEMAP_ADDRESSES_MAX]
+    rows = [
+        f"<url><loc>{escape(absolute(path))}</loc>"
+        + (f"<lastmod>{changed}</lastmod>" if changed else "")
+        + "</url>"
+        for path, changed in entries
+    ]
+    head = '<?xml version="1.0" encoding="UTF-8"?>\n'
+    head += '<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n'
+    body = head + "\n".join(rows) + "\n</urlset>\n"
+    return HttpResponse(body, content_type="application/xml; charset=utf-8")
+
+
+def _list_pages() -> list[tuple[str, str]]:
+    models = catalog.list_catalogue(ANONYMOUS)
+    pages = [(reverse("marketplace:catalogue"), ""), (reverse("marketplace:industries"), "")]
+    counts = catalog.list_industry_counts(models)
+    pages += [
+        (reverse("marketplace:industry", args=[slug]), "") for slug in BY_SLUG if slug in counts
+    ]
+    collections = list(list_collections(ANONYMOUS))
+    if collections:
+        pages.append((reverse("marketplace:collections"), ""))
+    pages += [
+        (reverse("marketplace:collection", args=[one.slug]), one.updated_at.date().isoformat())
+        for one in collections
+    ]
+    owners = models.order_by("account__slug").values_list("account__slug", flat=True).distinct()
+    pages += [
+        (reverse("marketplace:owner", args=[slug]), "")
+        for slug in owners[: limits.SITEMAP_ADDRESSES_MAX]
+    ]
+    return pages
+
+
+def _list_models() -> list[tuple[str, str]]:
+    rows = catalog.list_catalogue(ANONYMOUS).values_list("account__slug", "name", "updated_at")
+    return [
+        (reverse("marketplace:model", args=[slug, name]), changed.date().isoformat())
+        for slug, name, changed in rows[: limits.SITEMAP_ADDRESSES_MAX]
+    ]

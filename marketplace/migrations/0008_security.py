@@ -153,7 +153,7 @@ class Migration(migrations.Migration):
                     models.Index(
                         condition=models.Q(("mailed_at", None)),
                         fields=["created_at"],
-                        name="marketplace_notice_waiting",
+                        name="marketplace_security_waiting",
                     )
                 ],
             },

@@ -118,7 +118,7 @@ class SecurityNotice(models.Model):
             models.Index(
                 fields=["created_at"],
                 condition=models.Q(mailed_at=None),
-                name="marketplace_notice_waiting",
+                name="marketplace_security_waiting",
             )
         ]
 

@@ -396,6 +396,14 @@ def test_admins_edit_collections_and_the_log_says_so(admin_client, owner_client,
     assert admin_client.post("/admin/marketplace/collection/add/", wrong).status_code == 200
     assert Collection.objects.count() == 1
 
+    found = Collection.objects.get()
+    many = {"action": "delete_selected", "_selected_action": [str(found.pk)], "post": "yes"}
+    admin_client.post("/admin/marketplace/collection/", many)
+    assert Collection.objects.count() == 1
+    delete = f"/admin/marketplace/collection/{found.pk}/delete/"
+    assert admin_client.post(delete, {"post": "yes"}).status_code == 302
+    assert AuditEvent.objects.get(action="collection.delete").payload == {"slug": "picked"}
+
 
 def test_an_owners_page_tells_who_it_is(client, owner_client, shop):
     data = {"name": "Acme", "bio": "We read documents.\r\nSince 1999."}

@@ -111,7 +111,7 @@ INLINES = {"payoutitem", "payoutreversal", "transferentry", "invoicenotice"}
 UNSEEN = {"stripecustomer", "receiptleaf", "meteredtransfer"}
 # Of which a platform admin decides, each time with a reason that is kept.
 DECIDED = {
-    "invoice": {"accept"},
+    "invoice": {"accept", "write_off"},
     "postpaidterms": {"approve", "change", "refuse", "close"},
 }
 

@@ -88,9 +88,10 @@ class SessionPageMiddleware:
         if settings.SESSION_COOKIE_NAME in request.COOKIES and not _is_public(response):
             patch_cache_control(response, no_store=True, private=True)
         login_url = resolve_url(settings.LOGIN_URL)
+        if response.status_code != 302 or not response["Location"].startswith(login_url):
+            return response
         # What `login_required` says, and no other way to that page.
-        asked = redirect_to_login(request.get_full_path()).url
-        if response.status_code != 302 or response.get("Location") != asked:
+        if response["Location"] != redirect_to_login(request.get_full_path()).url:
             return response
         if request.htmx:  # type: ignore[attr-defined]
             page = request.htmx.current_url_abs_path  # type: ignore[attr-defined]

@@ -42,7 +42,18 @@ OWN_PAGES = (
     ("billing:wallet", "Wallet", "credit balance consumer", "wallet"),
     ("billing:usage", "Usage", "predictions cost consumer", "activity"),
     ("billing:invoices", "Invoices", "bills consumer", "receipt"),
+    ("inference:runs", "Shared runs", "links consumer playground", "terminal"),
     ("marketplace:profile", "Profile and password", "me person", "users"),
+    ("marketplace:security", "Sign-in and security", "passkey second factor sessions", "shield-check"),
+)
+# Of the platform's admins.
+PLATFORM_PAGES = (
+    ("marketplace:platform", "Platform", "admin overview", "layout-dashboard"),
+    ("marketplace:reviews", "Reviews", "admin approve refuse versions", "shield-check"),
+    ("marketplace:accounts", "Accounts", "admin suspend people", "users"),
+    ("inference:fleet", "Fleet", "admin nodes replicas", "activity"),
+    ("billing:reconciliation", "Reconciliation", "admin stripe money", "wallet"),
+    ("marketplace:audit", "Audit log", "admin search history", "receipt"),
 )
 # The same with the right that they need on the account.
 ACTIONS = (
@@ -158,8 +169,10 @@ def _models(request: HttpRequest, query: str) -> Iterator[Item]:
 
 
 def _pages(request: HttpRequest) -> Iterator[Item]:
-    is_person = request.user.is_authenticated
-    for name, title, words, icon in OPEN_PAGES + (OWN_PAGES if is_person else VISITOR_PAGES):
+    pages = OPEN_PAGES + (OWN_PAGES if request.user.is_authenticated else VISITOR_PAGES)
+    if actor_of(request).is_admin:
+        pages += PLATFORM_PAGES
+    for name, title, words, icon in pages:
         if url := _address(name):
             yield Item(title, url, icon, words=words)
     if (account := current_account(request)) is not None:

@@ -176,6 +176,14 @@ def test_the_palette_offers_what_the_person_may_do(
     assert "Actions" not in results(teammate_client, "")
 
 
+def test_only_an_admin_is_led_to_the_platform(admin_client, owner_client):
+    admins = {item["title"] for item in results(admin_client, "")["Pages"]}
+    others = {item["title"] for item in results(owner_client, "")["Pages"]}
+
+    assert {"Platform", "Reviews", "Reconciliation"} <= admins
+    assert not {"Platform", "Reviews", "Reconciliation"} & others
+
+
 def test_a_visitor_is_offered_to_sign_in(client, db):
     found = results(client, "")
 

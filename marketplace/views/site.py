@@ -44,7 +44,12 @@ OWN_PAGES = (
     ("billing:invoices", "Invoices", "bills consumer", "receipt"),
     ("inference:runs", "Shared runs", "links consumer playground", "terminal"),
     ("marketplace:profile", "Profile and password", "me person", "users"),
-    ("marketplace:security", "Sign-in and security", "passkey second factor sessions", "shield-check"),
+    (
+        "marketplace:security",
+        "Sign-in and security",
+        "passkey second factor sessions",
+        "shield-check",
+    ),
 )
 # Of the platform's admins.
 PLATFORM_PAGES = (

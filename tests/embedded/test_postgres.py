@@ -72,14 +72,23 @@ def test_a_changed_password_takes_effect(running):
     assert postgres.is_ready(running.database_url(postgres.KEYBROKER))
 
 
-def test_vectors_can_be_installed_by_the_superuser_only(running):
+@pytest.fixture
+def bare(running):
+    """A database of the owner's, without what the template of the tests has."""
+    with psycopg.connect(running.superuser_url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE bare TEMPLATE template0 OWNER {postgres.OWNER}")
+        yield "bare"
+        connection.execute("DROP DATABASE bare WITH (FORCE)")
+
+
+def test_vectors_can_be_installed_by_the_superuser_only(running, bare):
     with (
-        psycopg.connect(running.database_url(postgres.OWNER)) as connection,
+        psycopg.connect(running.database_url(postgres.OWNER, bare)) as connection,
         pytest.raises(psycopg.errors.InsufficientPrivilege),
     ):
         connection.execute("CREATE EXTENSION vector")
     address = postgres.url(
-        running.postgres_port, postgres.SUPERUSER, running.superuser_password, postgres.DATABASE
+        running.postgres_port, postgres.SUPERUSER, running.superuser_password, bare
     )
     with psycopg.connect(address) as connection:
         connection.execute("CREATE EXTENSION vector")

@@ -139,7 +139,7 @@ def test_who_is_not_signed_in_is_sent_to_sign_in(client, places):
 
     for name, url in places.items():
         if name != "see-as-stop":
-            assert client.post(url, DEED).url.startswith("/login?next=/platform"), url
+            assert client.post(url, DEED).url.startswith("/login?next=/"), url
     assert state() == before
 
 

@@ -19,7 +19,6 @@ from billing.selectors.receipt import describe_published, fetch_rows, list_batch
 from billing.services import invoice as service
 from billing.services import meter
 from billing.services.postpaid import set_credit
-from billing.services.receipt import seal_receipts
 from marketplace.core.receipt import RECEIPT_SQL, assemble
 from marketplace.models import Account, Membership, User
 from strongroom import receipts
@@ -39,6 +38,7 @@ from tests.billing.postpaid import (
     reopen_last_hour,
     this_hour,
 )
+from tests.billing.sealing import seal_all
 
 pytestmark = pytest.mark.django_db(transaction=True)
 KEY = signature.generate_signing_key()
@@ -63,7 +63,7 @@ def invoice(
     for count in (3, 2, 1):
         buy(shop, count)
         age(1)
-        seal_receipts()
+        seal_all()
     meter.seal_hours(wait=timedelta(0))
     meter.send_reports()
     invoice_id = stripe.end_period("sub_1", this_hour())
@@ -264,7 +264,7 @@ def test_a_receipt_of_another_account_is_refused(invoice, members, shop):
     shop.consumer = Account.objects.create(slug="other", name="Other")
     set_credit(shop.consumer.pk, 10**9)
     (prediction_id,) = buy(shop)
-    seal_receipts()
+    seal_all()
     [row] = fetch_rows(RECEIPT_SQL, {"id": prediction_id})
     foreign = {"type": "receipt", **assemble(row, platform="x")}
     receipts.verify(foreign, [PUBLIC_KEY])

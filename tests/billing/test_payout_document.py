@@ -20,7 +20,6 @@ from billing.selectors.statement import make_statement
 from billing.services import payout as service
 from billing.services import receipt as receipt_service
 from billing.services.payout import start_run
-from billing.services.receipt import seal_receipts
 from billing.services.release import release_earnings
 from marketplace.core.receipt import ReceiptPendingError
 from marketplace.models import Account, User
@@ -32,6 +31,7 @@ from strongroom.sealing import signature
 from strongroom.sealing.canonical import encode_base64
 from tests.billing.conftest import Shop
 from tests.billing.payouts import PART_NANOS, Fund, at, book, connect, correct, shift_days, today
+from tests.billing.sealing import seal_all
 from tests.billing.test_ledger import promise_some
 from tests.factories import MembershipFactory
 
@@ -63,7 +63,7 @@ def pay(shop: Shop, fund: Fund, platform_admin: User) -> Callable[[], PayoutItem
         book(shop, fund, 2)
         correct(shop, 30 * 10**9 + 123, PAYABLE)
         shift_days(days_ago, of_last_days=3)
-        seal_receipts()
+        seal_all()
         release_earnings(at(20 - days_ago))
         item = start_run(Actor(user=platform_admin)).items.get()
         # As if it had been paid: what the ledger says of the payable is the same.
@@ -275,7 +275,7 @@ def test_who_shares_in_a_prediction_is_paid_by_the_same_receipt(
     found = {}
     book(shop, fund, 3)
     shift_days(40)
-    seal_receipts()
+    seal_all()
     release_earnings()
     for creator in (shop.creator, ancestor):
         connect(creator, f"acct_{creator.slug}")

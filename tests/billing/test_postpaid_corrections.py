@@ -31,7 +31,6 @@ from billing.services import invoice as invoices
 from billing.services import meter
 from billing.services import postpaid as service
 from billing.services.meter import return_credit, seal_hours, send_reports
-from billing.services.receipt import seal_receipts
 from billing.services.reconciliation.finding import Period
 from billing.services.reconciliation.meters import compare_meters
 from billing.services.reversal import reverse_usage
@@ -56,6 +55,7 @@ from tests.billing.postpaid import (
     this_hour,
 )
 from tests.billing.postpaid import stripe as stripe  # noqa: PLC0414 - a fixture
+from tests.billing.sealing import seal_all
 from tests.billing.test_meter import in_another_transaction
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -566,13 +566,13 @@ def two_invoices(shop, stripe, terms, take_back, settings) -> tuple[Members, Mem
     bought = buy(shop, 3)
     age(4)
     report()
-    seal_receipts()
+    seal_all()
     issued = [stripe.end_period("sub_1", this_hour() - 2 * HOUR)]
     take_back(bought[0])
     take_back(bought[1], 500)
     buy(shop, 1)
     report_late()
-    seal_receipts()
+    seal_all()
     issued.append(stripe.end_period("sub_1", this_hour()))
     found = []
     for invoice_id in issued:

@@ -9,13 +9,13 @@ from django.utils import timezone
 
 from billing.models import Price, UsageCounter, UsageEvent
 from billing.selectors.usage import UsageFilter, list_usage
-from billing.services.receipt import seal_receipts
 from inference.models import Prediction
 from marketplace.core.ids import from_public
 from marketplace.models import APIKey
 from strongroom import receipts
 from strongroom.sealing import signature
 from strongroom.sealing.canonical import encode_base64
+from tests.billing.sealing import seal_all
 from tests.gateway.conftest import PRICE_NANOS, check_ledger, predict, problem_of
 from tests.gateway.processes import eventually
 from tests.gateway.skewed import VARIABLE
@@ -80,7 +80,7 @@ def check_dated_now(shop, client):
     today = timezone.now().date()
     listed = list_usage(shop.consumer, UsageFilter(since=today - timedelta(days=1), until=today))
     assert listed.filter(pk=prediction_id).exists()
-    seal_receipts()
+    seal_all()
     receipt = client.get(f"/v1/predictions/{response.json()['id']}/receipt").json()
     found = receipts.verify(receipt, [signature.derive_public_key(KEY)])
     assert found.gross_nanos == PRICE_NANOS

@@ -25,10 +25,10 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from billing.services.receipt import seal_receipts
 from inference.gateway import openapi
 from strongroom.sealing.canonical import encode_base64
 from strongroom.sealing.signature import generate_signing_key
+from tests.billing.sealing import seal_all
 from tests.gateway.conftest import PRICE_NANOS, X, predict
 from tests.gateway.hostile import fuzz
 
@@ -107,7 +107,7 @@ def succeed(document, path, method, shop, session):
     """A request that is right."""
     prediction_id = predict(shop.client()).json()["id"]
     if path.endswith("receipt"):
-        seal_receipts()
+        seal_all()
     case = operation_of(document, path, method).Case(path_parameters=ids_of(path, prediction_id))
     if path in RIGHT and method == "post":
         case.body, case.media_type = RIGHT[path], "application/json"

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from django.core.cache import cache
 from playwright.sync_api import Browser, CDPSession, Page, expect, sync_playwright
 
 from marketplace.models import Passkey, RecoveryCode, User
 from tests.e2e.conftest import ARGUMENTS, find_program
-from tests.e2e.test_pages import RULES
 from tests.factories import PASSWORD, AccountFactory, UserFactory
+from tests.faults import find_faults
 
 DEVICE = {
     "protocol": "ctap2",
@@ -88,11 +87,6 @@ def sign_out(page: Page) -> None:
     page.locator("details.menu > summary").first.click()
     page.get_by_role("button", name="Sign out").click()
     expect(page.get_by_role("link", name="Sign in")).to_be_visible()
-
-
-def find_faults(page: Page) -> list[str]:
-    found = Axe().run(page, options=RULES).response["violations"]
-    return [f"{one['id']}: {node['html'][:120]}" for one in found for node in one["nodes"]]
 
 
 def test_a_passkey_is_made_and_signs_in(person, page, device):

@@ -23,7 +23,7 @@ from strongroom.sealing.manifest import Manifest
 from strongroom.sealing.wrap import WrappedKey
 from tests.e2e.conftest import DESKTOP, TIMEOUT_MS, SignIn
 from tests.e2e.test_main_job import X, Y, write_model
-from tests.e2e.test_pages import find_faults
+from tests.faults import find_faults
 from tests.stack import Stack
 
 PAGE = "/dashboard/push?account=demo"

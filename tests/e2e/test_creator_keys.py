@@ -15,7 +15,8 @@ from strongroom.config import IDENTITY_FILE, ConfigFolder
 from tests.e2e.conftest import SignIn
 from tests.e2e.terminal import Creator, manage, predict
 from tests.e2e.test_main_job import PRICE, X, Y, write_model
-from tests.e2e.test_pages import LOOKS, find_faults
+from tests.e2e.test_pages import LOOKS
+from tests.faults import find_faults
 from tests.stack import Stack
 
 

@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 from tests.chaos.children import wait_for
 from tests.e2e.conftest import SignIn
 from tests.e2e.terminal import Creator, predict
-from tests.e2e.test_pages import find_faults
+from tests.faults import find_faults
 from tests.stack import Stack
 
 MODEL = "demo/digits"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
 from tests.e2e.conftest import SignIn
+from tests.faults import find_faults
 from tests.stack import Stack
 
 PAGES = {
@@ -80,10 +80,6 @@ LOOKS = {
     "dark": {"color_scheme": "dark"},
     "phone": {"color_scheme": "light", "viewport": {"width": 360, "height": 740}},
 }
-RULES = {
-    "runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa"]},
-    "resultTypes": ["violations"],
-}
 
 
 @pytest.mark.parametrize("person", PAGES)
@@ -101,15 +97,6 @@ def test_pages(stack: Stack, sign_in: SignIn, new_page, person: str, look: str) 
         assert find_faults(page) == [], f"{path} ({look})"
         width = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
         assert width <= 0, f"{path} scrolls sideways by {width} px"
-
-
-def find_faults(page: Page) -> list[str]:
-    results = Axe().run(page, options=RULES)
-    return [
-        f"{violation['id']}: {node['html'][:120]}"
-        for violation in results.response["violations"]
-        for node in violation["nodes"]
-    ]
 
 
 def test_the_check_finds_a_fault(new_page, stack: Stack) -> None:

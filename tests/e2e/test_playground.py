@@ -9,7 +9,7 @@ from pathlib import Path
 from playwright.sync_api import Page, expect
 
 from tests.e2e.conftest import SignIn
-from tests.e2e.test_pages import find_faults
+from tests.faults import find_faults
 from tests.stack import Stack
 
 PHONE = {"width": 360, "height": 740}

@@ -13,7 +13,7 @@ from playwright.sync_api import expect
 from tests.chaos.children import wait_for
 from tests.e2e.conftest import SignIn
 from tests.e2e.terminal import Creator, manage, predict
-from tests.e2e.test_pages import find_faults
+from tests.faults import find_faults
 from tests.stack import Stack
 
 SEALED_WITHIN_S = 60.0

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from django.core.cache import cache
 from django.db import connections
 from django.test import Client
@@ -14,10 +13,6 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from marketplace.models import Account, AIModel, User
 from tests.factories import AIModelFactory, ChannelFactory, ModelVersionFactory
 
-RULES = {
-    "runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa"]},
-    "resultTypes": ["violations"],
-}
 # What Chromium itself says of an answer that is no success; some tests are about one.
 NETWORK_NOISE = "Failed to load resource"
 
@@ -96,12 +91,3 @@ def visit(site, browser) -> Iterator[Visit]:
     for context in contexts:
         context.close()
     assert faults == []
-
-
-def find_faults(page: Page) -> list[str]:
-    results = Axe().run(page, options=RULES)
-    return [
-        f"{violation['id']}: {node['html'][:160]}"
-        for violation in results.response["violations"]
-        for node in violation["nodes"]
-    ]

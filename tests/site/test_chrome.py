@@ -12,7 +12,7 @@ from playwright.sync_api import expect
 
 from marketplace.models import AuditEvent, Channel
 from tests.factories import AIModelFactory
-from tests.site.conftest import find_faults
+from tests.faults import find_faults
 
 PAGE_BYTES_MAX = 150_000
 PHONE = {"width": 360, "height": 740}

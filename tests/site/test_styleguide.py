@@ -11,7 +11,7 @@ from django.test.signals import template_rendered
 from playwright.sync_api import expect
 
 from marketplace.templatetags import ui
-from tests.site.conftest import find_faults
+from tests.faults import find_faults
 
 ROOT = Path(settings.BASE_DIR)
 LOOKS = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from math import isfinite
 from typing import Any
 
@@ -118,7 +119,8 @@ def format_value(value: Value) -> str:
     number = float(value)
     if number == int(number) and abs(number) < 1e15:
         return f"{int(number):,}"
-    return f"{number:,.2f}" if abs(number) >= 100 else f"{number:.4g}"
+    # A cost of 2e-05 is nothing that people read.
+    return f"{number:,.2f}" if abs(number) >= 100 else f"{Decimal(f'{number:.4g}'):f}"
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ function make(figure, plot, data) {
     scales: { y: { range: (_, low, high) => range(low, high) } },
     axes: [
       { ...axis, space: 80, values: timeLabels(uPlot) },
-      { ...axis, size: 52, values: (_, ticks) => ticks.map(format) },
+      { ...axis, size: widest, values: (_, ticks) => ticks.map(format) },
     ],
     series: [
       {},
@@ -108,6 +108,12 @@ function timeLabels(uPlot) {
       return text;
     });
   };
+}
+
+// As wide as its longest label: a price of $0.000015 has many digits.
+function widest(_, labels) {
+  const lengths = (labels ?? []).map((label) => String(label ?? "").length);
+  return Math.max(52, 14 + 7 * Math.max(0, ...lengths));
 }
 
 function formatter(unit) {

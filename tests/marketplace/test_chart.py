@@ -56,7 +56,13 @@ def test_bars_stand_on_the_ground_and_small_ones_are_seen():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(None, "—"), (1234567, "1,234,567"), (0.00012345, "0.0001234"), (1234.5, "1,234.50")],
+    [
+        (None, "—"),
+        (1234567, "1,234,567"),
+        (0.00012345, "0.0001234"),
+        (0.000016, "0.000016"),
+        (1234.5, "1,234.50"),
+    ],
 )
 def test_numbers_are_short(value, text):
     assert chart.format_value(value) == text

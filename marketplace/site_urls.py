@@ -43,6 +43,7 @@ urlpatterns = [
     path("collections/<slug:slug>", explore.collection, name="collection"),
     path("sitemap.xml", meta.sitemap, name="sitemap"),
     path("robots.txt", meta.robots, name="robots"),
+    path("llms.txt", meta.llms, name="llms"),
     path("home", account.home, name="home"),
     path("sign-up", auth.sign_up, name="sign-up"),
     path("login", auth.log_in, name="login"),

@@ -42,6 +42,8 @@ COLLECTION_MODELS_MAX = 60
 COLLECTIONS_SHOWN_MAX = 60
 # Addresses in the sitemap: its format allows 50,000 in a file.
 SITEMAP_ADDRESSES_MAX = 50_000
+# Models in llms.txt, which is read whole by a program that pays for each word.
+LLMS_MODELS_MAX = 200
 BIO_LENGTH_MAX = 500
 PAGE_SIZE = 24
 

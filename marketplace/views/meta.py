@@ -1,4 +1,4 @@
-"""What pages tell search engines and social cards, the sitemap and robots.txt.
+"""What pages tell search engines and social cards; the sitemap, robots.txt and llms.txt.
 
 Only what an anonymous visitor may see is named here: all of it is read as `ANONYMOUS`,
 whoever asks.
@@ -23,11 +23,36 @@ from marketplace.selectors.access import ANONYMOUS
 from marketplace.selectors.collection import list_collections
 
 _SCHEMA = "https://schema.org"
+# What begins something in Markdown.
+_MARKS = str.maketrans(dict.fromkeys("[]()<>`#*_", " "))
 # What is nobody's business but its owner's, or no page.
 _CLOSED = (
     *("/admin/", "/api/", "/panels/", "/console", "/dashboard", "/account", "/accounts/"),
     *("/login", "/log-out", "/sign-up", "/password-reset", "/profile", "/home", "/compare"),
+    *("/platform", "/runs"),
 )
+# Source of the form: llmstxt.org. The place of each line is the gateway.
+_LLMS = """# Strongroom
+
+> A marketplace of AI models: predictions are sold one by one, the weights stay sealed.
+> Every charge has a signed receipt.
+
+Send `Authorization: Bearer <key>` with every request; people make keys at {web}/console/keys.
+Failed predictions are never charged. A request with an `Idempotency-Key` is charged once,
+however often it is sent.
+
+## API
+
+- [Description]({gateway}/openapi.json): OpenAPI 3.1, every address, schema and error code
+- [Models]({gateway}/openai/v1/models): what your key may run
+- Run one: `POST {gateway}/v1/models/OWNER/NAME/predictions` with `{{"input": {{...}}}}`
+- What it would cost: `POST {gateway}/v1/price` with the version and the same input
+- Clients of OpenAI: base URL `{gateway}/openai/v1`; of the Open Inference Protocol: `{gateway}/v2`
+
+## Models
+
+{models}
+"""
 
 
 def describe_page(
@@ -99,6 +124,27 @@ def robots(request: HttpRequest) -> HttpResponse:
     lines = ["User-agent: *", *(f"Disallow: {path}" for path in _CLOSED), ""]
     lines.append(f"Sitemap: {absolute(reverse('marketplace:sitemap'))}")
     return HttpResponse("\n".join(lines) + "\n", content_type="text/plain; charset=utf-8")
+
+
+@require_safe
+def llms(request: HttpRequest) -> HttpResponse:
+    """What a language model needs to know to buy predictions here."""
+    rows = catalog.list_catalogue(ANONYMOUS)[: limits.LLMS_MODELS_MAX]
+    models = [
+        f"- [{model}]({absolute(model_path(model))}): {_one_line(model.summary or model.title)}"
+        for model in rows
+    ]
+    text = _LLMS.format(
+        web=settings.WEB_URL,
+        gateway=settings.GATEWAY_URL,
+        models="\n".join(models) or "Nothing is on sale yet.",
+    )
+    return HttpResponse(text, content_type="text/plain; charset=utf-8")
+
+
+def _one_line(text: str) -> str:
+    """A creator's words as words: no line, link or code of its own."""
+    return " ".join(text.translate(_MARKS).split())
 
 
 @require_safe

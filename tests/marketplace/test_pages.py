@@ -71,7 +71,16 @@ OPEN = {
     *("authenticator-new", "authenticator", "authenticator-remove"),
     *("passkey-add", "passkey-options", "passkey-rename", "passkey-remove"),
     *("sessions-end", "session-end"),
-    *("compare", "industries", "industry", "collections", "collection", "sitemap", "robots"),
+    *(
+        "compare",
+        "industries",
+        "industry",
+        "collections",
+        "collection",
+        "sitemap",
+        "robots",
+        "llms",
+    ),
 }
 MAY = {
     "developer": {"read", "push", "keys"},

@@ -212,6 +212,8 @@ def _lock_row(known: StripeDispute, payment: Payment) -> Dispute:
 
 def _book(row: Dispute, known: StripeDispute) -> None:
     """Bring the ledger from what the row says is booked to what it should be."""
+    accounts = _accounts_of(row)
+    ledger.lock_accounts([*accounts, ledger.get_ledger_account_id(Kind.STRIPE_FEE)])
     before = effect_of(
         row.taken_nanos, row.withdrawn_cents * NANOS_PER_CENT, row.tax_cents * NANOS_PER_CENT
     )
@@ -294,10 +296,10 @@ def _post(
         return taken_nanos
 
 
-def _post_difference(row: Dispute, before: Effect, after: Effect, state: State) -> None:
-    amounts = {
-        ledger.get_ledger_account_id(kind, holder_id=holder_id): getattr(after, name)
-        - getattr(before, name)
+def _accounts_of(row: Dispute) -> dict[UUID, str]:
+    """The ledger accounts of a dispute, each with its field of an `Effect`."""
+    return {
+        ledger.get_ledger_account_id(kind, holder_id=holder_id): name
         for kind, holder_id, name in (
             (Kind.WALLET, row.account_id, "wallet_nanos"),
             (Kind.DISPUTE_HOLD, row.account_id, "hold_nanos"),
@@ -306,7 +308,14 @@ def _post_difference(row: Dispute, before: Effect, after: Effect, state: State) 
             (Kind.TAX_PAYABLE, None, "tax_nanos"),
         )
     }
-    amounts = {account_id: nanos for account_id, nanos in amounts.items() if nanos}
+
+
+def _post_difference(row: Dispute, before: Effect, after: Effect, state: State) -> None:
+    moved = {
+        account_id: getattr(after, name) - getattr(before, name)
+        for account_id, name in _accounts_of(row).items()
+    }
+    amounts = {account_id: nanos for account_id, nanos in moved.items() if nanos}
     if not amounts:
         return
     ledger.post_transfer(

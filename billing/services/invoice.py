@@ -299,6 +299,12 @@ def _book(invoice: Invoice) -> None:
     # What Stripe rounded, for us or against us; or what a person let be.
     amounts_nanos[ledger.get_ledger_account_id(rest_kind)] += subtotal_nanos - billed_nanos
     moved = {pk: nanos for pk, nanos in amounts_nanos.items() if nanos}
+    # What follows, the keeper of the credit, asks for both of the account.
+    of_account = [
+        ledger.get_ledger_account_id(kind, holder_id=invoice.account_id)
+        for kind in (kinds.WALLET, kinds.RECEIVABLE)
+    ]
+    ledger.lock_accounts([*moved, *of_account])
     # An invoice for nothing moves nothing.
     if moved:
         ledger.post_transfer(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -28,6 +28,16 @@ def get_ledger_account_id(kind: LedgerAccount.Kind, *, holder_id: UUID | None = 
     with connection.cursor() as cursor:
         cursor.execute("SELECT billing_account(%s, %s)", [holder_id, kind.value])
         return UUID(str(cursor.fetchone()[0]))
+
+
+def lock_accounts(ledger_account_ids: Collection[UUID]) -> None:
+    """Lock ledger accounts until the end of the transaction, in the order in which all do.
+
+    Who posts more than one transfer in a transaction calls this first, with the accounts of
+    all of them: each transfer alone locks in order, two after each other do not.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT billing_lock(%s)", [list(ledger_account_ids)])
 
 
 def post_transfer(

@@ -152,18 +152,20 @@ def return_credit(account_id: UUID) -> int:
     """
     _lock_reports()
     last = find_last_report(account_id)
-    receivable_id = ledger.get_ledger_account_id(
-        LedgerAccount.Kind.RECEIVABLE, holder_id=account_id
-    )
+    kinds = LedgerAccount.Kind
+    receivable_id = ledger.get_ledger_account_id(kinds.RECEIVABLE, holder_id=account_id)
+    wallet_id = ledger.get_ledger_account_id(kinds.WALLET, holder_id=account_id)
+    bad_debt_id = ledger.get_ledger_account_id(kinds.BAD_DEBT)
+    # The end of an agreement goes on to round in the same transaction.
+    rounding_id = ledger.get_ledger_account_id(kinds.ROUNDING)
+    ledger.lock_accounts([receivable_id, wallet_id, bad_debt_id, rounding_id])
     above_nanos = LedgerAccount.objects.get(pk=receivable_id).posted_nanos
     nanos = min(last.credit_nanos if last else 0, above_nanos)
     if last is None or nanos <= 0:
         return 0
     transfer_id, now = new_id(), read_clock()
-    target_id = ledger.get_ledger_account_id(LedgerAccount.Kind.WALLET, holder_id=account_id)
     unpaid = Invoice.objects.filter(account_id=account_id, written_off_nanos__gt=0, booked_at=None)
-    if unpaid.exists():
-        target_id = ledger.get_ledger_account_id(LedgerAccount.Kind.BAD_DEBT)
+    target_id = bad_debt_id if unpaid.exists() else wallet_id
     ledger.post_transfer(
         transfer_id=transfer_id,
         kind=Transfer.Kind.ADJUSTMENT,

@@ -136,8 +136,8 @@ def _list_candidates() -> list[tuple[LedgerAccount, ConnectAccount]]:
         .order_by("-posted_nanos", "id")[:ITEMS_PER_RUN_MAX]
     )
     ids = [one.pk for one in rich]
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT billing_lock(%s)", [ids])
+    in_flight_ids = [_in_flight_of(one.holder_id) for one in rich if one.holder_id is not None]
+    ledger.lock_accounts([*ids, *in_flight_ids])
     locked = list(LedgerAccount.objects.filter(pk__in=ids).order_by("id"))
     connects = {
         one.creator_id: one
@@ -169,7 +169,7 @@ def _create_item(run: PayoutRun, payable: LedgerAccount, connect: ConnectAccount
 def _post_begin(item: PayoutItem) -> None:
     holder_id = item.creator_id
     payable_id = ledger.get_ledger_account_id(Kind.CREATOR_PAYABLE, holder_id=holder_id)
-    in_flight_id = ledger.get_ledger_account_id(Kind.PAYOUT_IN_FLIGHT, holder_id=holder_id)
+    in_flight_id = _in_flight_of(holder_id)
     ledger.post_transfer(
         transfer_id=new_id(),
         kind=Transfer.Kind.PAYOUT,
@@ -177,6 +177,10 @@ def _post_begin(item: PayoutItem) -> None:
         amounts_nanos={payable_id: -item.amount_nanos, in_flight_id: item.amount_nanos},
         reference=str(item.pk),
     )
+
+
+def _in_flight_of(creator_id: UUID) -> UUID:
+    return ledger.get_ledger_account_id(Kind.PAYOUT_IN_FLIGHT, holder_id=creator_id)
 
 
 # --- Items ------------------------------------------------------------------------
@@ -343,7 +347,7 @@ def _refuse(item: PayoutItem, reason: str) -> None:
 def _move_in_flight(
     row: PayoutItem, kind: Transfer.Kind, what: str, to_id: UUID, reference: str
 ) -> None:
-    in_flight_id = ledger.get_ledger_account_id(Kind.PAYOUT_IN_FLIGHT, holder_id=row.creator_id)
+    in_flight_id = _in_flight_of(row.creator_id)
     ledger.post_transfer(
         transfer_id=new_id(),
         kind=kind,
@@ -421,8 +425,12 @@ def restore_item(found: ConnectTransfer) -> PayoutItem | None:
                 attempt=1,
                 finished_at=timezone.now(),
             )
-            _post_begin(item)
             clearing_id = ledger.get_ledger_account_id(Kind.STRIPE_CLEARING)
+            payable_id = ledger.get_ledger_account_id(
+                Kind.CREATOR_PAYABLE, holder_id=item.creator_id
+            )
+            ledger.lock_accounts([payable_id, _in_flight_of(item.creator_id), clearing_id])
+            _post_begin(item)
             _move_in_flight(item, Transfer.Kind.PAYOUT_SENT, "sent", clearing_id, found.id)
             audit.record(
                 RESTORED_LABEL,

@@ -151,6 +151,7 @@ def refund_unspent(
             if is_limited:
                 _check_rate(account)
             parts = _plan(account, rests_cents, amount_cents)
+            _lock_accounts(account.pk)
             rows = [_book(part, request_key, label, reason) for part in parts]
             audit.record(
                 label,
@@ -211,6 +212,7 @@ def settle_refund(refund_id: UUID) -> TopupRefund:
         is_failed = known.status in FAILED_STATES
         # A failed one was on the balance too, and came back: both are booked, as there.
         was_paid = known.status == "succeeded" or (is_failed and known.balance_transaction_id)
+        _lock_accounts(row.account_id)
         if was_paid and row.state == State.IN_FLIGHT:
             _book_sent(row)
         if is_failed and row.state != State.FAILED:
@@ -410,6 +412,13 @@ def _book(part: Part, request_key: str, label: str, reason: str) -> TopupRefund:
         # A prediction was quicker than this request.
         raise NothingToRefundError("The credit was spent or reserved meanwhile.") from None
     return row
+
+
+def _lock_accounts(account_id: UUID) -> None:
+    """All that the transfers of refunds move: several may be posted at once."""
+    platforms = (Kind.TAX_PAYABLE, Kind.REFUND_IN_FLIGHT, Kind.STRIPE_CLEARING)
+    wallet_id = ledger.get_ledger_account_id(Kind.WALLET, holder_id=account_id)
+    ledger.lock_accounts([wallet_id, *map(ledger.get_ledger_account_id, platforms)])
 
 
 def _post_begin(row: TopupRefund) -> None:

@@ -113,7 +113,7 @@ def wait_for_bookings(ledger_account_id: UUID) -> None:
     """Until every booking that began before is over; the lock is let go at once."""
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'")
-        cursor.execute("SELECT billing_lock(%s)", [[ledger_account_id]])
+        ledger.lock_accounts([ledger_account_id])
 
 
 _DAYS_SQL = """

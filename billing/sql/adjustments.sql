@@ -103,7 +103,7 @@ BEGIN
     v_platform := billing_account(NULL, 'platform_revenue');
     PERFORM 1 FROM billing_ledgeraccount a
         WHERE a.id = ANY (v_reserves || v_payables || v_payer || v_platform)
-        ORDER BY a.id FOR UPDATE;
+        ORDER BY a.id FOR NO KEY UPDATE;
     IF EXISTS (SELECT 1 FROM billing_transfer t WHERE t.idempotency_key = v_key) THEN
         RETURN;
     END IF;

@@ -1,6 +1,8 @@
 -- The one place where money is written, with holds.sql and usage.sql. Every function locks in
 -- the same order: holds first, then ledger accounts by id, then what keys have spent, so that
--- two callers never wait for each other in a circle. Callers have EXECUTE on these functions
+-- two callers never wait for each other in a circle. Who moves money twice in one transaction
+-- locks the accounts of both with billing_lock first. Locks leave keys alone: rows that only
+-- refer to an account do not wait. Callers have EXECUTE on these functions
 -- and no right to write the tables.
 --
 -- SQLSTATEs of ours: SR402 not enough credit, SR404 unknown account, SR409 a key was used
@@ -50,7 +52,7 @@ BEGIN
     SELECT count(*) INTO v_count FROM (
         SELECT a.id FROM billing_ledgeraccount a
         WHERE a.id IN (SELECT (e->>'account')::uuid FROM jsonb_array_elements(p_entries) e)
-        ORDER BY a.id FOR UPDATE
+        ORDER BY a.id FOR NO KEY UPDATE
     ) locked;
     IF v_count <> jsonb_array_length(p_entries) THEN
         RAISE EXCEPTION 'a transfer names each of its accounts once, and they exist'

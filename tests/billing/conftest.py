@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -15,6 +15,7 @@ from billing.models import LedgerAccount, Price, Transfer
 from billing.services import ledger
 from marketplace.core.ids import new_id
 from marketplace.models import Account, AIModel, ModelVersion
+from tests.billing import lock_order
 
 PRICE_NANOS = 1_001  # Odd, so that shares do not divide evenly.
 SHARE_BPS = 8_000
@@ -117,6 +118,12 @@ def balances() -> dict[str, tuple[int, int]]:
         account.kind: (account.posted_nanos, account.held_nanos)
         for account in LedgerAccount.objects.all()
     }
+
+
+@pytest.fixture(autouse=True)
+def nobody_locks_late() -> Iterator[None]:
+    with lock_order.watching():
+        yield
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from marketplace.core.money import split_share
 from marketplace.models import Account, AIModel, APIKey, ModelVersion
 from marketplace.selectors.access import Actor
 from tests.billing.conftest import Shop, asked, give_back, query, reserve, settle
+from tests.billing.lock_order import whole_history
 from tests.billing.test_ledger import broken, record_answer
 from tests.factories import APIKeyFactory
 
@@ -45,7 +46,7 @@ class Books(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.savepoint = transaction.atomic()
+        self.savepoint = whole_history()
         self.savepoint.__enter__()
         name = new_id().hex[:12]
         consumer = Account.objects.create(slug=f"consumer-{name}", name="Consumer")

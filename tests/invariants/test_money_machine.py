@@ -80,6 +80,7 @@ from marketplace.models import Account, AIModel, Membership, ModelVersion, User
 from marketplace.selectors.access import Actor
 from tests.billing import payouts
 from tests.billing.conftest import Shop, asked, give_back, query, reserve, settle
+from tests.billing.lock_order import whole_history
 from tests.billing.postpaid import agree
 from tests.billing.prepaid.flows import REFUND_SLOW, Flows, receive
 from tests.billing.stand_in import running
@@ -203,7 +204,7 @@ class Money(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.savepoint = transaction.atomic() if self.is_apart else nullcontext()
+        self.savepoint = whole_history() if self.is_apart else nullcontext()
         self.savepoint.__enter__()
         self.fake.reset()
         self.fake.order("clock", offset_s=-LONG_AGO_S)

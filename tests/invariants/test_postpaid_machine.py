@@ -50,6 +50,7 @@ from marketplace.models import User
 from marketplace.selectors.access import Actor
 from tests.billing.conftest import PRICE_NANOS, SHARE_BPS, Shop, asked, reserve, settle
 from tests.billing.conftest import shop as shop  # noqa: PLC0414 - a fixture
+from tests.billing.lock_order import whole_history
 from tests.billing.metered_stripe import MeteredStripe
 from tests.billing.postpaid import agree, install, this_hour
 from tests.billing.test_ledger import broken, record_answer
@@ -71,7 +72,7 @@ class Postpaid(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.savepoint = transaction.atomic()
+        self.savepoint = whole_history()
         self.savepoint.__enter__()
         # Not at the full hour: what is used now is of an hour that is not over.
         self.now = this_hour() + timedelta(minutes=10)

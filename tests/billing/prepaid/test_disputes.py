@@ -25,7 +25,7 @@ from billing.models import (
 )
 from billing.selectors.payout_hold import has_payout_hold
 from billing.selectors.refund import sum_refundable_cents
-from billing.services import dispute
+from billing.services import dispute, ledger
 from billing.services.auto_topup import configure_auto_topup, run_auto_topups
 from billing.services.dispute import effect_of, poll_disputes, settle_dispute, tax_of
 from billing.services.fraud_warning import poll_fraud_warnings
@@ -33,6 +33,7 @@ from billing.services.refund import refund_unspent
 from marketplace.core.errors import AccountFrozenError
 from marketplace.models import AuditEvent
 from marketplace.selectors.access import Actor
+from tests.billing.lock_order import LockedLateError, whole_history
 from tests.billing.prepaid.flows import (
     REFUND_FAILS,
     REFUND_SLOW,
@@ -68,6 +69,17 @@ def test_a_dispute_freezes_the_account_and_takes_the_rest_of_its_wallet(flows: F
     assert (case.state, case.signals.get().kind) == ("open", "dispute")
     assert has_payout_hold(flows.account)
     assert broken() == set()
+
+
+def test_a_dispute_that_locks_its_fee_late_is_noticed(
+    flows: Flows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control of what `lock_order` watches in all tests here."""
+    dispute_id = flows.dispute(flows.buy(2_500))
+    monkeypatch.setattr(ledger, "lock_accounts", lambda _: None)
+
+    with pytest.raises(LockedLateError, match="stripe_fee"):
+        settle_dispute(dispute_id)
 
 
 def test_what_is_only_asked_for_is_held(flows: Flows) -> None:
@@ -351,7 +363,7 @@ def test_every_permutation_ends_in_the_same_ledger(told, data) -> None:
     flows, events, expected = told
     order = data.draw(st.permutations(events * 2))
 
-    with transaction.atomic():
+    with whole_history():
         receive(order)
         # What came before its payment was known is tried again, as the sweep does.
         receive(events)
@@ -366,7 +378,7 @@ def told(request, flows: Flows, settings, quick: None):
     """A story as Stripe knows it to its end, and as we do before anything was told."""
     tell_story(flows, request.param, settings)
     events = flows.events()
-    with transaction.atomic():
+    with whole_history():
         receive(events)
         expected = (cents_by_kind(), states(), flows.frozen(), set())
         transaction.set_rollback(True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 RULES = {
     "runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa"]},
@@ -19,8 +19,14 @@ _STILL = """() => {
 }"""
 
 
+# Panels fetch themselves; the page is complete when none is busy.
+_BUSY = ".panel[aria-busy=true]"
+_PANELS_TIMEOUT_MS = 20_000
+
+
 def find_faults(page: Page) -> list[str]:
-    """Faults of accessibility (WCAG 2.2 AA), each with its element."""
+    """Faults of accessibility (WCAG 2.2 AA) of the complete page, each with its element."""
+    expect(page.locator(_BUSY)).to_have_count(0, timeout=_PANELS_TIMEOUT_MS)
     page.evaluate(_STILL)
     found = Axe().run(page, options=RULES).response["violations"]
     return [f"{one['id']}: {node['html'][:160]}" for one in found for node in one["nodes"]]

@@ -33,3 +33,8 @@ class AuditEvent(models.Model):
 
     def __str__(self) -> str:
         return f"{self.seq} {self.action} {self.object_type} {self.object_id}"
+
+    @property
+    def details(self) -> list[tuple[str, object]]:
+        """The payload's names and values; a template would take an entry `items` for them."""
+        return list(self.payload.items())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -16,29 +17,31 @@ ROOT = Path(__file__).resolve().parents[2]
 _PROGRAM = str(Path(sys.executable).with_name("strongroom"))
 
 
-class Creator:
-    """A person at a terminal with the command line of the SDK.
+@dataclass(frozen=True)
+class Login:
+    """Who somebody is on the site."""
+
+    email: str
+    password: str
+
+
+class Person:
+    """Somebody at a terminal with the command line of the SDK.
 
     Args:
-        stack: Whose demo creator it is.
+        stack: Where it signs in.
         folder: Where the person works; the client's own files lie in it, too.
+        login: Who it is.
         web_url: Where the site is reached, if not directly.
-        has_own_keys: A machine of its own: its signing key is another than the demo's.
     """
 
-    def __init__(
-        self, stack: Stack, folder: Path, web_url: str = "", *, has_own_keys: bool = False
-    ) -> None:
+    def __init__(self, stack: Stack, folder: Path, login: Login, web_url: str = "") -> None:
         self.folder = folder
         self.config = folder / "config"
-        if not has_own_keys:
-            # What another key signed would be held in review.
-            _copy_identity(stack.home / "creator", self.config)
         self.environment = environment() | {"STRONGROOM_CONFIG_DIR": str(self.config)}
-        login = stack.demo["creator"]
-        self.environment["STRONGROOM_PASSWORD"] = login["password"]
+        self.environment["STRONGROOM_PASSWORD"] = login.password
         url = web_url or stack.demo["web_url"]
-        self.run("login", "--url", url, "--email", login["email"])
+        self.run("login", "--url", url, "--email", login.email)
 
     def run(self, *arguments: str) -> str:
         """What a command prints; it must succeed."""
@@ -60,6 +63,26 @@ class Creator:
             "init", name, "--name", name, "--title", title, "--price", price,
             "--task", task, "--licence", "MIT", "--test-vectors-file", "vectors.json",
         )  # fmt: skip
+
+
+class Creator(Person):
+    """The creator of the demo.
+
+    Args:
+        stack: Whose demo it is.
+        folder: Where the person works.
+        web_url: Where the site is reached, if not directly.
+        has_own_keys: A machine of its own: its signing key is another than the demo's.
+    """
+
+    def __init__(
+        self, stack: Stack, folder: Path, web_url: str = "", *, has_own_keys: bool = False
+    ) -> None:
+        if not has_own_keys:
+            # What another key signed would be held in review.
+            _copy_identity(stack.home / "creator", folder / "config")
+        demo = stack.demo["creator"]
+        super().__init__(stack, folder, Login(demo["email"], demo["password"]), web_url)
 
 
 def _copy_identity(source: Path, target: Path) -> None:

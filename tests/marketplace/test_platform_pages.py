@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from datetime import timedelta
 
 import psycopg
 import pytest
 from django.core import mail
 from django.core.management import CommandError, call_command
+from django.db import transaction
 from django.test import Client
 from django.urls import get_resolver
 from django.utils import timezone
@@ -38,7 +40,7 @@ from marketplace.selectors.key import find_valid_key
 from marketplace.selectors.review import compare, compare_cards, find_previous
 from marketplace.selectors.vital import WORKER_QUIET_AFTER
 from marketplace.services import account as accounts
-from marketplace.services import review, vital
+from marketplace.services import audit, review, vital
 from marketplace.services.announcement import announce
 from marketplace.services.flag import set_flag
 from marketplace.services.notice import mail_notices
@@ -555,6 +557,19 @@ def test_a_wrong_announcement_is_refused(platform_admin, bad):
 
 
 # --- Audit log ---
+
+
+def test_a_detail_of_any_name_is_shown(admin_client, platform_admin):
+    """Names are whatever was noted, also those that a template takes for a method."""
+    payload = {"items": 3, "keys": 4, "values": 5}
+    with transaction.atomic():
+        audit.record(Actor(user=platform_admin).label, "test.note", platform_admin, payload=payload)
+
+    page = admin_client.get("/platform/audit?action=test.note")
+
+    assert page.status_code == 200
+    for name, value in payload.items():
+        assert re.search(rf"{name}</span> {value}<", page.content.decode())
 
 
 def test_the_log_is_searched(admin_client, platform_admin, account, owner):

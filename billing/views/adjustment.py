@@ -23,6 +23,7 @@ from billing.views.platform import platform_admin_required
 from marketplace.context import actor_of
 from marketplace.core.errors import MarketplaceError
 from marketplace.forms.problem import add_problem
+from marketplace.views.once import sent_once
 from marketplace.views.paging import page_of
 
 PAGE_SIZE = 50
@@ -47,6 +48,7 @@ def adjustments(request: HttpRequest) -> HttpResponse:
 
 @platform_admin_required
 @require_http_methods(["GET", "HEAD", "POST"])
+@sent_once
 def new_credit(request: HttpRequest) -> HttpResponse:
     """Propose credit for a wallet."""
     form = CreditForm(request.POST or None, initial={"account": request.GET.get("account", "")})
@@ -69,6 +71,7 @@ def new_credit(request: HttpRequest) -> HttpResponse:
 
 @platform_admin_required
 @require_http_methods(["GET", "HEAD", "POST"])
+@sent_once
 def new_adjustment(request: HttpRequest) -> HttpResponse:
     """Propose a movement between two ledger accounts."""
     form = AdjustmentForm(request.POST or None)

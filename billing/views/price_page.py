@@ -32,6 +32,7 @@ from marketplace.core.errors import MarketplaceError, NotFoundError
 from marketplace.forms.problem import add_problem
 from marketplace.models import Account, AIModel
 from marketplace.selectors.access import access_model
+from marketplace.views.once import sent_once
 
 HISTORY_SIZE = 10
 COUPONS_SHOWN_MAX = 50
@@ -94,6 +95,7 @@ def offer(request: HttpRequest, owner: str, name: str) -> HttpResponse:
 
 @login_required
 @require_POST
+@sent_once
 def coupon(request: HttpRequest, owner: str, name: str) -> HttpResponse:
     """Make a coupon, or with `end` end one."""
     actor = actor_of(request)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from secrets import token_hex
+from secrets import token_hex, token_urlsafe
 from typing import Any
 from zlib import crc32
 
@@ -205,6 +205,12 @@ def _distance(delta: timedelta) -> str:
             # What ends in a week still does so when the page is there.
             return f"in {round(seconds / unit_s)} {unit}"
     return ""
+
+
+@register.simple_tag
+def once() -> str:
+    """A field that makes a form one that is sent once; see `marketplace.views.once`."""
+    return format_html('<input type="hidden" name="once" value="{}">', token_urlsafe(16))
 
 
 @register.simple_tag(takes_context=True)

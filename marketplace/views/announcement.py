@@ -20,12 +20,14 @@ from marketplace.forms.problem import add_problem
 from marketplace.selectors import announcement as selectors
 from marketplace.services import announcement as services
 from marketplace.templatetags.banners import COOKIE, read_dismissed
+from marketplace.views.once import sent_once
 from marketplace.views.paging import page_of
 from marketplace.views.platform import PAGE_SIZE, platform_admin_required
 
 
 @platform_admin_required
 @require_http_methods(["GET", "HEAD", "POST"])
+@sent_once
 def announcements(request: HttpRequest) -> HttpResponse:
     """All of them; POST makes one."""
     now = utc_now()

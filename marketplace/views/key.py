@@ -25,6 +25,7 @@ from marketplace.selectors import key as selectors
 from marketplace.services import key as services
 from marketplace.services.limits import LIST_FIELDS, RATE_FIELDS
 from marketplace.views.confirm import needs_confirmation
+from marketplace.views.once import sent_once
 from marketplace.views.paging import page_of
 
 
@@ -47,6 +48,7 @@ def keys(request: HttpRequest) -> HttpResponse:
 @never_cache
 @require_http_methods(["GET", "POST"])
 @needs_confirmation()
+@sent_once
 def new(request: HttpRequest) -> HttpResponse:
     """Make a key. The answer to the POST shows it: it is never in a URL or a session."""
     account = requested_account(request, "keys")

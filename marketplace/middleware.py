@@ -9,8 +9,9 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 from django.conf import settings
 from django.contrib.auth.views import redirect_to_login
 from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.middleware.gzip import GZipMiddleware
 from django.shortcuts import render, resolve_url
-from django.utils.cache import patch_cache_control
+from django.utils.cache import patch_cache_control, patch_vary_headers
 from django.utils.http import url_has_allowed_host_and_scheme
 from django_htmx.http import HttpResponseClientRedirect
 
@@ -39,6 +40,22 @@ class RequestIdMiddleware:
             logs.request_id.reset(token)
         response["X-Request-Id"] = request.request_id  # type: ignore[attr-defined]
         return response
+
+
+class CompressMiddleware(GZipMiddleware):
+    """Compress pages; answers of other kinds are small, streams, or compressed already.
+
+    Against guessing a secret by the length of an answer that also holds a chosen text (BREACH):
+    tokens of forms are masked anew on each page, and Django pads each answer at random.
+    """
+
+    def process_response(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
+        """Compress it if it is a page and the browser understands that."""
+        if not response.get("Content-Type", "").startswith("text/html"):
+            return response
+        # Also of one that is too short: a store in between must not mix them up.
+        patch_vary_headers(response, ("Accept-Encoding",))
+        return super().process_response(request, response)
 
 
 class ProblemMiddleware:

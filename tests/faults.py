@@ -20,13 +20,13 @@ _STILL = """() => {
 
 
 # Panels fetch themselves; the page is complete when none is busy.
-_BUSY = ".panel[aria-busy=true]"
+BUSY_PANELS = ".panel[aria-busy=true]"
 _PANELS_TIMEOUT_MS = 20_000
 
 
 def find_faults(page: Page) -> list[str]:
     """Faults of accessibility (WCAG 2.2 AA) of the complete page, each with its element."""
-    expect(page.locator(_BUSY)).to_have_count(0, timeout=_PANELS_TIMEOUT_MS)
+    expect(page.locator(BUSY_PANELS)).to_have_count(0, timeout=_PANELS_TIMEOUT_MS)
     page.evaluate(_STILL)
     found = Axe().run(page, options=RULES).response["violations"]
     return [f"{one['id']}: {node['html'][:160]}" for one in found for node in one["nodes"]]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
+
 import pytest
+from playwright.sync_api import Response, expect
 
 from tests.e2e.conftest import SignIn
-from tests.faults import find_faults
+from tests.faults import BUSY_PANELS, find_faults
 from tests.stack import Stack
 
 PAGES = {
@@ -74,6 +77,8 @@ PAGES = {
         "/profile/confirm",
     ],
 }
+# Compressed, as it goes over the line.
+PAGE_BYTES_MAX = 150_000
 LOOKS = {
     "light": {"color_scheme": "light"},
     "dark": {"color_scheme": "dark"},
@@ -94,6 +99,31 @@ def test_pages(stack: Stack, sign_in: SignIn, new_page, person: str, look: str) 
         assert find_faults(page) == [], f"{path} ({look})"
         width = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
         assert width <= 0, f"{path} scrolls sideways by {width} px"
+
+
+@pytest.mark.parametrize("person", PAGES)
+def test_a_first_visit_weighs_little(stack: Stack, sign_in: SignIn, new_page, person: str) -> None:
+    """All that a page sends to somebody who has nothing of it yet, but for pictures."""
+    first = sign_in(person) if person else None
+    state = first.context.storage_state() if first else None
+
+    for path in PAGES[person]:
+        page = new_page(base_url=stack.demo["web_url"], storage_state=state)
+        answers: list[Response] = []
+        page.on("response", lambda one, into=answers: into.append(one))
+        page.goto(path)
+        expect(page.locator(BUSY_PANELS)).to_have_count(0, timeout=20_000)
+        weights = {one.url: weigh(one) for one in answers if one.request.resource_type != "image"}
+        weight_bytes = sum(weights.values())
+        assert 20_000 < weight_bytes < PAGE_BYTES_MAX, f"{path}: {weights}"
+        page.context.close()
+
+
+def weigh(answer: Response) -> int:
+    """Bytes as production sends them: files lie there compressed, which development spares."""
+    body = answer.body() if answer.status == 200 else b""
+    is_text = answer.headers.get("content-type", "").startswith(("text/", "image/svg"))
+    return len(gzip.compress(body)) if is_text else len(body)
 
 
 def test_the_check_finds_a_fault(new_page, stack: Stack) -> None:

@@ -164,13 +164,15 @@ def icon(name: str) -> dict[str, Any]:
 
 
 @register.inclusion_tag("components/panel.html")
-def panel(url: str, label: str = "") -> dict[str, Any]:
+def panel(url: str, label: str = "", size: str = "") -> dict[str, Any]:
     """A part of the page that another package serves and htmx fetches.
 
     The address answers a fragment (cards, tables), never a whole page. One that wants to
     stay fresh carries `hx-get="…" hx-trigger="every 2s"` itself. `label` names the region.
+    `size` is about how tall it will be (stats, medium, large, tall), so that what stands below
+    does not move much when it comes.
     """
-    return {"url": url, "label": label}
+    return {"url": url, "label": label, "size": size}
 
 
 @register.inclusion_tag("components/pagination.html", takes_context=True)

@@ -40,6 +40,7 @@ from inference.gateway.observer import Observer
 from inference.gateway.operations import ROOTS as OPERATIONS
 from inference.gateway.operations import Operations
 from inference.gateway.predictor import Predictor
+from inference.gateway.protocols.mcp import MCPProtocol
 from inference.gateway.protocols.native import NativeProtocol
 from inference.gateway.protocols.oip import OIPProtocol
 from inference.gateway.protocols.openai import OpenAIProtocol
@@ -127,6 +128,7 @@ class Gateway:
         self.native = NativeProtocol(self)
         self.oip = OIPProtocol(self)
         self.openai = OpenAIProtocol(self)
+        self.mcp = MCPProtocol(self)
         self.operations = Operations(self)
         self.observer = Observer(config)
         self.requests_open = 0
@@ -231,7 +233,8 @@ class Gateway:
             answer = await self._answer(request, peer, family)
         finally:
             self.requests_open -= 1
-        self.observer.end(request, status=answer.status, cost_nanos=answer.cost_nanos)
+        status = answer.outcome_status or answer.status
+        self.observer.end(request, status=status, cost_nanos=answer.cost_nanos)
         return answer
 
     async def _answer(self, request: Request, peer: str, called: Family | None = None) -> Answer:
@@ -245,7 +248,7 @@ class Gateway:
             if called is not None:
                 return await called.answer(request)
             match request.segments:
-                case ["v1" | "v2" | "openai", *_]:
+                case ["v1" | "v2" | "openai" | "mcp", *_]:
                     return await family.answer(request)
             raise NotFoundError
         except MarketplaceError as error:
@@ -275,6 +278,8 @@ class Gateway:
                 return self.oip
             case "openai":
                 return self.openai
+            case "mcp":
+                return self.mcp
         return self.native
 
     def _make_grpc(self) -> GRPCServer | None:

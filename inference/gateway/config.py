@@ -29,6 +29,15 @@ TENSORS_MAX = 32
 EMBEDDING_TEXTS_MAX = 256
 # Turns of a conversation. A longer one does not fit into the models' contexts either.
 MESSAGES_MAX = 256
+# A page of what a program searches for: each result is read by a model that pays for its words.
+SEARCH_PAGE_SIZE = 10
+SEARCH_PAGE_SIZE_MAX = 50
+# Who has not found it so far down searches with other words.
+SEARCH_OFFSET_MAX = 1000
+# Of a model's card, as a program reads it. Whole ones stand on the page.
+CARD_LENGTH_MAX = 16_384
+# Of a message: its id, the token of its progress, a cursor. They come back as they were sent.
+MESSAGE_ID_LENGTH_MAX = 256
 # The list of models has no pages below /openai/v1; clients load it into a menu.
 MODELS_LISTED_MAX = 1000
 QUERY_FIELDS_MAX = 32

@@ -34,6 +34,7 @@ __all__ = [
     "IdempotencyMismatchError",
     "InvoicePastDueError",
     "KeyModeForbiddenError",
+    "MaximumCostError",
     "ModelNotAllowedError",
     "ModelNotReadyError",
     "NotOfferedError",
@@ -157,6 +158,13 @@ class PriceUnboundedError(InvalidInputError):
 
     code = "price_unbounded"
     title = "The most that this prediction can cost is not known."
+
+
+class MaximumCostError(InvalidInputError):
+    """The caller has said how much it may cost; the most that it can cost is more."""
+
+    code = "maximum_cost"
+    title = "The prediction could cost more than the request allows."
 
 
 class HoldGoneError(DeadlineError):

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from inference.gateway.catalog import Offer
     from inference.gateway.events import EventStream
     from inference.gateway.limits import Plan
+    from inference.gateway.protocols.mcp_message import Message
     from inference.gateway.tracing import Trace
 
 JSON = "application/json"
@@ -46,6 +47,7 @@ _PROTOCOLS = {
     "v1": "native",
     "v2": "oip",
     "openai": "openai",
+    "mcp": "mcp",
     "inference.GRPCInferenceService": "grpc",
 }
 # Possessive: a text without an end is passed once, and not tried again from every quote in it.
@@ -133,6 +135,8 @@ class Request:
     offer: Offer | None = None
     trace: Trace | None = None
     is_replay: bool = False
+    # What it asks for, where it comes as a message of a protocol on top of HTTP.
+    message: Message | None = None
     # What was charged although it ended with an error: the delivered part of a stream.
     broken_cost_nanos: int = 0
     code: str = OK
@@ -258,6 +262,8 @@ class Answer:
     content_type: str = JSON
     headers: list[tuple[str, str]] = field(default_factory=list)
     cost_nanos: int = 0
+    # For those who watch: what HTTP would say, where a protocol tells of a failure with 200.
+    outcome_status: int = 0
 
 
 def json_answer(

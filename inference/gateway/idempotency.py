@@ -190,9 +190,18 @@ def read_key(headers: Headers) -> str | None:
     key = (headers.get(_HEADER) or "").strip()
     if len(key) >= 2 and key[0] == key[-1] == '"':
         key = key[1:-1]
+    check_key(key)
+    return key
+
+
+def check_key(key: str) -> None:
+    """Refuse what is no key.
+
+    Raises:
+        BadRequestError: It is empty, too long or not printable ASCII.
+    """
     is_printable = key.isascii() and key.isprintable()
     if not key or len(key) > IDEMPOTENCY_KEY_LENGTH_MAX or not is_printable:
         raise BadRequestError(
             f"An idempotency key has 1 to {IDEMPOTENCY_KEY_LENGTH_MAX} printable ASCII characters."
         )
-    return key

@@ -17,6 +17,7 @@ import orjson
 
 from inference.gateway import config, errors
 from inference.gateway.database import DatabaseUnavailableError
+from inference.gateway.protocols import mcp_message, mcp_tools
 from inference.triton import errors as triton_errors
 from marketplace.core import errors as core_errors
 from marketplace.core.errors import MarketplaceError
@@ -54,6 +55,7 @@ ERRORS: Sequence[type[MarketplaceError]] = (
     errors.IdempotencyMismatchError,
     errors.InvoicePastDueError,
     errors.KeyModeForbiddenError,
+    errors.MaximumCostError,
     errors.ModelNotAllowedError,
     errors.OutputRemovedError,
     errors.ParameterError,
@@ -101,8 +103,8 @@ def describe(gateway_url: str) -> Document:
         },
         "servers": [{"url": gateway_url}],
         "security": [{"key": []}],
-        "tags": [{"name": name} for name in ("native", "oip", "openai", "operations")],
-        "paths": {**_native(), **_oip(), **_openai(), **_operations()},
+        "tags": [{"name": name} for name in ("native", "oip", "openai", "mcp", "operations")],
+        "paths": {**_native(), **_oip(), **_openai(), **_mcp(), **_operations()},
         "components": {
             "securitySchemes": {
                 "key": {"type": "http", "scheme": "bearer"},
@@ -280,6 +282,28 @@ def _openai() -> Document:
     }
 
 
+def _mcp() -> Document:
+    """One address for all messages; tools and their schemas are told by `tools/list`."""
+    told = [
+        _header("MCP-Protocol-Version", f"^({'|'.join(mcp_message.HANDSHAKE_VERSIONS)})$"),
+        *_PREDICTING[1:],
+    ]
+    operation = _operation(
+        "sendMessage",
+        "mcp",
+        {200: "MCPReply"},
+        body="MCPMessage",
+        parameters=told,
+        beside=_EVENTS,
+        problem=_refusals("MCPReply"),
+    )
+    operation["responses"]["202"] = {
+        "description": "A notification was read; nothing is said to it.",
+        "headers": _HEADERS,
+    }
+    return {"/mcp": {"post": operation}}
+
+
 def _operations() -> Document:
     readiness = {200: "Health", 503: "Health"}
     metrics = _public("getMetrics", "operations", {})
@@ -387,7 +411,12 @@ _HEADERS_BY_NAME: Document = {
 _HEADERS: Document = {name: {"$ref": f"#/components/headers/{name}"} for name in _HEADERS_BY_NAME}
 _COST_AT_END: Document = {"schema": {"type": "integer", "minimum": 0}}
 # By schema, how a refusal is sent.
-_ENVELOPES = {"Problem": PROBLEM, "InferenceError": _JSON, "OpenAIError": _JSON}
+_ENVELOPES = {
+    "Problem": PROBLEM,
+    "InferenceError": _JSON,
+    "OpenAIError": _JSON,
+    "MCPReply": _JSON,
+}
 
 
 def _refusals(envelope: str, statuses: Collection[int] = ()) -> Document:
@@ -450,7 +479,13 @@ _CODE: Document = {"type": "string", "enum": sorted({one.code for one in ERRORS}
 
 
 def _schemas() -> Document:
-    return {**_native_schemas(), **_oip_schemas(), **_openai_schemas(), **_operation_schemas()}
+    return {
+        **_native_schemas(),
+        **_oip_schemas(),
+        **_openai_schemas(),
+        **_mcp_schemas(),
+        **_operation_schemas(),
+    }
 
 
 def _native_schemas() -> Document:
@@ -679,6 +714,42 @@ def _openai_schemas() -> Document:
         "OpenAIError": _all(
             error=_all(message=_STRING, type=_STRING, param=_or_null(_STRING), code=code)
         ),
+    }
+
+
+def _mcp_schemas() -> Document:
+    number = {"anyOf": [_STRING, _INTEGER]}
+    called = _object(
+        "name", name={"enum": list(mcp_tools.TOOLS)}, arguments=_ANY_OBJECT, _meta=_ANY_OBJECT
+    )
+    head = {"jsonrpc": {"const": "2.0"}}
+    return {
+        "MCPMessage": {
+            "anyOf": [
+                _object(
+                    *("jsonrpc", "id", "method", "params"),
+                    **head,
+                    id=number,
+                    method={"const": mcp_message.TOOL_CALL},
+                    params=called,
+                ),
+                _object(
+                    *("jsonrpc", "method"),
+                    **head,
+                    id=number,
+                    method={"enum": ["initialize", "ping", "tools/list", "server/discover"]},
+                    params=_ANY_OBJECT,
+                ),
+            ]
+        },
+        "MCPReply": _object(
+            *("jsonrpc", "id"),
+            **head,
+            id=_or_null(number),
+            result=_ANY_OBJECT,
+            error=_object("code", "message", code=_INTEGER, message=_STRING, data=_ANY_OBJECT),
+        )
+        | {"oneOf": [{"required": ["result"]}, {"required": ["error"]}]},
     }
 
 

@@ -49,6 +49,7 @@ _ROUTES: Sequence[Sequence[str]] = [
         "openai/v1/embeddings",
         "openai/v1/completions",
         "openai/v1/chat/completions",
+        "mcp",
         "inference.GRPCInferenceService/ServerLive",
         "inference.GRPCInferenceService/ServerReady",
         "inference.GRPCInferenceService/ServerMetadata",

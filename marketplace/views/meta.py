@@ -47,6 +47,7 @@ however often it is sent.
 - [Models]({gateway}/openai/v1/models): what your key may run
 - Run one: `POST {gateway}/v1/models/OWNER/NAME/predictions` with `{{"input": {{...}}}}`
 - What it would cost: `POST {gateway}/v1/price` with the version and the same input
+- Clients of MCP: `{gateway}/mcp` (Streamable HTTP) has tools to find, price and run models
 - Clients of OpenAI: base URL `{gateway}/openai/v1`; of the Open Inference Protocol: `{gateway}/v2`
 
 ## Models

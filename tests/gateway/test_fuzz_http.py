@@ -377,7 +377,7 @@ def test_reference_names_what_can_exist_or_nothing(text):
 @example("A" * 26)
 @example("0" * 26)
 def test_id_comes_back_as_it_was_or_is_unknown(text):
-    found = try_out(lambda: native._read_id(text))
+    found = try_out(lambda: native.read_prediction_id(text))
 
     assert isinstance(found, Refused) or to_public(found) == text
     for cursor in (text, f"n{text}", f"p{text}"):

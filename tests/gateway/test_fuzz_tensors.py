@@ -366,7 +366,7 @@ def test_interface_is_read_and_written_the_same_or_refused(description, value):
         try:
             checked = interface.check_input(values)
         except InputError as error:
-            refusal = native._refuse_input(error.errors)
+            refusal = native.refuse_input(error.errors)
             assert isinstance(try_out(lambda: raise_it(refusal)), Refused)  # noqa: B023
         else:
             assert list(checked) == names

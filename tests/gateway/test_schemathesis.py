@@ -59,6 +59,15 @@ RIGHT = {
     "/openai/v1/embeddings": {"model": "maker/vectors", "input": ["a text"]},
     "/openai/v1/completions": {"model": "maker/writer", "prompt": "a text"},
     "/openai/v1/chat/completions": {"model": "maker/writer", "messages": [MESSAGE]},
+    "/mcp": {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "tools/call",
+        "params": {
+            "name": "run_model",
+            "arguments": {"model": "maker/echo", "input": {"x": X}},
+        },
+    },
 }
 NAMES = {"owner": "maker", "name": "echo", "version": "1", "reference": "maker/echo"}
 OPERATIONS = [

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 from inference.gateway.auth import PREDICT, Caller
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from inference.gateway.app import Gateway
 
 REPLAYED = ("idempotent-replayed", "true")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,27 +84,51 @@ async def _read_body(
     request.deadline_s = read_deadline(request.headers, request.deadline_s)
     request.tag = read_tag(request.headers)
     key = read_key(request.headers)
+    body, mark = await take_body(gateway, request, caller, read)
+    if key is None:
+        return await _read_counted(gateway, request, caller, body, mark)
+    claim = Claim(caller.account_id, key, request.fingerprint(body, mark=mark), request.id)
+    return KeyedBody(body, claim, await find_earlier(gateway, request, caller, claim))
+
+
+async def take_body(
+    gateway: Gateway, request: Request, caller: Caller, read: Callable[[Request], Awaitable[T]]
+) -> T:
+    """Read a body as one of the few of its account that may be on their way.
+
+    Raises:
+        CapacityError: There are too many.
+        MarketplaceError: What reading it raises.
+    """
     open_bodies = gateway.bodies_open
     count = open_bodies.get(caller.account_id, 0)
     if count >= BODIES_PER_ACCOUNT_MAX:
         raise CapacityError("Too many bodies of this account have not arrived.", retry_after_s=1)
     open_bodies[caller.account_id] = count + 1
     try:
-        body, mark = await read(request)
+        return await read(request)
     finally:
         open_bodies[caller.account_id] -= 1
         if not open_bodies[caller.account_id]:
             del open_bodies[caller.account_id]
-    if key is None:
-        return await _read_counted(gateway, request, caller, body, mark)
-    claim = Claim(caller.account_id, key, request.fingerprint(body, mark=mark), request.id)
+
+
+async def find_earlier(
+    gateway: Gateway, request: Request, caller: Caller, claim: Claim
+) -> UUID | None:
+    """The prediction that a key has got already; None if the request may run.
+
+    Raises:
+        IdempotencyMismatchError, IdempotencyInFlightError: The key was used, or is in use.
+        RateLimitedError: The caller asks too often.
+    """
     earlier = await gateway.idempotency.find(claim.account_id, claim.key, claim.fingerprint)
     request.prediction_id = earlier or request.id
     request.is_replay = earlier is not None
     if earlier is not None:
         # It runs nothing and costs a look-up, as reading the prediction does.
         gateway.limits.admit_read(caller)
-    return KeyedBody(body, claim, earlier)
+    return earlier
 
 
 async def _read_counted(

@@ -156,7 +156,7 @@ class NativeProtocol:
         try:
             checked = interface.check_input(document.get("input"))
         except InputError as error:
-            raise _refuse_input(error.errors) from error
+            raise refuse_input(error.errors) from error
         predictor = self.gateway.predictor
         prediction = predictor.begin(
             request, caller, offer, protocol=PROTOCOL, rows=1, claim=keyed.claim
@@ -188,20 +188,20 @@ class NativeProtocol:
         headers: list[tuple[str, str]],
     ) -> Answer:
         row = await self.find_row(caller, prediction_id)
-        envelope = self._render_row(row) | {"input": document.get("input")}
+        envelope = self.render_row(row) | {"input": document.get("input")}
         headers = [REPLAYED, *headers]
         return json_answer(envelope, headers=headers, cost_nanos=row["cost_nanos"])
 
     async def _show(self, request: Request, caller: Caller, public_id: str) -> Answer:
         caller.require(PREDICT, READ)
-        row = await self.find_row(caller, _read_id(public_id))
+        row = await self.find_row(caller, read_prediction_id(public_id))
         request.prediction_id = row["id"]
-        return json_answer(self._render_row(row), cost_nanos=row["cost_nanos"])
+        return json_answer(self.render_row(row), cost_nanos=row["cost_nanos"])
 
     async def _show_receipt(self, request: Request, caller: Caller, public_id: str) -> Answer:
         """Proof that the prediction was counted once, at its price."""
         caller.require(PREDICT, READ)
-        found = await self.find_row(caller, _read_id(public_id))
+        found = await self.find_row(caller, read_prediction_id(public_id))
         request.prediction_id = found["id"]
         row = await self.gateway.database.fetch_one(RECEIPT_SQL, {"id": found["id"]})
         if row is None:
@@ -215,6 +215,12 @@ class NativeProtocol:
         document = parse_json(await request.read_body())
         if not isinstance(document, dict) or not document.keys() <= native_price.MEMBERS:
             raise _invalid("", "The body must be an object with version, and input or units.")
+        return json_answer(await self.estimate(request, caller, document))
+
+    async def estimate(
+        self, request: Request, caller: Caller, document: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The price of what a document with a version, and an input or units, would ask for."""
         offer = await self.gateway.catalog.find(_read_version(document), caller)
         request.offer = offer
         prediction = self.gateway.predictor.begin(
@@ -227,7 +233,7 @@ class NativeProtocol:
         )
         batches = native_price.list_batches(offer, document)
         database = self.gateway.database
-        return json_answer(await native_price.describe(database, prediction, document, batches))
+        return await native_price.describe(database, prediction, document, batches)
 
     async def _cancel(self, request: Request, caller: Caller, public_id: str) -> Answer:
         """Give up what still runs, in this process or another one, and show how it ended.
@@ -237,7 +243,7 @@ class NativeProtocol:
         """
         caller.require(PREDICT)
         self.gateway.limits.admit_read(caller)
-        prediction_id = _read_id(public_id)
+        prediction_id = read_prediction_id(public_id)
         stopped = self.gateway.running.cancel(caller.account_id, prediction_id)
         if stopped is not None and not stopped.has_delivered:
             request.prediction_id = prediction_id
@@ -287,7 +293,7 @@ class NativeProtocol:
         document = {
             "next": self._link(query, f"n{to_public(rows[-1]['id'])}") if has_next else None,
             "previous": self._link(query, f"p{to_public(rows[0]['id'])}") if has_previous else None,
-            "results": [self._render_row(row) for row in rows],
+            "results": [self.render_row(row) for row in rows],
         }
         return json_answer(document)
 
@@ -415,7 +421,7 @@ class NativeProtocol:
             cost_nanos=0,
         ) | {"deadline": _render_deadline(prediction.created_at, prediction.allowed_s)}
 
-    def _render_row(self, row: Row) -> dict[str, Any]:
+    def render_row(self, row: Row) -> dict[str, Any]:
         """A stored prediction; its input is never kept, its output only for a retry."""
         predict_time_s = row["predict_time_us"] / 1e6
         completed_at = row["completed_at"]
@@ -507,7 +513,8 @@ def _read_version(document: Mapping[str, Any]) -> Reference:
     return parse_reference(document["version"])
 
 
-def _refuse_input(faults: list[Fault]) -> InvalidInputError:
+def refuse_input(faults: list[Fault]) -> InvalidInputError:
+    """What is wrong with an input, as an error: the first fault in words, and all by place."""
     errors = [FieldError(pointer=one["pointer"], detail=one["detail"]) for one in faults]
     first = faults[0]
     return InvalidInputError(f"{first['pointer']}: {first['detail']}", errors=errors)
@@ -521,7 +528,12 @@ def _render_deadline(created_at: datetime, allowed_s: float) -> str:
     return to_wire(created_at + timedelta(seconds=allowed_s))
 
 
-def _read_id(public_id: str) -> UUID:
+def read_prediction_id(public_id: str) -> UUID:
+    """The id behind what a caller names.
+
+    Raises:
+        NotFoundError: Nothing can have that name.
+    """
     try:
         return from_public(public_id)
     except ValueError:

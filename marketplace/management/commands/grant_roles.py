@@ -97,6 +97,11 @@ GATEWAY_GRANTS = {
     "marketplace_aimodel": "SELECT",
     "marketplace_modelversion": "SELECT",
     "marketplace_channel": "SELECT",
+    # What a search finds models by, and shows of them.
+    "marketplace_catalogueentry": (
+        "SELECT (model_id, words, label, p50_ms, rows_per_s, price_nanos, price_is_plain,"
+        " predictions_30d)"
+    ),
     "billing_price": "SELECT",
     "billing_postpaidterms": "SELECT (account_id, paused_at)",
     "billing_ledgeraccount": "SELECT",

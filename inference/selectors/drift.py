@@ -11,6 +11,7 @@ from uuid import UUID
 from inference.core import drift
 from inference.models import DriftBaseline, DriftBlock, DriftWatch
 from marketplace.core.clock import utc_now
+from marketplace.core.errors import InvalidInputError, NotFoundError
 from marketplace.models import AIModel, ModelVersion
 from strongroom.errors import InterfaceError
 from strongroom.interface import Interface
@@ -124,17 +125,26 @@ def is_watched(model: AIModel) -> bool:
 
 
 def list_versions(model: AIModel) -> list[ModelVersion]:
-    """The versions that something is known of, newest first; else the approved ones."""
+    """The versions that may be compared: the approved ones, newest first."""
     found = model.versions.filter(state=ModelVersion.State.APPROVED)
     return list(found.order_by("-number")[:VERSIONS_MAX])
 
 
-def find_version(model: AIModel, number: str) -> ModelVersion | None:
-    """The version of a number; else the newest with counts, or the newest."""
-    versions = list_versions(model)
-    for one in versions:
+def get_version(model: AIModel, number: str) -> ModelVersion:
+    """The approved version of a number.
+
+    Raises:
+        NotFoundError: There is none.
+    """
+    for one in list_versions(model):
         if str(one.number) == number:
             return one
+    raise NotFoundError("No such version.")
+
+
+def find_version(model: AIModel) -> ModelVersion | None:
+    """The newest version with counts; else the newest one."""
+    versions = list_versions(model)
     counted = set(
         DriftBlock.objects.filter(version_id__in=[one.pk for one in versions])
         .values_list("version_id", flat=True)
@@ -144,8 +154,15 @@ def find_version(model: AIModel, number: str) -> ModelVersion | None:
 
 
 def find_window(name: str) -> str:
-    """The window of that name; of none, the usual one."""
-    return name if name in WINDOWS else DEFAULT_WINDOW
+    """The window of that name; of none, the usual one.
+
+    Raises:
+        InvalidInputError: There is none of that name.
+    """
+    if name and name not in WINDOWS:
+        detail = f"Must be one of {', '.join(WINDOWS)}."
+        raise InvalidInputError(errors=[{"pointer": "/window", "detail": detail}])
+    return name or DEFAULT_WINDOW
 
 
 def read_report(version: ModelVersion, window: str, *, now: datetime | None = None) -> Report:

@@ -78,10 +78,10 @@ def export(request: HttpRequest, owner: str, name: str) -> HttpResponse:
 
 
 def _read(query: QueryDict, model: AIModel) -> Report | None:
-    version = selectors.find_version(model, query.get("version", ""))
-    if version is None:
-        return None
-    return selectors.read_report(version, selectors.find_window(query.get("window", "")))
+    window = selectors.find_window(query.get("window", ""))
+    number = query.get("version")
+    version = selectors.get_version(model, number) if number else selectors.find_version(model)
+    return version and selectors.read_report(version, window)
 
 
 def _change(request: HttpRequest, actor: Actor, model: AIModel) -> HttpResponse:
@@ -94,10 +94,7 @@ def _change(request: HttpRequest, actor: Actor, model: AIModel) -> HttpResponse:
         services.watch(actor=actor, model=model)
         messages.success(request, "Predictions are counted from now on. The model's page says so.")
         return redirect("inference:drift", model.account.slug, model.name)
-    numbers = {str(one.number): one for one in selectors.list_versions(model)}
-    version = numbers.get(data.get("version", ""))
-    if version is None:
-        raise NotFoundError("No such version.")
+    version = selectors.get_version(model, data.get("version", ""))
     if "unpin" in data:
         services.unpin_baseline(actor=actor, version=version)
         messages.success(request, "The version is compared with its first days again.")

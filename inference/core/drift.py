@@ -169,7 +169,7 @@ def _find_log(value: float) -> int:
 
 
 def _show(value: float) -> str:
-    return f"{value:.3g}"
+    return f"{float(f'{value:.3g}'):,.0f}" if 1e3 <= abs(value) < 1e9 else f"{value:.3g}"
 
 
 # --- Reading ----------------------------------------------------------------------

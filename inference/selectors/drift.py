@@ -49,6 +49,11 @@ class Side:
     sketch: drift.Sketch
     is_pinned: bool = False
 
+    @property
+    def count_text(self) -> str:
+        """How many predictions, for people."""
+        return f"{self.predictions:,}"
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -88,6 +93,11 @@ class Line:
     def current(self) -> list[tuple[str, int]]:
         """The same, now."""
         return [(label, now) for label, _, now in self.shares]
+
+    @property
+    def most(self) -> int:
+        """The largest percent of both, for charts of one scale."""
+        return max((share for _, *both in self.shares for share in both), default=0)
 
     @property
     def shares(self) -> list[tuple[str, int, int]]:

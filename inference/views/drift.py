@@ -81,7 +81,7 @@ def _read(query: QueryDict, model: AIModel) -> Report | None:
     window = selectors.find_window(query.get("window", ""))
     number = query.get("version")
     version = selectors.get_version(model, number) if number else selectors.find_version(model)
-    return version and selectors.read_report(version, window)
+    return None if version is None else selectors.read_report(version, window)
 
 
 def _change(request: HttpRequest, actor: Actor, model: AIModel) -> HttpResponse:

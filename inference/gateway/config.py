@@ -207,7 +207,7 @@ QUERY_SAMPLES_PER_HOUR_MAX = 60
 QUERY_SAMPLES_WAITING_MAX = 500
 
 # Of each version whose drift is watched, and of all together, so many predictions a second are
-# counted: a hundredth or two of a core at most, however many there are.
+# counted: some hundredths of a core at most, however many there are.
 DRIFT_PER_VERSION_S = 20
 DRIFT_PER_S = 200
 # Predictions that wait to be counted, and what is held of them; more are not counted.

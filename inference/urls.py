@@ -6,6 +6,7 @@ from django.views.generic import TemplateView
 from inference.views import (
     alert,
     custody,
+    drift,
     evidence,
     metric,
     onboarding,
@@ -79,6 +80,12 @@ urlpatterns = [
         "dashboard/models/<slug:owner>/<str:name>/monitoring/export",
         metric.export,
         name="monitoring-export",
+    ),
+    path("dashboard/models/<slug:owner>/<str:name>/monitoring/drift", drift.page, name="drift"),
+    path(
+        "dashboard/models/<slug:owner>/<str:name>/monitoring/drift/export",
+        drift.export,
+        name="drift-export",
     ),
     path("dashboard/models/<slug:owner>/<str:name>/monitoring/slo", slo.slo, name="slo"),
     path("dashboard/models/<slug:owner>/<str:name>/monitoring/alerts", alert.alerts, name="alerts"),

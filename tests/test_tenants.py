@@ -181,6 +181,11 @@ LINES = [
     ),
     Line("inference:monitoring", "/dashboard/models/acme/digits/monitoring"),
     Line("inference:monitoring-export", "/dashboard/models/acme/digits/monitoring/export"),
+    Line("inference:drift", "/dashboard/models/acme/digits/monitoring/drift"),
+    Line(
+        "inference:drift", "/dashboard/models/acme/digits/monitoring/drift", "POST", {"watch": "1"}
+    ),
+    Line("inference:drift-export", "/dashboard/models/acme/digits/monitoring/drift/export"),
     Line("inference:slo", "/dashboard/models/acme/digits/monitoring/slo"),
     Line(
         "inference:slo",

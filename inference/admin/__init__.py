@@ -8,6 +8,7 @@ from inference.admin.artifact import (
     SigningKeyAdmin,
     UploadAdmin,
 )
+from inference.admin.drift import DriftBlockAdmin, DriftWatchAdmin
 from inference.admin.metric import MetricCursorAdmin
 from inference.admin.node import (
     DeploymentAdmin,
@@ -24,6 +25,8 @@ __all__ = [
     "AlertRuleAdmin",
     "ArtifactAdmin",
     "DeploymentAdmin",
+    "DriftBlockAdmin",
+    "DriftWatchAdmin",
     "KeyReleaseAdmin",
     "KeyShredAdmin",
     "MetricCursorAdmin",

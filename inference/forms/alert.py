@@ -22,6 +22,7 @@ FACTORS = {
     Kind.REVENUE_DROP: 100,
     Kind.REPLICA_LOST: 1,
     Kind.BUDGET_BURN: 100,
+    Kind.DRIFT: 100,
 }
 
 
@@ -36,8 +37,8 @@ class AlertRuleForm(forms.Form):
         min_value=Decimal(0),
         max_value=Decimal(1_000_000),
         decimal_places=2,
-        help_text="Percent for rates and drops, milliseconds for p95, copies, or times the "
-        "allowed burn rate. Not needed for no traffic.",
+        help_text="Percent for rates and drops, milliseconds for p95, copies, times the "
+        "allowed burn rate, or the distance for drift. Not needed for no traffic.",
     )
     window_s = forms.TypedChoiceField(
         label="Over", choices=list(WINDOWS.items()), coerce=int, initial=900

@@ -30,6 +30,7 @@ from inference.gateway.config import (
 )
 from inference.gateway.database import Database
 from inference.gateway.database_clock import DatabaseClock
+from inference.gateway.drift import DriftCounter
 from inference.gateway.errors import CapacityError
 from inference.gateway.holds import Holds
 from inference.gateway.http import Answer, Request, RSGIProtocol
@@ -114,9 +115,11 @@ class Gateway:
         self.idempotency = Idempotency(self.database, claim_ttl_s=config.hold_ttl_s)
         self.limits = Limits(config)
         self.queries = QueryBudgets(self.database, secret=config.playground_secret)
+        self.drift = DriftCounter(self.database, secret=config.playground_secret)
         self.predictor = Predictor(
             limits=self.limits,
             queries=self.queries,
+            drift=self.drift,
             holds=self.holds,
             routes=self.routes,
             pool=self.pool,
@@ -149,6 +152,7 @@ class Gateway:
             self.holds.run(),
             self.running.run(),
             self.queries.run(),
+            self.drift.run(),
             self.pool.run(),
             self._tidy(),
         ):
@@ -166,6 +170,7 @@ class Gateway:
             ("tasks", self._end_tasks),
             ("limits", self.limits.stop),
             ("queries", self.queries.close),
+            ("drift", self.drift.close),
             ("streams", self.streams.close),
             ("database", self.database.close),
         ):

@@ -39,6 +39,7 @@ _FIND = """
         m.id AS model_id, m.name, m.task, m.visibility, a.slug AS owner, a.id AS owner_id,
         m.requests_per_minute, m.units_per_minute, m.concurrency_max,
         m.queries_per_day_max, m.queries_total_max, m.samples_queries,
+        EXISTS (SELECT FROM inference_driftwatch w WHERE w.model_id = m.id) AS watches_drift,
         to_jsonb(p) AS price, (
             SELECT jsonb_agg(to_jsonb(o)) FROM billing_price o
             WHERE o.model_id = m.id AND o.account_id IS NOT NULL AND o.valid_from <= now()
@@ -147,6 +148,8 @@ class Offer:
     queries_per_day_max: int | None = None
     queries_total_max: int | None = None
     samples_queries: bool = False
+    # Whether it is counted what its predictions look like.
+    watches_drift: bool = False
     # Whether inputs are looked at, for one of the three.
     is_guarded: bool = field(init=False)
 
@@ -176,6 +179,7 @@ class Catalog:
             "marketplace_modelversion",
             "marketplace_channel",
             "billing_price",
+            "inference_driftwatch",
         }
     )
 
@@ -356,4 +360,5 @@ def _make_offer(row: Row) -> Offer:
         queries_per_day_max=row["queries_per_day_max"],
         queries_total_max=row["queries_total_max"],
         samples_queries=row["samples_queries"],
+        watches_drift=row["watches_drift"],
     )

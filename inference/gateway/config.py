@@ -215,6 +215,19 @@ QUERY_SAMPLE_SHARE = 0.05
 QUERY_SAMPLES_PER_HOUR_MAX = 60
 QUERY_SAMPLES_WAITING_MAX = 500
 
+# Of each version whose drift is watched, and of all together, so many predictions a second are
+# counted: some hundredths of a core at most, however many there are.
+DRIFT_PER_VERSION_S = 20
+DRIFT_PER_S = 200
+# Predictions that wait to be counted, and what is held of them; more are not counted.
+DRIFT_WAITING_MAX = 64
+DRIFT_WAITING_BYTES_MAX = 16 * 1024 * 1024
+# Counts are written this often. Those that Postgres did not take wait, so many of them.
+DRIFT_FLUSH_S = 60.0
+DRIFT_PARTS_MAX = 500
+# Versions that one process counts between two flushes.
+DRIFT_VERSIONS_MAX = 200
+
 # An account without limits of its own. More than one gateway process can answer, so nobody who
 # means well meets it; a runaway client of a large installation does.
 ACCOUNT_REQUESTS_PER_MINUTE = 600_000

@@ -83,14 +83,19 @@ class Delivery:
         """How many pieces were delivered."""
         return len(self._pieces)
 
+    @property
+    def outputs(self) -> Part:
+        """All of the answer's one row, as a call without a stream would have come back."""
+        text = np.array([["".join(self._pieces).encode()]], dtype=np.object_)
+        return {**self.beside, self._streamed: text}
+
     def finish(self) -> dict[str, Any]:
         """The whole answer, as a call without a stream would have given it.
 
         Raises:
             OutputError: It is not what the interface promises.
         """
-        text = np.array([["".join(self._pieces).encode()]], dtype=np.object_)
-        rows = tensors.decode(self._interface, {**self.beside, self._streamed: text})
+        rows = tensors.decode(self._interface, self.outputs)
         if len(rows) != 1:
             raise OutputError(f"the model answered {len(rows)} rows to one")
         return rows[0]

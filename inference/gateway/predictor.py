@@ -22,6 +22,7 @@ from inference.gateway.auth import Caller
 from inference.gateway.catalog import Offer, require_price
 from inference.gateway.coalesce import Outputs
 from inference.gateway.delivery import Delivery
+from inference.gateway.drift import DriftCounter
 from inference.gateway.errors import (
     BookingUnknownError,
     BudgetExceededError,
@@ -78,11 +79,12 @@ def _as_it_is(output: Any) -> Any:
 class Predictor:
     """Runs predictions."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one for each part of the process
         self,
         *,
         limits: Limits,
         queries: QueryBudgets,
+        drift: DriftCounter,
         holds: Holds,
         routes: Routes,
         pool: TritonPool,
@@ -93,6 +95,7 @@ class Predictor:
     ) -> None:
         self.limits = limits
         self.queries = queries
+        self.drift = drift
         self.holds = holds
         self.routes = routes
         self.pool = pool
@@ -225,6 +228,7 @@ class Predictor:
             raise
         finally:
             self.running.leave(prediction)
+        self.drift.note(prediction, batches, outputs)
         return output
 
     async def run_stream(
@@ -286,6 +290,7 @@ class Predictor:
             self.running.leave(prediction)
         metering.measure_stream(prediction, [tensors], delivery)
         await self._book(prediction)
+        self.drift.note(prediction, [tensors], [delivery.outputs])
         return answer
 
     async def _book(self, prediction: Prediction) -> None:

@@ -2,6 +2,7 @@
 
 from inference.models.alert import AlertChannel, AlertDelivery, AlertEvent, AlertRule
 from inference.models.artifact import Artifact, SigningKey, Upload, UploadPart, WrappedKey
+from inference.models.drift import DriftBaseline, DriftBlock, DriftPart, DriftWatch
 from inference.models.extraction import (
     AbuseAlert,
     AbuseScore,
@@ -45,6 +46,10 @@ __all__ = [
     "Artifact",
     "ConsumerMetric",
     "Deployment",
+    "DriftBaseline",
+    "DriftBlock",
+    "DriftPart",
+    "DriftWatch",
     "GatewayCounter",
     "KeyRelease",
     "KeyShred",

@@ -47,11 +47,13 @@ class AlertRule(models.Model):
         REVENUE_DROP = "revenue_drop", "Revenue drop"
         REPLICA_LOST = "replica_lost", "Replica lost"
         BUDGET_BURN = "budget_burn", "Error budget burn"
+        DRIFT = "drift", "Drift"
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     model = models.ForeignKey(AIModel, models.CASCADE, related_name="alert_rules")
     kind = models.CharField(max_length=16, choices=Kind)
-    # In the unit of the kind: basis points, milliseconds, replicas, hundredths of a burn rate.
+    # In the unit of the kind: basis points, milliseconds, replicas, hundredths of a burn rate
+    # or of a stability index.
     threshold = models.PositiveIntegerField(default=0)
     window_s = models.PositiveIntegerField()
     # Fewer requests than this in the window say nothing.

@@ -132,6 +132,8 @@ def describe_rule(rule: AlertRule) -> str:
             return f"revenue over {window} is {limit} or more below that of a day before"
         case Kind.REPLICA_LOST:
             return f"{limit} or more missing, of deployments older than {window}"
+        case Kind.DRIFT:
+            return f"what goes in or comes out is {limit} or more from its baseline over {window}"
         case _:
             return f"the error budget burns at {limit} or more over {window} and a twelfth of it"
 
@@ -149,6 +151,8 @@ def describe_value(kind: str, value: int | None) -> str:
             return "silent" if value else "traffic"
         case Kind.REPLICA_LOST:
             return f"{value} {'copy' if value == 1 else 'copies'}"
+        case Kind.DRIFT:
+            return f"{value / 100:.2f}"
         case _:
             return f"{value / 100:g}x"
 

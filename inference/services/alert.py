@@ -34,6 +34,7 @@ from inference.models import (
 )
 from inference.selectors import alert as selectors
 from inference.selectors import slo as slos
+from inference.selectors.drift import measure_drift
 from inference.selectors.metric import LATE_AFTER, read_point
 from inference.services import outgoing
 from inference.tasks import alert as alert_tasks
@@ -72,9 +73,12 @@ THRESHOLDS = {
     Kind.REVENUE_DROP: (100, 10_000),
     Kind.REPLICA_LOST: (1, 100),
     Kind.BUDGET_BURN: (10, 100_000),
+    Kind.DRIFT: (10, 1_000),
 }
 # A day before, for what is compared with it; minutes are kept for two.
 DAY = timedelta(days=1)
+# What drift says of less than a day is the time of day.
+DRIFT_WINDOW_S = 86_400
 HISTORY_KEPT = timedelta(days=90)
 
 
@@ -131,6 +135,8 @@ def _check_rule(rule: AlertRule) -> None:
     ]
     if rule.window_s not in selectors.WINDOWS:
         faults.append({"pointer": "/window_s", "detail": "There is no such window."})
+    elif rule.kind == Kind.DRIFT and rule.window_s != DRIFT_WINDOW_S:
+        faults.append({"pointer": "/window_s", "detail": "Drift is measured over 24 hours."})
     if faults:
         raise InvalidInputError(errors=faults)  # type: ignore[arg-type]
 
@@ -324,6 +330,8 @@ def measure(rule: AlertRule, now: datetime) -> int | None:
             return _measure_silence(rule, since, now)
         case Kind.REVENUE_DROP:
             return _measure_drop(rule, since, now)
+        case Kind.DRIFT:
+            return measure_drift(rule.model_id, now, count_min=rule.count_min)
     point = read_point(rule.model_id, since=since, until=now)
     ended = point.succeeded + point.failed
     if rule.kind == Kind.ERROR_RATE:

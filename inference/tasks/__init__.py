@@ -2,6 +2,7 @@
 
 from inference.tasks.abuse import forget_queries, score_abuse
 from inference.tasks.alert import send_alerts
+from inference.tasks.drift import seal_drift
 from inference.tasks.metric import roll_up_metrics
 from inference.tasks.node import sweep_nodes
 from inference.tasks.onboarding import advance_onboarding, sweep_onboarding
@@ -19,6 +20,7 @@ __all__ = [
     "mail_signing_keys",
     "roll_up_metrics",
     "score_abuse",
+    "seal_drift",
     "send_alerts",
     "sweep_nodes",
     "sweep_onboarding",

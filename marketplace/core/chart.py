@@ -80,10 +80,18 @@ def line_path(
 
 
 def lay_bars(
-    items: Sequence[tuple[str, float | int]], *, width: float, height: float, gap: float
+    items: Sequence[tuple[str, float | int]],
+    *,
+    width: float,
+    height: float,
+    gap: float,
+    most: float = 0,
 ) -> list[Bar]:
-    """Bars side by side, from zero upwards; a value below zero counts as zero."""
-    highest = max((value for _, value in items), default=0) or 1
+    """Bars side by side, from zero upwards; a value below zero counts as zero.
+
+    `most` is a value that reaches the top; else the highest of them does.
+    """
+    highest = max(most, *(value for _, value in items), 0) or 1
     step = width / max(len(items), 1)
     bars = []
     for index, (label, value) in enumerate(items):

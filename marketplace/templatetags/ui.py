@@ -445,9 +445,12 @@ def sparkline(values: Sequence[chart.Value], label: str = "Trend") -> dict[str, 
 
 @register.inclusion_tag("components/barchart.html")
 def barchart(
-    items: Sequence[tuple[str, float | int]], label: str, unit: str = ""
+    items: Sequence[tuple[str, float | int]], label: str, unit: str = "", *, most: float = 0
 ) -> dict[str, Any]:
-    """Bars of (label, value), from the left, with the numbers below."""
+    """Bars of (label, value), from the left, with the numbers below.
+
+    Two charts with the same `most` can be held against each other.
+    """
     width, height = BARS_SIZE
     bars = [
         {
@@ -458,7 +461,7 @@ def barchart(
             "label": bar.label,
             "text": chart.format_value(bar.value),
         }
-        for bar in chart.lay_bars(list(items), width=width, height=height, gap=BARS_GAP)
+        for bar in chart.lay_bars(list(items), width=width, height=height, gap=BARS_GAP, most=most)
     ]
     total = chart.format_value(sum(value for _, value in items))
     return {

@@ -41,6 +41,7 @@ PAGES = {
         "/dashboard/models/demo/digits/monitoring?range=1h&version=1",
         "/dashboard/models/demo/digits/monitoring/alerts",
         "/dashboard/models/demo/digits/monitoring/slo",
+        "/dashboard/models/demo/digits/monitoring/drift",
         "/dashboard/earnings",
         "/dashboard/payouts",
         "/dashboard/signing-keys",

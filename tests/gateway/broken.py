@@ -10,6 +10,7 @@ import contextlib
 import copy
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 from inference.gateway import grpc_server, holds, query_budget
 from inference.gateway.app import Application, Gateway
@@ -329,6 +330,58 @@ def _narrow_streams(gateway: Gateway) -> None:
     gateway.grpc.stream_idle_s = 0.5
 
 
+def _look_at_all(gateway: Gateway) -> None:
+    """Not broken: every prediction is looked at, not only so many a second."""
+    gateway.drift._is_due = lambda _: True
+
+
+def _fail_to_take(gateway: Gateway) -> None:
+    def take(*_):
+        raise RuntimeError("canary-4711")
+
+    _look_at_all(gateway)
+    gateway.drift._take = take
+
+
+def _fail_to_count(gateway: Gateway) -> None:
+    def count(_):
+        raise RuntimeError("canary-4711")
+
+    _look_at_all(gateway)
+    gateway.drift._count = count
+
+
+def _fail_predictions_with_counts(gateway: Gateway) -> None:
+    def note(*_):
+        raise RuntimeError
+
+    gateway.drift.note = note
+
+
+def _keep_texts(gateway: Gateway) -> None:
+    count = gateway.drift._count
+
+    def keep(item):
+        count(item)
+        text = item.clips["input", "note"].text.decode()
+        for part in gateway.drift._parts.values():
+            part.sketch[text] = {0: 1}
+
+    _look_at_all(gateway)
+    gateway.drift._count = keep
+
+
+def _count_the_owner(gateway: Gateway) -> None:
+    note = gateway.drift.note
+
+    def note_all(prediction, *rest):
+        prediction.offer = replace(prediction.offer, owner_id=None)
+        note(prediction, *rest)
+
+    _look_at_all(gateway)
+    gateway.drift.note = note_all
+
+
 answers_before_commit = BrokenApplication(_answer_before_commit)
 skips_hold = BrokenApplication(_skip_hold)
 draws_uncounted = BrokenApplication(_draw_uncounted)
@@ -361,6 +414,12 @@ watches_nobody = BrokenApplication(_watch_nobody)
 admits_everybody = BrokenApplication(_admit_everybody)
 never_asks_whether_alive = BrokenApplication(_never_ask_whether_alive)
 overlooks_retries = BrokenApplication(_overlook_retries)
+looks_at_all = BrokenApplication(_look_at_all)
+fails_to_take = BrokenApplication(_fail_to_take)
+fails_to_count = BrokenApplication(_fail_to_count)
+fails_predictions_with_counts = BrokenApplication(_fail_predictions_with_counts)
+keeps_texts = BrokenApplication(_keep_texts)
+counts_the_owner = BrokenApplication(_count_the_owner)
 ignores_leaving = BrokenApplication(_ignore_leaving)
 has_narrow_streams = BrokenApplication(_narrow_streams)
 has_narrow_connections = NarrowApplication()

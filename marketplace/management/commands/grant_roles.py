@@ -120,6 +120,8 @@ GATEWAY_GRANTS = {
     "inference_querysketch": "SELECT, INSERT, UPDATE",
     "inference_querybudget": "SELECT",
     "inference_querysample": "INSERT",
+    "inference_driftwatch": "SELECT",
+    "inference_driftpart": "INSERT",
 }
 KEYBROKER_GRANTS = {
     "marketplace_account": "SELECT (id, suspended_at)",

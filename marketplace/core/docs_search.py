@@ -45,6 +45,8 @@ class Passage:
     area: str = ""
     # How much a hit counts; less where a passage is one of very many.
     weight: float = 1.0
+    # Not shown: what readers call it, and the text does not.
+    words: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ class Index:
 
     def __post_init__(self) -> None:
         for one in self.passages:
-            words = Counter(split_words(f"{one.page} {one.title} {one.text}"))
+            words = Counter(split_words(f"{one.page} {one.title} {one.text} {one.words}"))
             self._counts.append(words)
             self._titles.append(frozenset(split_words(one.title)))
             self._pages.append(frozenset(split_words(one.page)))

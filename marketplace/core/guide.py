@@ -42,6 +42,8 @@ class Guide:
     html: str
     sections: tuple[Section, ...]
     codes: tuple[str, ...]
+    # Further words that readers may look for, which the text does not have.
+    words: str = ""
 
     @property
     def contents(self) -> list[Section]:
@@ -63,7 +65,8 @@ def render_guide(text: str) -> Guide:
     sections = _read_sections(tokens)
     html = clean_html(str(_PARSER.renderer.render(tokens, _PARSER.options, {})), has_anchors=True)
     codes = tuple(one.info.strip() for one in tokens if one.type in _CODE)
-    return Guide(title, description, html, sections, codes)
+    words = facts.get("words", "")
+    return Guide(title, description, html, sections, codes, words if isinstance(words, str) else "")
 
 
 def make_anchor(title: str, taken: Iterable[str] = ()) -> str:

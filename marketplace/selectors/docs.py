@@ -196,13 +196,13 @@ def _list_passages(page: Page) -> Iterator[Passage]:
             text = one.text if one.id else f"{page.description} {one.text}"
             # A list of codes is many passages, which stand below.
             shown = page.description if one.id.startswith("all-") else text
-            yield Passage(url, page.title, one.title or page.title, shown, page.group)
+            words = "" if one.id else page.guide.words
+            title = one.title or page.title
+            yield Passage(url, page.title, title, shown, page.group, words=words)
     if page.area is not None:
         for operation in page.area.operations:
-            url = f"{page.url}#{operation.anchor}"
-            yield Passage(
-                url, page.title, operation.title, operation.words, page.group, _OPERATION_WEIGHT
-            )
+            place = (f"{page.url}#{operation.anchor}", page.title, operation.title)
+            yield Passage(*place, operation.words, page.group, _OPERATION_WEIGHT)
 
 
 def _list_codes() -> Iterator[Passage]:

@@ -70,16 +70,11 @@ class CodeSchema(AutoSchema):
         is_open = any(isinstance(one, AllowAny) for one in self.view.get_permissions())
         return [{"token": []}, {}] if is_open else [{"token": []}]
 
-    def get_override_parameters(self) -> list[OpenApiParameter]:
-        """What the view reads of the query."""
+    def get_override_parameters(self) -> list[Any]:
+        """What the view reads of the query and of headers of its own."""
         reading = _read(self.view, self.method)
-        places = (
-            (OpenApiParameter.QUERY, reading.query),
-            (OpenApiParameter.HEADER, reading.headers),
-        )
-        return [
-            OpenApiParameter(name, str, place) for place, names in places for name in sorted(names)
-        ]
+        query = [OpenApiParameter(one, str, "query") for one in sorted(reading.query)]
+        return query + [OpenApiParameter(one, str, "header") for one in sorted(reading.headers)]
 
     def get_request_serializer(self) -> Any:
         """The serializer of the body, or what the view reads of it."""
@@ -90,7 +85,7 @@ class CodeSchema(AutoSchema):
             return _extend(reading.body, frozenset(reading.body_members))
         if not reading.body_members:
             return None
-        members = {name: {} for name in sorted(reading.body_members)}
+        members: Schema = {name: {} for name in sorted(reading.body_members)}
         return {"application/json": {"type": "object", "properties": members}}
 
     def get_response_serializers(self) -> Any:
@@ -190,7 +185,7 @@ class _Reading:
             elif source == "request.query_params":
                 self.query |= set(getattr(target(), "fields", ()))
         elif issubclass(target, BaseForm):
-            for name in target.base_fields:
+            for name in getattr(target, "base_fields", ()):
                 self._note(source, name)
 
     def _note(self, source: str, member: str) -> None:
@@ -216,9 +211,9 @@ class _Reading:
 
 
 @functools.cache
-def _extend(body: type[BaseSerializer], members: frozenset[str]) -> type[BaseSerializer]:
+def _extend(body: Any, members: frozenset[str]) -> Any:
     """The serializer with the members that the view reads beside it."""
-    further = sorted(members - set(getattr(body(), "fields", ())))
+    further = sorted(members - set(body().fields))
     if not further:
         return body
     return type(body)(body.__name__, (body,), {name: CharField() for name in further})

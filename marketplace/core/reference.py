@@ -148,8 +148,7 @@ class _Reader:
         return Member(said["name"], said["in"], kind, is_required)
 
     def _body(self, content: Document) -> tuple[Member, ...]:
-        schema = next(iter(content.values()), {}).get("schema", {})
-        return tuple(self._members(schema))
+        return tuple(self._members(_first_schema(content)))
 
     def _members(self, schema: Document, prefix: str = "", depth: int = 1) -> Iterator[Member]:
         whole = self._resolve(schema)
@@ -163,13 +162,12 @@ class _Reader:
     def _answer(self, status: str, said: Document) -> Answer:
         whole = self._resolve(said)
         content = whole.get("content", {})
-        schema = next(iter(content.values()), {}).get("schema", {})
         is_refusal = not _is_success(status)
         return Answer(
             status=status,
             text=whole.get("description", ""),
             types=tuple(content),
-            members=() if is_refusal else tuple(self._members(schema)),
+            members=() if is_refusal else tuple(self._members(_first_schema(content))),
             codes=_read_codes(whole.get("description", "")) if is_refusal else (),
         )
 
@@ -223,6 +221,14 @@ class _Reader:
         for part in schema.get("allOf", ()):
             schema = {**self._resolve(part), **schema}
         return schema
+
+
+def _first_schema(content: Document) -> Document:
+    """Of the type that is named first."""
+    for one in content.values():
+        schema: Document = one.get("schema", {})
+        return schema
+    return {}
 
 
 def sample(name: str) -> Any:

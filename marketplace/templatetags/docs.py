@@ -7,6 +7,7 @@ import re
 
 from django import template
 from django.template.loader import render_to_string
+from django.utils.html import escape
 from django.utils.safestring import SafeString, mark_safe
 
 from marketplace.core.guide import Guide
@@ -17,6 +18,7 @@ register = template.Library()
 _CODE = re.compile(r'<pre tabindex="0"><code>(.*?)</code></pre>', re.DOTALL)
 _HEADING = re.compile(r'<(h[23]) id="([a-z0-9-]+)">(.*?)</\1>', re.DOTALL)
 _TABLE = re.compile(r"<table>.*?</table>", re.DOTALL)
+_BACKTICKS = re.compile(r"`([^`]+)`")
 # What the head of a block of code says of its language.
 _LANGUAGES = {"bash": "Shell", "python": "Python", "json": "JSON", "toml": "TOML", "": "Text"}
 
@@ -25,6 +27,12 @@ _LANGUAGES = {"bash": "Shell", "python": "Python", "json": "JSON", "toml": "TOML
 def guide_html(guide: Guide) -> SafeString:
     """A guide's text, with code that can be copied and headings that can be linked."""
     return _dress(guide.html, guide.codes)
+
+
+@register.filter
+def code_words(text: str) -> SafeString:
+    """A line of plain text, with what stands between backticks as code."""
+    return mark_safe(_BACKTICKS.sub(r"<code>\1</code>", escape(text)))  # noqa: S308 - escaped
 
 
 @functools.cache

@@ -11,16 +11,19 @@ from tests.faults import find_faults
 PHONE, DESK = {"width": 360, "height": 740}, {"width": 1440, "height": 900}
 FIXED = ["/docs", "/docs/reference", "/docs/search?q=receipt", "/docs/search?q=zxqwv"]
 THEMES = [("light", DESK), ("dark", PHONE)]
+# Each test looks at a part of the pages, so that none takes long.
+PARTS = 3
 
 
 def all_pages():
     return [*FIXED, *(page.url for page in load_docs().pages)]
 
 
+@pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize(("theme", "viewport"), THEMES, ids=["light-desk", "dark-phone"])
-def test_every_page_is_without_fault_and_as_wide_as_the_window(visit, theme, viewport):
+def test_every_page_is_without_fault_and_as_wide_as_the_window(visit, theme, viewport, part):
     page = visit(color_scheme=theme, viewport=viewport)
-    for url in all_pages():
+    for url in all_pages()[part::PARTS]:
         page.goto(url)
         assert find_faults(page) == [], url
         assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"], url

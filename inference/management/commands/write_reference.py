@@ -37,7 +37,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         for name, document in make_reference().items():
-            text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False)
+            text = json.dumps(document, indent=1, ensure_ascii=False)
             (options["folder"] / f"{name}.json").write_text(text + "\n")
             self.stdout.write(f"wrote  {name}.json")
 
@@ -77,7 +77,7 @@ def _list_classes() -> Iterator[type[MarketplaceError]]:
         for module in pkgutil.walk_packages(package.__path__, f"{name}."):
             if not any(part in module.name for part in _LEFT_OUT):
                 importlib.import_module(module.name)
-    waiting = [MarketplaceError]
+    waiting: list[type[MarketplaceError]] = [MarketplaceError]
     while waiting:
         for one in waiting.pop().__subclasses__():
             waiting.append(one)

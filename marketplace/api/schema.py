@@ -135,7 +135,8 @@ class _Reading:
 
     def __init__(self, module: ModuleType) -> None:
         self.module = module
-        self.body: type[BaseSerializer] | None = None
+        # A class of serializers.
+        self.body: Any = None
         self.body_members: set[str] = set()
         self.query: set[str] = set()
         self.headers: set[str] = set()

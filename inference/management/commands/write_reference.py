@@ -57,16 +57,17 @@ def make_reference() -> dict[str, Any]:
 def list_errors() -> list[dict[str, Any]]:
     """Every code that an answer can have, with its statuses and what it says, by code."""
     found: dict[str, list[type[MarketplaceError]]] = {}
-    for one in (MarketplaceError, *_list_classes()):
+    classes: list[type[MarketplaceError]] = [MarketplaceError, *_list_classes()]
+    for one in classes:
         found.setdefault(one.code, []).append(one)
     return [
         {
             "code": code,
-            "statuses": sorted({one.http_status for one in classes}),
-            "texts": sorted({one.title for one in classes}),
-            "is_retryable": any(one.retryable for one in classes),
+            "statuses": sorted({one.http_status for one in some}),
+            "texts": sorted({one.title for one in some}),
+            "is_retryable": any(one.retryable for one in some),
         }
-        for code, classes in sorted(found.items())
+        for code, some in sorted(found.items())
     ]
 
 

@@ -49,9 +49,6 @@ FACT_LABELS = {
 
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 
-# CommonMark with tables. Its parser works in linear time and limits nesting itself; others
-# take minutes for a card of brackets.
-_MARKDOWN = MarkdownIt("commonmark", {"maxNesting": 20}).enable(["table", "strikethrough"])
 # Classes of pygments, which static/css/model.css colours; nothing else keeps its class.
 _TOKEN_CLASSES = {
     *("c", "c1", "ch", "cm", "gp", "k", "kc", "kd", "kn", "kt", "l", "m", "mf", "mi", "n", "na"),
@@ -92,11 +89,6 @@ def _count_fences(state: StateCore) -> None:
             token.info = ""
 
 
-_MARKDOWN.core.ruler.push("lower_headings", _lower_headings)
-_MARKDOWN.core.ruler.push("name_images", _name_images)
-_MARKDOWN.core.ruler.push("count_fences", _count_fences)
-
-
 def _highlight(code: str, language: str, _attributes: str) -> str:
     """Code as spans with classes; empty where it is shown as it is."""
     if language not in HIGHLIGHTED_LANGUAGES or len(code) > HIGHLIGHTED_LENGTH_MAX:
@@ -108,7 +100,21 @@ def _highlight(code: str, language: str, _attributes: str) -> str:
     return str(highlight(code, lexer, HtmlFormatter(nowrap=True)))
 
 
-_MARKDOWN.options["highlight"] = _highlight
+def make_parser() -> MarkdownIt:
+    """CommonMark with tables, coloured code, and images as words.
+
+    Its parser works in linear time and limits nesting itself; others take minutes for a text
+    of brackets.
+    """
+    parser = MarkdownIt("commonmark", {"maxNesting": 20}).enable(["table", "strikethrough"])
+    parser.core.ruler.push("name_images", _name_images)
+    parser.core.ruler.push("count_fences", _count_fences)
+    parser.options["highlight"] = _highlight
+    return parser
+
+
+_MARKDOWN = make_parser()
+_MARKDOWN.core.ruler.push("lower_headings", _lower_headings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,11 +170,21 @@ def read_examples(text: str) -> list[Example]:
 
 
 def _to_html(body: str) -> str:
-    html = str(_MARKDOWN.render(body))
+    return clean_html(str(_MARKDOWN.render(body)))
+
+
+def clean_html(html: str, *, has_anchors: bool = False) -> str:
+    """HTML that Markdown made, with nothing left but what the allow-list names.
+
+    Args:
+        html: Of a text that nobody vouches for.
+        has_anchors: Headings keep their `id`: for texts of ours, whose ids take nobody's name.
+    """
+    headings = {"h2": {"id"}, "h3": {"id"}} if has_anchors else {}
     return nh3.clean(
         html,
         tags=_TAGS,
-        attributes=_ATTRIBUTES,
+        attributes=_ATTRIBUTES | headings,
         url_schemes={"http", "https", "mailto"},
         # Code may be wider than a phone: it scrolls, also by keyboard.
         set_tag_attribute_values={"pre": {"tabindex": "0"}},
@@ -176,6 +192,12 @@ def _to_html(body: str) -> str:
         link_rel="nofollow noopener noreferrer",
         clean_content_tags=_DROPPED_WITH_CONTENT,
     )
+
+
+def split_front_matter(text: str) -> tuple[dict[Any, Any], str]:
+    """What stands in front of a text as plain strings, and the text without it."""
+    match = _FRONT_MATTER.match(text)
+    return (_read_front_matter(match[1]), text[match.end() :]) if match else ({}, text)
 
 
 def _read_front_matter(text: str) -> dict[Any, Any]:

@@ -21,6 +21,7 @@ from marketplace.models import AIModel
 from marketplace.selectors import catalog
 from marketplace.selectors.access import ANONYMOUS
 from marketplace.selectors.collection import list_collections
+from marketplace.selectors.docs import load_docs
 
 _SCHEMA = "https://schema.org"
 # What begins something in Markdown.
@@ -43,6 +44,7 @@ however often it is sent.
 
 ## API
 
+- [Documentation]({web}/docs): guides, and both APIs with an example of each address
 - [Description]({gateway}/openapi.json): OpenAPI 3.1, every address, schema and error code
 - [Models]({gateway}/openai/v1/models): what your key may run
 - Run one: `POST {gateway}/v1/models/OWNER/NAME/predictions` with `{{"input": {{...}}}}`
@@ -171,6 +173,8 @@ def _list_pages() -> list[tuple[str, str]]:
     pages += [
         (reverse("marketplace:industry", args=[slug]), "") for slug in BY_SLUG if slug in counts
     ]
+    pages += [(reverse(f"marketplace:{name}"), "") for name in ("docs", "docs-reference")]
+    pages += [(page.url, "") for page in load_docs().pages]
     collections = list(list_collections(ANONYMOUS))
     if collections:
         pages.append((reverse("marketplace:collections"), ""))

@@ -16,9 +16,12 @@ from marketplace.core import limits
 from marketplace.core.errors import InvalidInputError
 from marketplace.middleware import referring_path
 from marketplace.selectors.access import has_right
+from marketplace.selectors.docs import search_docs
 from marketplace.selectors.palette import find_models, list_own_slugs
 from marketplace.views.styleguide import sample_context
 
+# As many places of the documentation as fit beside models, pages and actions.
+DOCS_SHOWN_MAX = 5
 THEME_MAX_AGE_S = 400 * 86_400  # As long as browsers keep a cookie.
 
 # What the palette offers besides models: address, title, further words to find it by, icon.
@@ -26,6 +29,7 @@ THEME_MAX_AGE_S = 400 * 86_400  # As long as browsers keep a cookie.
 OPEN_PAGES = (
     ("marketplace:catalogue", "Catalogue", "models explore home", "globe"),
     ("inference:sealing", "How models are sealed", "security encryption", "lock"),
+    ("marketplace:docs", "Documentation", "docs guides help api reference", "book-open"),
 )
 VISITOR_PAGES = (
     ("marketplace:login", "Sign in", "log in", "key"),
@@ -157,6 +161,7 @@ def _find(request: HttpRequest, query: str) -> list[Group]:
         Group("Models", list(_models(request, query))),
         Group("Pages", [item for item in _pages(request) if fits(item)]),
         Group("Actions", [item for item in _actions(request) if fits(item)]),
+        Group("Documentation", list(_docs(query))),
     ]
     return [group for group in groups if group.items]
 
@@ -171,6 +176,12 @@ def _models(request: HttpRequest, query: str) -> Iterator[Item]:
         if model.account.slug in own:
             url = reverse("marketplace:model-versions", args=place)
             yield Item(f"{model.title}: versions and channels", url, "settings", str(model))
+
+
+def _docs(query: str) -> Iterator[Item]:
+    for found in search_docs(query)[:DOCS_SHOWN_MAX]:
+        one = found.passage
+        yield Item(one.title, one.url, "book-open", one.page if one.page != one.title else "")
 
 
 def _pages(request: HttpRequest) -> Iterator[Item]:

@@ -477,7 +477,7 @@ def test_without_the_rule_they_would_appear(client, hidden, monkeypatch):
 
 def test_the_sitemap_is_the_same_whoever_asks(client, owner_client, admin_client, hidden):
     assert locations(client) == locations(owner_client) == locations(admin_client)
-    assert len(locations(client)) == 9
+    assert len([one for one in locations(client) if "/docs" not in one]) == 9
 
 
 def test_members_see_their_private_models_and_search_engines_are_not_told(owner_client, hidden):
@@ -492,7 +492,8 @@ def test_the_sitemap_names_every_page(client, shop, settings):
     put_collection(AIModel.objects.get(name="new"))
     paths = [one.removeprefix(settings.WEB_URL) for one in locations(client)]
 
-    assert paths == [
+    # Those of the documentation are counted by its own tests.
+    assert [one for one in paths if not one.startswith("/docs")] == [
         *("/", "/industries", "/industries/finance", "/industries/retail"),
         *("/collections", "/collections/best", "/acme"),
         *("/acme/cheap", "/acme/fast", "/acme/new", "/acme/tokens"),

@@ -63,6 +63,7 @@ OPEN = {
     *("catalogue", "home", "sign-up", "login", "log-out", "reset", "reset-sent", "reset-confirm"),
     *("theme", "search", "search-results", "styleguide", "styleguide-panel"),
     *("profile", "switch-account", "account-new", "withdraw-choice", "owner", "model"),
+    *("docs", "docs-guide", "docs-reference", "docs-area", "docs-openapi", "docs-search"),
     # What everybody may say and put away; see test_report.py and test_announcement.py.
     *("report", "dismiss"),
     # About the person itself; another's passkey or session is tried in test_session.py.

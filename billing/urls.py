@@ -15,6 +15,7 @@ from billing.views import (
     payout,
     price,
     price_page,
+    receipt,
     reconcile,
     refund,
     reversal,
@@ -84,6 +85,8 @@ urlpatterns = [
     ),
     path("dashboard/models/<slug:owner>/<str:name>/offers", price_page.offer, name="offer"),
     path("dashboard/models/<slug:owner>/<str:name>/coupons", price_page.coupon, name="coupon"),
+    path("console/receipts", receipt.receipts_page, name="receipts"),
+    path("console/receipts/<str:public_id>", receipt.receipt, name="receipt"),
     path("console/coupons", price_page.redeem, name="redeem"),
     path("stripe/webhook", webhook.stripe_webhook, name="stripe-webhook"),
 ]

@@ -109,6 +109,7 @@ urlpatterns = [
         alert.event,
         name="alert-event",
     ),
+    path("console/predictions", prediction.predictions, name="predictions"),
     path("panels/predictions", prediction.predictions_panel, name="predictions-panel"),
     path("dashboard/signing-keys", signing_key.signing_keys, name="signing-keys"),
     path(

@@ -16,6 +16,7 @@ from marketplace.models import Account, Membership, User
 from marketplace.selectors.access import ANONYMOUS, Actor, access_account
 from marketplace.selectors.account import list_memberships as memberships_of
 from marketplace.selectors.account import own_first
+from marketplace.selectors.notification import Inbox, count_unread
 
 SESSION_KEY = "account"
 # Read by every page, so that the first paint has the right colours.
@@ -71,6 +72,35 @@ def requested_account(request: HttpRequest, right: str = "read") -> Account:
     if is_page and current is not None and account.pk != current.pk:
         request.session[SESSION_KEY] = account.slug
     return account
+
+
+def inbox_of(request: HttpRequest) -> Inbox:
+    """The person's inbox in the account that pages show."""
+    assert isinstance(request.user, User)
+    return Inbox(request.user, current_membership(request))
+
+
+def count_unread_of(request: HttpRequest) -> int:
+    """How much of that inbox is unread; asked once per request."""
+    cached: int | None = getattr(request, "_unread", None)
+    if cached is None:
+        cached = count_unread(inbox_of(request))
+        request._unread = cached  # type: ignore[attr-defined]  # noqa: SLF001
+    return cached
+
+
+def requested_inbox(request: HttpRequest) -> Inbox:
+    """The person's inbox in the account that `?account=` names, else in the current one.
+
+    Raises:
+        NotFoundError: Not the person's account.
+    """
+    if "account" not in request.GET and current_account(request) is None:
+        return inbox_of(request)
+    account = requested_account(request)
+    found = [one for one in list_memberships(request) if one.account_id == account.pk]
+    assert isinstance(request.user, User)
+    return Inbox(request.user, found[0] if found else None)
 
 
 def site(request: HttpRequest) -> dict[str, Any]:

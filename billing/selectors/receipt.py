@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -10,9 +11,10 @@ from django.conf import settings
 from django.db import connection
 from django.db.models import Exists, Q, QuerySet
 
-from billing.models import ReceiptBatch, ReceiptKey, RoyaltyShare, UsageEvent
+from billing.models import ReceiptBatch, ReceiptKey, ReceiptLeaf, RoyaltyShare, UsageEvent
 from marketplace.core.clock import to_wire
 from marketplace.core.errors import NotFoundError
+from marketplace.core.ids import to_public
 from marketplace.core.receipt import (
     EVENT_SQL,
     RECEIPT_SQL,
@@ -20,12 +22,15 @@ from marketplace.core.receipt import (
     describe_batch,
     describe_charge,
 )
+from marketplace.models import Account
 from marketplace.selectors.access import Actor, list_accounts
 from strongroom import receipts
 from strongroom.sealing import signature
 from strongroom.sealing.canonical import decode_base64
 
 BATCHES_PER_PAGE = 1_000
+# On the page of receipts; all others are found in the log of predictions.
+LATEST_MAX = 20
 
 
 def get_receipt(actor: Actor, prediction_id: UUID) -> dict[str, Any]:
@@ -46,6 +51,27 @@ def get_receipt(actor: Actor, prediction_id: UUID) -> dict[str, Any]:
         raise NotFoundError("There is no such prediction, or you may not see it.")
     [row] = fetch_rows(RECEIPT_SQL, {"id": prediction_id})
     return assemble(row, platform=settings.WEB_URL)
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptLine:
+    """A charge of an account, and the batch in which it was sealed; None until then."""
+
+    public_id: str
+    event: UsageEvent
+    batch: int | None
+
+
+def list_latest(account: Account) -> list[ReceiptLine]:
+    """The latest charges of an account, newest first."""
+    events = UsageEvent.objects.filter(account=account).select_related("version__model__account")
+    rows = list(events.order_by("-prediction_id")[:LATEST_MAX])
+    leaves = ReceiptLeaf.objects.filter(pk__in=[row.prediction_id for row in rows])
+    batches = dict(leaves.values_list("prediction_id", "batch_id"))
+    return [
+        ReceiptLine(to_public(row.prediction_id), row, batches.get(row.prediction_id))
+        for row in rows
+    ]
 
 
 def list_batches(*, after: int) -> QuerySet[ReceiptBatch]:

@@ -52,10 +52,12 @@ from billing.services.topup import (
 from billing.stripe.client import PaymentIntent
 from marketplace.core.errors import FieldError, InvalidInputError
 from marketplace.core.money import NANOS_PER_CENT, format_cents
-from marketplace.models import Account, Membership
+from marketplace.models import Account, Notification
 from marketplace.selectors.access import Actor
+from marketplace.selectors.notification import list_mail_addresses
 from marketplace.services import audit
 from marketplace.services.mail import mail_once
+from marketplace.services.notification import notify
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +76,6 @@ MAILS_PER_RUN_MAX = 50
 
 SYSTEM_LABEL = "system:auto-topup"
 MUST_CONFIRM = "authentication_required"
-_ROLES = (Membership.Role.OWNER, Membership.Role.ADMIN, Membership.Role.BILLING)
 
 
 def configure_auto_topup(
@@ -352,9 +353,19 @@ def _switch_off(order: AutoTopup, reason: str) -> None:
 
 
 def _mail_later(topup: Topup, kind: PaymentMail.Kind) -> None:
-    PaymentMail.objects.get_or_create(
+    _, is_new = PaymentMail.objects.get_or_create(
         topup=topup, defaults={"account_id": topup.account_id, "kind": kind}
     )
+    if is_new:
+        account = topup.account
+        notify(
+            Notification.Kind.PAYMENT,
+            account,
+            key=f"payment:{topup.pk}",
+            title=_find_subject(topup, kind),
+            text=f"The wallet of {account.slug} was not filled.",
+            path=f"{reverse('billing:cards')}?account={account.slug}",
+        )
 
 
 def mail_payments() -> int:
@@ -376,10 +387,28 @@ def _note_crossings() -> None:
     )
     is_above = Exists(wallets.filter(posted_nanos__gte=OuterRef("threshold_nanos")))
     alerts = BalanceAlert.objects.annotate(threshold_nanos=threshold)
-    alerts.filter(~is_above, crossed_at=None, threshold_cents__gt=0).update(
-        crossed_at=Now(), mailed_at=None
-    )
+    fallen = alerts.filter(~is_above, crossed_at=None, threshold_cents__gt=0)
+    with transaction.atomic():
+        found = BalanceAlert.objects.filter(pk__in=fallen.values("pk"), crossed_at=None)
+        locked = found.select_for_update(of=("self",), no_key=True)
+        for alert in locked.select_related("account").order_by("pk"):
+            _note_crossing(alert)
     alerts.filter(is_above, crossed_at__isnull=False).update(crossed_at=None, mailed_at=None)
+
+
+def _note_crossing(alert: BalanceAlert) -> None:
+    alert.crossed_at, alert.mailed_at = timezone.now(), None
+    alert.save(update_fields=["crossed_at", "mailed_at"])
+    slug = alert.account.slug
+    notify(
+        Notification.Kind.LOW_BALANCE,
+        alert.account,
+        # Each time that it falls.
+        key=f"low_balance:{alert.crossed_at.isoformat()}",
+        title=f"The wallet of {slug} runs low",
+        text=f"It is below ${format_cents(alert.threshold_cents)}.",
+        path=f"{reverse('billing:wallet')}?account={slug}",
+    )
 
 
 def _mail_payment(mail_id: int) -> bool:
@@ -388,7 +417,7 @@ def _mail_payment(mail_id: int) -> bool:
         rows.select_related("account", "topup"),
         mail_id,
         what="payment mail",
-        list_addresses=lambda mail: _list_addresses(mail.account),
+        list_addresses=lambda mail: list_mail_addresses(mail.account, Notification.Kind.PAYMENT),
         send=_send_payment,
     )
 
@@ -399,14 +428,11 @@ def _mail_alert(account_id: UUID) -> bool:
         rows.select_related("account"),
         account_id,
         what="balance alert",
-        list_addresses=lambda alert: _list_addresses(alert.account),
+        list_addresses=lambda alert: list_mail_addresses(
+            alert.account, Notification.Kind.LOW_BALANCE
+        ),
         send=_send_alert,
     )
-
-
-def _list_addresses(account: Account) -> list[str]:
-    members = account.memberships.filter(role__in=_ROLES, user__is_active=True)
-    return list(members.order_by("user__email").values_list("user__email", flat=True))
 
 
 def _send_payment(mail: PaymentMail, addresses: list[str]) -> None:
@@ -419,11 +445,14 @@ def _send_payment(mail: PaymentMail, addresses: list[str]) -> None:
         "wallet_url": f"{wallet}&amount={amount}",
         "cards_url": cards,
     }
-    subject = {
-        PaymentMail.Kind.CONFIRM: f"Your bank asks you to confirm ${amount} for Strongroom",
-        PaymentMail.Kind.SWITCHED_OFF: "Automatic top-ups are off: your card was declined",
-    }[PaymentMail.Kind(mail.kind)]
+    subject = _find_subject(mail.topup, PaymentMail.Kind(mail.kind))
     send_mail(subject, render_to_string("emails/payment.txt", context), None, addresses)
+
+
+def _find_subject(topup: Topup, kind: PaymentMail.Kind) -> str:
+    if kind == PaymentMail.Kind.SWITCHED_OFF:
+        return "Automatic top-ups are off: your card was declined"
+    return f"Your bank asks you to confirm ${format_cents(topup.amount_cents)} for Strongroom"
 
 
 def _send_alert(alert: BalanceAlert, addresses: list[str]) -> None:

@@ -14,9 +14,12 @@ from django.utils import timezone
 
 from billing.models import BudgetAlert
 from billing.selectors.budget import Crossing, list_crossings
-from marketplace.models import Account, Membership
+from marketplace.core.money import format_nanos
+from marketplace.models import Notification
+from marketplace.selectors.notification import list_mail_addresses
 from marketplace.services import audit
 from marketplace.services.mail import mail_once
+from marketplace.services.notification import notify
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +32,6 @@ MAIL_WITHIN = timedelta(days=1)
 MAILS_PER_RUN_MAX = 50
 
 SYSTEM_LABEL = "system:budget"
-_ROLES = (Membership.Role.OWNER, Membership.Role.ADMIN)
 
 
 def alert_budgets() -> int:
@@ -77,6 +79,18 @@ def _record(crossing: Crossing) -> None:
                     "spent_nanos": alert.spent_nanos,
                 },
             )
+            period = alert.get_period_display().lower()
+            notify(
+                Notification.Kind.BUDGET,
+                api_key.account,
+                key=f"budget:{alert.pk}",
+                title=f"{api_key.name} has used {alert.percent} % of its {period} budget",
+                text=(
+                    f"{format_nanos(alert.spent_nanos)} of {format_nanos(alert.budget_nanos)}. "
+                    "At 100 % its predictions are refused."
+                ),
+                path=reverse("marketplace:key", args=[api_key.pk]),
+            )
 
 
 def _mail(alert_id: int) -> bool:
@@ -85,14 +99,11 @@ def _mail(alert_id: int) -> bool:
         rows.select_related("api_key__account"),
         alert_id,
         what="alert",
-        list_addresses=lambda alert: _list_addresses(alert.api_key.account),
+        list_addresses=lambda alert: list_mail_addresses(
+            alert.api_key.account, Notification.Kind.BUDGET
+        ),
         send=_send,
     )
-
-
-def _list_addresses(account: Account) -> list[str]:
-    members = account.memberships.filter(role__in=_ROLES, user__is_active=True)
-    return list(members.order_by("user__email").values_list("user__email", flat=True))
 
 
 def _send(alert: BudgetAlert, addresses: list[str]) -> None:

@@ -16,9 +16,11 @@ from billing.models import Invoice, InvoiceNotice
 from billing.selectors.meter import read_clock
 from billing.services.invoice import mirror_invoice
 from marketplace.core.errors import MarketplaceError
-from marketplace.models import Membership
+from marketplace.models import Notification
+from marketplace.selectors.notification import list_mail_addresses
 from marketplace.services import audit
 from marketplace.services.mail import mail_once
+from marketplace.services.notification import notify
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +32,12 @@ REMINDER_DAYS = {Stage.DUE: 0, Stage.FIRST: 3, Stage.SECOND: 7}
 MAIL_WITHIN = timedelta(days=2)
 INVOICES_PER_RUN_MAX = 200
 SYSTEM_LABEL = "system:dunning"
-_ROLES = (Membership.Role.OWNER, Membership.Role.ADMIN, Membership.Role.BILLING)
+_TEXTS = {
+    Stage.DUE: "It is due today.",
+    Stage.FIRST: "It is late. Keys of the account pause if it stays so.",
+    Stage.SECOND: "It is late by a week. Keys of the account pause if it stays so.",
+    Stage.PAUSED: "The keys of the account are paused until it is paid.",
+}
 
 
 def remind_of_invoices() -> int:
@@ -78,6 +85,14 @@ def _note(invoice: Invoice, now: datetime) -> None:
                 account_id=invoice.account_id,
                 payload={"invoice": str(invoice), "stage": notice.stage},
             )
+            notify(
+                Notification.Kind.INVOICE,
+                invoice.account,
+                key=f"invoice_notice:{notice.pk}",
+                title=f"Invoice {invoice} is not paid",
+                text=_TEXTS[stage],
+                path=reverse("billing:invoice", args=[invoice.pk]),
+            )
 
 
 def _mail(notice_id: int) -> bool:
@@ -95,8 +110,7 @@ def _list_addresses(notice: InvoiceNotice) -> list[str]:
     # What was paid meanwhile needs no word.
     if notice.invoice.state != Invoice.State.OPEN:
         return []
-    members = notice.invoice.account.memberships.filter(role__in=_ROLES, user__is_active=True)
-    return list(members.order_by("user__email").values_list("user__email", flat=True))
+    return list_mail_addresses(notice.invoice.account, Notification.Kind.INVOICE)
 
 
 def _send(notice: InvoiceNotice, addresses: list[str]) -> None:

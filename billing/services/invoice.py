@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import transaction
+from django.urls import reverse
 
 from billing.errors import StripeUnavailableError
 from billing.models import (
@@ -32,9 +33,11 @@ from billing.services.stripe_client import get_stripe
 from billing.stripe import invoices as answers
 from marketplace.core.errors import ConflictError, ForbiddenError
 from marketplace.core.ids import new_id
-from marketplace.core.money import NANOS_PER_CENT
+from marketplace.core.money import NANOS_PER_CENT, format_cents
+from marketplace.models import Notification
 from marketplace.selectors.access import Actor
 from marketplace.services import audit
+from marketplace.services.notification import notify
 
 logger = logging.getLogger(__name__)
 
@@ -86,11 +89,25 @@ def mirror_invoice(stripe_id: str) -> Invoice | None:
         invoice = _keep(found, terms)
         if invoice.state in (Invoice.State.OPEN, Invoice.State.PAID):
             _compare(invoice)
+            _tell(invoice)
         if invoice.state == Invoice.State.PAID and invoice.booked_at is None:
             _book(invoice)
         update_pause(terms)
         refresh_credit(terms)
     return invoice
+
+
+def _tell(invoice: Invoice) -> None:
+    """Tell of a final invoice, once, whatever state it is found in first."""
+    due = f"Due on {invoice.due_at:%d %B %Y}." if invoice.due_at else ""
+    notify(
+        Notification.Kind.INVOICE,
+        invoice.account,
+        key=f"invoice:{invoice.pk}",
+        title=f"Invoice {invoice} over ${format_cents(invoice.total_cents)}",
+        text=due if invoice.state == Invoice.State.OPEN else "",
+        path=reverse("billing:invoice", args=[invoice.pk]),
+    )
 
 
 def accept_invoice(actor: Actor, invoice: Invoice, *, reason: str) -> Invoice:

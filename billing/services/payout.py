@@ -25,6 +25,7 @@ from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import F, QuerySet
 from django.db.models.functions import Now
+from django.urls import reverse
 from django.utils import timezone
 
 from billing.errors import StripeRefusedError, StripeUnavailableError
@@ -54,9 +55,11 @@ from marketplace.core.errors import (
     MarketplaceError,
 )
 from marketplace.core.ids import new_id
-from marketplace.core.money import NANOS_PER_CENT
+from marketplace.core.money import NANOS_PER_CENT, format_cents
+from marketplace.models import Notification
 from marketplace.selectors.access import Actor
 from marketplace.services import audit
+from marketplace.services.notification import notify
 
 logger = logging.getLogger(__name__)
 
@@ -327,7 +330,21 @@ def _book_paid(item: PayoutItem, sent: ConnectTransfer) -> None:
             row.state, row.connect_transfer_id, row.reason = State.PAID, sent.id, ""
             row.finished_at = timezone.now()
             row.save()
+            _tell(row)
     item.refresh_from_db()
+
+
+def _tell(row: PayoutItem) -> None:
+    amount = f"${format_cents(row.amount_cents)}"
+    is_paid = row.state == State.PAID
+    notify(
+        Notification.Kind.PAYOUT,
+        row.creator,
+        key=f"payout:{row.pk}:{row.state}",
+        title=f"A payout of {amount} was sent" if is_paid else f"A payout of {amount} was refused",
+        text=row.reason,
+        path=f"{reverse('billing:payouts')}?account={row.creator.slug}",
+    )
 
 
 def _refuse(item: PayoutItem, reason: str) -> None:
@@ -341,6 +358,7 @@ def _refuse(item: PayoutItem, reason: str) -> None:
             _move_in_flight(row, Transfer.Kind.PAYOUT_FAILED, "failed", payable_id, str(row.pk))
             row.state, row.reason, row.finished_at = State.REFUSED, reason, timezone.now()
             row.save()
+            _tell(row)
     item.refresh_from_db()
 
 

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from uuid import UUID
 
 from django.conf import settings
 from django.core.mail import send_mail
+from django.db import transaction
+from django.db.models import QuerySet
 from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils import timezone
 
 from billing.models import Price, UsageEvent
-from marketplace.models import Membership
+from marketplace.models import Account, Membership, Notification
+from marketplace.selectors.notification import choose_mailed
 from marketplace.services.mail import mail_once
+from marketplace.services.notification import notify
 
 # Who has not used a model for so long hears of its price where it is shown.
 USED_WITHIN = timedelta(days=30)
 # One run ends in time even where the mail server is slow; the next one goes on.
 NOTICES_PER_RUN_MAX = 5
-
-_ROLES = (Membership.Role.OWNER, Membership.Role.ADMIN, Membership.Role.BILLING)
 
 
 def mail_price_rises() -> int:
@@ -31,7 +34,8 @@ def mail_price_rises() -> int:
     return sum(_mail(price_id) for price_id in price_ids[:NOTICES_PER_RUN_MAX])
 
 
-def _mail(price_id: object) -> bool:
+def _mail(price_id: UUID) -> bool:
+    _tell(price_id)
     rows = Price.objects.select_for_update(skip_locked=True, of=("self",))
     return mail_once(
         rows.select_related("model__account"),
@@ -42,18 +46,36 @@ def _mail(price_id: object) -> bool:
     )
 
 
+@transaction.atomic
+def _tell(price_id: UUID) -> None:
+    """Tell inboxes, once; here and not where it is announced, for usage is looked through."""
+    price = Price.objects.select_related("model__account").get(pk=price_id)
+    model = price.model
+    notify(
+        Notification.Kind.PRICE,
+        Account.objects.filter(pk__in=_list_used(price).values("account")),
+        key=f"price:{price.pk}",
+        title=f"{model} will have another price",
+        text=f"From {price.valid_from:%d %B %Y, %H:%M} UTC on.",
+        path=reverse("marketplace:model", args=[model.account.slug, model.name]),
+    )
+
+
 def list_addresses(price: Price) -> list[str]:
     """Of the people who decide for accounts that used the model lately."""
+    members = Membership.objects.filter(account__in=_list_used(price).values("account"))
+    mailed = choose_mailed(members, Notification.Kind.PRICE)
+    return sorted(set(mailed.values_list("user__email", flat=True)))
+
+
+def _list_used(price: Price) -> QuerySet[UsageEvent]:
     used = UsageEvent.objects.filter(
         creator=price.model.account_id,
         version__model=price.model_id,
         mode=UsageEvent.Mode.LIVE,
         occurred_at__gt=timezone.now() - USED_WITHIN,
-    ).exclude(account=price.model.account_id)
-    members = Membership.objects.filter(
-        account__in=used.values("account"), role__in=_ROLES, user__is_active=True
     )
-    return sorted(set(members.values_list("user__email", flat=True)))
+    return used.exclude(account=price.model.account_id)
 
 
 def _send(price: Price, addresses: list[str]) -> None:

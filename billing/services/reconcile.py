@@ -34,10 +34,11 @@ from marketplace.core.errors import (
     MarketplaceError,
     NotFoundError,
 )
-from marketplace.models import User
+from marketplace.models import Notification, User
 from marketplace.selectors.access import Actor
 from marketplace.services import audit
 from marketplace.services.mail import mail_once
+from marketplace.services.notification import notify
 
 logger = logging.getLogger(__name__)
 
@@ -189,6 +190,15 @@ def _save(run: ReconcileRun, comparisons: list[Comparison]) -> None:
         run.state = State.UNEXPLAINED if states[True] else State.EXPLAINED if seen else State.CLEAN
         run.finished_at = timezone.now()
         run.save()
+        if run.state == State.UNEXPLAINED:
+            notify(
+                Notification.Kind.PLATFORM,
+                User.objects.filter(is_staff=True),
+                key=f"reconcile:{run.pk}",
+                title="Money at Stripe differs from our books, unexplained",
+                text=f"Differences that nothing explains: {run.unexplained_count}.",
+                path=reverse("billing:reconciliation"),
+            )
 
 
 def _keep(run: ReconcileRun, finding: Finding) -> ReconcileDifference:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from django.db import models
+
+# The gateway answers a repeated key for this long; then the key is free again, and what the
+# prediction gave is forgotten.
+RETENTION = timedelta(hours=24)
 
 
 class Prediction(models.Model):

@@ -33,10 +33,12 @@ from inference.models import AbuseAlert, AbuseScore, Artifact, QuerySample, Quer
 from inference.triton import tensors
 from marketplace.core import limits
 from marketplace.core.errors import FieldError, InvalidInputError, MarketplaceError
-from marketplace.models import Account, AIModel, Channel, Membership
+from marketplace.models import Account, AIModel, Channel, Notification
 from marketplace.selectors.access import Actor
+from marketplace.selectors.notification import list_mail_addresses
 from marketplace.services import audit
 from marketplace.services.mail import mail_once
+from marketplace.services.notification import notify
 from strongroom.errors import StrongroomError
 from strongroom.sealing.manifest import Manifest
 
@@ -61,8 +63,6 @@ MAIL_WITHIN = timedelta(days=1)
 REFERENCE_PER_ACCOUNT_MAX = 100
 REFERENCE_ACCOUNTS_MAX = 20
 BATCH_SIZE = 5_000
-
-_ROLES = (Membership.Role.OWNER, Membership.Role.ADMIN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,13 +269,27 @@ def _write(due: _Due, found: Assessment) -> bool:
                 score.review_note = before.review_note
         score.save()
         if found.score >= ALERT_SCORE:
-            AbuseAlert.objects.get_or_create(
+            alert, is_new = AbuseAlert.objects.get_or_create(
                 model=model, account_id=due.account_id, defaults={"score": found.score}
             )
+            if is_new:
+                _tell(alert)
     return True
 
 
 # --- Mails ------------------------------------------------------------------------
+
+
+def _tell(alert: AbuseAlert) -> None:
+    owner = alert.model.account
+    notify(
+        Notification.Kind.ABUSE,
+        owner,
+        key=f"abuse:{alert.pk}",
+        title=f"{alert.account.slug} may be copying {alert.model}",
+        text=f"Its requests look like those of who trains a copy: score {alert.score} of 100.",
+        path=reverse("inference:protection", args=[owner.slug, alert.model.name]),
+    )
 
 
 def _mail(alert_id: int) -> bool:
@@ -290,8 +304,7 @@ def _mail(alert_id: int) -> bool:
 
 
 def _list_addresses(alert: AbuseAlert) -> list[str]:
-    members = alert.model.account.memberships.filter(role__in=_ROLES, user__is_active=True)
-    return list(members.order_by("user__email").values_list("user__email", flat=True))
+    return list_mail_addresses(alert.model.account, Notification.Kind.ABUSE)
 
 
 def _send(alert: AbuseAlert, addresses: Sequence[str]) -> None:

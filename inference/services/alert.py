@@ -40,9 +40,10 @@ from inference.services import outgoing
 from inference.tasks import alert as alert_tasks
 from marketplace.core.clock import utc_now
 from marketplace.core.errors import InvalidInputError, LimitExceededError
-from marketplace.models import AIModel
+from marketplace.models import AIModel, Notification
 from marketplace.selectors.access import Actor, require_right
 from marketplace.services import audit
+from marketplace.services.notification import notify
 from marketplace.services.validation import check_row
 
 logger = logging.getLogger(__name__)
@@ -268,7 +269,7 @@ def evaluate_rules() -> int:
 @transaction.atomic
 def _evaluate(rule_id: UUID, now: datetime) -> bool:
     rules = AlertRule.objects.select_for_update(skip_locked=True, of=("self",))
-    rule = rules.select_related("model").filter(pk=rule_id).first()
+    rule = rules.select_related("model__account").filter(pk=rule_id).first()
     if rule is None:
         return False
     measured = measure(rule, now)
@@ -315,6 +316,16 @@ def _tell(event: AlertEvent, what: str, now: datetime) -> None:
             for channel in event.rule.model.alert_channels.all()
         ],
         ignore_conflicts=True,
+    )
+    model = event.rule.model
+    word = "firing" if what == What.FIRING else "over"
+    notify(
+        Notification.Kind.ALERT,
+        model.account,
+        key=f"alert:{event.pk}:{what}",
+        title=f"{event.rule.get_kind_display()} of {model}: {word}",
+        text=selectors.describe_event(event, model)["text"],
+        path=reverse("inference:alerts", args=[model.account.slug, model.name]),
     )
 
 

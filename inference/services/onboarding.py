@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from django.db import transaction
+from django.urls import reverse
 
 from inference.models import OnboardingStep
 from inference.selectors import onboarding as onboardings
@@ -21,8 +22,9 @@ from inference.services import scan
 from inference.services.onboarding_steps import HANDLERS, Progress, Verdict
 from inference.tasks import onboarding as tasks
 from marketplace.core.clock import utc_now
-from marketplace.models import ModelVersion
+from marketplace.models import ModelVersion, Notification
 from marketplace.services import catalog
+from marketplace.services.notification import notify
 
 logger = logging.getLogger(__name__)
 
@@ -118,12 +120,31 @@ def _work_on(step: OnboardingStep) -> None:
     )
     progress = _find_end(step, version) or HANDLERS[step.name](step, version)
     _record(step, progress)
+    _tell(step, version, progress)
     if progress.verdict is Verdict.FAILED:
         scan.release(version)
         if version.state == VersionState.ONBOARDING:
             catalog.fail(version=version, reason=progress.reason_code)
     if progress.verdict in (Verdict.DONE, Verdict.AGAIN):
         enqueue(version.pk)
+
+
+def _tell(step: OnboardingStep, version: ModelVersion, progress: Progress) -> None:
+    """Tell who can push that a version is published, or that a step of it failed."""
+    is_published = progress.verdict is Verdict.DONE and step.name == Name.PUBLISH
+    # What people have stopped, or refused, is told by who did it.
+    is_stopped = version.state in (VersionState.WITHDRAWN, VersionState.REFUSED)
+    if not is_published and (progress.verdict is not Verdict.FAILED or is_stopped):
+        return
+    model = version.model
+    notify(
+        Notification.Kind.ONBOARDING,
+        model.account,
+        key=f"onboarding:{step.pk}:{step.state}",
+        title=f"{version} is published" if is_published else f"{version} failed: {step.name}",
+        text="" if is_published else progress.reason_code,
+        path=reverse("marketplace:model-versions", args=[model.account.slug, model.name]),
+    )
 
 
 def _find_end(step: OnboardingStep, version: ModelVersion) -> Progress | None:

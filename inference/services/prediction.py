@@ -13,9 +13,8 @@ from django.db.models import Q
 from django.utils import timezone
 
 from inference.models import APIRequest, Prediction
+from inference.models.prediction import RETENTION
 
-# The gateway answers a repeated key for this long; then the key is free again.
-RETENTION = timedelta(hours=24)
 # What is kept for the retry of a client that sends no key, which comes within a minute.
 RETRY_RETENTION = timedelta(minutes=2)
 # Older ones go with all others; so no sweep has to look through a whole day of keys.

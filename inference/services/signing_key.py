@@ -36,13 +36,14 @@ from inference.selectors import upload as uploads
 from inference.tasks import signing_key as tasks
 from marketplace.core.clock import utc_now
 from marketplace.core.errors import ForbiddenError
-from marketplace.models import Account, ModelVersion, User
+from marketplace.models import Account, ModelVersion, Notification, User
 from marketplace.selectors.access import Actor
 from marketplace.selectors.account import list_owner_addresses
 from marketplace.services import account as accounts
 from marketplace.services import audit
 from marketplace.services.doubt import Doubt
 from marketplace.services.mail import mail_once
+from marketplace.services.notification import notify
 from strongroom.sealing import signature
 from strongroom.sealing.canonical import decode_base64, encode_base64
 from strongroom.sealing.errors import CanonicalError
@@ -103,6 +104,14 @@ def register_signing_key(
         payload = {"fingerprint": fingerprint, "state": str(key.state)}
         audit.record(
             actor.label, "signing_key.register", key, account_id=account.pk, payload=payload
+        )
+        notify(
+            Notification.Kind.SIGNING_KEY,
+            account,
+            key=f"signing_key:{key.pk}",
+            title=f"A new signing key of {account.slug}: {key}",
+            text=f"Registered by {key.registered_by}. Revoke it if nobody of you did this.",
+            path=f"{reverse('inference:signing-keys')}?account={account.slug}",
         )
 
         def mail() -> None:

@@ -107,5 +107,11 @@ CONFIRM_LINK_LIFETIME_S = 3 * 24 * 3_600
 SEEN_INTERVAL_S = 300
 # A device that was not seen for so long is a new one.
 SESSION_MEMORY = timedelta(days=90)
+# A page of the inbox, and what one form may mark.
+NOTIFICATIONS_PER_PAGE = 30
+# The bell says "99+" of more.
+BELL_COUNT_MAX = 99
+# What stands in an inbox for longer is no news any more.
+NOTIFICATION_MEMORY = timedelta(days=90)
 # Notices that were mailed, for questions about them.
 NOTICE_MEMORY = timedelta(days=30)

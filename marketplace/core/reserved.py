@@ -24,7 +24,7 @@ RESERVED_SLUGS = frozenset(
             "receipts",
             "review",
         ),
-        *("evidence", "runs"),
+        *("evidence", "notifications", "runs"),
         *("palette", "styleguide", "theme"),
         *("collection", "collections", "compare", "industries", "industry", "sitemap"),
         *("reset", "robots", "search", "settings", "sign-in", "sign-up", "signin", "signup"),

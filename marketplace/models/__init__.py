@@ -10,6 +10,7 @@ from marketplace.models.flag import FlagSetting
 from marketplace.models.impersonation import Impersonation
 from marketplace.models.key import APIKey
 from marketplace.models.notice import Notice
+from marketplace.models.notification import Notification, NotificationPreference
 from marketplace.models.report import Report, Takedown
 from marketplace.models.security import (
     Authenticator,
@@ -36,6 +37,8 @@ __all__ = [
     "Membership",
     "ModelVersion",
     "Notice",
+    "Notification",
+    "NotificationPreference",
     "Passkey",
     "RecoveryCode",
     "Report",

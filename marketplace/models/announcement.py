@@ -32,6 +32,8 @@ class Announcement(models.Model):
     is_dismissible = models.BooleanField("people may put it away", default=True)
     starts_at = models.DateTimeField()
     ends_at = models.DateTimeField(db_index=True)
+    # When it was put into inboxes; None before it begins.
+    told_at = models.DateTimeField(null=True, editable=False)
     created_by = models.ForeignKey(User, models.PROTECT, related_name="+")
     created_at = models.DateTimeField(auto_now_add=True)
 

@@ -10,6 +10,7 @@ from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, connection, transaction
 from django.http import HttpRequest
+from django.urls import reverse
 from django.utils import timezone
 
 from marketplace.core import limits
@@ -30,7 +31,7 @@ from marketplace.errors import (
     NameReservedError,
     NameTakenError,
 )
-from marketplace.models import Account, APIKey, Membership, User
+from marketplace.models import Account, APIKey, Membership, Notification, User
 from marketplace.models.account import Skeleton
 from marketplace.selectors.access import Actor
 from marketplace.services import audit, throttle
@@ -347,7 +348,13 @@ def _set_suspended(actor: Actor, account: Account, reason: str, *, is_suspended:
             actor.label, action, account, account_id=account.pk, payload={"reason": reason}
         )
         context = {"account": account, "is_suspended": is_suspended, "reason": reason}
-        owe_notice("account_suspended", context, account=account)
+        owe_notice(
+            "account_suspended",
+            context,
+            kind=Notification.Kind.ACCOUNT,
+            path=reverse("marketplace:account", args=[account.slug]),
+            account=account,
+        )
 
 
 def _check_password(password: str, user: User) -> None:

@@ -10,9 +10,10 @@ from django.core.mail import send_mail
 from django.db import connection
 from django.template.loader import render_to_string
 
-from marketplace.models import Account, Notice, User
+from marketplace.models import Account, Notice, Notification, User
 from marketplace.selectors.account import list_owner_addresses
 from marketplace.services.mail import mail_once
+from marketplace.services.notification import notify
 
 # A worker's turn; the rest waits for the next.
 MAILS_PER_RUN_MAX = 100
@@ -22,14 +23,18 @@ def owe_notice(
     template: str,
     context: dict[str, Any],
     *,
+    kind: Notification.Kind,
+    path: str = "",
     account: Account | None = None,
     person: User | None = None,
 ) -> Notice:
-    """Owe a mail to the owners of an account, or to one person.
+    """Owe a mail to the owners of an account, or to one person, and tell them in the inbox.
 
     Args:
         template: Its name below `emails/`; the subject is in `…_subject.txt` beside it.
         context: What the templates show.
+        kind: As what the inbox shows it; one that is always mailed.
+        path: The page where there is more to see.
         account: Whose owners are to know.
         person: Who is to know.
     """
@@ -37,7 +42,11 @@ def owe_notice(
     context = context | {"web_url": settings.WEB_URL}
     subject = " ".join(render_to_string(f"emails/{template}_subject.txt", context).split())
     text = render_to_string(f"emails/{template}.txt", context)
-    return Notice.objects.create(account=account, person=person, subject=subject[:200], text=text)
+    to = account or person
+    assert to is not None, "constraint marketplace_notice_to_one"
+    owed = Notice.objects.create(account=account, person=person, subject=subject[:200], text=text)
+    notify(kind, to, key=f"notice:{owed.pk}", title=subject, path=path)
+    return owed
 
 
 def mail_notices() -> int:

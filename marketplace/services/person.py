@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.db import transaction
 
 from marketplace.core.errors import ForbiddenError
-from marketplace.models import User
+from marketplace.models import Notification, User
 from marketplace.selectors.access import Actor
 from marketplace.services import audit
 from marketplace.services.admin import check_reason, require_admin
@@ -39,5 +39,5 @@ def set_blocked(*, actor: Actor, person: User, is_blocked: bool, reason: str) ->
         action = "user.block" if is_blocked else "user.unblock"
         audit.record(actor.label, action, locked, payload={"reason": reason})
         context = {"is_blocked": is_blocked, "reason": reason}
-        owe_notice("person_blocked", context, person=locked)
+        owe_notice("person_blocked", context, kind=Notification.Kind.SECURITY, person=locked)
     person.is_active = locked.is_active

@@ -8,7 +8,7 @@ from marketplace.core import limits
 from marketplace.core.clock import utc_now
 from marketplace.core.errors import InvalidInputError
 from marketplace.errors import AlreadyDecidedError, ReportLimitError
-from marketplace.models import AIModel, Report, Takedown, User
+from marketplace.models import AIModel, Notification, Report, Takedown, User
 from marketplace.selectors.access import Actor
 from marketplace.services import audit, takedown
 from marketplace.services.admin import check_reason, require_admin
@@ -109,7 +109,13 @@ def decide_report(*, actor: Actor, report: Report, decision: str, reason: str) -
                 payload={"model": str(model), "decision": decision, "reason": reason},
             )
             if one.reporter is not None:
-                owe_notice("report_decided", {"report": one, "model": model}, person=one.reporter)
+                context = {"report": one, "model": model}
+                owe_notice(
+                    "report_decided",
+                    context,
+                    kind=Notification.Kind.REPORT,
+                    person=one.reporter,
+                )
     report.refresh_from_db()
     return report
 

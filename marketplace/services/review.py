@@ -7,14 +7,16 @@ The row in the review log and the version's new state are one transaction. What 
 from __future__ import annotations
 
 from django.db import transaction
+from django.urls import reverse
 
 from marketplace.core.errors import ForbiddenError
 from marketplace.errors import VersionStateError
-from marketplace.models import ModelVersion, Review, User
+from marketplace.models import ModelVersion, Notification, Review, User
 from marketplace.selectors.access import Actor
 from marketplace.selectors.review import listing_of
 from marketplace.services import catalog, doubt
 from marketplace.services.admin import check_reason
+from marketplace.services.notification import notify
 
 
 def approve_version(
@@ -81,10 +83,21 @@ def _review(
     move = catalog.approve if decision == Review.Decision.APPROVED else catalog.refuse
     with transaction.atomic():
         move(version=version, actor=Actor(user=reviewer), reason=reason)
-        return Review.objects.create(
+        review = Review.objects.create(
             version=version,
             reviewer=reviewer,
             decision=decision,
             reason=reason,
             listing=listing_of(version.model),
         )
+        model = version.model
+        notify(
+            Notification.Kind.REVIEW,
+            model.account,
+            key=f"review:{review.pk}",
+            title=f"{version} was {review.get_decision_display().lower()}",
+            # Which of the platform's admins it was is the platform's own business.
+            text=reason,
+            path=reverse("marketplace:model-versions", args=[model.account.slug, model.name]),
+        )
+        return review

@@ -12,7 +12,8 @@ from django.urls import reverse
 
 from marketplace.core import limits
 from marketplace.core.clock import utc_now
-from marketplace.models import SecurityNotice, User
+from marketplace.models import Notification, SecurityNotice, User
+from marketplace.services import notification
 from marketplace.services.mail import mail_once
 
 Kind = SecurityNotice.Kind
@@ -20,7 +21,7 @@ _BATCH = 100
 
 
 def notify(user: User, kind: Kind, what: str = "", *, address: str | None = None) -> None:
-    """Note a mail in the transaction of the change it tells of.
+    """Note a mail in the transaction of the change it tells of, and tell the inbox.
 
     Args:
         user: Whose way to sign in it is about.
@@ -29,8 +30,16 @@ def notify(user: User, kind: Kind, what: str = "", *, address: str | None = None
         address: Another than the person's present one.
     """
     assert connection.in_atomic_block, "the notice belongs into the transaction of the change"
-    SecurityNotice.objects.create(
+    made = SecurityNotice.objects.create(
         user=user, address=address or user.email, kind=kind, what=what[:400]
+    )
+    notification.notify(
+        Notification.Kind.SECURITY,
+        user,
+        key=f"security_notice:{made.pk}",
+        title=kind.label.capitalize(),
+        text=what,
+        path=reverse("marketplace:security"),
     )
 
 

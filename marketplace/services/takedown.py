@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.db import transaction
+from django.urls import reverse
 
 from marketplace.core.clock import utc_now
 from marketplace.core.errors import ConflictError
 from marketplace.errors import AlreadyDecidedError
-from marketplace.models import AIModel, Takedown
+from marketplace.models import AIModel, Notification, Takedown
 from marketplace.selectors.access import Actor
 from marketplace.services import audit
 from marketplace.services.admin import check_reason, require_admin
@@ -65,7 +68,7 @@ def reinstate(*, actor: Actor, model: AIModel, reason: str) -> None:
                 standing.answered_at = standing.lifted_at
             standing.save(update_fields=["lifted_at", "answer", "answered_by", "answered_at"])
         _record(actor, "model.reinstate", locked, reason)
-        owe_notice("model_reinstated", {"model": locked, "reason": reason}, account=locked.account)
+        _owe("model_reinstated", {"model": locked, "reason": reason}, locked)
     model.suspended_at = None
 
 
@@ -134,7 +137,7 @@ def answer_appeal(*, actor: Actor, takedown: Takedown, is_upheld: bool, reason: 
             reinstate(actor=actor, model=model, reason=reason)
         else:
             context = {"model": model, "takedown": locked, "outcome": outcome}
-            owe_notice("appeal_answered", context, account=model.account)
+            _owe("appeal_answered", context, model)
 
 
 def _lock(model: AIModel) -> AIModel:
@@ -151,4 +154,10 @@ def _record(actor: Actor, action: str, model: AIModel, reason: str) -> None:
 
 
 def _tell(template: str, made: Takedown, model: AIModel) -> None:
-    owe_notice(template, {"model": model, "takedown": made}, account=model.account)
+    _owe(template, {"model": model, "takedown": made}, model)
+
+
+def _owe(template: str, context: dict[str, Any], model: AIModel) -> None:
+    path = reverse("marketplace:model-versions", args=[model.account.slug, model.name])
+    kind = Notification.Kind.MODERATION
+    owe_notice(template, context, kind=kind, path=path, account=model.account)

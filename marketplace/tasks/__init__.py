@@ -2,14 +2,17 @@
 
 from marketplace.tasks.embedding import embed_listings
 from marketplace.tasks.notice import mail_notices
+from marketplace.tasks.notification import forget_notifications, tell_announcements
 from marketplace.tasks.security import forget_sessions, mail_security_notices
 from marketplace.tasks.vital import check_audit_log, note_worker
 
 __all__ = [
     "check_audit_log",
     "embed_listings",
+    "forget_notifications",
     "forget_sessions",
     "mail_notices",
     "mail_security_notices",
     "note_worker",
+    "tell_announcements",
 ]

@@ -45,8 +45,17 @@ OWN_PAGES = (
     ("marketplace:keys", "API keys", "tokens consumer", "key"),
     ("billing:wallet", "Wallet", "credit balance consumer", "wallet"),
     ("billing:usage", "Usage", "predictions cost consumer", "activity"),
+    ("inference:predictions", "Predictions", "log requests history consumer", "activity"),
     ("billing:invoices", "Invoices", "bills consumer", "receipt"),
+    ("billing:receipts", "Receipts", "verify proof signature consumer", "receipt"),
     ("inference:runs", "Shared runs", "links consumer playground", "terminal"),
+    ("marketplace:notifications", "Notifications", "inbox bell unread news", "bell"),
+    (
+        "marketplace:notification-preferences",
+        "Notification preferences",
+        "mail inbox settings",
+        "bell",
+    ),
     ("marketplace:profile", "Profile and password", "me person", "users"),
     (
         "marketplace:security",

@@ -114,6 +114,17 @@ document.addEventListener("htmx:afterSwap", (event) => {
   event.target.closest?.(".panel")?.removeAttribute("aria-busy");
 });
 
+// Parts that look for news do so while somebody sees the page, and not under a finger.
+const LOOK_MS = 60_000;
+function look() {
+  if (document.hidden) return;
+  for (const part of document.querySelectorAll("[data-look]")) {
+    if (!part.contains(document.activeElement)) part.dispatchEvent(new Event("look"));
+  }
+}
+setInterval(look, LOOK_MS);
+document.addEventListener("visibilitychange", look);
+
 async function copyText(button) {
   const source = button.dataset.copy
     ? document.getElementById(button.dataset.copy)

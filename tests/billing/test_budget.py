@@ -21,6 +21,7 @@ from billing.services.budget import LOOKBACK, MAIL_WITHIN, MAILS_PER_RUN_MAX, al
 from marketplace.core.money import NANOS_PER_DOLLAR
 from marketplace.models import Account, APIKey, AuditEvent, User
 from tests.factories import APIKeyFactory, MembershipFactory, UserFactory
+from tests.inboxes import list_told
 from tests.marketplace.conftest import bearer
 from tests.marketplace.test_catalog import in_threads
 
@@ -238,6 +239,8 @@ def test_owners_and_admins_get_one_mail(api_key: APIKey, account: Account) -> No
     assert message.recipients() == message.to
     assert "$0.0000008" in message.body
     assert "$0.000001 for 21 November 2026" in message.body
+    assert [address for address, _ in sorted(list_told("budget"))] == message.to
+    assert list_told("budget")[0][1].startswith("a key Bcc: everybody@x.io has used 80 % of its ")
     assert f"/console/keys/{api_key.pk}" in message.body
     assert "&quot;" not in message.body
 

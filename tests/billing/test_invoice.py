@@ -39,6 +39,7 @@ from tests.billing.postpaid import (
     this_hour,
 )
 from tests.billing.postpaid import stripe as stripe  # noqa: PLC0414 - a fixture
+from tests.inboxes import list_told
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -392,6 +393,9 @@ def test_who_does_not_pay_is_reminded_and_then_paused(credit, stripe, unpaid):
     assert f"/console/invoices/{Invoice.objects.get().pk}" in mail.outbox[0].body
     stages = InvoiceNotice.objects.order_by("pk").values_list("stage", flat=True)
     assert list(stages) == ["due", "first", "second", "paused"]
+    titles = [title for _, title in list_told("invoice")]
+    assert titles[0].startswith("Invoice SR-in_1 over $")
+    assert titles[1:] == ["Invoice SR-in_1 is not paid"] * 4
 
 
 def test_a_payment_lets_keys_run_at_once(credit, stripe, unpaid):

@@ -44,6 +44,7 @@ from tests.billing.conftest import Shop, query
 from tests.billing.payouts import broken, correct, earn, run_worker
 from tests.billing.stand_in import asked_of, running
 from tests.fakestripe.process import SECRET_KEY, FakeStripeProcess
+from tests.inboxes import list_told
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -118,7 +119,8 @@ def transfers(fake: FakeStripeProcess) -> list[dict[str, Any]]:
 # --- Who is paid, and how much -----------------------------------------------------
 
 
-def test_a_payable_is_paid_in_whole_cents_and_the_rest_stays(fake, shop, creator) -> None:
+def test_a_payable_is_paid_in_whole_cents_and_the_rest_stays(fake, shop, creator, owner) -> None:
+    Membership.objects.create(account=shop.creator, user=owner, role="billing")
     earn(shop, 3_000 * CENT + 1_234_567)
 
     item = run_once()
@@ -129,6 +131,8 @@ def test_a_payable_is_paid_in_whole_cents_and_the_rest_stays(fake, shop, creator
     assert (sent["id"], sent["amount"]) == (item.connect_transfer_id, 3_000)
     assert sent["destination"] == creator.connect_account_id
     assert sent["metadata"] == {"payout": str(item.pk), "creator": str(shop.creator.pk)}
+    line = ("owner@example.com", "A payout of $30.00 was sent")
+    assert line in list_told("payout")
     assert find_balances(shop.creator).paid_nanos == 3_000 * CENT
     assert broken() == set()
 

@@ -29,11 +29,12 @@ from billing.services.price import (
 from billing.services.price_notice import mail_price_rises
 from billing.templatetags.prices import price_lines
 from marketplace.core.errors import ForbiddenError, InvalidInputError, NotFoundError
-from marketplace.models import Account, AuditEvent, Membership, User
+from marketplace.models import Account, AuditEvent, Membership, NotificationPreference, User
 from marketplace.selectors.access import Actor
 from strongroom.rating import UNITS_MAX, rate
 from tests.billing.conftest import PRICE_NANOS, Shop, hold, settle
 from tests.billing.test_ledger import broken, record_answer
+from tests.inboxes import list_told
 
 pytestmark = pytest.mark.django_db
 
@@ -230,6 +231,24 @@ def test_who_used_it_lately_is_told_once_and_nobody_sees_the_others(
     assert sorted(one.to for one in mail.outbox) == [["one@x.example"], ["two@x.example"]]
     assert "$0.000002 per prediction" in mail.outbox[0].body
     assert "creator/echo" in mail.outbox[0].subject
+    title = "creator/echo will have another price"
+    assert sorted(list_told("price")) == [("one@x.example", title), ("two@x.example", title)]
+
+
+def test_who_turned_the_mail_off_is_told_in_the_inbox_alone(used: Shop, actor: Actor) -> None:
+    join(used.consumer, "one@x.example")
+    NotificationPreference.objects.create(
+        person=User.objects.get(email="one@x.example"),
+        account=used.consumer,
+        kind="price",
+        by_mail=False,
+    )
+    set_price(actor, used.model, nanos_per_prediction=2_000)
+
+    mail_price_rises()
+
+    assert mail.outbox == []
+    assert len(list_told("price")) == 1
 
 
 def test_a_price_that_was_taken_back_is_not_told(used: Shop, actor: Actor) -> None:

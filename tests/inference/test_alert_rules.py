@@ -32,6 +32,7 @@ from marketplace.core.ids import new_id
 from marketplace.models import Account, AIModel
 from marketplace.selectors.access import Actor
 from tests.factories import AIModelFactory, ModelVersionFactory
+from tests.inboxes import list_told
 
 pytestmark = pytest.mark.django_db
 
@@ -227,6 +228,10 @@ def test_it_is_told_once_when_it_begins_and_once_when_it_ends(model, clock, sent
     assert [json.loads(body)["type"] for _, body, _ in sent] == ["alert.firing", "alert.resolved"]
     event = rule.events.get()
     assert (event.fired_at, event.resolved_at) == (NOW, NOW + 3 * MINUTE)
+    assert list_told("alert") == [
+        ("owner@example.com", "Error rate of acme/digits: firing"),
+        ("owner@example.com", "Error rate of acme/digits: over"),
+    ]
     data = json.loads(sent[1][1])["data"]
     assert (data["model"], data["measured"], data["rule"]["kind"]) == (
         "acme/digits",

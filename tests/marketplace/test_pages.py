@@ -37,6 +37,10 @@ OWNED = [
     ("/accounts/acme/members/{member}/role", "POST", "members"),
     ("/accounts/acme/members/{member}/remove", "POST", "members"),
     ("/accounts/acme/activity", "GET", "read"),
+    ("/notifications?account=acme", "GET", "read"),
+    ("/notifications/mark?account=acme", "POST", "read"),
+    ("/notifications/preferences?account=acme", "GET", "read"),
+    ("/notifications/preferences?account=acme", "POST", "read"),
     ("/console?account=acme", "GET", "read"),
     ("/console/keys?account=acme", "GET", "keys"),
     ("/console/keys/new?account=acme", "GET", "keys"),
@@ -64,6 +68,8 @@ OPEN = {
     *("theme", "search", "search-results", "styleguide", "styleguide-panel"),
     *("profile", "switch-account", "account-new", "withdraw-choice", "owner", "model"),
     *("docs", "docs-guide", "docs-reference", "docs-area", "docs-openapi", "docs-search"),
+    # Of whoever asks, and nobody's without a session: see test_notification.py.
+    "bell",
     # What everybody may say and put away; see test_report.py and test_announcement.py.
     *("report", "dismiss"),
     # About the person itself; another's passkey or session is tried in test_session.py.
@@ -98,6 +104,7 @@ FORM = {
     "role": "viewer",
     "channel": "prod",
     "version": "1",
+    "to": "read",
 }
 
 
@@ -457,7 +464,8 @@ def test_lists_ask_as_often_for_many_as_for_one(
     counts = {}
     for page in pages:
         owner_client.get(page)
-        with django_assert_max_num_queries(14) as asked:
+        # One of them is the bell's.
+        with django_assert_max_num_queries(15) as asked:
             assert owner_client.get(page).status_code == 200
         counts[page] = len(asked.captured_queries)
     fill(range(1, 8))

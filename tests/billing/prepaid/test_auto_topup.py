@@ -34,6 +34,7 @@ from tests.billing.prepaid.flows import (
     receive,
 )
 from tests.billing.test_ledger import broken
+from tests.inboxes import list_told
 
 pytestmark = pytest.mark.django_db
 
@@ -340,6 +341,7 @@ def test_a_bank_that_asks_for_the_person_is_told_by_mail(flows: Flows, client) -
 
     assert PaymentMail.objects.get().kind == PaymentMail.Kind.CONFIRM
     (sent,) = mail.outbox
+    assert list_told("payment") == [("owner@example.com", sent.subject)]
     (url,) = [line for line in sent.body.splitlines() if line.startswith("http")]
     client.force_login(flows.actor.user)
     page = client.get("/" + url.split("/", 3)[3])
@@ -361,6 +363,7 @@ def test_low_credit_is_mailed_once_each_time(flows: Flows) -> None:
         mail_payments()
     assert len(mail.outbox) == 1
     assert "runs low" in mail.outbox[0].subject
+    assert list_told("low_balance") == [("owner@example.com", mail.outbox[0].subject)]
 
     flows.buy(2_500)
     mail_payments()

@@ -32,6 +32,7 @@ from tests.billing.reconciliation.reconciling import (
     open_and_pay,
     spoil,
 )
+from tests.inboxes import list_told
 
 pytestmark = pytest.mark.django_db
 
@@ -442,6 +443,8 @@ def test_at_night_the_admins_hear_of_what_is_unexplained_once(
 
     assert [message.to for message in mail.outbox] == [[platform_admin.email]]
     assert "1 unexplained difference" in mail.outbox[0].subject
+    [(address, title)] = list_told("platform")
+    assert (address, "unexplained" in title) == (platform_admin.email, True)
     service.mail_runs()
     assert len(mail.outbox) == 1
 

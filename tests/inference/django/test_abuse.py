@@ -34,6 +34,7 @@ from marketplace.models.limits import QUERIES_MAX
 from marketplace.selectors.access import Actor
 from strongroom.sealing.manifest import TestVector
 from tests.factories import AccountFactory, AIModelFactory, ChannelFactory, UserFactory
+from tests.inboxes import list_told
 from tests.inference.core import traffic
 
 pytestmark = pytest.mark.django_db
@@ -193,6 +194,7 @@ def test_a_creator_is_told_once_of_each_consumer(model, prober, owner):
     [message] = mail.outbox
     assert message.to == [owner.email]
     assert message.subject == "prober may be copying acme/digits"
+    assert list_told("abuse") == [(owner.email, message.subject)]
     assert PAGE in message.body
     assert "- 100% of the inputs lie where no other consumer asks." in message.body
     assert AbuseAlert.objects.get().mailed_at is not None

@@ -36,6 +36,7 @@ from marketplace.models import Channel, ModelVersion
 from marketplace.selectors.access import Actor
 from marketplace.services import catalog, review
 from strongroom.sealing.manifest import TestVector
+from tests.inboxes import list_told
 from tests.inference.django.creator import Creator
 from tests.inference.django.scripted_node import BENCHMARK, LOAD, VALIDATION, ScriptedNode, hear
 
@@ -218,6 +219,7 @@ def test_publishing_waits_for_a_serving_replica_and_then_moves_the_channel(
     assert set(states(version_id).values()) == {"succeeded"}
     assert Channel.objects.get().version_id == version_id
     replica.refresh_from_db()
+    assert list_told("onboarding") == [("owner@example.com", "acme/digits:1 is published")]
     assert (replica.state, replica.triton_name) == ("ready", f"r{replica.pk.hex}")
 
 
@@ -234,6 +236,9 @@ def test_a_refused_version_ends_with_the_reviewers_reason(version_id, node, plat
     assert states(version_id)["publish"] == "pending"
     version.refresh_from_db()
     assert (version.state, version.refusal_reason) == ("refused", "The card is empty.")
+    # The reviewer's word is told, and not that a step failed by it.
+    assert list_told("review") == [("owner@example.com", "acme/digits:1 was refused")]
+    assert list_told("onboarding") == []
     assert not Replica.objects.filter(wanted=True).exists()
 
 
@@ -426,6 +431,8 @@ def test_a_model_that_is_refused_fails_its_step_with_the_loaders_code(
 
     assert_failed(version_id, failed_step, "onnx_custom_op")
     assert "It went wrong with onnx_custom_op." in step(version_id, failed_step).log
+    title = f"acme/digits:1 failed: {failed_step}"
+    assert list_told("onboarding") == [("owner@example.com", title)]
     assert Replica.objects.count() == 1
 
 

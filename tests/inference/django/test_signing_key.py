@@ -29,6 +29,7 @@ from inference.tasks import mail_signing_keys as mail_task
 from marketplace.models import AuditEvent, Membership, ModelVersion, Review
 from marketplace.services import doubt, review
 from tests.factories import PASSWORD, APIKeyFactory, MembershipFactory, UserFactory
+from tests.inboxes import list_told
 from tests.inference.django.creator import Creator
 
 FILES = {"model.onnx": b"weights" * 1000}
@@ -482,6 +483,8 @@ def test_the_owners_are_told_once(creator, later, account):
 
     (sent,) = mail.outbox
     assert sent.to == ["b@example.com", "owner@example.com"]
+    # Told when it was registered: the second owner came later.
+    assert {address for address, _ in list_told("signing_key")} == {"owner@example.com"}
     assert sent.subject == "A signing key was registered for acme"
     assert later.fingerprint in sent.body
     assert key_of(later).registered_by in sent.body

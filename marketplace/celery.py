@@ -31,6 +31,8 @@ _SCHEDULE: dict[str, dict[str, Any]] = {
     "check-audit-log": {"task": "marketplace.check_audit_log", "schedule": 3600.0},
     "mail-security-notices": {"task": "marketplace.mail_security_notices", "schedule": 15.0},
     "forget-sessions": {"task": "marketplace.forget_sessions", "schedule": 3600.0},
+    "data-exports": {"task": "marketplace.sweep_data_exports", "schedule": 60.0},
+    "account-deletions": {"task": "marketplace.sweep_account_deletions", "schedule": 300.0},
     # Carries on with every version whose next step is due; also after a worker died.
     "advance-onboarding": {"task": "inference.sweep_onboarding", "schedule": 5.0},
     "expire-uploads": {"task": "inference.expire_uploads", "schedule": 300.0},

@@ -30,6 +30,7 @@ from marketplace.services.session import drop_sessions
 
 SYSTEM_LABEL = "system:deletion"
 DELETED_NAME = "Deleted account"
+DELETED_KEY = "Deleted key"
 State = ModelVersion.State
 # What a version becomes when its account goes: what was still on its way in has failed.
 _WITHDRAWN = (State.ONBOARDING, State.IN_REVIEW, State.APPROVED)
@@ -45,12 +46,17 @@ def foretell(account: Account) -> list[str]:
     keys = APIKey.objects.filter(account=account, revoked_at=None).count()
     models = account.models.count()
     people = account.memberships.count()
-    told = [f"{_count(keys, 'key')} and all its programs stop working at the end of the 14 days."]
+    told = []
+    if keys:
+        stop = "stops" if keys == 1 else "stop"
+        told.append(f"{_count(keys, 'key')} and all that uses it {stop} working after 14 days.")
     if models:
+        leave = "leaves" if models == 1 else "leave"
         told.append(
-            f"{_count(models, 'model')} leave the catalogue for good; all versions are withdrawn."
+            f"{_count(models, 'model')} {leave} the catalogue for good; all versions are withdrawn."
         )
-    told.append(f"{_count(people, 'person', 'people')} lose access, and are signed out.")
+    end = "loses access, and is" if people == 1 else "lose access, and are"
+    told.append(f"{_count(people, 'person', 'people')} {end} signed out.")
     told.append(f"Nobody gets the name {account.slug} again, you included.")
     return told
 
@@ -115,6 +121,8 @@ def erase_profile(deletion: AccountDeletion) -> str:
             RetiredName.objects.get_or_create(digest=digest_of(account.slug))
             account.slug, account.name, account.bio = pseudonym, DELETED_NAME, ""
             account.save(update_fields=["slug", "name", "bio"])
+            # A key's name says what somebody used it for; usage points to its row.
+            account.api_keys.update(name=DELETED_KEY, allowed_networks=[])
             # What a model says of itself is the creator's, too.
             account.models.update(title="Deleted model", summary="", card="")
             _record(deletion, "account.erase", {"pseudonym": pseudonym})

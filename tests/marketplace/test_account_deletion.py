@@ -388,9 +388,9 @@ def test_every_step_is_somebody_s(db):
 def test_what_will_happen_is_said_with_counts(tenant):
     told = "\n".join(closing.list_facts(tenant.account))
 
-    assert "1 key and all its programs stop working" in told
-    assert "1 model leave the catalogue" in told or "1 model leaves the catalogue" in told
-    assert "1 person lose access" in told or "1 person loses access" in told
+    assert "1 key and all that uses it stops working" in told
+    assert "1 model leaves the catalogue for good" in told
+    assert "1 person loses access, and is signed out." in told
     assert "1 deployment is stopped" in told
     assert "1 shared run is deleted" in told
     assert "The wallet holds $5.00." in told
@@ -440,7 +440,6 @@ KEPT = {
     "marketplace_auditevent",
     # An address of a model has a name that the creator chose; it stands in receipts.
     "marketplace_aimodel",
-    "marketplace_catalogueentry",
     # Why somebody was approved or warned.
     "marketplace_review",
     "marketplace_takedown",
@@ -742,7 +741,7 @@ def test_the_page_shows_what_is_in_the_way(owner_client, account):
     page = owner_client.get(URL).content.decode()
 
     assert "A payment is disputed at the bank." in page
-    assert "danger primary" not in page
+    assert "Delete the account in 14 days" not in page
     assert owner_client.post(URL, FORM).status_code == 409
 
 

@@ -41,7 +41,7 @@ from billing.services.card import remove_card
 from billing.services.refund import refund_unspent
 from billing.services.topup import close_pages
 from marketplace.core.ids import lowest_id, new_id
-from marketplace.core.money import NANOS_PER_CENT, format_cents, format_nanos
+from marketplace.core.money import NANOS_PER_CENT, format_nanos
 from marketplace.models import Account, AccountDeletion
 from marketplace.selectors.access import Actor
 from marketplace.services import audit
@@ -136,7 +136,7 @@ def settle_credit(deletion: AccountDeletion) -> str:
     if deletion.credit == AccountDeletion.Credit.REFUND:
         paid_cents = _refund(deletion)
     nanos = _forfeit(deletion)
-    return f"{format_cents(paid_cents)} paid back, {format_nanos(nanos)} given up."
+    return f"{_dollars(paid_cents)} paid back, {format_nanos(nanos)} given up."
 
 
 def pay_earnings(deletion: AccountDeletion) -> str:
@@ -184,7 +184,7 @@ def _foretell_credit(account: Account) -> list[str]:
     back_cents = sum_refundable_cents(account)
     told = [f"The wallet holds {format_nanos(wallet.posted_nanos)}."]
     if back_cents:
-        told.append(f"{format_cents(back_cents)} of it can be paid back to the cards that paid.")
+        told.append(f"{_dollars(back_cents)} of it can be paid back to the cards that paid.")
     told.append("What is not paid back is given up; credit that was a gift never leaves as money.")
     return told
 
@@ -199,7 +199,7 @@ def _foretell_earnings(account: Account) -> list[str]:
     obstacle = find_account_obstacle(account, connect)
     if obstacle is not None:
         told.append(f"It cannot be paid out now: {obstacle.detail}")
-    least = format_cents(settings.PAYOUT_MINIMUM_CENTS)
+    least = _dollars(settings.PAYOUT_MINIMUM_CENTS)
     told.append(f"Less than {least} is not paid out; it stays owed to you in the books.")
     return told
 
@@ -281,6 +281,10 @@ def _forfeit(deletion: AccountDeletion) -> int:
 
 def _count(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _dollars(cents: int) -> str:
+    return format_nanos(cents * NANOS_PER_CENT)
 
 
 CLOSER = Closer(

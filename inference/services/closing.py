@@ -37,7 +37,8 @@ def foretell(account: Account) -> list[str]:
     sealed = AIModel.objects.filter(account=account, versions__artifact__isnull=False).distinct()
     if count := sealed.count():
         told.append(
-            f"The keys of {_count(count, 'sealed model')} destroyed: every copy of their files "
+            f"The keys of {count} sealed model{'' if count == 1 else 's'} are destroyed: every copy "
+            "of their files "
             "here and in backups is useless then. Your own recovery key still opens your copies."
         )
     if running := _running(account):
@@ -73,7 +74,7 @@ def destroy_keys(deletion: AccountDeletion) -> str:
         if model.versions.filter(upload__isnull=False).exists():
             shred_ended_model(model=model, label=SYSTEM_LABEL, reason=REASON)
             count += 1
-    return f"Keys of {_count(count, 'model')} destroyed."
+    return f"The keys of {count} model{'' if count == 1 else 's'} are destroyed."
 
 
 def delete_contents(deletion: AccountDeletion) -> str:
@@ -89,7 +90,7 @@ def delete_contents(deletion: AccountDeletion) -> str:
     QuerySample.objects.filter(account=account).delete()
     AlertChannel.objects.filter(model__account=account).delete()
     AlertRule.objects.filter(model__account=account).delete()
-    return f"Contents of {_count(count, 'prediction')} deleted."
+    return f"The contents of {count} prediction{'' if count == 1 else 's'} are deleted."
 
 
 def forget_person(user: User, label: str, pseudonym: str) -> None:

@@ -26,8 +26,8 @@ def test_keys_are_destroyed_once_and_the_proof_stays(creator, model, deletion) -
     creator.push(str(model), {"model.onnx": b"x" * 100})
     unlist_models(deletion)
 
-    assert destroy_keys(deletion) == "Keys of 1 model destroyed."
-    assert destroy_keys(deletion) == "Keys of 1 model destroyed."
+    assert destroy_keys(deletion) == "The keys of 1 model are destroyed."
+    assert destroy_keys(deletion) == "The keys of 1 model are destroyed."
 
     proof = KeyShred.objects.get()
     assert (proof.model_id, proof.artifact_id, proof.reason) == (model.pk, None, REASON)

@@ -36,10 +36,10 @@ def foretell(account: Account) -> list[str]:
         told.append(f"{_count(deployments, 'deployment')} stopped.")
     sealed = AIModel.objects.filter(account=account, versions__artifact__isnull=False).distinct()
     if count := sealed.count():
+        some = f"{count} sealed model{'' if count == 1 else 's'}"
         told.append(
-            f"The keys of {count} sealed model{'' if count == 1 else 's'} are destroyed: every copy "
-            "of their files "
-            "here and in backups is useless then. Your own recovery key still opens your copies."
+            f"The keys of {some} are destroyed: every copy of their files here and in backups is "
+            "useless then. Your own recovery key still opens your copies."
         )
     if running := _running(account):
         told.append(f"{_count(running, 'prediction')} running now finished as usual.")

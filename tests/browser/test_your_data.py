@@ -17,6 +17,7 @@ from tests.marketplace.test_pages import make_export
 
 pytestmark = pytest.mark.django_db(transaction=True)
 VIEWS = ((1440, 900, "light"), (390, 844, "dark"))
+BAD = ("error", "warning")
 PAGES = ("/accounts/acme/data", "/accounts/acme/delete", "/profile/delete", "/profile")
 
 
@@ -29,7 +30,7 @@ def look(origin: str, session: str, url: str, view: tuple[int, int, str], folder
         named = {"sessionid": session, "theme": theme}
         context.add_cookies([{"name": one, "value": named[one], "url": origin} for one in named])
         page, said = context.new_page(), []
-        page.on("console", lambda message: said.append(message.text))
+        page.on("console", lambda one: said.append(one.text) if one.type in BAD else None)
         page.goto(url)
         page.screenshot(path=folder / f"{url.strip('/').replace('/', '-')}-{theme}.png")
         wide = page.evaluate("document.documentElement.scrollWidth")

@@ -10,6 +10,12 @@ class MarketplaceConfig(AppConfig):
         import marketplace.celery
         import marketplace.checks
         import marketplace.tasks  # noqa: F401
+        from marketplace.services.closing import register_closer
+        from marketplace.services.exporter import register_exporters
+        from marketplace.services.own_closing import CLOSER
+        from marketplace.services.own_data import EXPORTERS
         from marketplace.services.session import connect
 
         connect()
+        register_exporters(*EXPORTERS)
+        register_closer(CLOSER)

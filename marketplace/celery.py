@@ -33,6 +33,8 @@ _SCHEDULE: dict[str, dict[str, Any]] = {
     "forget-sessions": {"task": "marketplace.forget_sessions", "schedule": 3600.0},
     "tell-announcements": {"task": "marketplace.tell_announcements", "schedule": 60.0},
     "forget-notifications": {"task": "marketplace.forget_notifications", "schedule": 3600.0},
+    "data-exports": {"task": "marketplace.sweep_data_exports", "schedule": 60.0},
+    "account-deletions": {"task": "marketplace.sweep_account_deletions", "schedule": 300.0},
     # Carries on with every version whose next step is due; also after a worker died.
     "advance-onboarding": {"task": "inference.sweep_onboarding", "schedule": 5.0},
     "expire-uploads": {"task": "inference.expire_uploads", "schedule": 300.0},

@@ -6,6 +6,7 @@ from marketplace.core.errors import (
     AuthenticationError,
     ConflictError,
     ForbiddenError,
+    GoneError,
     InvalidInputError,
     LimitExceededError,
     UnavailableError,
@@ -113,6 +114,40 @@ class ConfirmationRequiredError(ForbiddenError):
 class EmailNotVerifiedError(ForbiddenError):
     code = "email_not_verified"
     title = "Confirm your e-mail address first: follow the link that was mailed to you."
+
+
+class ExportRunningError(ConflictError):
+    code = "export_running"
+    title = "An archive of the account's data is being made already."
+
+
+class ExportLimitError(LimitExceededError):
+    code = "export_limit"
+    title = "The account asked for as many archives as one may in a day."
+
+
+class ExportGoneError(GoneError):
+    code = "export_gone"
+    title = "This archive is not there any more. Ask for another one."
+
+
+class AccountClosingError(ConflictError):
+    """Of an account that will be deleted: it takes on nothing new."""
+
+    code = "account_closing"
+    title = "The account is going to be deleted. Cancel that first."
+
+
+class DeletionBlockedError(ConflictError):
+    """Something has to be settled before an account or a person can be deleted."""
+
+    code = "deletion_blocked"
+    title = "Something has to be settled first."
+
+
+class DeletionStateError(ConflictError):
+    code = "deletion_state"
+    title = "The deletion has begun, or there is none. Nothing was changed."
 
 
 class LinkInvalidError(InvalidInputError):

@@ -28,6 +28,7 @@ from marketplace.views import (
     second_factor,
     security,
     site,
+    your_data,
 )
 
 app_name = "marketplace"
@@ -77,6 +78,7 @@ urlpatterns = [
     path("profile/email", security.email_change, name="email-change"),
     path("profile/email/resend", security.email_resend, name="email-resend"),
     path("profile/email/<str:token>", security.email_confirm, name="email-confirm"),
+    path("profile/delete", your_data.person_delete, name="person-delete"),
     path("profile/security", security.security, name="security"),
     path(
         "profile/security/authenticator/new", security.authenticator_new, name="authenticator-new"
@@ -129,6 +131,19 @@ urlpatterns = [
         notification.preferences,
         name="notification-preferences",
     ),
+    path("accounts/<slug:slug>/data", your_data.data, name="account-data"),
+    path(
+        "accounts/<slug:slug>/data/<uuid:export_id>/download",
+        your_data.data_download,
+        name="account-data-download",
+    ),
+    path("accounts/<slug:slug>/delete", your_data.delete, name="account-delete"),
+    path(
+        "accounts/<slug:slug>/delete/cancel",
+        your_data.delete_cancel,
+        name="account-delete-cancel",
+    ),
+    path("panels/accounts/<slug:slug>/data", your_data.data_panel, name="account-data-panel"),
     path("console", console.console, name="console"),
     path("console/keys", key.keys, name="keys"),
     path("console/keys/new", key.new, name="key-new"),
@@ -160,6 +175,7 @@ urlpatterns = [
     path("platform/accounts/<slug:slug>", platform_account.account, name="platform-account"),
     path("platform/accounts/<slug:slug>/suspend", platform_account.suspend, name="account-suspend"),
     path("platform/accounts/<slug:slug>/restore", platform_account.restore, name="account-restore"),
+    path("platform/accounts/<slug:slug>/keep", your_data.deletion_stop, name="deletion-stop"),
     path("platform/people/<uuid:person_id>/block", platform_account.block, name="person-block"),
     path(
         "platform/people/<uuid:person_id>/see-as",

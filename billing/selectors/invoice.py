@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -16,24 +15,20 @@ from django.db.models.functions import TruncDate
 from billing.errors import InvoiceNotFinalError, InvoiceTooLargeError
 from billing.models import Adjustment, Invoice, MeterReport, ReceiptLeaf, UsageEvent, UsageReversal
 from billing.selectors.meter import list_reports_of
-from billing.selectors.receipt import fetch_rows
+from billing.selectors.receipt import stream_receipts
 from marketplace.core import ids
 from marketplace.core.clock import to_wire
 from marketplace.core.errors import NotFoundError
-from marketplace.core.receipt import EVENT_SQL, ReceiptPendingError, assemble_at
+from marketplace.core.receipt import ReceiptPendingError
 from marketplace.models import Account
 from marketplace.selectors.access import Actor, list_accounts, require_right
 from strongroom import invoices as documents
-from strongroom import receipts
 
 # More is asked for in parts, as usage by days; it would take minutes to write and to check.
 PREDICTIONS_MAX = 1_000_000
 LINES_MAX = 1_100
 # A prediction's id is of the gateway's clock; it is not further off than this, either way.
 _SKEW_MAX = timedelta(days=2)
-_EVENTS_PER_FETCH = 2_000
-# Leaves of batches that are kept while receipts are written: neighbours lie in the same.
-_TREES_KEPT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,30 +235,4 @@ def _list_events(invoice: Invoice, reports: list[MeterReport]) -> QuerySet[Usage
 
 
 def _stream_receipts(invoice: Invoice, report: MeterReport) -> Iterator[dict[str, Any]]:
-    events = _list_events(invoice, [report]).values_list("pk", flat=True)
-    found = list(events)
-
-    @lru_cache(_TREES_KEPT)
-    def list_paths(seq: int) -> list[list[bytes]]:
-        leaves = ReceiptLeaf.objects.filter(batch_id=seq).order_by("index")
-        return receipts.list_paths([bytes(one) for one in leaves.values_list("hash", flat=True)])
-
-    for begin in range(0, len(found), _EVENTS_PER_FETCH):
-        some = found[begin : begin + _EVENTS_PER_FETCH]
-        for row in fetch_rows(_RECEIPTS_SQL, {"ids": some}):
-            path = list_paths(row["seq"])[row["index"]]
-            yield assemble_at(row, path, platform=settings.WEB_URL)
-
-
-# As that of one receipt, without its leaves: those of a batch serve all receipts in it.
-_RECEIPTS_SQL = f"""
-SELECT e.*, a.slug AS owner, m.name AS model, v.number, l.index, b.seq, b.size, b.root,
-    b.previous, b.sealed_at, b.signature, b.key_id AS kid
-FROM ({EVENT_SQL} WHERE u.prediction_id = ANY (%(ids)s)) e
-JOIN marketplace_modelversion v ON v.id = e.version_id
-JOIN marketplace_aimodel m ON m.id = v.model_id
-JOIN marketplace_account a ON a.id = m.account_id
-JOIN billing_receiptleaf l ON l.prediction_id = e.prediction_id
-JOIN billing_receiptbatch b ON b.seq = l.batch_id
-ORDER BY e.prediction_id
-"""  # noqa: S608 - of constants
+    yield from stream_receipts(_list_events(invoice, [report]).values_list("pk", flat=True))

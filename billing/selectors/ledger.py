@@ -260,12 +260,14 @@ INVARIANTS = (
     Invariant(
         "credits-are-approved",
         "Each credit, adjustment and write-off was moved as proposed, a large one by two people.",
-        # What payouts forfeit has a check of its own; what is left of a closed credit is forgiven
-        # where Stripe cannot count it. Credit that goes from a receivable to its own wallet, or
-        # makes up for what was written off, is in a report, which has a check of its own too.
+        # What payouts forfeit and deletions take have checks of their own; what is left of a
+        # closed credit is forgiven where Stripe cannot count it. Credit that goes from a
+        # receivable to its own wallet, or makes up for what was written off, is in a report,
+        # which has a check of its own too.
         """SELECT coalesce(t.id, a.id) FROM (
                SELECT * FROM billing_transfer t WHERE kind IN ('credit', 'write_off') OR (
                    kind = 'adjustment' AND idempotency_key NOT LIKE 'forfeit:%'
+                   AND idempotency_key NOT LIKE 'deletion:%'
                    AND NOT (idempotency_key LIKE 'postpaid-closed:%' AND 10000000 > (
                        SELECT max(e.amount_nanos) FROM billing_transferentry e
                        WHERE e.transfer_id = t.id))
@@ -344,6 +346,20 @@ INVARIANTS = (
                OR r.account_id <> u.account_id OR r.creator_id <> u.creator_id
                OR r.gross_nanos > u.gross_nanos OR r.creator_nanos > u.creator_nanos
                OR r.gross_nanos - r.creator_nanos > u.gross_nanos - u.creator_nanos""",
+    ),
+    Invariant(
+        "given-up-credit-was-deleted",
+        "What a deletion took was the wallet of the account that it deletes, at most once.",
+        """SELECT t.id FROM billing_transfer t
+           LEFT JOIN marketplace_accountdeletion d ON t.idempotency_key = 'deletion:' || d.id
+               AND d.state IN ('running', 'done')
+           WHERE t.idempotency_key LIKE 'deletion:%' AND (
+               d.id IS NULL OR t.kind <> 'adjustment' OR 2 <> (
+                   SELECT count(*) FROM billing_transferentry e
+                   JOIN billing_ledgeraccount a ON a.id = e.ledger_account_id
+                   WHERE e.transfer_id = t.id AND (
+                       (a.kind = 'wallet' AND a.holder_id = d.account_id AND e.amount_nanos < 0)
+                       OR (a.kind = 'platform_revenue' AND e.amount_nanos > 0))))""",
     ),
     *PREPAID_INVARIANTS,
     *PAYOUT_INVARIANTS,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
@@ -19,6 +21,7 @@ from marketplace.core.receipt import (
     EVENT_SQL,
     RECEIPT_SQL,
     assemble,
+    assemble_at,
     describe_batch,
     describe_charge,
 )
@@ -31,6 +34,9 @@ from strongroom.sealing.canonical import decode_base64
 BATCHES_PER_PAGE = 1_000
 # On the page of receipts; all others are found in the log of predictions.
 LATEST_MAX = 20
+_EVENTS_PER_FETCH = 2_000
+# Leaves of batches that are kept while receipts are written: neighbours lie in the same.
+_TREES_KEPT = 64
 
 
 def get_receipt(actor: Actor, prediction_id: UUID) -> dict[str, Any]:
@@ -72,6 +78,25 @@ def list_latest(account: Account) -> list[ReceiptLine]:
         ReceiptLine(to_public(row.prediction_id), row, batches.get(row.prediction_id))
         for row in rows
     ]
+
+
+def stream_receipts(prediction_ids: Iterable[UUID]) -> Iterator[dict[str, Any]]:
+    """The receipts of many predictions, in their order; those not sealed yet are left out.
+
+    Args:
+        prediction_ids: In an order in which those of a batch lie together, as that of the ids.
+    """
+
+    @lru_cache(_TREES_KEPT)
+    def list_paths(seq: int) -> list[list[bytes]]:
+        leaves = ReceiptLeaf.objects.filter(batch_id=seq).order_by("index")
+        return receipts.list_paths([bytes(one) for one in leaves.values_list("hash", flat=True)])
+
+    ids = iter(prediction_ids)
+    while some := list(islice(ids, _EVENTS_PER_FETCH)):
+        for row in fetch_rows(_RECEIPTS_SQL, {"ids": some}):
+            path = list_paths(row["seq"])[row["index"]]
+            yield assemble_at(row, path, platform=settings.WEB_URL)
 
 
 def list_batches(*, after: int) -> QuerySet[ReceiptBatch]:
@@ -155,3 +180,15 @@ JOIN billing_receiptleaf l ON l.prediction_id = e.prediction_id
 WHERE l.batch_id = %(seq)s ORDER BY l.index
 """  # noqa: S608 - of constants
 _SIGNED = ("seq", "size", "root", "previous", "sealed_at")
+# As that of one receipt, without its leaves: those of a batch serve all receipts in it.
+_RECEIPTS_SQL = f"""
+SELECT e.*, a.slug AS owner, m.name AS model, v.number, l.index, b.seq, b.size, b.root,
+    b.previous, b.sealed_at, b.signature, b.key_id AS kid
+FROM ({EVENT_SQL} WHERE u.prediction_id = ANY (%(ids)s)) e
+JOIN marketplace_modelversion v ON v.id = e.version_id
+JOIN marketplace_aimodel m ON m.id = v.model_id
+JOIN marketplace_account a ON a.id = m.account_id
+JOIN billing_receiptleaf l ON l.prediction_id = e.prediction_id
+JOIN billing_receiptbatch b ON b.seq = l.batch_id
+ORDER BY e.prediction_id
+"""  # noqa: S608 - of constants

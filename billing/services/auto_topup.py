@@ -185,7 +185,7 @@ def _list_low() -> list[UUID]:
     )
     orders = (
         AutoTopup.objects.filter(is_enabled=True, account__frozen_at=None)
-        .filter(account__suspended_at=None)
+        .filter(account__suspended_at=None, account__closes_at=None)
         .filter(Q(retry_at=None) | Q(retry_at__lte=Now()))
         .filter(~Exists(wallets))
     )
@@ -211,7 +211,9 @@ def _begin(account_id: UUID) -> Topup | None:
         if card is None:
             _switch_off(order, "no_card")
             return None
-        if not _is_due(order) or order.account.frozen_at or find_pause_end(account_id):
+        if order.account.frozen_at or order.account.closes_at or find_pause_end(account_id):
+            return None
+        if not _is_due(order):
             return None
         order.count += 1
         order.save(update_fields=["count", "updated_at"])

@@ -46,6 +46,7 @@ from marketplace.core.money import NANOS_PER_CENT
 from marketplace.models import Account
 from marketplace.selectors.access import Actor
 from marketplace.services import audit
+from marketplace.services.account_deletion import refuse_while_closing
 
 logger = logging.getLogger(__name__)
 
@@ -247,10 +248,12 @@ def require_buyer(account: Account) -> None:
 
     Raises:
         AccountFrozenError: Not before its payments are clear.
+        AccountClosingError: It is going to be deleted.
         TooManyDeclinesError: Too many of its payments were declined in an hour.
     """
     if Account.objects.filter(pk=account.pk, frozen_at__isnull=False).exists():
         raise AccountFrozenError
+    refuse_while_closing(account)
     if ends_at := find_pause_end(account.pk):
         wait_s = max(1, round((ends_at - timezone.now()).total_seconds()))
         raise TooManyDeclinesError(retry_after_s=wait_s)

@@ -57,7 +57,7 @@ def shred_version(*, version: ModelVersion, actor: Actor, reason: str) -> KeyShr
         model_id=version.model_id, artifact_ids=[version.pk], by=actor.label, reason=reason
     )
     with transaction.atomic():
-        _record(actor, "version.shred", version, version.model, reason)
+        _record(actor.label, "version.shred", version, version.model, reason)
         proof = selectors.find_shred(version)
     assert proof is not None, "the broker writes it before it answers"
     return proof
@@ -69,12 +69,24 @@ def shred_model(*, model: AIModel, actor: Actor, reason: str) -> KeyShred:
     Raises as `shred_version`.
     """
     _check_right(actor, model)
-    reason = _check_reason(reason)
+    return shred_ended_model(model=model, label=actor.label, reason=_check_reason(reason))
+
+
+def shred_ended_model(*, model: AIModel, label: str, reason: str) -> KeyShred:
+    """The same by the platform's own hand, where the account of a model is deleted.
+
+    Args:
+        model: All its versions are withdrawn, refused or failed.
+        label: Who does it, for the proof and the audit log.
+        reason: Why; it stands in the proof for good.
+
+    Raises as `shred_version`, but for rights.
+    """
     for version in model.versions.exclude(state__in=ENDED_STATES).order_by("number")[:1]:
         _check_ended(version)
-    keybroker_client.shred(model_id=model.pk, artifact_ids=None, by=actor.label, reason=reason)
+    keybroker_client.shred(model_id=model.pk, artifact_ids=None, by=label, reason=reason)
     with transaction.atomic():
-        _record(actor, "model.shred", model, model, reason)
+        _record(label, "model.shred", model, model, reason)
         proof = selectors.find_model_shred(model)
     assert proof is not None, "the broker writes it before it answers"
     return proof
@@ -100,11 +112,11 @@ def _check_ended(version: ModelVersion) -> None:
 
 
 def _record(
-    actor: Actor, action: str, subject: AIModel | ModelVersion, model: AIModel, reason: str
+    label: str, action: str, subject: AIModel | ModelVersion, model: AIModel, reason: str
 ) -> None:
     # The row is locked, so that of two who repeat it at once only one records it.
     type(subject).objects.select_for_update(no_key=True).get(pk=subject.pk)
     if AuditEvent.objects.filter(action=action, object_id=str(subject.pk)).exists():
         return
     payload = {"subject": str(subject), "reason": reason}
-    audit.record(actor.label, action, subject, account_id=model.account_id, payload=payload)
+    audit.record(label, action, subject, account_id=model.account_id, payload=payload)

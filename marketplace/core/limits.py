@@ -89,6 +89,22 @@ IMPERSONATION_PARTS_MAX = 200
 # Rows of one export of the audit log.
 AUDIT_EXPORT_ROWS_MAX = 100_000
 
+# Archives of one account in a day: each reads all that the account ever did.
+EXPORTS_PER_DAY_MAX = 3
+EXPORT_WINDOW = timedelta(days=1)
+# For so long an archive can be fetched; then it is deleted.
+EXPORT_LIFETIME = timedelta(days=7)
+# Of one file of an archive, before it is packed: 50 million predictions fit.
+EXPORT_FILE_BYTES_MAX = 16 * 1024**3
+# How often one step is begun before somebody has to look: workers die more rarely.
+EXPORT_ATTEMPTS_MAX = 8
+# Archives that the page shows.
+EXPORTS_SHOWN_MAX = 10
+# Between the wish to delete an account and its end: a holiday.
+DELETION_GRACE = timedelta(days=14)
+# How long the last mail to the owners is waited for, before their addresses are erased.
+DELETION_MAIL_WAIT = timedelta(hours=1)
+
 # A token that `strongroom login` made; a forgotten laptop is not a key for ever.
 LOGIN_TOKEN_LIFETIME = timedelta(days=90)
 # A person's devices; each also is a way in.

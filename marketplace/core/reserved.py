@@ -36,7 +36,10 @@ RESERVED_SLUGS = frozenset(
     }
 )
 
+# What accounts are called that were deleted.
+DELETED_PREFIX = "deleted-"
+
 
 def is_reserved(slug: str) -> bool:
     """Whether no account may have this slug."""
-    return slug in RESERVED_SLUGS
+    return slug in RESERVED_SLUGS or slug.startswith(DELETED_PREFIX)

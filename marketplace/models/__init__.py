@@ -1,10 +1,16 @@
 """Tables of the marketplace, by noun."""
 
 from marketplace.models.account import Account, Membership, User
+from marketplace.models.account_deletion import (
+    AccountDeletion,
+    AccountDeletionStep,
+    RetiredName,
+)
 from marketplace.models.announcement import Announcement
 from marketplace.models.audit import AuditEvent
 from marketplace.models.catalog import AIModel, Channel, ModelVersion, Review
 from marketplace.models.collection import Collection, CollectionEntry
+from marketplace.models.data_export import DataExport, DataExportStep
 from marketplace.models.entry import CatalogueEntry
 from marketplace.models.flag import FlagSetting
 from marketplace.models.impersonation import Impersonation
@@ -25,6 +31,8 @@ __all__ = [
     "AIModel",
     "APIKey",
     "Account",
+    "AccountDeletion",
+    "AccountDeletionStep",
     "Announcement",
     "AuditEvent",
     "Authenticator",
@@ -32,6 +40,8 @@ __all__ = [
     "Channel",
     "Collection",
     "CollectionEntry",
+    "DataExport",
+    "DataExportStep",
     "FlagSetting",
     "Impersonation",
     "Membership",
@@ -42,6 +52,7 @@ __all__ = [
     "Passkey",
     "RecoveryCode",
     "Report",
+    "RetiredName",
     "Review",
     "SecurityNotice",
     "Takedown",

@@ -86,6 +86,8 @@ class Account(Limited):
     suspended_at = models.DateTimeField(null=True, blank=True)
     # Its payments are in doubt: it spends nothing and buys nothing, its models serve others.
     frozen_at = models.DateTimeField(null=True, blank=True)
+    # When it is deleted, or was: until then its owners can change their mind.
+    closes_at = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
     members = models.ManyToManyField(User, through="Membership", related_name="accounts")
 

@@ -30,6 +30,8 @@ ROLES_BY_RIGHT: dict[str, frozenset[str]] = {
     "keys": frozenset({Role.OWNER, Role.ADMIN, Role.DEVELOPER}),
     "billing": frozenset({Role.OWNER, Role.ADMIN, Role.BILLING}),
     "members": frozenset({Role.OWNER, Role.ADMIN}),
+    # To end the account itself.
+    "account": frozenset({Role.OWNER}),
 }
 
 

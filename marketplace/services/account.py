@@ -34,6 +34,7 @@ from marketplace.errors import (
 from marketplace.models import Account, APIKey, Membership, Notification, User
 from marketplace.models.account import Skeleton
 from marketplace.selectors.access import Actor
+from marketplace.selectors.retired_name import is_retired
 from marketplace.services import audit, throttle
 from marketplace.services.admin import check_reason, require_admin
 from marketplace.services.limits import check_rates, describe_changes
@@ -92,7 +93,7 @@ def _make_account(user: User, slug: str, name: str, kind: Account.Kind) -> Accou
     slug = slug.strip()
     if is_reserved(slug) or skeleton(slug) in _RESERVED_LOOKS:
         raise NameReservedError(errors=[{"pointer": "/slug", "detail": "This name is reserved."}])
-    if Account.objects.filter(slug=slug).exists():
+    if Account.objects.filter(slug=slug).exists() or is_retired(slug):
         raise NameTakenError
     _refuse_look_alike(slug)
     account = Account(slug=slug, name=name.strip(), kind=kind)

@@ -18,6 +18,7 @@ from marketplace.core import limits
 from marketplace.core.errors import FieldError, InvalidInputError
 from marketplace.core.ids import new_id
 from marketplace.errors import (
+    AccountClosingError,
     ChannelMovedError,
     CountLimitError,
     VersionNotApprovedError,
@@ -78,16 +79,19 @@ def put_model(
     Raises:
         InvalidInputError: A field is not valid.
         CountLimitError: The account has as many models as it may have.
+        AccountClosingError: A new model of an account that is going to be deleted.
     """
     assert not set(fields) - MODEL_FIELDS, set(fields) - MODEL_FIELDS
     _check_forms(fields)
     check_rates(fields)
     with transaction.atomic():
         # Takes turns per account, so that two that create at once see each other.
-        Account.objects.select_for_update(no_key=True).get(pk=account.pk)
+        locked = Account.objects.select_for_update(no_key=True).get(pk=account.pk)
         model = AIModel.objects.filter(account=account, name=name).first()
         is_new = model is None
         if model is None:
+            if locked.closes_at is not None:
+                raise AccountClosingError
             count = account.models.count()
             if count >= limits.MODELS_PER_ACCOUNT_MAX:
                 raise CountLimitError(f"An account has at most {count} models.")

@@ -12,7 +12,7 @@ from django.utils import timezone
 from marketplace.core import keys, limits
 from marketplace.core.errors import ConflictError, ForbiddenError, InvalidInputError
 from marketplace.core.keys import Secret
-from marketplace.errors import CountLimitError
+from marketplace.errors import AccountClosingError, CountLimitError
 from marketplace.models import Account, APIKey
 from marketplace.selectors.access import Actor, require_verified
 from marketplace.selectors.key import list_live_keys
@@ -64,6 +64,7 @@ def issue_key(
         ForbiddenError: A token tries to make a token that may do more than itself.
         EmailNotVerifiedError: A live key or token, by a person whose address is not confirmed.
         CountLimitError: The account has as many live keys as it may have.
+        AccountClosingError: The account is going to be deleted.
     """
     chosen = _choose_scopes(mode, scopes)
     checked = check_key_limits(mode, key_limits or {})
@@ -91,7 +92,9 @@ def issue_key(
     check_row(api_key)
     with transaction.atomic():
         # Takes turns per account, so that two that make one at once stay within the limit.
-        Account.objects.select_for_update(no_key=True).get(pk=account.pk)
+        locked = Account.objects.select_for_update(no_key=True).get(pk=account.pk)
+        if locked.closes_at is not None:
+            raise AccountClosingError
         if list_live_keys(account).count() >= limits.KEYS_PER_ACCOUNT_MAX:
             raise CountLimitError(
                 f"An account has at most {limits.KEYS_PER_ACCOUNT_MAX} live keys. Revoke one first."

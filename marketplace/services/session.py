@@ -121,6 +121,13 @@ def end_sessions(*, user: User, but: str | None = None) -> int:
     return len(keys)
 
 
+def drop_sessions(*, user: User) -> int:
+    """End all sessions of a person whom the platform takes out; the caller records it."""
+    keys = list(user.sessions.values_list("session_key", flat=True))
+    Session.objects.filter(session_key__in=keys).delete()
+    return user.sessions.all().delete()[0]
+
+
 def follow_session(*, user: User, before: str | None, after: str | None) -> None:
     """The session goes on under another key."""
     if before and after and before != after:

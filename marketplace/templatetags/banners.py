@@ -8,7 +8,7 @@ from uuid import UUID
 from django import template
 from django.http import HttpRequest
 
-from marketplace.context import actor_of
+from marketplace.context import actor_of, current_account
 from marketplace.core import limits
 from marketplace.see_as import find_impersonation
 from marketplace.selectors.announcement import list_shown
@@ -35,7 +35,9 @@ def banners(context: template.Context) -> dict[str, Any]:
     request = context.get("request")
     if request is None or not hasattr(request, "user"):
         return {}
+    account = current_account(request)
     return {
+        "closing": account if account is not None and account.closes_at else None,
         "impersonation": find_impersonation(request),
         "announcements": list_shown(actor_of(request), dismissed=read_dismissed(request)),
         "csrf_token": context.get("csrf_token"),

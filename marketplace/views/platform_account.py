@@ -19,6 +19,7 @@ from marketplace.forms.platform import SUSPENSIONS, DeedForm, SearchForm
 from marketplace.models import Account, APIKey, Impersonation, User
 from marketplace.selectors import platform as selectors
 from marketplace.selectors.account import list_events, list_members
+from marketplace.selectors.account_deletion import find_open
 from marketplace.selectors.catalog import list_models
 from marketplace.selectors.impersonation import may_be_seen_as
 from marketplace.services import account as accounts_service
@@ -60,6 +61,7 @@ def account(request: HttpRequest, slug: str) -> HttpResponse:
         "model_count": found.models.count(),
         "key_count": APIKey.objects.filter(account=found, revoked_at=None).count(),
         "events": list(list_events(found)[:EVENTS_SHOWN]),
+        "deletion": find_open(found) if found.closes_at else None,
     }
     return render(request, "marketplace/platform/account.html", context)
 

@@ -419,6 +419,9 @@ HARMS = {
     " 'postpaid-returned:x', kind = 'adjustment' WHERE kind = 'credit'",
     "credits-are-approved (transfer)": "UPDATE billing_transfer SET kind = 'promo'"
     " WHERE kind = 'credit'",
+    # Taken for a deletion that nobody asked for.
+    "given-up-credit-was-deleted": "UPDATE billing_transfer SET idempotency_key ="
+    " 'deletion:' || id WHERE idempotency_key = 'topup:pi_test'",
     # More than it cost, not recorded, recorded as something else, or not moved.
     "reversals-fit": "UPDATE billing_usagereversal SET gross_nanos = gross_nanos + 1",
     "reversals-fit (cost)": "UPDATE billing_usageevent SET gross_nanos = 5, creator_nanos = 4",

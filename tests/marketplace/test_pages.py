@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 
 import pytest
 from django.test import Client
 from django.urls import URLPattern, get_resolver, reverse
+from django.utils import timezone
 
 from marketplace.core import limits
 from marketplace.models import (
     Account,
+    AccountDeletion,
     AIModel,
     APIKey,
     AuditEvent,
     Channel,
+    DataExport,
     Membership,
     ModelVersion,
 )
 from marketplace.selectors import access
 from marketplace.selectors import key as key_selectors
+from marketplace.services import data_export, export_file
 from tests.factories import (
     PASSWORD,
     AIModelFactory,
@@ -41,6 +46,13 @@ OWNED = [
     ("/notifications/mark?account=acme", "POST", "read"),
     ("/notifications/preferences?account=acme", "GET", "read"),
     ("/notifications/preferences?account=acme", "POST", "read"),
+    ("/accounts/acme/data", "GET", "read"),
+    ("/accounts/acme/data", "POST", "members"),
+    ("/accounts/acme/data/{export}/download", "POST", "members"),
+    ("/panels/accounts/acme/data", "GET", "members"),
+    ("/accounts/acme/delete", "GET", "account"),
+    ("/accounts/acme/delete", "POST", "account"),
+    ("/accounts/acme/delete/cancel", "POST", "account"),
     ("/console?account=acme", "GET", "read"),
     ("/console/keys?account=acme", "GET", "keys"),
     ("/console/keys/new?account=acme", "GET", "keys"),
@@ -77,7 +89,7 @@ OPEN = {
     *("email-change", "email-resend", "email-confirm", "security", "recovery-codes"),
     *("authenticator-new", "authenticator", "authenticator-remove"),
     *("passkey-add", "passkey-options", "passkey-rename", "passkey-remove"),
-    *("sessions-end", "session-end"),
+    *("sessions-end", "session-end", "person-delete"),
     *(
         "compare",
         "industries",
@@ -105,6 +117,8 @@ FORM = {
     "channel": "prod",
     "version": "1",
     "to": "read",
+    "confirm": "acme",
+    "credit": "refund",
 }
 
 
@@ -115,7 +129,20 @@ def shop(account, owner) -> dict[str, object]:
     return {
         "key": APIKeyFactory(account=account, created_by=owner).pk,
         "member": account.memberships.get(user=owner).pk,
+        "export": make_export(account).pk,
     }
+
+
+def make_export(account: Account) -> DataExport:
+    """A small archive that can be downloaded."""
+    export = DataExport(account=account, state=DataExport.State.READY)
+    export.sealed_key = export_file.seal_key(export.pk)
+    key = export_file.open_key(export.pk, export.sealed_key)
+    stored = export_file.store(export.pk, key, data_export.ARCHIVE, [b"zip"])
+    export.storage_name, export.size_bytes = stored.name, stored.size_bytes
+    export.expires_at = timezone.now() + timedelta(days=1)
+    export.save()
+    return export
 
 
 def state() -> tuple[object, ...]:
@@ -127,6 +154,8 @@ def state() -> tuple[object, ...]:
         list(APIKey.objects.values_list("name", "revoked_at").order_by("name")),
         list(Membership.objects.values_list("user__email", "role").order_by("pk")),
         AuditEvent.objects.count(),
+        list(DataExport.objects.values_list("state", flat=True)),
+        list(AccountDeletion.objects.values_list("state", flat=True)),
     )
 
 

@@ -81,6 +81,7 @@ def places(account: Account, owner: User, platform_admin: User) -> dict[str, str
         "platform-account": "/platform/accounts/acme",
         "account-suspend": "/platform/accounts/acme/suspend",
         "account-restore": "/platform/accounts/acme/restore",
+        "deletion-stop": "/platform/accounts/acme/keep",
         "person-block": f"/platform/people/{owner.pk}/block",
         "see-as": f"/platform/people/{owner.pk}/see-as",
         "see-as-stop": "/platform/see-as/stop",

@@ -1,0 +1,118 @@
+"""What is kept of an account's runs and keys, for the archive of its data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from inference.models import (
+    AlertChannel,
+    AlertRule,
+    Deployment,
+    Prediction,
+    SharedRun,
+    SigningKey,
+)
+from marketplace.core.ids import to_public
+from marketplace.models import Account
+from marketplace.services.exporter import Exporter, Row
+
+# Rows that are fetched at once; a prediction may carry what went in and came out.
+FETCH = 500
+
+
+def read_predictions(account: Account) -> Iterator[Row]:
+    """Its predictions, oldest first; contents only where they are still kept."""
+    columns = (
+        *("id", "version__model__account__slug", "version__model__name", "version__number"),
+        *("state", "source", "protocol", "rows", "cost_nanos", "predict_time_us", "error"),
+        *("created_at", "completed_at", "api_key_id", "input", "output"),
+    )
+    predictions = Prediction.objects.filter(account_id=account.pk).order_by("id")
+    for row in predictions.values_list(*columns).iterator(FETCH):
+        yield (to_public(row[0]), f"{row[1]}/{row[2]}:{row[3]}", *row[4:])
+
+
+def read_shared_runs(account: Account) -> Iterator[Row]:
+    """Runs that it shares by a link; the link itself opens them and stays here."""
+    columns = (
+        *("prediction_id", "version__model__account__slug", "version__model__name"),
+        *("version__number", "created_at", "expires_at", "input", "output"),
+    )
+    runs = SharedRun.objects.filter(account=account).order_by("created_at", "id")
+    for row in runs.values_list(*columns).iterator(FETCH):
+        yield (to_public(row[0]), f"{row[1]}/{row[2]}:{row[3]}", *row[4:])
+
+
+def read_signing_keys(account: Account) -> Iterator[Row]:
+    """Public keys that sign its models."""
+    columns = (
+        *("fingerprint", "public_key", "registered_by", "created_at", "confirmed_at"),
+        *("trusted_at", "revoked_at"),
+    )
+    keys = SigningKey.objects.filter(account=account).order_by("created_at", "id")
+    yield from keys.values_list(*columns).iterator(FETCH)
+
+
+def read_deployments(account: Account) -> Iterator[Row]:
+    """When its versions were served, and how often at once."""
+    columns = (
+        *("version__model__name", "version__number", "replica_count", "created_at"),
+        "stopped_at",
+    )
+    deployments = Deployment.objects.filter(version__model__account=account)
+    yield from deployments.order_by("created_at", "id").values_list(*columns).iterator(FETCH)
+
+
+def read_alerts(account: Account) -> Iterator[Row]:
+    """Rules and channels of alerts; the address of a webhook is a secret and stays here."""
+    rules = AlertRule.objects.filter(model__account=account).order_by("model__name", "id")
+    columns = ("model__name", "kind", "threshold", "window_s", "created_at")
+    for name, kind, threshold, window_s, created_at in rules.values_list(*columns).iterator(FETCH):
+        yield ("rule", name, kind, threshold, window_s, "", created_at)
+    channels = AlertChannel.objects.filter(model__account=account).order_by("model__name", "id")
+    for channel in channels.select_related("model").iterator(FETCH):
+        is_mail = channel.kind == AlertChannel.Kind.MAIL
+        target = channel.target if is_mail else ""
+        yield ("channel", channel.model.name, channel.kind, "", "", target, channel.created_at)
+
+
+EXPORTERS = (
+    Exporter(
+        "predictions",
+        "Predictions you ran; what went in and came out only while it is kept for a retry.",
+        (
+            *("id", "version", "state", "source", "protocol", "rows", "cost_nanos"),
+            *("predict_time_us", "error", "created_at", "completed_at", "api_key", "input"),
+            "output",
+        ),
+        read_predictions,
+    ),
+    Exporter(
+        "shared-runs",
+        "Runs that you share by a link.",
+        ("prediction", "version", "created_at", "expires_at", "input", "output"),
+        read_shared_runs,
+        is_json=True,
+    ),
+    Exporter(
+        "signing-keys",
+        "Public halves of the keys that sign your models.",
+        (
+            *("fingerprint", "public_key", "registered_by", "created_at", "confirmed_at"),
+            *("trusted_at", "revoked_at"),
+        ),
+        read_signing_keys,
+    ),
+    Exporter(
+        "deployments",
+        "When your versions were served.",
+        ("model", "version", "replicas", "created_at", "stopped_at"),
+        read_deployments,
+    ),
+    Exporter(
+        "alerts",
+        "Rules and channels of alerts about your models.",
+        ("what", "model", "kind", "threshold", "window_s", "address", "created_at"),
+        read_alerts,
+    ),
+)

@@ -10,6 +10,9 @@ class MarketplaceConfig(AppConfig):
         import marketplace.celery
         import marketplace.checks
         import marketplace.tasks  # noqa: F401
+        from marketplace.models import Part
         from marketplace.services.session import connect
+        from marketplace.services.status import probe_site, register_probe
 
         connect()
+        register_probe(Part.SITE, probe_site)

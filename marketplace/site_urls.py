@@ -17,6 +17,7 @@ from marketplace.views import (
     creator,
     explore,
     flag,
+    incident,
     key,
     meta,
     overview,
@@ -26,6 +27,7 @@ from marketplace.views import (
     second_factor,
     security,
     site,
+    status,
 )
 
 app_name = "marketplace"
@@ -44,6 +46,10 @@ urlpatterns = [
     path("sitemap.xml", meta.sitemap, name="sitemap"),
     path("robots.txt", meta.robots, name="robots"),
     path("llms.txt", meta.llms, name="llms"),
+    path("status", status.status, name="status"),
+    path("status.json", status.status_json, name="status-json"),
+    path("status/feed.xml", status.feed, name="status-feed"),
+    path("status/incidents/<uuid:incident_id>", status.incident, name="incident"),
     path("home", account.home, name="home"),
     path("sign-up", auth.sign_up, name="sign-up"),
     path("login", auth.log_in, name="login"),
@@ -172,6 +178,8 @@ urlpatterns = [
         announcement.announcement_end,
         name="announcement-end",
     ),
+    path("platform/incidents", incident.incidents, name="incidents"),
+    path("platform/incidents/<uuid:incident_id>", incident.incident, name="platform-incident"),
     path("platform/audit", audit.events, name="audit"),
     path("platform/audit/export", audit.events_export, name="audit-export"),
     path("platform/audit/check", audit.check, name="audit-check"),

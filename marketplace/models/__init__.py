@@ -8,6 +8,7 @@ from marketplace.models.collection import Collection, CollectionEntry
 from marketplace.models.entry import CatalogueEntry
 from marketplace.models.flag import FlagSetting
 from marketplace.models.impersonation import Impersonation
+from marketplace.models.incident import Incident, IncidentUpdate
 from marketplace.models.key import APIKey
 from marketplace.models.notice import Notice
 from marketplace.models.report import Report, Takedown
@@ -18,6 +19,7 @@ from marketplace.models.security import (
     SecurityNotice,
     UserSession,
 )
+from marketplace.models.status import Part, StatusDay
 from marketplace.models.vital import Vital
 
 __all__ = [
@@ -33,14 +35,18 @@ __all__ = [
     "CollectionEntry",
     "FlagSetting",
     "Impersonation",
+    "Incident",
+    "IncidentUpdate",
     "Membership",
     "ModelVersion",
     "Notice",
+    "Part",
     "Passkey",
     "RecoveryCode",
     "Report",
     "Review",
     "SecurityNotice",
+    "StatusDay",
     "Takedown",
     "User",
     "UserSession",

@@ -1,4 +1,4 @@
-"""What stands on top of every page: announcements, and whom an admin sees the site as."""
+"""What stands on top of every page: incidents, announcements, whom an admin sees the site as."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from marketplace.context import actor_of
 from marketplace.core import limits
 from marketplace.see_as import find_impersonation
 from marketplace.selectors.announcement import list_shown
+from marketplace.selectors.incident import list_on_banner
 
 register = template.Library()
 
@@ -37,6 +38,7 @@ def banners(context: template.Context) -> dict[str, Any]:
         return {}
     return {
         "impersonation": find_impersonation(request),
+        "incidents": list_on_banner(),
         "announcements": list_shown(actor_of(request), dismissed=read_dismissed(request)),
         "csrf_token": context.get("csrf_token"),
         "request": request,

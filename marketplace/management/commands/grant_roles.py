@@ -75,6 +75,8 @@ APP_REVOKED = {
     "marketplace_review": "UPDATE, DELETE",
     "marketplace_report": "DELETE",
     "marketplace_takedown": "DELETE",
+    "marketplace_incident": "DELETE",
+    "marketplace_incidentupdate": "UPDATE, DELETE",
     "billing_price": "DELETE",
     "billing_royalty": "DELETE",
     **dict.fromkeys(PAYMENT_TABLES, "DELETE"),

@@ -65,6 +65,8 @@ OPEN = {
     *("profile", "switch-account", "account-new", "withdraw-choice", "owner", "model"),
     # What everybody may say and put away; see test_report.py and test_announcement.py.
     *("report", "dismiss"),
+    # What everybody reads of the platform; see test_status.py and test_incident.py.
+    *("status", "status-json", "status-feed", "incident"),
     # About the person itself; another's passkey or session is tried in test_session.py.
     *("second-factor", "passkey-login", "passkey-login-options", "confirm", "confirm-options"),
     *("email-change", "email-resend", "email-confirm", "security", "recovery-codes"),

@@ -37,8 +37,14 @@ class PreviewedForm(forms.Form):
 
     def show(self) -> None:
         """Have the next answer say that this was shown."""
-        self.data = self.data.copy()
-        self.data["looked_at"] = self.digest()
+        self._answer(looked_at=self.digest())
+
+    def _answer(self, **answers: str) -> None:
+        assert isinstance(self.data, QueryDict)
+        data = self.data.copy()
+        for name, answer in answers.items():
+            data[name] = answer
+        self.data = data
 
 
 class IncidentForm(PreviewedForm):
@@ -117,6 +123,4 @@ class UpdateForm(PreviewedForm):
 
     def show_anew(self, *, seen: int) -> None:
         """Have the next answer say what was read by then, and look at it once more."""
-        self.data = self.data.copy()
-        self.data["seen"] = str(seen)
-        self.data["looked_at"] = ""
+        self._answer(seen=str(seen), looked_at="")

@@ -90,8 +90,14 @@ def open_incident(
         row.save(force_insert=True)
         row.named_models.set(named)
         update.save(force_insert=True)
-        told = {"title": row.title, "impact": impact, "state": state, "text": update.text}
-        told |= {"parts": row.parts, "models": [str(model) for model in named]}
+        told = {
+            "title": row.title,
+            "impact": impact,
+            "state": state,
+            "text": update.text,
+            "parts": row.parts,
+            "models": [str(model) for model in named],
+        }
         audit.record(actor.label, "incident.open", row, payload=told)
         transaction.on_commit(forget_incidents)
     return row

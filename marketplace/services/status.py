@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import cache as kept
+from typing import Any
 
 import httpx
 from django.conf import settings
@@ -64,7 +65,12 @@ def sample_status() -> dict[Part, StatusDay.State]:
     with connection.cursor() as cursor:
         for part, state in found.items():
             counts = dict.fromkeys(State.values, 0) | {COLUMNS[state]: 1}
-            row = {"part": part.value, "day": minute.date(), "at": minute, "state": state.value}
+            row: dict[str, Any] = {
+                "part": part.value,
+                "day": minute.date(),
+                "at": minute,
+                "state": state.value,
+            }
             cursor.execute(_COUNT, row | counts)
     _forget()
     return found

@@ -80,8 +80,8 @@ def test_usage_asks_a_fixed_number_of_questions(
     fund(NANOS_PER_DOLLAR)
     settle(*[shop.item(hold(shop)) for _ in range(rows)])
 
-    # One of them for announcements, which are kept for seconds outside of tests.
-    with django_assert_max_num_queries(12):
+    # Two of them for announcements and incidents, kept for seconds outside of tests.
+    with django_assert_max_num_queries(13):
         consumer_client.get("/console/usage?account=consumer")
 
 

@@ -6,11 +6,15 @@ class BillingConfig(AppConfig):
     verbose_name = "Billing"
 
     def ready(self) -> None:
-        """Say what is kept of an account's money, and what its end means for it."""
+        """Tell the marketplace what is kept of an account's money, and how billing is."""
         from billing.services.closing import CLOSER
         from billing.services.own_data import EXPORTERS
+        from billing.services.status import probe_billing
+        from marketplace.models import Part
         from marketplace.services.closing import register_closer
         from marketplace.services.exporter import register_exporters
+        from marketplace.services.status import register_probe
 
         register_exporters(*EXPORTERS)
         register_closer(CLOSER)
+        register_probe(Part.BILLING, probe_billing)

@@ -18,6 +18,7 @@ from inference.views import (
     run,
     signing_key,
     slo,
+    status,
 )
 
 app_name = "inference"
@@ -126,4 +127,6 @@ urlpatterns = [
     path("platform/panels/serving", platform.platform_panel, name="platform-panel"),
     path("platform/panels/reviews/<uuid:version_id>", platform.review_panel, name="review-panel"),
     path("predictions/<str:public_id>", prediction.prediction, name="prediction"),
+    # After all others: it takes any owner and name.
+    path("<slug:owner>/<str:name>/status", status.model_status, name="model-status"),
 ]

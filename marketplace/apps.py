@@ -10,12 +10,15 @@ class MarketplaceConfig(AppConfig):
         import marketplace.celery
         import marketplace.checks
         import marketplace.tasks  # noqa: F401
+        from marketplace.models import Part
         from marketplace.services.closing import register_closer
         from marketplace.services.exporter import register_exporters
         from marketplace.services.own_closing import CLOSER
         from marketplace.services.own_data import EXPORTERS
         from marketplace.services.session import connect
+        from marketplace.services.status import probe_site, register_probe
 
         connect()
         register_exporters(*EXPORTERS)
         register_closer(CLOSER)
+        register_probe(Part.SITE, probe_site)

@@ -27,6 +27,7 @@ def _keep_logging(**_: Any) -> None:
 
 _SCHEDULE: dict[str, dict[str, Any]] = {
     "note-worker": {"task": "marketplace.note_worker", "schedule": 30.0},
+    "sample-status": {"task": "marketplace.sample_status", "schedule": 60.0},
     "mail-notices": {"task": "marketplace.mail_notices", "schedule": 15.0},
     "check-audit-log": {"task": "marketplace.check_audit_log", "schedule": 3600.0},
     "mail-security-notices": {"task": "marketplace.mail_security_notices", "schedule": 15.0},

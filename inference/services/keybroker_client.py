@@ -23,6 +23,8 @@ from inference.errors import KeyBrokerUnavailableError, RefusedError
 TIMEOUT = httpx.Timeout(10.0, connect=2.0)
 # Each key pair that survives is sealed anew; whoever gives up can repeat the request.
 SHRED_TIMEOUT = httpx.Timeout(60.0, connect=2.0)
+# One statement, on the way to a page that wants to know.
+PROBE_TIMEOUT = httpx.Timeout(3.0)
 RETRY_AFTER_S = 5
 
 _KEY_MEMBERS = frozenset({"kid", "suite", "public_key", "signature", "expires_at"})
@@ -135,6 +137,15 @@ def shred(
     }
     answer = _call("POST", "/v1/shred", body, frozenset({"shreds"}), timeout=SHRED_TIMEOUT)
     return list(answer["shreds"])
+
+
+def is_answering() -> bool:
+    """Whether the key broker is there, and its database with it."""
+    try:
+        response = _client().get(f"{settings.KEYBROKER_URL}/health", timeout=PROBE_TIMEOUT)
+    except httpx.HTTPError:
+        return False
+    return response.status_code == httpx.codes.OK
 
 
 @cache

@@ -12,6 +12,7 @@ from inference.core.curve import draw_curve
 from inference.selectors import evidence
 from inference.selectors.deployment import has_ready_replica
 from inference.selectors.progress import read_curve, read_measured_at
+from inference.selectors.status import list_uptime
 from inference.views.panel import render_panel
 from marketplace.context import actor_of
 from marketplace.models import ModelVersion
@@ -24,6 +25,7 @@ def evidence_panel(request: HttpRequest, owner: str, name: str) -> HttpResponse:
     model = access_model(actor_of(request), owner, name)
     version = evidence.find_prod_version(model)
     context: dict[str, Any] = {"model": model, "version": version}
+    context["uptime"] = list_uptime(model)
     if version is not None:
         context |= _describe(version) | {"is_served": has_ready_replica(version)}
     return render_panel(request, "evidence", context, title=f"Evidence of {model}")

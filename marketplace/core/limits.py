@@ -131,3 +131,19 @@ BELL_COUNT_MAX = 99
 NOTIFICATION_MEMORY = timedelta(days=90)
 # Notices that were mailed, for questions about them.
 NOTICE_MEMORY = timedelta(days=30)
+
+# A headline; what is to be said besides stands in the updates.
+INCIDENT_TITLE_LENGTH_MAX = 120
+INCIDENT_TEXT_LENGTH_MAX = 2_000
+# Models that one incident names: more of them are a part of the platform.
+INCIDENT_MODELS_MAX = 50
+# One every ten minutes for a day and a half; longer trouble has a second incident.
+INCIDENT_UPDATES_MAX = 200
+# A window of work. What takes longer is done in several.
+MAINTENANCE_LENGTH_MAX = timedelta(days=2)
+# How far ahead work is told of.
+MAINTENANCE_AHEAD_MAX = timedelta(days=90)
+# Incidents at a time that pages and feeds show as open; more are read by nobody.
+INCIDENTS_OPEN_SHOWN_MAX = 20
+# Of the past, on one page and in a feed.
+INCIDENTS_PAST_SHOWN_MAX = 20

@@ -9,7 +9,7 @@ import marketplace.core.ids
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("marketplace", "0009_platform"),
+        ("marketplace", "0011_notifications"),
     ]
 
     operations = [

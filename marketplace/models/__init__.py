@@ -14,6 +14,7 @@ from marketplace.models.data_export import DataExport, DataExportStep
 from marketplace.models.entry import CatalogueEntry
 from marketplace.models.flag import FlagSetting
 from marketplace.models.impersonation import Impersonation
+from marketplace.models.incident import Incident, IncidentUpdate
 from marketplace.models.key import APIKey
 from marketplace.models.notice import Notice
 from marketplace.models.notification import Notification, NotificationPreference
@@ -25,6 +26,7 @@ from marketplace.models.security import (
     SecurityNotice,
     UserSession,
 )
+from marketplace.models.status import Part, StatusDay
 from marketplace.models.vital import Vital
 
 __all__ = [
@@ -44,17 +46,21 @@ __all__ = [
     "DataExportStep",
     "FlagSetting",
     "Impersonation",
+    "Incident",
+    "IncidentUpdate",
     "Membership",
     "ModelVersion",
     "Notice",
     "Notification",
     "NotificationPreference",
+    "Part",
     "Passkey",
     "RecoveryCode",
     "Report",
     "RetiredName",
     "Review",
     "SecurityNotice",
+    "StatusDay",
     "Takedown",
     "User",
     "UserSession",

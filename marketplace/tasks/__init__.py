@@ -9,6 +9,7 @@ from marketplace.tasks.embedding import embed_listings
 from marketplace.tasks.notice import mail_notices
 from marketplace.tasks.notification import forget_notifications, tell_announcements
 from marketplace.tasks.security import forget_sessions, mail_security_notices
+from marketplace.tasks.status import sample_status
 from marketplace.tasks.vital import check_audit_log, note_worker
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "mail_notices",
     "mail_security_notices",
     "note_worker",
+    "sample_status",
     "sweep_account_deletions",
     "sweep_data_exports",
     "tell_announcements",

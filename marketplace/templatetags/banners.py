@@ -1,4 +1,4 @@
-"""What stands on top of every page: announcements, and whom an admin sees the site as."""
+"""What stands on top of every page: incidents, announcements, whom an admin sees the site as."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from marketplace.context import actor_of, current_account
 from marketplace.core import limits
 from marketplace.see_as import find_impersonation
 from marketplace.selectors.announcement import list_shown
+from marketplace.selectors.incident import list_on_banner
 
 register = template.Library()
 
@@ -39,6 +40,7 @@ def banners(context: template.Context) -> dict[str, Any]:
     return {
         "closing": account if account is not None and account.closes_at else None,
         "impersonation": find_impersonation(request),
+        "incidents": list_on_banner(),
         "announcements": list_shown(actor_of(request), dismissed=read_dismissed(request)),
         "csrf_token": context.get("csrf_token"),
         "request": request,

@@ -28,7 +28,7 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from marketplace.core import chart
+from marketplace.core import chart, uptime
 from marketplace.core.money import format_cents, format_nanos
 from marketplace.toast import Undo, read_undo
 
@@ -473,6 +473,23 @@ def barchart(
         "first": bars[0]["label"] if bars else "",
         "last": bars[-1]["label"] if bars else "",
         "summary": f"{len(bars)} bars, {total} {unit}".rstrip() + " in all.",
+    }
+
+
+@register.inclusion_tag("components/dayrow.html")
+def dayrow(days: Sequence[uptime.Day], label: str, *, unit: str = "") -> dict[str, Any]:
+    """A row of days, each a cell whose height and colour say how it went; numbers below.
+
+    With a `unit` the table says how many of them were measured. Needs `css/status.css`.
+    """
+    return {
+        "cells": uptime.lay_cells(days),
+        "label": label,
+        "unit": unit,
+        "width": max(len(days) * uptime.CELL_WIDTH - uptime.CELL_GAP, 1),
+        "height": uptime.ROW_HEIGHT,
+        "share": uptime.format_share(uptime.add_up(days)),
+        "summary": uptime.describe_days(days),
     }
 
 

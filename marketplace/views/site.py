@@ -30,6 +30,7 @@ OPEN_PAGES = (
     ("marketplace:catalogue", "Catalogue", "models explore home", "globe"),
     ("inference:sealing", "How models are sealed", "security encryption", "lock"),
     ("marketplace:docs", "Documentation", "docs guides help api reference", "book-open"),
+    ("marketplace:status", "Status", "uptime incidents maintenance outage", "activity"),
 )
 VISITOR_PAGES = (
     ("marketplace:login", "Sign in", "log in", "key"),
@@ -69,6 +70,7 @@ PLATFORM_PAGES = (
     ("marketplace:platform", "Platform", "admin overview", "layout-dashboard"),
     ("marketplace:reviews", "Reviews", "admin approve refuse versions", "shield-check"),
     ("marketplace:accounts", "Accounts", "admin suspend people", "users"),
+    ("marketplace:incidents", "Incidents", "admin status maintenance outage", "alert"),
     ("inference:fleet", "Fleet", "admin nodes replicas", "activity"),
     ("billing:reconciliation", "Reconciliation", "admin stripe money", "wallet"),
     ("marketplace:audit", "Audit log", "admin search history", "receipt"),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Any
 
 from django.core.paginator import Paginator
 from django.utils import timezone
 
+from marketplace.core.uptime import Day, fill_days
 from marketplace.forms.styleguide import SampleForm
 from marketplace.models import Account, User
 from marketplace.toast import Undo
@@ -45,6 +46,7 @@ def sample_context() -> dict[str, Any]:
         "markers": [{"time": times[80], "label": "version 4 to prod"}],
         "no_series": [{"label": "Answered", "values": [None] * MINUTES}],
         "spark": calls[::6],
+        "days": _sample_days(),
         "bars": [(f"{day} Nov", 100 + day * 13 % 70) for day in range(1, 15)],
         "steps": [
             {"title": "Verify", "state": "done", "text": "Signature and digests are right."},
@@ -84,3 +86,15 @@ SECTIONS = (
     ("code", "Code"),
     ("empty", "Empty, loading, progress"),
 )
+
+
+def _sample_days() -> list[Day]:
+    """A day of each kind, and good ones around them."""
+    last = date(2026, 1, 30)
+    whole = {back: Day(last - timedelta(days=back), good=1_440) for back in range(24)}
+    odd = {
+        3: Day(last - timedelta(days=3), good=1_434, bad=6),
+        9: Day(last - timedelta(days=9), good=1_200, degraded=40, bad=200),
+        15: Day(last - timedelta(days=15), good=5, least=20),
+    }
+    return fill_days({day.day: day for day in (whole | odd).values()}, last, 30)

@@ -80,9 +80,9 @@ def test_usage_asks_a_fixed_number_of_questions(
     fund(NANOS_PER_DOLLAR)
     settle(*[shop.item(hold(shop)) for _ in range(rows)])
 
-    # One of them for announcements, which are kept for seconds outside of tests.
-    # One of them is the bell's.
-    with django_assert_max_num_queries(13):
+    # Two of them for announcements and incidents, kept for seconds outside of tests; one is the
+    # bell's.
+    with django_assert_max_num_queries(14):
         consumer_client.get("/console/usage?account=consumer")
 
 

@@ -84,6 +84,8 @@ OPEN = {
     "bell",
     # What everybody may say and put away; see test_report.py and test_announcement.py.
     *("report", "dismiss"),
+    # What everybody reads of the platform; see test_status.py and test_incident.py.
+    *("status", "status-json", "status-feed", "incident"),
     # About the person itself; another's passkey or session is tried in test_session.py.
     *("second-factor", "passkey-login", "passkey-login-options", "confirm", "confirm-options"),
     *("email-change", "email-resend", "email-confirm", "security", "recovery-codes"),
@@ -493,8 +495,8 @@ def test_lists_ask_as_often_for_many_as_for_one(
     counts = {}
     for page in pages:
         owner_client.get(page)
-        # One of them is the bell's.
-        with django_assert_max_num_queries(15) as asked:
+        # One of them is the bell's, one is for incidents.
+        with django_assert_max_num_queries(16) as asked:
             assert owner_client.get(page).status_code == 200
         counts[page] = len(asked.captured_queries)
     fill(range(1, 8))

@@ -26,6 +26,8 @@ from marketplace.models import (
     APIKey,
     AuditEvent,
     FlagSetting,
+    Incident,
+    IncidentUpdate,
     ModelVersion,
     Report,
     Review,
@@ -72,6 +74,9 @@ def places(account: Account, owner: User, platform_admin: User) -> dict[str, str
         ends_at=now + timedelta(hours=1),
         created_by=platform_admin,
     )
+    incident = Incident.objects.create(
+        title="Trouble", impact="minor", state="monitoring", created_at=now, updated_at=now
+    )
     return {
         "platform": "/platform",
         "waiting-panel": "/platform/panels/waiting",
@@ -94,6 +99,8 @@ def places(account: Account, owner: User, platform_admin: User) -> dict[str, str
         "flag": "/platform/flags/sign-up",
         "announcements": "/platform/announcements",
         "announcement-end": f"/platform/announcements/{announcement.pk}/end",
+        "incidents": "/platform/incidents",
+        "platform-incident": f"/platform/incidents/{incident.pk}",
         "audit": "/platform/audit",
         "audit-export": "/platform/audit/export",
         "audit-check": "/platform/audit/check",
@@ -113,6 +120,8 @@ def state() -> tuple[object, ...]:
         list(Report.objects.values_list("state", flat=True)),
         list(Announcement.objects.values_list("ends_at", flat=True)),
         FlagSetting.objects.count(),
+        Incident.objects.count(),
+        IncidentUpdate.objects.count(),
         AuditEvent.objects.count(),
     )
 

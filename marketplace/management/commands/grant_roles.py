@@ -77,6 +77,8 @@ APP_REVOKED = {
     "marketplace_takedown": "DELETE",
     "marketplace_accountdeletion": "DELETE",
     "marketplace_retiredname": "UPDATE, DELETE",
+    "marketplace_incident": "DELETE",
+    "marketplace_incidentupdate": "UPDATE, DELETE",
     "billing_price": "DELETE",
     "billing_royalty": "DELETE",
     **dict.fromkeys(PAYMENT_TABLES, "DELETE"),

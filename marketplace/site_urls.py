@@ -11,6 +11,7 @@ from marketplace.views import (
     announcement,
     audit,
     auth,
+    card,
     catalog,
     confirm,
     console,
@@ -124,6 +125,22 @@ urlpatterns = [
     path("dashboard/models/new", creator.model_new, name="model-new"),
     path("dashboard/models/<slug:owner>/<str:name>", creator.versions, name="model-versions"),
     path("dashboard/models/<slug:owner>/<str:name>/edit", creator.model_edit, name="model-edit"),
+    path("dashboard/models/<slug:owner>/<str:name>/card", card.card_edit, name="card-edit"),
+    path(
+        "dashboard/models/<slug:owner>/<str:name>/card/history",
+        card.card_history,
+        name="card-history",
+    ),
+    path(
+        "dashboard/models/<slug:owner>/<str:name>/card/history/<int:number>",
+        card.card_revision,
+        name="card-revision",
+    ),
+    path(
+        "dashboard/models/<slug:owner>/<str:name>/card/history/<int:number>/restore",
+        card.card_restore,
+        name="card-restore",
+    ),
     path("dashboard/models/<slug:owner>/<str:name>/publish", creator.publish, name="publish"),
     path(
         "dashboard/models/<slug:owner>/<str:name>/withdraw",

@@ -47,11 +47,11 @@ FACT_LABELS = {
     "pipeline_tag": "Task",
 }
 
-_FRONT_MATTER = re.compile(r"\A---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
+FRONT_MATTER = re.compile(r"\A---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 
 # CommonMark with tables. Its parser works in linear time and limits nesting itself; others
 # take minutes for a card of brackets.
-_MARKDOWN = MarkdownIt("commonmark", {"maxNesting": 20}).enable(["table", "strikethrough"])
+MARKDOWN = MarkdownIt("commonmark", {"maxNesting": 20}).enable(["table", "strikethrough"])
 # Classes of pygments, which static/css/model.css colours; nothing else keeps its class.
 _TOKEN_CLASSES = {
     *("c", "c1", "ch", "cm", "gp", "k", "kc", "kd", "kn", "kt", "l", "m", "mf", "mi", "n", "na"),
@@ -59,7 +59,7 @@ _TOKEN_CLASSES = {
     *("sd", "se", "si", "w"),
 }
 
-_TAGS = {
+TAGS = {
     *("a", "abbr", "b", "blockquote", "br", "code", "dd", "del", "details", "div", "dl", "dt"),
     *("em", "h2", "h3", "h4", "h5", "h6", "hr", "i", "kbd", "li", "ol", "p", "pre", "s", "span"),
     *("strong", "sub", "summary", "sup", "table", "tbody", "td", "th", "thead", "tr", "u", "ul"),
@@ -84,6 +84,7 @@ def _name_images(state: StateCore) -> None:
                 token.type, token.tag, token.nesting = "text", "", 0
                 token.content = f"[{token.content or 'image'}]"
                 token.children = None
+                token.meta["was_image"] = True
 
 
 def _count_fences(state: StateCore) -> None:
@@ -92,9 +93,9 @@ def _count_fences(state: StateCore) -> None:
             token.info = ""
 
 
-_MARKDOWN.core.ruler.push("lower_headings", _lower_headings)
-_MARKDOWN.core.ruler.push("name_images", _name_images)
-_MARKDOWN.core.ruler.push("count_fences", _count_fences)
+MARKDOWN.core.ruler.push("lower_headings", _lower_headings)
+MARKDOWN.core.ruler.push("name_images", _name_images)
+MARKDOWN.core.ruler.push("count_fences", _count_fences)
 
 
 def _highlight(code: str, language: str, _attributes: str) -> str:
@@ -108,7 +109,7 @@ def _highlight(code: str, language: str, _attributes: str) -> str:
     return str(highlight(code, lexer, HtmlFormatter(nowrap=True)))
 
 
-_MARKDOWN.options["highlight"] = _highlight
+MARKDOWN.options["highlight"] = _highlight
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,18 +128,19 @@ class Example:
     values: dict[str, Any]
 
 
-class _PlainLoader(yaml.BaseLoader):
+class PlainLoader(yaml.BaseLoader):
     """YAML in which everything is a string, a list or a mapping, and nothing repeats."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases are not accepted")
+            place = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(problem="aliases are not accepted", problem_mark=place)
         return super().compose_node(parent, index)
 
 
 def render_card(text: str) -> Card:
     """Make a card's HTML and its facts; broken front matter gives no facts, no error."""
-    match = _FRONT_MATTER.match(text)
+    match = FRONT_MATTER.match(text)
     facts = _read_facts(match[1]) if match else ()
     body = text[match.end() :] if match else text
     return Card(html=_to_html(body), facts=facts)
@@ -150,7 +152,7 @@ def read_examples(text: str) -> list[Example]:
     An entry has a `title` and an `input`, by name: texts and numbers as they are, tensors as
     lists. Nothing of it is checked against an interface here.
     """
-    match = _FRONT_MATTER.match(text)
+    match = FRONT_MATTER.match(text)
     listed = _read_front_matter(match[1]).get("examples") if match else None
     if not isinstance(listed, list):
         return []
@@ -164,10 +166,10 @@ def read_examples(text: str) -> list[Example]:
 
 
 def _to_html(body: str) -> str:
-    html = str(_MARKDOWN.render(body))
+    html = str(MARKDOWN.render(body))
     return nh3.clean(
         html,
-        tags=_TAGS,
+        tags=TAGS,
         attributes=_ATTRIBUTES,
         url_schemes={"http", "https", "mailto"},
         # Code may be wider than a phone: it scrolls, also by keyboard.
@@ -182,7 +184,7 @@ def _read_front_matter(text: str) -> dict[Any, Any]:
     if len(text) > FRONT_MATTER_LENGTH_MAX:
         return {}
     try:
-        value = yaml.load(text, Loader=_PlainLoader)  # noqa: S506 - makes strings only
+        value = yaml.load(text, Loader=PlainLoader)  # noqa: S506 - makes strings only
     except (yaml.YAMLError, RecursionError, ValueError, TypeError):
         return {}
     return value if isinstance(value, dict) else {}

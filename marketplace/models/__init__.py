@@ -3,6 +3,7 @@
 from marketplace.models.account import Account, Membership, User
 from marketplace.models.announcement import Announcement
 from marketplace.models.audit import AuditEvent
+from marketplace.models.card import CardRevision
 from marketplace.models.catalog import AIModel, Channel, ModelVersion, Review
 from marketplace.models.collection import Collection, CollectionEntry
 from marketplace.models.entry import CatalogueEntry
@@ -27,6 +28,7 @@ __all__ = [
     "Announcement",
     "AuditEvent",
     "Authenticator",
+    "CardRevision",
     "CatalogueEntry",
     "Channel",
     "Collection",

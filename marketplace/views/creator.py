@@ -93,7 +93,7 @@ def model_new(request: HttpRequest) -> HttpResponse:
 def model_edit(request: HttpRequest, owner: str, name: str) -> HttpResponse:
     """Change what a model's page says."""
     model = _own_model(request, owner, name, "push")
-    initial = {key: getattr(model, key) for key in services.MODEL_FIELDS}
+    initial = {key: getattr(model, key) for key in services.MODEL_FIELDS - {"card"}}
     form = ListingForm(request.POST or None, initial=initial)
     if form.is_valid():
         try:

@@ -14,6 +14,7 @@ from marketplace.models import (
     AIModel,
     APIKey,
     AuditEvent,
+    CardRevision,
     Channel,
     Membership,
     ModelVersion,
@@ -53,6 +54,11 @@ OWNED = [
     ("/dashboard/models/acme/digits", "GET", "read"),
     ("/dashboard/models/acme/digits/edit", "GET", "push"),
     ("/dashboard/models/acme/digits/edit", "POST", "push"),
+    ("/dashboard/models/acme/digits/card", "GET", "push"),
+    ("/dashboard/models/acme/digits/card", "POST", "push"),
+    ("/dashboard/models/acme/digits/card/history", "GET", "read"),
+    ("/dashboard/models/acme/digits/card/history/1", "GET", "read"),
+    ("/dashboard/models/acme/digits/card/history/1/restore", "POST", "push"),
     ("/dashboard/models/acme/digits/publish", "POST", "publish"),
     ("/dashboard/models/acme/digits/versions/1/withdraw", "GET", "publish"),
     ("/dashboard/models/acme/digits/versions/1/withdraw", "POST", "publish"),
@@ -97,6 +103,8 @@ FORM = {
     "role": "viewer",
     "channel": "prod",
     "version": "1",
+    "text": "Another card",
+    "base": "1",
 }
 
 
@@ -104,6 +112,7 @@ FORM = {
 def shop(account, owner) -> dict[str, object]:
     model = AIModelFactory(account=account, name="digits", title="Digits")
     ModelVersionFactory(model=model)
+    CardRevision.objects.create(model=model, number=1, text="# Before")
     return {
         "key": APIKeyFactory(account=account, created_by=owner).pk,
         "member": account.memberships.get(user=owner).pk,
@@ -118,6 +127,7 @@ def state() -> tuple[object, ...]:
         Channel.objects.count(),
         list(APIKey.objects.values_list("name", "revoked_at").order_by("name")),
         list(Membership.objects.values_list("user__email", "role").order_by("pk")),
+        CardRevision.objects.count(),
         AuditEvent.objects.count(),
     )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import yaml
 from markdown_it.token import Token
@@ -137,9 +138,7 @@ def _check_metadata(block: str, faults: list[Note], remarks: list[Note]) -> dict
         return {}
     except yaml.reader.ReaderError as error:
         line = block[: error.position].count("\n") + 2
-        faults.append(
-            Note(line, "This is no valid YAML: it has a character that may not be there.")
-        )
+        faults.append(Note(line, "This is no valid YAML: a character may not be there."))
         return {}
     except (yaml.YAMLError, RecursionError, ValueError):
         faults.append(Note(2, "This is no valid YAML: it is nested too deeply."))
@@ -294,9 +293,7 @@ _PARTS: tuple[tuple[str, str, frozenset[str], str], ...] = (
 
 def _list_parts(keys: set[str], tokens: list[Token], *, has_licence: bool) -> tuple[Part, ...]:
     headings = [
-        after.content.lower()
-        for token, after in zip(tokens, tokens[1:], strict=False)
-        if token.type == "heading_open"
+        after.content.lower() for token, after in pairwise(tokens) if token.type == "heading_open"
     ]
     has_code = any(token.type == "fence" for token in tokens)
     also: dict[str, Callable[[], bool]] = {

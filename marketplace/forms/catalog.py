@@ -17,9 +17,7 @@ task_validator, licence_validator = (
 
 
 class ListingForm(RateForm):
-    """What a model's page says, and its limits. The card has an editor of its own, and name and
-    owner are its address.
-    """
+    """What a model's page says besides its card, and its limits; name and owner never change."""
 
     title = forms.CharField(label="Title", max_length=120)
     summary = forms.CharField(

@@ -18,6 +18,7 @@ from marketplace.selectors import catalog as selectors
 from marketplace.selectors.access import access_account, access_model, has_right
 from marketplace.services import catalog as services
 from marketplace.toast import add_undoable
+from marketplace.views.first_push import checklist
 from marketplace.views.paging import page_of
 
 # Of a version's number, as people type it.
@@ -49,6 +50,8 @@ def dashboard(request: HttpRequest) -> HttpResponse:
         "model_count": models.count(),
         "can_push": has_right(actor_of(request), account, "push"),
     }
+    if context["can_push"]:
+        context |= checklist(request, account)
     return render(request, "marketplace/dashboard.html", context)
 
 

@@ -51,6 +51,9 @@ OWNED = [
     ("/dashboard/models?account=acme", "GET", "read"),
     ("/dashboard/models/new?account=acme", "GET", "push"),
     ("/dashboard/models/new?account=acme", "POST", "push"),
+    ("/dashboard/first-push?account=acme", "GET", "push"),
+    ("/dashboard/first-push?account=acme", "POST", "push"),
+    ("/dashboard/first-push/hide?account=acme", "POST", "read"),
     ("/dashboard/models/acme/digits", "GET", "read"),
     ("/dashboard/models/acme/digits/edit", "GET", "push"),
     ("/dashboard/models/acme/digits/edit", "POST", "push"),
@@ -126,7 +129,11 @@ def state() -> tuple[object, ...]:
         list(ModelVersion.objects.values_list("number", "state").order_by("number")),
         Channel.objects.count(),
         list(APIKey.objects.values_list("name", "revoked_at").order_by("name")),
-        list(Membership.objects.values_list("user__email", "role").order_by("pk")),
+        list(
+            Membership.objects.values_list("user__email", "role", "first_push_hidden_at").order_by(
+                "pk"
+            )
+        ),
         CardRevision.objects.count(),
         AuditEvent.objects.count(),
     )

@@ -25,7 +25,7 @@ from marketplace.core.errors import NotFoundError
 from marketplace.models import Account, AIModel, ModelVersion
 from marketplace.selectors import catalog
 from marketplace.selectors.access import access_model, has_right, list_accounts
-from marketplace.selectors.collection import list_collections
+from marketplace.selectors.collection import list_account_collections, list_collections
 from marketplace.views.browse import browse
 from marketplace.views.meta import absolute, describe_page, item_list
 from marketplace.views.paging import page_of
@@ -101,6 +101,7 @@ def owner(request: HttpRequest, owner: str) -> HttpResponse:
         "is_own": is_own,
         "predictions": catalog.sum_predictions(models),
         "industries": catalog.list_industry_counts(models),
+        "collections": list(list_account_collections(actor, account)),
         "meta": meta,
     }
     return render(request, "marketplace/owner.html", context)

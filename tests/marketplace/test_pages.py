@@ -16,6 +16,8 @@ from marketplace.models import (
     AuditEvent,
     CardRevision,
     Channel,
+    Collection,
+    CollectionEntry,
     Membership,
     ModelVersion,
 )
@@ -51,6 +53,14 @@ OWNED = [
     ("/dashboard/models?account=acme", "GET", "read"),
     ("/dashboard/models/new?account=acme", "GET", "push"),
     ("/dashboard/models/new?account=acme", "POST", "push"),
+    ("/dashboard/collections?account=acme", "GET", "read"),
+    ("/dashboard/collections/new?account=acme", "GET", "push"),
+    ("/dashboard/collections/new?account=acme", "POST", "push"),
+    ("/dashboard/collections/acme/best", "GET", "push"),
+    ("/dashboard/collections/acme/best", "POST", "push"),
+    ("/dashboard/collections/acme/best/models", "POST", "push"),
+    ("/dashboard/collections/acme/best/delete", "GET", "push"),
+    ("/dashboard/collections/acme/best/delete", "POST", "push"),
     ("/dashboard/first-push?account=acme", "GET", "push"),
     ("/dashboard/first-push?account=acme", "POST", "push"),
     ("/dashboard/first-push/hide?account=acme", "POST", "read"),
@@ -86,6 +96,8 @@ OPEN = {
         "industry",
         "collections",
         "collection",
+        # Of accounts; see test_collection.py.
+        "account-collection",
         "sitemap",
         "robots",
         "llms",
@@ -108,6 +120,8 @@ FORM = {
     "version": "1",
     "text": "Another card",
     "base": "1",
+    "do": "add",
+    "model": "acme/digits",
 }
 
 
@@ -116,6 +130,7 @@ def shop(account, owner) -> dict[str, object]:
     model = AIModelFactory(account=account, name="digits", title="Digits")
     ModelVersionFactory(model=model)
     CardRevision.objects.create(model=model, number=1, text="# Before")
+    Collection.objects.create(account=account, slug="best", title="Best")
     return {
         "key": APIKeyFactory(account=account, created_by=owner).pk,
         "member": account.memberships.get(user=owner).pk,
@@ -135,6 +150,8 @@ def state() -> tuple[object, ...]:
             )
         ),
         CardRevision.objects.count(),
+        list(Collection.objects.values_list("slug", "title").order_by("slug")),
+        CollectionEntry.objects.count(),
         AuditEvent.objects.count(),
     )
 

@@ -29,6 +29,7 @@ from marketplace.views import (
     second_factor,
     security,
     site,
+    social_card,
 )
 
 app_name = "marketplace"
@@ -52,6 +53,7 @@ urlpatterns = [
     path("sitemap.xml", meta.sitemap, name="sitemap"),
     path("robots.txt", meta.robots, name="robots"),
     path("llms.txt", meta.llms, name="llms"),
+    path("card.png", social_card.site_card, name="site-card"),
     path("home", account.home, name="home"),
     path("sign-up", auth.sign_up, name="sign-up"),
     path("login", auth.log_in, name="login"),
@@ -224,6 +226,7 @@ urlpatterns = [
         name="dismiss",
     ),
     path("<slug:owner>/<str:name>/report", report.report_model, name="report"),
+    path("<slug:owner>/<str:name>/card.png", social_card.social_card, name="social-card"),
     path("<slug:owner>", catalog.owner, name="owner"),
     path("<slug:owner>/<str:name>", catalog.model, name="model"),
 ]

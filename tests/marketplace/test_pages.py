@@ -96,6 +96,9 @@ OPEN = {
         "industry",
         "collections",
         "collection",
+        # Pictures of what everybody sees; see test_social_card.py.
+        "site-card",
+        "social-card",
         # Of accounts; see test_collection.py.
         "account-collection",
         "sitemap",

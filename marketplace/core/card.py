@@ -133,7 +133,7 @@ class PlainLoader(yaml.BaseLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            place = self.peek_event().start_mark
+            place = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.MarkedYAMLError(problem="aliases are not accepted", problem_mark=place)
         return super().compose_node(parent, index)
 

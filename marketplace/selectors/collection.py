@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.db.models import Count, OuterRef, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 
@@ -12,7 +14,7 @@ from marketplace.selectors.access import Actor, access_account, list_accounts
 from marketplace.selectors.catalog import list_catalogue
 
 
-def _with_counts(actor: Actor, collections: QuerySet[Collection]) -> QuerySet[Collection]:
+def _with_counts(actor: Actor, collections: QuerySet[Collection]) -> QuerySet[Any]:
     """Each with `model_count`, what of it the actor would find on its page."""
     shown = (
         CollectionEntry.objects.filter(

@@ -104,7 +104,7 @@ def find_first_push(account: Account) -> FirstPush:
 
 
 _STEPS = (
-    ("key", "Make a key that pushes", "A creator token, or one that `strongroom login` makes."),
+    ("key", "Make a key that pushes", "A creator token, or the one that logging in makes."),
     ("login", "Log in with the command line", "Ticked once the key was used."),
     ("push", "Seal and push a model", "Ticked once an upload is whole."),
     ("onboarding", "It is verified, tried and measured", "By the platform, in some minutes."),

@@ -116,7 +116,7 @@ def model(request: HttpRequest, owner: str, name: str) -> HttpResponse:
     version = catalog.find_channel_version(found)
     versions = _public_versions(found)
     card = _card(found)
-    context = {
+    context: dict[str, Any] = {
         "model": found,
         "version": version,
         "history": _describe_history(versions),

@@ -142,8 +142,8 @@ def test_the_control_without_the_cleaning_it_would(
     session = client.cookies["sessionid"].value
     context.add_cookies([{"name": "sessionid", "value": session, "url": site.url}])
 
-    # The policy stops the script all the same; the element is there.
-    assert hostile_preview(context.new_page()) == ["IMG"]
+    # The policy stops the script all the same; the element is there, and tries to be fetched.
+    assert "IMG" in hostile_preview(context.new_page())
     context.close()
 
 

@@ -74,6 +74,7 @@ urlpatterns = [
     path("panels/wallet", wallet.wallet_panel, name="wallet-panel"),
     path("panels/usage", usage.usage_panel, name="usage-panel"),
     path("panels/earnings", earnings.earnings_panel, name="earnings-panel"),
+    path("panels/payout-setup", payout.payout_setup_panel, name="payout-setup-panel"),
     path("panels/keys/<uuid:key_id>", budget.key_panel, name="key-panel"),
     path("panels/price/<slug:owner>/<str:name>", price.price_panel, name="price-panel"),
     path("panels/estimate/<slug:owner>/<str:name>", estimate.estimate_panel, name="estimate-panel"),

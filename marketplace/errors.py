@@ -65,6 +65,13 @@ class ChannelMovedError(ConflictError):
     title = "The channel names another version by now."
 
 
+class CardChangedError(ConflictError):
+    """Somebody else saved the card since it was opened; nothing was changed."""
+
+    code = "card_changed"
+    title = "Somebody else has changed the card since you opened it."
+
+
 class LoginThrottledError(LimitExceededError):
     code = "login_throttled"
     title = "Too many failed tries. Wait a while, then try again."

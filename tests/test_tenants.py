@@ -140,6 +140,7 @@ LINES = [
     Line("billing:wallet-panel", "/panels/wallet?account=acme"),
     Line("billing:usage-panel", "/panels/usage?account=acme"),
     Line("billing:earnings-panel", "/panels/earnings?account=acme"),
+    Line("billing:payout-setup-panel", "/panels/payout-setup?account=acme"),
     Line("billing:price-panel", "/panels/price/acme/digits"),
     Line(
         "billing:price-panel", "/panels/price/acme/digits", "POST", {"dollars_per_prediction": "1"}

@@ -14,7 +14,13 @@ from django.views.decorators.http import require_http_methods, require_safe
 from billing.errors import StripeRefusedError, StripeUnavailableError
 from billing.forms.payout import OnboardingForm
 from billing.models import ConnectAccount
-from billing.selectors.payout import PAYOUTS_PER_PAGE, find_balances, find_obstacle, list_payouts
+from billing.selectors.payout import (
+    PAYOUTS_PER_PAGE,
+    find_account_obstacle,
+    find_balances,
+    find_obstacle,
+    list_payouts,
+)
 from billing.services.connect import refresh_account, start_onboarding
 from marketplace.context import actor_of, requested_account
 from marketplace.models import Account
@@ -62,6 +68,16 @@ def onboarding_return(request: HttpRequest) -> HttpResponse:
         "is_answered": is_answered,
     }
     return render(request, "billing/payouts.html", context)
+
+
+@login_required
+@require_safe
+def payout_setup_panel(request: HttpRequest) -> HttpResponse:
+    """In a word whether the account can be paid, for the steps of a first push."""
+    account = requested_account(request)
+    connect = ConnectAccount.objects.filter(creator=account).first()
+    context = {"account": account, "obstacle": find_account_obstacle(account, connect)}
+    return render(request, "billing/panels/payout_setup.html", context)
 
 
 def payouts_context(

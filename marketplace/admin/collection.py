@@ -21,11 +21,24 @@ class EntryInline(admin.TabularInline):
     raw_id_fields = ["model"]
 
 
+class CollectionAdminForm(forms.ModelForm):
+    def clean_slug(self) -> str:
+        # The constraint looks at the account too, which this form does not have.
+        slug = str(self.cleaned_data["slug"])
+        same = Collection.objects.filter(account=self.instance.account_id, slug=slug)
+        if same.exclude(pk=self.instance.pk).exists():
+            raise forms.ValidationError("A collection has this address already.")
+        return slug
+
+
 @admin.register(Collection)
 class CollectionAdmin(admin.ModelAdmin):
-    """Models that editors put together; each change is in the audit log."""
+    """Models that editors put together, and accounts' own; each change is in the audit log."""
 
-    list_display = ["title", "slug", "is_public", "updated_at"]
+    form = CollectionAdminForm
+    list_display = ["title", "slug", "account", "is_public", "updated_at"]
+    list_select_related = ["account"]
+    readonly_fields = ["account"]
     list_filter = ["is_public"]
     search_fields = ["title", "slug"]
     inlines = [EntryInline]
@@ -37,7 +50,13 @@ class CollectionAdmin(admin.ModelAdmin):
         names = [str(one.model) for one in collection.entries.select_related("model__account")]
         payload = {"slug": collection.slug, "is_public": collection.is_public, "models": names}
         action = "collection.update" if change else "collection.create"
-        audit.record(actor_of(request).label, action, collection, payload=payload)
+        audit.record(
+            actor_of(request).label,
+            action,
+            collection,
+            account_id=collection.account_id,
+            payload=payload,
+        )
 
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:
         # Deleting many at once would leave the log out.
@@ -46,6 +65,10 @@ class CollectionAdmin(admin.ModelAdmin):
     def delete_model(self, request: HttpRequest, obj: Collection) -> None:
         with transaction.atomic():
             audit.record(
-                actor_of(request).label, "collection.delete", obj, payload={"slug": obj.slug}
+                actor_of(request).label,
+                "collection.delete",
+                obj,
+                account_id=obj.account_id,
+                payload={"slug": obj.slug},
             )
             super().delete_model(request, obj)

@@ -47,7 +47,7 @@ FACT_LABELS = {
     "pipeline_tag": "Task",
 }
 
-_FRONT_MATTER = re.compile(r"\A---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
+FRONT_MATTER = re.compile(r"\A---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 
 # Classes of pygments, which static/css/model.css colours; nothing else keeps its class.
 _TOKEN_CLASSES = {
@@ -56,7 +56,7 @@ _TOKEN_CLASSES = {
     *("sd", "se", "si", "w"),
 }
 
-_TAGS = {
+TAGS = {
     *("a", "abbr", "b", "blockquote", "br", "code", "dd", "del", "details", "div", "dl", "dt"),
     *("em", "h2", "h3", "h4", "h5", "h6", "hr", "i", "kbd", "li", "ol", "p", "pre", "s", "span"),
     *("strong", "sub", "summary", "sup", "table", "tbody", "td", "th", "thead", "tr", "u", "ul"),
@@ -81,6 +81,7 @@ def _name_images(state: StateCore) -> None:
                 token.type, token.tag, token.nesting = "text", "", 0
                 token.content = f"[{token.content or 'image'}]"
                 token.children = None
+                token.meta["was_image"] = True
 
 
 def _count_fences(state: StateCore) -> None:
@@ -113,8 +114,8 @@ def make_parser() -> MarkdownIt:
     return parser
 
 
-_MARKDOWN = make_parser()
-_MARKDOWN.core.ruler.push("lower_headings", _lower_headings)
+MARKDOWN = make_parser()
+MARKDOWN.core.ruler.push("lower_headings", _lower_headings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,18 +134,19 @@ class Example:
     values: dict[str, Any]
 
 
-class _PlainLoader(yaml.BaseLoader):
+class PlainLoader(yaml.BaseLoader):
     """YAML in which everything is a string, a list or a mapping, and nothing repeats."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases are not accepted")
+            place = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(problem="aliases are not accepted", problem_mark=place)
         return super().compose_node(parent, index)
 
 
 def render_card(text: str) -> Card:
     """Make a card's HTML and its facts; broken front matter gives no facts, no error."""
-    match = _FRONT_MATTER.match(text)
+    match = FRONT_MATTER.match(text)
     facts = _read_facts(match[1]) if match else ()
     body = text[match.end() :] if match else text
     return Card(html=_to_html(body), facts=facts)
@@ -156,7 +158,7 @@ def read_examples(text: str) -> list[Example]:
     An entry has a `title` and an `input`, by name: texts and numbers as they are, tensors as
     lists. Nothing of it is checked against an interface here.
     """
-    match = _FRONT_MATTER.match(text)
+    match = FRONT_MATTER.match(text)
     listed = _read_front_matter(match[1]).get("examples") if match else None
     if not isinstance(listed, list):
         return []
@@ -170,7 +172,7 @@ def read_examples(text: str) -> list[Example]:
 
 
 def _to_html(body: str) -> str:
-    return clean_html(str(_MARKDOWN.render(body)))
+    return clean_html(str(MARKDOWN.render(body)))
 
 
 def clean_html(html: str, *, has_anchors: bool = False) -> str:
@@ -183,7 +185,7 @@ def clean_html(html: str, *, has_anchors: bool = False) -> str:
     headings = {"h2": {"id"}, "h3": {"id"}} if has_anchors else {}
     return nh3.clean(
         html,
-        tags=_TAGS,
+        tags=TAGS,
         attributes=_ATTRIBUTES | headings,
         url_schemes={"http", "https", "mailto"},
         # Code may be wider than a phone: it scrolls, also by keyboard.
@@ -196,7 +198,7 @@ def clean_html(html: str, *, has_anchors: bool = False) -> str:
 
 def split_front_matter(text: str) -> tuple[dict[Any, Any], str]:
     """What stands in front of a text as plain strings, and the text without it."""
-    match = _FRONT_MATTER.match(text)
+    match = FRONT_MATTER.match(text)
     return (_read_front_matter(match[1]), text[match.end() :]) if match else ({}, text)
 
 
@@ -204,7 +206,7 @@ def _read_front_matter(text: str) -> dict[Any, Any]:
     if len(text) > FRONT_MATTER_LENGTH_MAX:
         return {}
     try:
-        value = yaml.load(text, Loader=_PlainLoader)  # noqa: S506 - makes strings only
+        value = yaml.load(text, Loader=PlainLoader)  # noqa: S506 - makes strings only
     except (yaml.YAMLError, RecursionError, ValueError, TypeError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -79,6 +79,15 @@ def line_path(
     )
 
 
+def keep_lone(values: Sequence[Value]) -> list[Value]:
+    """The values that have a gap, or an end, on both sides; None in place of the others."""
+    around = [None, *values, None]
+    return [
+        value if around[place] is None and around[place + 2] is None else None
+        for place, value in enumerate(values)
+    ]
+
+
 def lay_bars(
     items: Sequence[tuple[str, float | int]],
     *,
@@ -138,6 +147,8 @@ class Line:
     label: str
     values: Sequence[Value]
     path: str
+    # Of values between two gaps, which are drawn larger than the line is thick.
+    dots: str
 
 
 @dataclass(frozen=True)
@@ -172,7 +183,12 @@ class LineChart:
         where = shares_of_time(times)
         size = {"width": LINE_WIDTH, "height": LINE_HEIGHT, "low": low, "high": high}
         lines = [
-            Line(str(one["label"]), own, line_path(own, positions=where, **size))
+            Line(
+                str(one["label"]),
+                own,
+                line_path(own, positions=where, **size),
+                line_path(keep_lone(own), positions=where, **size),
+            )
             for one, own in zip(series, values, strict=True)
         ]
         events = [(_moment(one["time"]), str(one["label"])) for one in markers]

@@ -20,6 +20,8 @@ ALLOWED_ENTRIES_MAX = 100
 
 NAME_LENGTH_MAX = 80
 CARD_LENGTH_MAX = 65_536
+# States of a card that are kept, some 6 MiB at most: who needs an older one has a repository.
+CARD_REVISIONS_MAX = 100
 REASON_LENGTH_MAX = 2_000
 # Longer queries name no model; they only cost the database time.
 SEARCH_LENGTH_MAX = 200
@@ -40,6 +42,9 @@ FACET_CHOICES_MAX = 20
 # Models in a collection, and collections: an editor picks them by hand.
 COLLECTION_MODELS_MAX = 60
 COLLECTIONS_SHOWN_MAX = 60
+# The same of an account: as many as stand on one page, and some topics.
+OWN_COLLECTION_MODELS_MAX = 50
+COLLECTIONS_PER_ACCOUNT_MAX = 50
 # Addresses in the sitemap: its format allows 50,000 in a file.
 SITEMAP_ADDRESSES_MAX = 50_000
 # Models in llms.txt, which is read whole by a program that pays for each word.

@@ -17,7 +17,7 @@ task_validator, licence_validator = (
 
 
 class ListingForm(RateForm):
-    """What a model's page says, and its limits. Name and owner are its address: not here."""
+    """What a model's page says besides its card, and its limits; name and owner never change."""
 
     title = forms.CharField(label="Title", max_length=120)
     summary = forms.CharField(
@@ -52,14 +52,6 @@ class ListingForm(RateForm):
         widget=forms.RadioSelect,
         initial=AIModel.Visibility.PUBLIC,
     )
-    card = forms.CharField(
-        label="Card",
-        max_length=limits.CARD_LENGTH_MAX,
-        required=False,
-        strip=False,
-        help_text="Markdown. A YAML block between two lines of --- at the top becomes facts.",
-        widget=forms.Textarea(attrs={"rows": 20, "class": "code", "spellcheck": "true"}),
-    )
 
 
 class NewModelForm(ListingForm):
@@ -69,6 +61,14 @@ class NewModelForm(ListingForm):
         validators=[model_name_validator],
         help_text="Lowercase letters, digits, dots, hyphens, underscores. It never changes.",
         widget=forms.TextInput(attrs={"autocapitalize": "none", "spellcheck": "false"}),
+    )
+    card = forms.CharField(
+        label="Card",
+        max_length=limits.CARD_LENGTH_MAX,
+        required=False,
+        strip=False,
+        help_text="Markdown. A YAML block between two lines of --- at the top becomes facts.",
+        widget=forms.Textarea(attrs={"rows": 20, "class": "code", "spellcheck": "true"}),
     )
     field_order = ("name",)
 

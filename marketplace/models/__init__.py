@@ -8,6 +8,7 @@ from marketplace.models.account_deletion import (
 )
 from marketplace.models.announcement import Announcement
 from marketplace.models.audit import AuditEvent
+from marketplace.models.card import CardRevision
 from marketplace.models.catalog import AIModel, Channel, ModelVersion, Review
 from marketplace.models.collection import Collection, CollectionEntry
 from marketplace.models.data_export import DataExport, DataExportStep
@@ -38,6 +39,7 @@ __all__ = [
     "Announcement",
     "AuditEvent",
     "Authenticator",
+    "CardRevision",
     "CatalogueEntry",
     "Channel",
     "Collection",

@@ -118,6 +118,8 @@ class Membership(models.Model):
     account = models.ForeignKey(Account, models.CASCADE, related_name="memberships")
     user = models.ForeignKey(User, models.CASCADE, related_name="memberships")
     role = models.CharField(max_length=16, choices=Role)
+    # When the person put the steps of a first push away; None: they stand on the dashboard.
+    first_push_hidden_at = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

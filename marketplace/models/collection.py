@@ -1,22 +1,29 @@
-"""Models that an editor of the platform has put together, for people who look around."""
+"""Models that somebody has put together: an editor of the platform, or an account."""
 
 from __future__ import annotations
 
 from django.core.validators import RegexValidator
 from django.db import models
 
+from marketplace.models.account import Account
 from marketplace.models.catalog import AIModel
 
 COLLECTION_SLUG_PATTERN = r"^[a-z0-9](?:[a-z0-9-]{0,58}[a-z0-9])?$"
 
 
 class Collection(models.Model):
-    """A page of picked models: a title, why they are together, and their order."""
+    """A page of picked models: a title, why they are together, and their order.
 
+    Those of the platform's editors belong to no account, and stand at `/collections/{slug}`; an
+    account's own at `/collections/{owner}/{slug}`.
+    """
+
+    account = models.ForeignKey(
+        Account, models.CASCADE, null=True, blank=True, related_name="collections"
+    )
     slug = models.CharField(
         "address",
         max_length=60,
-        unique=True,
         validators=[
             RegexValidator(COLLECTION_SLUG_PATTERN, "Lowercase letters, digits and hyphens inside.")
         ],
@@ -31,6 +38,12 @@ class Collection(models.Model):
     class Meta:
         ordering = ["title", "pk"]
         constraints = [
+            models.UniqueConstraint(
+                fields=["slug"],
+                condition=models.Q(account=None),
+                name="marketplace_editors_collection",
+            ),
+            models.UniqueConstraint(fields=["account", "slug"], name="marketplace_own_collection"),
             models.CheckConstraint(
                 condition=models.Q(slug__regex=COLLECTION_SLUG_PATTERN),
                 name="marketplace_collection_slug",

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from typing import Any
 
 from django.db.models import Count, Q
 from django.template.defaultfilters import filesizeformat
 
 from marketplace.core.describe import Member, describe_inputs, describe_outputs, describe_policy
+from marketplace.core.line_diff import LinePair, compare_lines
 from marketplace.models import Account, AIModel, ModelVersion, Review
 
 State = ModelVersion.State
 
-# Of a card: comparing takes the square of the lines in the worst case, and people read fewer.
-CARD_LINES_MAX = 1_000
-# Lines around a change that are shown.
-CONTEXT_LINES = 2
 REVIEWS_SHOWN = 10
 
 LISTING_LABELS = {
@@ -110,22 +105,9 @@ def compare(version: ModelVersion, previous: ModelVersion | None) -> list[Sectio
     ]
 
 
-def compare_cards(version: ModelVersion, previous: ModelVersion | None) -> list[Row]:
-    """The changed lines of the model card with some around them; a gap is an empty row."""
-    before = _listing_at(previous).get("card", "").splitlines()[:CARD_LINES_MAX]
-    after = version.model.card.splitlines()[:CARD_LINES_MAX]
-    matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
-    rows: list[Row] = []
-    for group in matcher.get_grouped_opcodes(CONTEXT_LINES):
-        if rows:
-            rows.append(Row("", "", ""))
-        for _, left_from, left_to, right_from, right_to in group:
-            left, right = before[left_from:left_to], after[right_from:right_to]
-            rows += [
-                Row(str(right_from + index + 1) if new else "", old, new)
-                for index, (old, new) in enumerate(zip_longest(left, right, fillvalue=""))
-            ]
-    return rows
+def compare_cards(version: ModelVersion, previous: ModelVersion | None) -> list[LinePair]:
+    """The changed lines of the model card with some around them; a gap is an empty pair."""
+    return compare_lines(_listing_at(previous).get("card", ""), version.model.card)
 
 
 def describe_owner(account: Account, version: ModelVersion) -> OwnerHistory:

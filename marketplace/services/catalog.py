@@ -27,6 +27,7 @@ from marketplace.errors import (
 from marketplace.models import Account, AIModel, Channel, ModelVersion
 from marketplace.selectors.access import Actor
 from marketplace.services import audit
+from marketplace.services.card_revision import keep_revision
 from marketplace.services.limits import QUERY_FIELDS, RATE_FIELDS, check_rates
 from marketplace.services.validation import check_row
 
@@ -97,11 +98,14 @@ def put_model(
                 raise CountLimitError(f"An account has at most {count} models.")
             model = AIModel(account=account, name=name)
         changed = sorted(key for key, value in fields.items() if getattr(model, key) != value)
+        card_before = model.card
         if is_new or changed:
             for key in changed:
                 setattr(model, key, fields[key])
             check_row(model)
             model.save(force_insert=is_new)
+            if "card" in changed:
+                keep_revision(model, before=card_before, author=actor.label)
             action = "model.create" if is_new else "model.update"
             audit.record(
                 actor.label,

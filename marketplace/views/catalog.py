@@ -10,6 +10,7 @@ from typing import Any
 from django.core.cache import cache
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
+from django.urls import reverse
 from django.views.decorators.http import require_safe
 from redis.exceptions import RedisError
 
@@ -25,9 +26,9 @@ from marketplace.core.errors import NotFoundError
 from marketplace.models import Account, AIModel, ModelVersion
 from marketplace.selectors import catalog
 from marketplace.selectors.access import access_model, has_right, list_accounts
-from marketplace.selectors.collection import list_collections
+from marketplace.selectors.collection import list_account_collections, list_collections
 from marketplace.views.browse import browse
-from marketplace.views.meta import absolute, describe_page, item_list
+from marketplace.views.meta import absolute, describe_page, is_public, item_list
 from marketplace.views.paging import page_of
 
 logger = logging.getLogger(__name__)
@@ -101,6 +102,7 @@ def owner(request: HttpRequest, owner: str) -> HttpResponse:
         "is_own": is_own,
         "predictions": catalog.sum_predictions(models),
         "industries": catalog.list_industry_counts(models),
+        "collections": list(list_account_collections(actor, account)),
         "meta": meta,
     }
     return render(request, "marketplace/owner.html", context)
@@ -114,7 +116,7 @@ def model(request: HttpRequest, owner: str, name: str) -> HttpResponse:
     version = catalog.find_channel_version(found)
     versions = _public_versions(found)
     card = _card(found)
-    context = {
+    context: dict[str, Any] = {
         "model": found,
         "version": version,
         "history": _describe_history(versions),
@@ -126,6 +128,14 @@ def model(request: HttpRequest, owner: str, name: str) -> HttpResponse:
         "shown": describe_policy(version.output_policy) if version else "",
         "can_push": has_right(actor, found.account, "push"),
     }
+    if is_public(found):
+        context["meta"] = describe_page(
+            found.title,
+            found.summary or f"{found} on Strongroom, paid per prediction.",
+            request.path,
+            is_indexed=version is not None,
+            image=reverse("marketplace:social-card", args=[owner, name]),
+        )
     return render(request, "marketplace/model.html", context)
 
 

@@ -18,6 +18,7 @@ from marketplace.selectors import catalog as selectors
 from marketplace.selectors.access import access_account, access_model, has_right
 from marketplace.services import catalog as services
 from marketplace.toast import add_undoable
+from marketplace.views.first_push import checklist
 from marketplace.views.paging import page_of
 
 # Of a version's number, as people type it.
@@ -49,6 +50,8 @@ def dashboard(request: HttpRequest) -> HttpResponse:
         "model_count": models.count(),
         "can_push": has_right(actor_of(request), account, "push"),
     }
+    if context["can_push"]:
+        context |= checklist(request, account)
     return render(request, "marketplace/dashboard.html", context)
 
 
@@ -93,7 +96,7 @@ def model_new(request: HttpRequest) -> HttpResponse:
 def model_edit(request: HttpRequest, owner: str, name: str) -> HttpResponse:
     """Change what a model's page says."""
     model = _own_model(request, owner, name, "push")
-    initial = {key: getattr(model, key) for key in services.MODEL_FIELDS}
+    initial = {key: getattr(model, key) for key in services.MODEL_FIELDS - {"card"}}
     form = ListingForm(request.POST or None, initial=initial)
     if form.is_valid():
         try:

@@ -66,6 +66,7 @@ def describe_page(
     is_indexed: bool = True,
     kind: str = "website",
     data: dict[str, Any] | None = None,
+    image: str = "",
 ) -> dict[str, Any]:
     """The context `meta` of `marketplace/_meta.html`.
 
@@ -76,6 +77,7 @@ def describe_page(
         is_indexed: False for lists that somebody asked for, of which there are endless.
         kind: As Open Graph calls it.
         data: What it is about, in the words of schema.org.
+        image: The path of its picture; the site's own without one.
     """
     url = absolute(path)
     return {
@@ -84,6 +86,7 @@ def describe_page(
         "url": url,
         "is_indexed": is_indexed,
         "kind": kind,
+        "image": absolute(image or reverse("marketplace:site-card")),
         "data": {"@context": _SCHEMA, "url": url, **data} if data else None,
     }
 
@@ -98,15 +101,18 @@ def model_path(model: AIModel) -> str:
     return reverse("marketplace:model", args=[model.account.slug, model.name])
 
 
+def is_public(model: AIModel) -> bool:
+    """Whether everybody may see it."""
+    return (
+        model.visibility == AIModel.Visibility.PUBLIC
+        and model.suspended_at is None
+        and model.account.suspended_at is None
+    )
+
+
 def item_list(models: Iterable[AIModel]) -> dict[str, Any]:
     """The models of a list, as search engines read them; what not everybody sees is left out."""
-    public = [
-        one
-        for one in models
-        if one.visibility == AIModel.Visibility.PUBLIC
-        and one.suspended_at is None
-        and one.account.suspended_at is None
-    ]
+    public = [one for one in models if is_public(one)]
     return {
         "@type": "ItemList",
         "itemListElement": [

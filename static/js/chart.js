@@ -74,7 +74,13 @@ function make(figure, plot, data) {
         stroke: colour(`--series-${index + 1}`),
         width: 2,
         spanGaps: false,
-        points: { show: data.times.length < 2 ? true : undefined, size: 5 },
+        points: {
+          show: data.times.length < 2 ? true : undefined,
+          size: 5,
+          width: 1,
+          fill: colour(`--series-${index + 1}`),
+          filter: (_, __, areAllShown) => (areAllShown ? null : lone(one.values)),
+        },
       })),
     ],
     hooks: {
@@ -93,6 +99,15 @@ function range(low, high) {
   if (low == null) return [0, 1];
   const top = Math.max(high, 0), bottom = Math.min(low, 0);
   return top === bottom ? [0, 1] : [bottom * 1.08, top * 1.08];
+}
+
+/** The places of values between two gaps, which a line alone would not show; null for none. */
+function lone(values) {
+  const isGap = (place) => values[place] == null;
+  const found = values.flatMap((_, place) => (
+    !isGap(place) && isGap(place - 1) && isGap(place + 1) ? [place] : []
+  ));
+  return found.length ? found : null;
 }
 
 function timeLabels(uPlot) {

@@ -209,9 +209,9 @@ def test_broken_examples_are_none(front):
 )
 def test_a_card_has_a_limit(account, owner_client, length, status):
     model = AIModelFactory(account=account, name="digits", card="before")
-    form = {"title": "T", "visibility": "public", "card": "x" * length}
+    form = {"text": "x" * length, "base": "0"}
 
-    answer = owner_client.post("/dashboard/models/acme/digits/edit", form)
+    answer = owner_client.post("/dashboard/models/acme/digits/card", form)
 
     assert answer.status_code == status
     model.refresh_from_db()

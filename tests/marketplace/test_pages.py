@@ -17,7 +17,10 @@ from marketplace.models import (
     AIModel,
     APIKey,
     AuditEvent,
+    CardRevision,
     Channel,
+    Collection,
+    CollectionEntry,
     DataExport,
     Membership,
     ModelVersion,
@@ -66,9 +69,25 @@ OWNED = [
     ("/dashboard/models?account=acme", "GET", "read"),
     ("/dashboard/models/new?account=acme", "GET", "push"),
     ("/dashboard/models/new?account=acme", "POST", "push"),
+    ("/dashboard/collections?account=acme", "GET", "read"),
+    ("/dashboard/collections/new?account=acme", "GET", "push"),
+    ("/dashboard/collections/new?account=acme", "POST", "push"),
+    ("/dashboard/collections/acme/best", "GET", "push"),
+    ("/dashboard/collections/acme/best", "POST", "push"),
+    ("/dashboard/collections/acme/best/models", "POST", "push"),
+    ("/dashboard/collections/acme/best/delete", "GET", "push"),
+    ("/dashboard/collections/acme/best/delete", "POST", "push"),
+    ("/dashboard/first-push?account=acme", "GET", "push"),
+    ("/dashboard/first-push?account=acme", "POST", "push"),
+    ("/dashboard/first-push/hide?account=acme", "POST", "read"),
     ("/dashboard/models/acme/digits", "GET", "read"),
     ("/dashboard/models/acme/digits/edit", "GET", "push"),
     ("/dashboard/models/acme/digits/edit", "POST", "push"),
+    ("/dashboard/models/acme/digits/card", "GET", "push"),
+    ("/dashboard/models/acme/digits/card", "POST", "push"),
+    ("/dashboard/models/acme/digits/card/history", "GET", "read"),
+    ("/dashboard/models/acme/digits/card/history/1", "GET", "read"),
+    ("/dashboard/models/acme/digits/card/history/1/restore", "POST", "push"),
     ("/dashboard/models/acme/digits/publish", "POST", "publish"),
     ("/dashboard/models/acme/digits/versions/1/withdraw", "GET", "publish"),
     ("/dashboard/models/acme/digits/versions/1/withdraw", "POST", "publish"),
@@ -98,6 +117,11 @@ OPEN = {
         "industry",
         "collections",
         "collection",
+        # Pictures of what everybody sees; see test_social_card.py.
+        "site-card",
+        "social-card",
+        # Of accounts; see test_collection.py.
+        "account-collection",
         "sitemap",
         "robots",
         "llms",
@@ -121,6 +145,10 @@ FORM = {
     "to": "read",
     "confirm": "acme",
     "credit": "refund",
+    "text": "Another card",
+    "base": "1",
+    "do": "add",
+    "model": "acme/digits",
 }
 
 
@@ -128,6 +156,8 @@ FORM = {
 def shop(account, owner) -> dict[str, object]:
     model = AIModelFactory(account=account, name="digits", title="Digits")
     ModelVersionFactory(model=model)
+    CardRevision.objects.create(model=model, number=1, text="# Before")
+    Collection.objects.create(account=account, slug="best", title="Best")
     return {
         "key": APIKeyFactory(account=account, created_by=owner).pk,
         "member": account.memberships.get(user=owner).pk,
@@ -154,7 +184,14 @@ def state() -> tuple[object, ...]:
         list(ModelVersion.objects.values_list("number", "state").order_by("number")),
         Channel.objects.count(),
         list(APIKey.objects.values_list("name", "revoked_at").order_by("name")),
-        list(Membership.objects.values_list("user__email", "role").order_by("pk")),
+        list(
+            Membership.objects.values_list("user__email", "role", "first_push_hidden_at").order_by(
+                "pk"
+            )
+        ),
+        CardRevision.objects.count(),
+        list(Collection.objects.values_list("slug", "title").order_by("slug")),
+        CollectionEntry.objects.count(),
         AuditEvent.objects.count(),
         list(DataExport.objects.values_list("state", flat=True)),
         list(AccountDeletion.objects.values_list("state", flat=True)),

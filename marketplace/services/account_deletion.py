@@ -10,15 +10,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from uuid import UUID
 
 from django.db import connection, transaction
+from django.urls import reverse
 
 from marketplace.core import limits
 from marketplace.core.clock import utc_now
 from marketplace.core.errors import InvalidInputError, MarketplaceError
 from marketplace.errors import AccountClosingError, DeletionBlockedError, DeletionStateError
-from marketplace.models import Account, AccountDeletion, AccountDeletionStep
+from marketplace.models import Account, AccountDeletion, AccountDeletionStep, Notification
 from marketplace.selectors.access import Actor
 from marketplace.services import audit, closing
 from marketplace.services.admin import check_reason, require_admin
@@ -86,7 +88,7 @@ def request_deletion(
         )
         who = actor.user.email if actor.user is not None else ""
         context = {"account": locked, "deletion": deletion, "who": who}
-        owe_notice("account_deletion", context, account=locked)
+        _tell("account_deletion", context, locked)
     account.closes_at = locked.closes_at
     return deletion
 
@@ -158,8 +160,13 @@ def _cancel(actor: Actor, account: Account, *, reason: str) -> None:
         # An admin of the platform is not named to the owners.
         who = "" if reason or actor.user is None else actor.user.email
         context = {"account": locked, "who": who, "reason": reason}
-        owe_notice("account_deletion_canceled", context, account=locked)
+        _tell("account_deletion_canceled", context, locked)
     account.closes_at = None
+
+
+def _tell(template: str, context: dict[str, Any], account: Account) -> None:
+    path = reverse("marketplace:account-data", args=[account.slug])
+    owe_notice(template, context, kind=Notification.Kind.ACCOUNT, path=path, account=account)
 
 
 def _begin(deletion_id: UUID) -> bool:
@@ -188,7 +195,7 @@ def _begin(deletion_id: UUID) -> bool:
         )
         account = deletion.account
         audit.record(SYSTEM_LABEL, "account.delete_begin", account, account_id=account.pk)
-        owe_notice("account_deletion_begun", {"account": account}, account=account)
+        _tell("account_deletion_begun", {"account": account}, account)
     return True
 
 
@@ -200,7 +207,7 @@ def _wait(deletion: AccountDeletion, reasons: list[str]) -> None:
     deletion.save(update_fields=["waiting_for"])
     if deletion.state == State.PENDING:
         context = {"account": deletion.account, "reasons": reasons}
-        owe_notice("account_deletion_waits", context, account=deletion.account)
+        _tell("account_deletion_waits", context, deletion.account)
 
 
 def _do_step(deletion_id: UUID) -> bool:

@@ -15,12 +15,13 @@ from datetime import datetime
 from uuid import UUID
 
 from django.db import transaction
+from django.urls import reverse
 
 from marketplace.core import limits
 from marketplace.core.clock import utc_now
 from marketplace.core.errors import MarketplaceError
 from marketplace.errors import ExportGoneError, ExportLimitError, ExportRunningError
-from marketplace.models import Account, DataExport, DataExportStep
+from marketplace.models import Account, DataExport, DataExportStep, Notification
 from marketplace.selectors.access import Actor
 from marketplace.services import audit, export_file
 from marketplace.services.exporter import Exporter, list_exporters
@@ -219,7 +220,14 @@ def _pack(export: DataExport, step: DataExportStep) -> None:
         SYSTEM_LABEL, "export.ready", export, account_id=export.account_id, payload=payload
     )
     context = {"account": export.account, "export": export}
-    owe_notice("data_export", context, account=export.account)
+    path = reverse("marketplace:account-data", args=[export.account.slug])
+    owe_notice(
+        "data_export",
+        context,
+        kind=Notification.Kind.ACCOUNT,
+        path=path,
+        account=export.account,
+    )
 
 
 def _zip(export: DataExport, key: bytes, writer: export_file.SealedWriter) -> None:

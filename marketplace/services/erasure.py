@@ -18,6 +18,8 @@ from marketplace.models import (
     Authenticator,
     Membership,
     Notice,
+    Notification,
+    NotificationPreference,
     Passkey,
     RecoveryCode,
     SecurityNotice,
@@ -92,3 +94,5 @@ def _delete_rows(user: User) -> None:
     SecurityNotice.objects.filter(**mine).delete()
     Membership.objects.filter(**mine).delete()
     Notice.objects.filter(person=user).delete()
+    Notification.objects.filter(person=user).delete()
+    NotificationPreference.objects.filter(person=user).delete()

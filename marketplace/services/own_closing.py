@@ -14,11 +14,14 @@ from marketplace.models import (
     AccountDeletion,
     AIModel,
     APIKey,
+    CardRevision,
     Channel,
     DataExport,
     Membership,
     ModelVersion,
     Notice,
+    Notification,
+    NotificationPreference,
     Report,
     RetiredName,
     User,
@@ -125,6 +128,8 @@ def erase_profile(deletion: AccountDeletion) -> str:
             account.api_keys.update(name=DELETED_KEY, allowed_networks=[])
             # What a model says of itself is the creator's, too.
             account.models.update(title="Deleted model", summary="", card="")
+            CardRevision.objects.filter(model__account=account).delete()
+            account.collections.all().delete()
             _record(deletion, "account.erase", {"pseudonym": pseudonym})
     return f"The account is called {pseudonym} now."
 
@@ -139,6 +144,8 @@ def remove_people(deletion: AccountDeletion) -> str:
         raise NotYet("The last mail to the owners is on its way.")
     # The mails name people and the account.
     Notice.objects.filter(account=account).delete()
+    Notification.objects.filter(account=account).delete()
+    NotificationPreference.objects.filter(account=account).delete()
     members = list(account.memberships.select_related("user").order_by("pk"))
     for member in members:
         drop_sessions(user=member.user)

@@ -8,9 +8,11 @@ from marketplace.models import (
     Account,
     AIModel,
     APIKey,
+    CardRevision,
     Channel,
     ModelVersion,
     Notice,
+    Notification,
     Report,
     Review,
     Takedown,
@@ -101,6 +103,28 @@ def read_notices(account: Account) -> Iterator[Row]:
     yield from notices.values_list(*columns).iterator(FETCH)
 
 
+def read_inbox(account: Account) -> Iterator[Row]:
+    """What the inboxes of its members were told of it; once, whoever was told."""
+    told = Notification.objects.filter(account=account).order_by("key", "id").distinct("key")
+    yield from told.values_list("created_at", "kind", "title", "text", "path").iterator(FETCH)
+
+
+def read_cards(account: Account) -> Iterator[Row]:
+    """Earlier states of the cards of its models."""
+    columns = ("model__name", "number", "text", "author", "restored_number", "created_at")
+    cards = CardRevision.objects.filter(model__account=account).order_by("model__name", "number")
+    yield from cards.values_list(*columns).iterator(100)
+
+
+def read_collections(account: Account) -> Iterator[Row]:
+    """Its collections, with the models in their order."""
+    for one in account.collections.order_by("slug").prefetch_related("entries__model__account"):
+        yield (
+            *(one.slug, one.title, one.summary, one.is_public, one.created_at, one.updated_at),
+            [str(entry.model) for entry in one.entries.all()],
+        )
+
+
 def read_audit(account: Account) -> Iterator[Row]:
     """What people did in the account, as its own page tells it."""
     for event in list_events(account).order_by("seq").iterator(FETCH):
@@ -181,6 +205,26 @@ EXPORTERS = (
         "Mails of the platform to the owners.",
         ("created_at", "mailed_at", "subject", "text"),
         read_notices,
+    ),
+    Exporter(
+        "inbox",
+        "What members were told in their inboxes.",
+        ("created_at", "kind", "title", "text", "page"),
+        read_inbox,
+    ),
+    Exporter(
+        "card-history",
+        "Earlier states of model cards.",
+        ("model", "number", "text", "author", "restored_number", "created_at"),
+        read_cards,
+        is_json=True,
+    ),
+    Exporter(
+        "collections",
+        "Collections of models, in their order.",
+        ("name", "title", "summary", "is_public", "created_at", "updated_at", "models"),
+        read_collections,
+        is_json=True,
     ),
     Exporter(
         "audit-log",

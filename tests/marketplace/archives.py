@@ -42,8 +42,12 @@ from marketplace.core.ids import new_id, to_public
 from marketplace.models import (
     Account,
     Authenticator,
+    CardRevision,
+    Collection,
+    CollectionEntry,
     DataExport,
     Notice,
+    Notification,
     Passkey,
     RecoveryCode,
     Report,
@@ -110,6 +114,17 @@ class Tenant:
         )
         Takedown.objects.create(model=model, kind="warning", reason=mark, decided_by=staff)
         Notice.objects.create(account=self.account, subject=mark, text=mark)
+        Notification.objects.create(
+            person=owner,
+            account=self.account,
+            kind=Notification.Kind.ACCOUNT,
+            key=f"test:{mark}",
+            title=mark,
+            created_at=timezone.now(),
+        )
+        CardRevision.objects.create(model=model, number=900, text=mark, author=mark)
+        shelf = Collection.objects.create(account=self.account, slug="shelf", title=mark)
+        CollectionEntry.objects.create(collection=shelf, model=model)
         describe_account(actor=Actor(user=owner), account=self.account, name=mark, bio=mark)
 
     def _add_inference(self) -> None:

@@ -471,6 +471,9 @@ def test_the_name_stands_nowhere_but_where_it_is_said(tenant):
 
     # The control: it stood in many places.
     assert before >= KEPT | {"marketplace_user", "marketplace_account", "billing_taxdetails"}
+    assert before >= {
+        f"marketplace_{one}" for one in ("notification", "cardrevision", "collection")
+    }
     assert tables_with(tenant.mark) == KEPT
 
 

@@ -21,7 +21,7 @@ from inference.gateway.protocols.mcp_content import split_media, to_dollars
 from inference.gateway.protocols.mcp_message import Message, RPCError
 from inference.gateway.protocols.mcp_remedies import REMEDIES
 from inference.gateway.protocols.mcp_tools import TOOLS
-from inference.models import Prediction
+from inference.models import DriftWatch, Prediction
 from marketplace.core.errors import InvalidInputError
 from tests.factories import APIKeyFactory
 from tests.gateway.conftest import (
@@ -366,6 +366,24 @@ def test_answer_of_a_run_says_its_cost_in_the_headers_too(shop):
     assert response.headers["cache-control"] == "private, no-store"
     assert "ratelimit" in response.headers
     check_books(shop, [told["prediction_id"]])
+
+
+def test_what_is_kept_of_inputs_is_said_of_each_model(shop):
+    asked = message_of(
+        "tools/call", params={"name": "get_model", "arguments": {"model": str(shop.model)}}
+    )
+
+    def kept() -> str:
+        return send(shop, asked).json()["result"]["structuredContent"]["data_statement"]["kept"]
+
+    assert kept().startswith("Nothing of inputs and outputs.")
+    assert "coarse classes" not in kept()
+    DriftWatch.objects.create(model=shop.model)
+
+    def is_told() -> None:
+        assert "coarse classes" in kept()
+
+    eventually(is_told)
 
 
 def test_failure_is_counted_as_one_though_it_comes_with_200(shop, gateway):

@@ -32,7 +32,7 @@ def roles(account: Account) -> dict[str, str]:
 # --- the table of rights ---
 
 MAY = {
-    Role.OWNER: {"read", "predict", "push", "publish", "keys", "billing", "members"},
+    Role.OWNER: {"read", "predict", "push", "publish", "keys", "billing", "members", "account"},
     Role.ADMIN: {"read", "predict", "push", "publish", "keys", "billing", "members"},
     Role.DEVELOPER: {"read", "predict", "push", "keys"},
     Role.BILLING: {"read", "billing"},

@@ -56,6 +56,10 @@ _KEPT = (
     " so that a retry gets the same answer."
 )
 _WATCHED = " A few inputs to this model are kept for 30 days as embeddings, to notice copying."
+_COUNTED = (
+    " How many inputs and outputs fall into coarse classes is counted; no value and no account is"
+    " kept of that."
+)
 _SEEN = (
     "By the gateway and by the closed process that serves the model, in memory. The creator sees"
     " how often a model is called, by pseudonyms, and never with what."
@@ -187,6 +191,7 @@ class MCPProtocol:
             price = native_price.describe_price(require_price(offer, caller))
         described = schema.render_schema(offer.interface)["components"]["schemas"]
         kept = _KEPT + (_WATCHED if row["samples_queries"] else "")
+        kept += _COUNTED if offer.watches_drift else ""
         document = {
             "model": offer.model,
             "version": offer.wire_version,

@@ -299,7 +299,7 @@ def test_the_list_costs_the_same_for_many(
 ):
     tell(account)
     owner_client.get(PAGE)
-    with django_assert_max_num_queries(8) as asked:
+    with django_assert_max_num_queries(9) as asked:
         owner_client.get(PAGE)
     for number in range(50):
         tell(account, key=f"alert:n{number}")

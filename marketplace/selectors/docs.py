@@ -40,6 +40,7 @@ AREAS = {
     "native": "Predictions, Replicate's shapes",
     "oip": "Open Inference Protocol",
     "openai": "OpenAI's shapes",
+    "mcp": "Model Context Protocol",
     "operations": "Health and metrics",
     "sign-in": "Signing in",
     "models": "Models and channels",

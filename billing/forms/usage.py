@@ -9,29 +9,15 @@ from django import forms
 from billing.models import UsageEvent
 from billing.selectors.usage import GROUPS, UsageFilter
 from marketplace.core.tag import TAG_LENGTH_MAX, TAG_RULE, is_tag
-from marketplace.models import Account, APIKey
+from marketplace.forms.past import PastForm
+from marketplace.models import Account
 
 _GROUP_LABELS = {"day": "Day", "model": "Model", "key": "Key", "tag": "Tag"}
 
 
-class UsageForm(forms.Form):
+class UsageForm(PastForm):
     """Everything is optional: without anything it is all of the account's usage."""
 
-    since = forms.DateField(
-        label="From", required=False, widget=forms.DateInput(attrs={"type": "date"})
-    )
-    until = forms.DateField(
-        label="To", required=False, widget=forms.DateInput(attrs={"type": "date"})
-    )
-    model = forms.CharField(
-        label="Model",
-        required=False,
-        max_length=103,
-        widget=forms.TextInput(attrs={"placeholder": "owner/name", "autocomplete": "off"}),
-    )
-    key = forms.ModelChoiceField(
-        label="Key", required=False, queryset=APIKey.objects.none(), empty_label="All keys"
-    )
     mode = forms.ChoiceField(
         label="Mode", required=False, choices=[("", "Live and test"), *UsageEvent.Mode.choices]
     )
@@ -48,17 +34,9 @@ class UsageForm(forms.Form):
     )
 
     def __init__(self, data: Any, *, account: Account) -> None:
-        super().__init__(data)
+        super().__init__(data, account=account)
         # The form is a form of the address; it has no button that changes anything.
         self.auto_id = "usage_%s"
-        self.fields["key"].queryset = APIKey.objects.filter(account=account).order_by("name", "pk")  # type: ignore[attr-defined]
-
-    def clean_model(self) -> str:
-        """`owner/name`, or nothing."""
-        text = self.cleaned_data["model"].strip()
-        if text and (text.count("/") != 1 or not all(text.split("/"))):
-            raise forms.ValidationError("Name a model as owner/name.")
-        return str(text)
 
     def clean_tag(self) -> str:
         """A tag as requests have them, or nothing."""
@@ -66,14 +44,6 @@ class UsageForm(forms.Form):
         if text and not is_tag(text):
             raise forms.ValidationError(f"A tag has {TAG_RULE}.")
         return text
-
-    def clean(self) -> dict[str, Any]:
-        """The days must be in their order."""
-        cleaned = super().clean() or {}
-        since, until = cleaned.get("since"), cleaned.get("until")
-        if since and until and since > until:
-            self.add_error("until", "The last day is before the first.")
-        return cleaned
 
     @property
     def filter(self) -> UsageFilter:

@@ -1,16 +1,11 @@
-"""Say in words and in an example what a version takes and gives."""
+"""Say in words what a version takes and gives."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-
-# A tensor's example is shown with at most so many numbers, else by its shape alone.
-EXAMPLE_ELEMENTS_MAX = 128
-EXAMPLE_LENGTH_MAX = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +42,6 @@ def describe_policy(rules: Mapping[str, Mapping[str, Any]]) -> str:
         [rule] = rules.values()
         return f"Answers show {_rule(rule)}."
     return " ".join(f"{name} shows {_rule(rule)}." for name, rule in rules.items())
-
-
-def example_input(interface: Mapping[str, Any]) -> str:
-    """A JSON body for a first call; long tensors are left for the caller to fill in."""
-    values = {
-        one["name"]: _example(one)
-        for one in interface.get("inputs", [])
-        if one.get("required", True) or one.get("example") is not None
-    }
-    return json.dumps({"input": values}, ensure_ascii=False, separators=(",", ":"))
 
 
 def _rule(rule: Mapping[str, Any]) -> str:
@@ -120,35 +105,6 @@ def _output_rules(one: Mapping[str, Any]) -> list[str]:
         return []
     shown = ", ".join(str(label) for label in labels[:10])
     return [f"{len(labels)} labels: {shown}" + (" …" if len(labels) > 10 else "")]
-
-
-def _example(one: Mapping[str, Any]) -> Any:
-    value = one.get("example", one.get("default"))
-    if value is not None:
-        is_short = len(json.dumps(value, ensure_ascii=False)) <= EXAMPLE_LENGTH_MAX
-        return value if is_short else _placeholder(one)
-    match one.get("kind"):
-        case "text":
-            return "Some text"
-        case "choice":
-            return one["choices"][0]
-        case "boolean":
-            return True
-        case "number" | "integer":
-            return one.get("minimum") or 1
-    shape = [max(size, 1) for size in one.get("shape", [])]
-    return _zeros(shape) if math.prod(shape) <= EXAMPLE_ELEMENTS_MAX else _placeholder(one)
-
-
-def _placeholder(one: Mapping[str, Any]) -> str:
-    return f"<{_type(one)}>"
-
-
-def _zeros(shape: list[int]) -> Any:
-    value: Any = 0
-    for size in reversed(shape):
-        value = [value] * size
-    return value
 
 
 def _short(value: Any) -> str:

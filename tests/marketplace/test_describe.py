@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from marketplace.core.describe import (
     describe_inputs,
     describe_outputs,
     describe_policy,
-    example_input,
 )
 
 INTERFACE = {
@@ -55,24 +52,9 @@ def test_outputs_in_words_without_the_hidden_ones():
     ]
 
 
-def test_an_example_to_start_from():
-    assert json.loads(example_input(INTERFACE)) == {
-        "input": {
-            "image": [[0, 0], [0, 0]],
-            "big": "<INT64[n, 512]>",
-            "text": "Some text",
-            "mode": "fast",
-            "flag": True,
-            "n": 3,
-            "long": "<text>",
-        }
-    }
-
-
 def test_nothing_is_described_as_nothing():
     assert describe_inputs({}) == []
     assert describe_outputs({}) == []
-    assert example_input({}) == '{"input":{}}'
 
 
 @pytest.mark.parametrize(

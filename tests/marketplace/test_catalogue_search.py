@@ -207,7 +207,7 @@ def test_prices_and_use_are_written_where_they_differ(account):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_the_site_may_read_and_write_entries_and_the_gateway_may_not(database_urls):
+def test_the_site_writes_entries_the_gateway_reads_what_it_lists_and_no_other_may(database_urls):
     ChannelFactory(version__model__title="Alpha")
     count = "SELECT count(*) FROM marketplace_catalogueentry, marketplace_search_query('{alph}')"
     with psycopg.connect(database_urls["app"]) as site:
@@ -215,12 +215,20 @@ def test_the_site_may_read_and_write_entries_and_the_gateway_may_not(database_ur
         site.execute("UPDATE marketplace_aimodel SET title = 'Omega'")
         after = site.execute(f"{count} WHERE words @@ any_word").fetchone()
     assert (found, after) == ((1,), (0,))
-    for role in ("gateway", "keybroker"):
+    with psycopg.connect(database_urls["gateway"]) as gateway:
+        assert gateway.execute(f"{count} WHERE words @@ any_word").fetchone() == (0,)
+    refused = [
+        ("keybroker", count),
+        ("gateway", "SELECT embedding FROM marketplace_catalogueentry"),
+        ("gateway", "UPDATE marketplace_catalogueentry SET label = 'x'"),
+        ("gateway", "DELETE FROM marketplace_catalogueentry"),
+    ]
+    for role, sql in refused:
         with (
             psycopg.connect(database_urls[role]) as other,
             pytest.raises(psycopg.errors.InsufficientPrivilege),
         ):
-            other.execute(count)
+            other.execute(sql)
 
 
 # --- meaning ---

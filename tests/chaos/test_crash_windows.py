@@ -43,6 +43,9 @@ pytestmark = pytest.mark.django_db(transaction=True)
 RUNS = int(os.environ.get("STRONGROOM_CHAOS_RUNS", "2"))
 SEED = int(os.environ.get("STRONGROOM_CHAOS_SEED") or random.randrange(10**6))
 KEYED, UNKEYED = 6, 3
+# Whether a wrong gateway harms anybody in a round is chance: one that dies before it has answered
+# anybody has forgotten nobody's key.
+CONTROL_RUNS = 8
 # At these nothing of the request that dies has been committed; at the others it may have been. So
 # may those that came by before it, and wait for their answers from the process that it kills.
 UNCOMMITTED = {
@@ -238,9 +241,11 @@ def test_the_judge_finds_a_gateway_that_is_wrong(
 ):
     shop.fund(10_000 * PRICE_NANOS)
 
-    verdict = play(shop, start_gateway, database_urls, point, 0, target)
+    rounds = (
+        play(shop, start_gateway, database_urls, point, run, target) for run in range(CONTROL_RUNS)
+    )
 
-    assert getattr(verdict, fault) > 0
+    assert any(getattr(one, fault) > 0 for one in rounds)
 
 
 def test_a_stream_that_its_gateway_breaks_off_is_free(teller, start_gateway, database_urls):

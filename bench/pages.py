@@ -9,7 +9,6 @@ that has no style, script or font: `/llms.txt` on the same line. Printed are med
 
 - FCP, LCP: first and largest contentful paint. CLS: layout shift. TBT: what long tasks took above
   50 ms each, from the first paint to five seconds after the load.
-- server: what the server needed until the first byte, without the line's 150 ms.
 """
 
 from __future__ import annotations
@@ -50,11 +49,7 @@ OBSERVE = """() => {
     watch("layout-shift", (one) => { if (!one.hadRecentInput) seen.cls += one.value })
     watch("longtask", (one) => { seen.tbt += Math.max(0, one.duration - 50) })
 }"""
-READ = """() => {
-    const page = performance.getEntriesByType("navigation")[0]
-    return {...seen, server: page.responseStart - page.requestStart,
-        load: page.loadEventEnd}
-}"""
+READ = "() => seen"
 
 
 @dataclass(frozen=True)
@@ -65,8 +60,6 @@ class Look:
     lcp: float
     cls: float
     tbt: float
-    server: float
-    load: float
 
 
 def main() -> None:
@@ -76,7 +69,7 @@ def main() -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=find_program(), args=ARGUMENTS)
         floor_ms = 0.0
-        print("page | FCP | LCP | TBT | CLS | server | LCP / floor")
+        print("page | FCP | LCP | TBT | CLS | LCP / floor")
         for person, paths in PAGES.items():
             state = sign_in(browser, demo, person) if person else None
             for path in paths:
@@ -85,7 +78,7 @@ def main() -> None:
                 floor_ms = floor_ms or middle.fcp
                 print(
                     f"{path} | {middle.fcp:.0f} ms | {middle.lcp:.0f} ms | {middle.tbt:.0f} ms"
-                    f" | {middle.cls:.3f} | {middle.server:.0f} ms | {middle.lcp / floor_ms:.2f}"
+                    f" | {middle.cls:.3f} | {middle.lcp / floor_ms:.2f}"
                 )
         browser.close()
 
@@ -116,9 +109,7 @@ def visit(browser: Browser, url: str, path: str, state: dict | None) -> Look:
         page.add_init_script(f"({OBSERVE})()")
         page.goto(path, wait_until="load", timeout=GOTO_TIMEOUT_MS)
         page.wait_for_timeout(SETTLED_MS)
-        found = page.evaluate(READ)
-        found["server"] -= LATENCY_MS
-        return Look(**found)
+        return Look(**page.evaluate(READ))
     finally:
         context.close()
 

@@ -12,9 +12,9 @@ from billing.models import Coupon, CouponRedemption
 from billing.services.coupon import USES_MAX, end_coupon, make_credit_coupon
 from marketplace.admin.readonly import ReadOnlyAdmin
 from marketplace.context import actor_of
-from marketplace.core.errors import NotFoundError
 from marketplace.core.money import format_nanos
 from marketplace.forms.limits import DollarField
+from marketplace.selectors.found import get_one
 
 
 class CreditCouponForm(forms.Form):
@@ -57,9 +57,9 @@ class CouponAdmin(MakingAdmin):
 
     def end(self, request: HttpRequest, answers: dict[str, Any]) -> Coupon:
         """Nobody can use it any more."""
-        coupon = Coupon.objects.filter(code=answers["code"].strip().upper()).first()
-        if coupon is None:
-            raise NotFoundError("There is no such coupon.")
+        coupon = get_one(
+            Coupon.objects.filter(code=answers["code"].strip().upper()), "There is no such coupon."
+        )
         end_coupon(actor_of(request), coupon)
         return coupon
 

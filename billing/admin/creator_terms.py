@@ -12,8 +12,8 @@ from billing.models import CreatorTerms
 from billing.services.creator_terms import set_creator_share
 from marketplace.context import actor_of
 from marketplace.core import limits
-from marketplace.core.errors import NotFoundError
 from marketplace.models import Account
+from marketplace.selectors.found import get_one
 
 
 class ShareForm(forms.Form):
@@ -40,9 +40,9 @@ class CreatorTermsAdmin(MakingAdmin):
 
     def make(self, request: HttpRequest, answers: dict[str, Any]) -> CreatorTerms:
         """See `set_creator_share`."""
-        account = Account.objects.filter(slug=answers["account"]).first()
-        if account is None:
-            raise NotFoundError("There is no such account.")
+        account = get_one(
+            Account.objects.filter(slug=answers["account"]), "There is no such account."
+        )
         return set_creator_share(
             actor_of(request),
             account,

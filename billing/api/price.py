@@ -27,6 +27,7 @@ from marketplace.core.clock import to_wire
 from marketplace.core.errors import FieldError, InvalidInputError, NotFoundError
 from marketplace.models import Account, AIModel
 from marketplace.selectors.access import access_account, access_model, has_right
+from marketplace.selectors.found import get_one
 
 PRICES_SHOWN_MAX = 100
 
@@ -201,9 +202,9 @@ class CouponView(APIView):
         """What it gave stays given."""
         actor = actor_of(request)
         model = access_model(actor, owner, name, "push")
-        coupon = list_coupons(model).filter(code=code.upper()).first()
-        if coupon is None:
-            raise NotFoundError("This model has no such coupon.")
+        coupon = get_one(
+            list_coupons(model).filter(code=code.upper()), "This model has no such coupon."
+        )
         end_coupon(actor, coupon)
         return Response(status=204)
 

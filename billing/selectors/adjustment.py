@@ -7,7 +7,7 @@ from uuid import UUID
 from django.db.models import Q, QuerySet
 
 from billing.models import Adjustment
-from marketplace.core.errors import NotFoundError
+from marketplace.selectors.found import get_one
 
 
 def list_adjustments(*, state: str = "", kind: str = "", account: str = "") -> QuerySet[Adjustment]:
@@ -28,10 +28,7 @@ def get_adjustment(adjustment_id: UUID) -> Adjustment:
     Raises:
         NotFoundError: None of this id.
     """
-    row = _rows().filter(pk=adjustment_id).first()
-    if row is None:
-        raise NotFoundError("No such adjustment.")
-    return row
+    return get_one(_rows().filter(pk=adjustment_id), "No such adjustment.")
 
 
 def count_pending() -> int:

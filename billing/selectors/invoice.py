@@ -18,10 +18,10 @@ from billing.selectors.meter import list_reports_of
 from billing.selectors.receipt import stream_receipts
 from marketplace.core import ids
 from marketplace.core.clock import to_wire
-from marketplace.core.errors import NotFoundError
 from marketplace.core.receipt import ReceiptPendingError
 from marketplace.models import Account
 from marketplace.selectors.access import Actor, list_accounts, require_right
+from marketplace.selectors.found import get_one
 from strongroom import invoices as documents
 
 # More is asked for in parts, as usage by days; it would take minutes to write and to check.
@@ -51,9 +51,7 @@ def access_invoice(actor: Actor, invoice_id: UUID) -> Invoice:
     invoices = Invoice.objects.select_related("account")
     if not actor.is_admin:
         invoices = invoices.filter(account__in=list_accounts(actor))
-    invoice = invoices.filter(pk=invoice_id).first()
-    if invoice is None:
-        raise NotFoundError("No such invoice.")
+    invoice = get_one(invoices.filter(pk=invoice_id), "No such invoice.")
     if not actor.is_admin:
         require_right(actor, invoice.account, "read")
     return invoice

@@ -14,6 +14,7 @@ from marketplace.core import ids
 from marketplace.core.errors import NotFoundError
 from marketplace.models import Account
 from marketplace.selectors.access import Actor, list_accounts, require_right
+from marketplace.selectors.found import get_one
 
 
 def access_charge(actor: Actor, public_id: str, right: str) -> UsageEvent:
@@ -30,9 +31,7 @@ def access_charge(actor: Actor, public_id: str, right: str) -> UsageEvent:
     events = UsageEvent.objects.select_related("version__model__account", "account", "creator")
     if not actor.is_admin:
         events = events.filter(creator__in=list_accounts(actor))
-    event = events.filter(pk=prediction_id, gross_nanos__gt=0).first()
-    if event is None:
-        raise NotFoundError("No such prediction.")
+    event = get_one(events.filter(pk=prediction_id, gross_nanos__gt=0), "No such prediction.")
     if not actor.is_admin:
         require_right(actor, event.creator, right)
     return event

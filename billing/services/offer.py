@@ -19,9 +19,10 @@ from billing.services.price import (
     notice_period,
     read_clock,
 )
-from marketplace.core.errors import FieldError, InvalidInputError, NotFoundError
+from marketplace.core.errors import FieldError, InvalidInputError
 from marketplace.models import Account, AIModel
 from marketplace.selectors.access import Actor
+from marketplace.selectors.found import get_one
 from marketplace.services import audit
 
 # The gateway keeps a model's offers with the model: so many are nothing, and thousands would be.
@@ -95,9 +96,7 @@ def end_offer(actor: Actor, model: AIModel, slug: str) -> Price:
     """
     with transaction.atomic():
         lock_prices(model)
-        price = list_offers(model).filter(account__slug=slug).first()
-        if price is None:
-            raise NotFoundError("This account has no offer.")
+        price = get_one(list_offers(model).filter(account__slug=slug), "This account has no offer.")
         ends = read_clock() + notice_period()
         if price.valid_until is None or ends < price.valid_until:
             Price.objects.filter(pk=price.pk).update(valid_until=ends)

@@ -15,8 +15,6 @@ a slow request of the one time cannot meet the other.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -60,6 +58,7 @@ from marketplace.models import Notification
 from marketplace.selectors.access import Actor
 from marketplace.services import audit
 from marketplace.services.notification import notify
+from marketplace.services.row_lock import hold_row
 
 logger = logging.getLogger(__name__)
 
@@ -224,7 +223,7 @@ def advance_item(item_id: UUID) -> PayoutItem:
         StripeUnavailableError: Nobody knows whether it was paid; it is looked after again.
         ConflictError: The same, and Stripe may have forgotten the request.
     """
-    with _locked(item_id) as is_ours:
+    with hold_row(_ITEM_LOCK_SPACE, item_id) as is_ours:
         item = PayoutItem.objects.select_related("creator").get(pk=item_id)
         if not is_ours or not item.is_open:
             return item
@@ -395,25 +394,6 @@ def _group_of(item: PayoutItem) -> str:
     return f"payout_{item.pk}"
 
 
-@contextmanager
-def _locked(row_id: UUID) -> Iterator[bool]:
-    """One process at a time looks after a row, also while it waits for Stripe.
-
-    The lock belongs to the connection and goes with it. It spares work and waiting; that
-    nothing is sent twice rests on the keys.
-    """
-    key = row_id.int & 0x7FFF_FFFF
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_lock(%s, %s)", [_ITEM_LOCK_SPACE, key])
-        is_ours = bool(cursor.fetchone()[0])
-    try:
-        yield is_ours
-    finally:
-        if is_ours:
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_advisory_unlock(%s, %s)", [_ITEM_LOCK_SPACE, key])
-
-
 def restore_item(found: ConnectTransfer) -> PayoutItem | None:
     """Write a payout again that our database has lost; what was taken back of it, too.
 
@@ -518,7 +498,7 @@ def advance_reversal(reversal_id: UUID) -> PayoutReversal:
         StripeUnavailableError: Nobody knows whether it was done; it is looked after again.
         ConflictError: The same, and Stripe may have forgotten the request.
     """
-    with _locked(reversal_id) as is_ours:
+    with hold_row(_ITEM_LOCK_SPACE, reversal_id) as is_ours:
         row = PayoutReversal.objects.select_related("item").get(pk=reversal_id)
         if not is_ours or row.state != PayoutReversal.State.SENDING:
             return row

@@ -32,10 +32,10 @@ from marketplace.core.errors import (
     ForbiddenError,
     InvalidInputError,
     MarketplaceError,
-    NotFoundError,
 )
 from marketplace.models import Notification, User
 from marketplace.selectors.access import Actor
+from marketplace.selectors.found import get_one
 from marketplace.services import audit
 from marketplace.services.mail import mail_once
 from marketplace.services.notification import notify
@@ -308,10 +308,10 @@ def _require_admin(actor: Actor) -> User:
 
 
 def _lock(difference_id: UUID) -> ReconcileDifference:
-    row = ReconcileDifference.objects.select_for_update().filter(pk=difference_id).first()
-    if row is None:
-        raise NotFoundError("No such difference.")
-    return row
+    return get_one(
+        ReconcileDifference.objects.select_for_update().filter(pk=difference_id),
+        "No such difference.",
+    )
 
 
 def _record(actor: Actor, action: str, row: ReconcileDifference) -> None:

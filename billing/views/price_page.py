@@ -32,6 +32,7 @@ from marketplace.core.errors import MarketplaceError, NotFoundError
 from marketplace.forms.problem import add_problem
 from marketplace.models import Account, AIModel
 from marketplace.selectors.access import access_model
+from marketplace.selectors.found import get_one
 from marketplace.views.once import sent_once
 
 HISTORY_SIZE = 10
@@ -101,9 +102,7 @@ def coupon(request: HttpRequest, owner: str, name: str) -> HttpResponse:
     actor = actor_of(request)
     model = access_model(actor, owner, name, "push")
     if code := request.POST.get("end"):
-        row = list_coupons(model).filter(code=code).first()
-        if row is None:
-            raise NotFoundError("This model has no such coupon.")
+        row = get_one(list_coupons(model).filter(code=code), "This model has no such coupon.")
         end_coupon(actor, row)
         messages.success(request, f"Nobody can use {row.code} any more.")
         return redirect("billing:price", owner, name)

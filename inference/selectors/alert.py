@@ -12,8 +12,8 @@ from django.conf import settings
 from django.db.models import Prefetch, QuerySet
 
 from inference.models import AlertChannel, AlertDelivery, AlertEvent, AlertRule
-from marketplace.core.errors import NotFoundError
 from marketplace.models import Account, AIModel
+from marketplace.selectors.found import get_one
 
 Kind = AlertRule.Kind
 
@@ -64,10 +64,7 @@ def get_rule(model: AIModel, rule_id: UUID) -> AlertRule:
     Raises:
         NotFoundError: The model has none of that id.
     """
-    found = AlertRule.objects.filter(model=model, pk=rule_id).first()
-    if found is None:
-        raise NotFoundError("No such rule.")
-    return found
+    return get_one(AlertRule.objects.filter(model=model, pk=rule_id), "No such rule.")
 
 
 def get_channel(model: AIModel, channel_id: UUID) -> AlertChannel:
@@ -76,10 +73,7 @@ def get_channel(model: AIModel, channel_id: UUID) -> AlertChannel:
     Raises:
         NotFoundError: The model has none of that id.
     """
-    found = AlertChannel.objects.filter(model=model, pk=channel_id).first()
-    if found is None:
-        raise NotFoundError("No such channel.")
-    return found
+    return get_one(AlertChannel.objects.filter(model=model, pk=channel_id), "No such channel.")
 
 
 def get_event(model: AIModel, event_id: UUID) -> AlertEvent:
@@ -88,10 +82,7 @@ def get_event(model: AIModel, event_id: UUID) -> AlertEvent:
     Raises:
         NotFoundError: The model has none of that id.
     """
-    found = AlertEvent.objects.filter(rule__model=model, pk=event_id).first()
-    if found is None:
-        raise NotFoundError("No such event.")
-    return found
+    return get_one(AlertEvent.objects.filter(rule__model=model, pk=event_id), "No such event.")
 
 
 def list_addresses(account: Account) -> list[str]:

@@ -10,6 +10,7 @@ from inference.models import Artifact, Upload, UploadPart, WrappedKey
 from inference.selectors import upload as uploads
 from marketplace.core.errors import NotFoundError
 from marketplace.selectors.access import Actor, access_model
+from marketplace.selectors.found import get_one
 from strongroom.sealing.manifest import Manifest
 
 
@@ -57,10 +58,10 @@ def access_part(
         ForbiddenError, CiphertextGoneError: As `access_artifact`.
     """
     artifact = access_artifact(actor, owner, name, number)
-    row = artifact.upload.parts.filter(file_index=file_index, part=part).first()
-    if row is None:
-        raise NotFoundError("The version has no such part.")
-    return row
+    return get_one(
+        artifact.upload.parts.filter(file_index=file_index, part=part),
+        "The version has no such part.",
+    )
 
 
 def gone() -> CiphertextGoneError:

@@ -6,9 +6,9 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from inference.models import SharedRun
-from marketplace.core.errors import NotFoundError
 from marketplace.models import Account
 from marketplace.selectors.access import Actor, list_accounts, list_visible_models, require_right
+from marketplace.selectors.found import get_one
 
 
 def list_runs(account: Account) -> QuerySet[SharedRun]:
@@ -50,7 +50,6 @@ def _list_kept() -> QuerySet[SharedRun]:
 
 
 def _only(runs: QuerySet[SharedRun], token: str) -> SharedRun:
-    found = runs.filter(token=token).first()
-    if found is None:
-        raise NotFoundError("No such run. It may have been revoked, or its time is over.")
-    return found
+    return get_one(
+        runs.filter(token=token), "No such run. It may have been revoked, or its time is over."
+    )

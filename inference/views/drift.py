@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.http import HttpRequest, HttpResponse, JsonResponse, QueryDict
+from django.http import HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_http_methods, require_safe
@@ -17,7 +15,7 @@ from inference.selectors import drift as selectors
 from inference.selectors.drift import Report
 from inference.selectors.onboarding import access_own_model
 from inference.services import drift as services
-from inference.views.metric import FORMATS
+from inference.views.table_file import answer_file, read_format
 from marketplace.context import actor_of
 from marketplace.core.errors import InvalidInputError, NotFoundError
 from marketplace.forms.problem import add_problem
@@ -40,17 +38,17 @@ def page(request: HttpRequest, owner: str, name: str) -> HttpResponse:
 def export(request: HttpRequest, owner: str, name: str) -> HttpResponse:
     """The numbers of the page, with `format=csv` or `json`."""
     model = access_own_model(actor_of(request), owner, name)
-    kind = request.GET.get("format", "csv")
-    if kind not in FORMATS:
-        detail = f"Must be one of {', '.join(FORMATS)}."
-        raise InvalidInputError(errors=[{"pointer": "/format", "detail": detail}])
+    kind = read_format(request)
     report = _read(request.GET, model)
     if report is None:
         raise NotFoundError("The model has no version yet.")
-    answer: HttpResponse
-    if kind == "json":
-        sides = {"baseline": report.baseline, "current": report.current}
-        document = {
+    sides = {"baseline": report.baseline, "current": report.current}
+    return answer_file(
+        kind,
+        f"{owner}-{name}-{report.version.number}-drift-{report.window}",
+        columns=selectors.EXPORT_COLUMNS,
+        rows=selectors.list_export(report),
+        about={
             "model": str(model),
             "version": report.version.number,
             "window": report.window,
@@ -64,17 +62,8 @@ def export(request: HttpRequest, owner: str, name: str) -> HttpResponse:
                 }
                 for key, one in sides.items()
             },
-            "rows": list(selectors.list_export(report)),
-        }
-        answer = JsonResponse(document, json_dumps_params={"indent": 1})
-    else:
-        answer = HttpResponse(content_type="text/csv; charset=utf-8")
-        writer = csv.DictWriter(answer, selectors.EXPORT_COLUMNS)
-        writer.writeheader()
-        writer.writerows(selectors.list_export(report))
-    file = f"{owner}-{name}-{report.version.number}-drift-{report.window}.{kind}"
-    answer["Content-Disposition"] = f'attachment; filename="{file}"'
-    return answer
+        },
+    )
 
 
 def _read(query: QueryDict, model: AIModel) -> Report | None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Sequence
 from datetime import UTC
 from typing import Any
 
 from django.contrib.auth.decorators import login_required
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
@@ -17,8 +16,8 @@ from inference.selectors import slo as slos
 from inference.selectors.alert import list_open_events
 from inference.selectors.metric import Point, Window
 from inference.selectors.onboarding import access_own_model
+from inference.views.table_file import answer_file, read_format
 from marketplace.context import actor_of
-from marketplace.core.errors import InvalidInputError
 from marketplace.models import AIModel
 from marketplace.selectors.access import has_right
 
@@ -37,7 +36,6 @@ REFUSALS = (
     ("refused_capacity", "No capacity"),
 )
 PERCENTILES = (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))
-FORMATS = ("csv", "json")
 
 Chart = dict[str, Any]
 Measure = Callable[[Point], float | None]
@@ -77,29 +75,20 @@ def monitoring(request: HttpRequest, owner: str, name: str) -> HttpResponse:
 def export(request: HttpRequest, owner: str, name: str) -> HttpResponse:
     """The numbers of the page, with `format=csv` or `json`."""
     model = access_own_model(actor_of(request), owner, name)
-    kind = request.GET.get("format", "csv")
-    if kind not in FORMATS:
-        detail = f"Must be one of {', '.join(FORMATS)}."
-        raise InvalidInputError(errors=[{"pointer": "/format", "detail": detail}])
+    kind = read_format(request)
     window, _ = _read(request, model)
-    answer: HttpResponse
-    if kind == "json":
-        document = {
+    return answer_file(
+        kind,
+        f"{owner}-{name}-{window.range.name}",
+        columns=metric.EXPORT_COLUMNS,
+        rows=metric.list_export(window),
+        about={
             "model": str(model),
             "range": window.range.name,
             "step_s": window.range.step_s,
             "time_zone": "UTC",
-            "rows": list(metric.list_export(window)),
-        }
-        answer = JsonResponse(document, json_dumps_params={"indent": 1})
-    else:
-        answer = HttpResponse(content_type="text/csv; charset=utf-8")
-        writer = csv.DictWriter(answer, metric.EXPORT_COLUMNS)
-        writer.writeheader()
-        writer.writerows(metric.list_export(window))
-    file = f"{owner}-{name}-{window.range.name}.{kind}"
-    answer["Content-Disposition"] = f'attachment; filename="{file}"'
-    return answer
+        },
+    )
 
 
 def _read(request: HttpRequest, model: AIModel) -> tuple[Window, list[int]]:

@@ -13,9 +13,10 @@ from uuid import UUID
 from django.conf import settings
 from django.db.models import Q, QuerySet
 
-from marketplace.core.errors import ForbiddenError, NotFoundError
+from marketplace.core.errors import ForbiddenError
 from marketplace.errors import EmailNotVerifiedError
 from marketplace.models import Account, AIModel, APIKey, Membership, ModelVersion, User
+from marketplace.selectors.found import get_one
 
 Role = Membership.Role
 Scope = APIKey.Scope
@@ -85,9 +86,7 @@ def access_account(actor: Actor, slug: str, right: str = "read") -> Account:
         NotFoundError: Not the actor's account, or none of that name.
         ForbiddenError: The actor belongs to it, without this right.
     """
-    account = list_accounts(actor).filter(slug=slug).first()
-    if account is None:
-        raise NotFoundError("No such account.")
+    account = get_one(list_accounts(actor).filter(slug=slug), "No such account.")
     require_right(actor, account, right)
     return account
 
@@ -152,9 +151,9 @@ def list_visible_models(actor: Actor) -> QuerySet[AIModel]:
 
 def access_model(actor: Actor, owner: str, name: str, right: str | None = None) -> AIModel:
     """A model the actor may see; with `right`, one of its own on which it has it."""
-    model = list_visible_models(actor).filter(account__slug=owner, name=name).first()
-    if model is None:
-        raise NotFoundError("No such model.")
+    model = get_one(
+        list_visible_models(actor).filter(account__slug=owner, name=name), "No such model."
+    )
     if right is not None:
         require_right(actor, model.account, right)
     return model
@@ -165,9 +164,7 @@ def access_version(actor: Actor, version_id: UUID | str, right: str = "read") ->
     versions = ModelVersion.objects.select_related("model__account")
     if not (actor.is_admin and right == "read"):
         versions = versions.filter(model__account__in=list_accounts(actor))
-    version = versions.filter(pk=version_id).first()
-    if version is None:
-        raise NotFoundError("No such version.")
+    version = get_one(versions.filter(pk=version_id), "No such version.")
     if not actor.is_admin or right != "read":
         require_right(actor, version.model.account, right)
     return version

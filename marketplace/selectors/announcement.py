@@ -13,9 +13,9 @@ from django.db.models import QuerySet
 
 from marketplace.core import limits
 from marketplace.core.clock import utc_now
-from marketplace.core.errors import NotFoundError
 from marketplace.models import AIModel, Announcement
 from marketplace.selectors.access import Actor
+from marketplace.selectors.found import get_one
 
 Audience = Announcement.Audience
 
@@ -41,10 +41,7 @@ def get_announcement(announcement_id: UUID) -> Announcement:
     Raises:
         NotFoundError: None of this id.
     """
-    found = Announcement.objects.filter(pk=announcement_id).first()
-    if found is None:
-        raise NotFoundError("No such announcement.")
-    return found
+    return get_one(Announcement.objects.filter(pk=announcement_id), "No such announcement.")
 
 
 def list_shown(actor: Actor, *, dismissed: Collection[str] = ()) -> list[Announcement]:

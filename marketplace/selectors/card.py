@@ -5,8 +5,8 @@ from __future__ import annotations
 from django.db.models import Max, QuerySet
 from django.db.models.functions import Length
 
-from marketplace.core.errors import NotFoundError
 from marketplace.models import AIModel, CardRevision
+from marketplace.selectors.found import get_one
 
 
 def current_number(model: AIModel) -> int:
@@ -26,10 +26,7 @@ def get_revision(model: AIModel, number: int) -> CardRevision:
     Raises:
         NotFoundError: There was none of this number, or it is not kept any more.
     """
-    revision = model.card_revisions.filter(number=number).first()
-    if revision is None:
-        raise NotFoundError("No such state of the card is kept.")
-    return revision
+    return get_one(model.card_revisions.filter(number=number), "No such state of the card is kept.")
 
 
 def find_before(revision: CardRevision) -> CardRevision | None:

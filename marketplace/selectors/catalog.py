@@ -22,9 +22,9 @@ from django.db.models import (
 )
 
 from marketplace.core import limits
-from marketplace.core.errors import NotFoundError
 from marketplace.models import Account, AIModel, Channel, ModelVersion
 from marketplace.selectors.access import Actor, list_visible_models
+from marketplace.selectors.found import get_one
 
 
 def list_catalogue(
@@ -94,10 +94,7 @@ def get_version(model: AIModel, number: int) -> ModelVersion:
     Raises:
         NotFoundError: The model has no such version.
     """
-    version = list_versions(model).filter(number=number).first()
-    if version is None:
-        raise NotFoundError("No such version.")
-    return version
+    return get_one(list_versions(model).filter(number=number), "No such version.")
 
 
 def find_channel_version(model: AIModel, channel: str = Channel.Name.PROD) -> ModelVersion | None:

@@ -12,6 +12,7 @@ from marketplace.core.errors import NotFoundError
 from marketplace.models import Account, AIModel, Collection, CollectionEntry
 from marketplace.selectors.access import Actor, access_account, list_accounts
 from marketplace.selectors.catalog import list_catalogue
+from marketplace.selectors.found import get_one
 
 
 def _with_counts(actor: Actor, collections: QuerySet[Collection]) -> QuerySet[Any]:
@@ -44,10 +45,7 @@ def access_collection(actor: Actor, slug: str) -> Collection:
     collections = Collection.objects.filter(account=None)
     if not actor.is_admin:
         collections = collections.filter(is_public=True)
-    found = collections.filter(slug=slug).first()
-    if found is None:
-        raise NotFoundError("No such collection.")
-    return found
+    return get_one(collections.filter(slug=slug), "No such collection.")
 
 
 def list_account_collections(actor: Actor, account: Account) -> QuerySet[Collection]:
@@ -83,10 +81,9 @@ def access_own_collection(actor: Actor, owner: str, slug: str, right: str = "pus
         ForbiddenError: The actor belongs to the account, without this right.
     """
     account = access_account(actor, owner, right)
-    collection = account.collections.select_related("account").filter(slug=slug).first()
-    if collection is None:
-        raise NotFoundError("No such collection.")
-    return collection
+    return get_one(
+        account.collections.select_related("account").filter(slug=slug), "No such collection."
+    )
 
 
 def list_collection_models(actor: Actor, collection: Collection) -> QuerySet[AIModel]:

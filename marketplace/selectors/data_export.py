@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from marketplace.core import limits
-from marketplace.core.errors import NotFoundError
 from marketplace.models import Account, DataExport
+from marketplace.selectors.found import get_one
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +32,7 @@ def get_export(account: Account, export_id: UUID) -> DataExport:
     Raises:
         NotFoundError: None of this account.
     """
-    export = DataExport.objects.filter(account=account, pk=export_id).first()
-    if export is None:
-        raise NotFoundError("No such archive.")
-    return export
+    return get_one(DataExport.objects.filter(account=account, pk=export_id), "No such archive.")
 
 
 def _describe(export: DataExport) -> ExportLine:

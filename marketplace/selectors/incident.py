@@ -20,6 +20,7 @@ from marketplace.core import limits
 from marketplace.core.errors import NotFoundError
 from marketplace.models import AIModel, Incident, IncidentUpdate
 from marketplace.selectors.access import ANONYMOUS, Actor, list_visible_models
+from marketplace.selectors.found import get_one
 
 Impact = Incident.Impact
 
@@ -75,10 +76,7 @@ def access_incident(actor: Actor, incident_id: UUID) -> Incident:
     Raises:
         NotFoundError: None of this id, or one that the actor may not see.
     """
-    found = list_visible_incidents(actor).filter(pk=incident_id).first()
-    if found is None:
-        raise NotFoundError("No such incident.")
-    return found
+    return get_one(list_visible_incidents(actor).filter(pk=incident_id), "No such incident.")
 
 
 def list_open(actor: Actor) -> list[Incident]:

@@ -9,7 +9,6 @@ from uuid import UUID
 
 from django.db.models import Count, Exists, Min, OuterRef, Q, QuerySet
 
-from marketplace.core.errors import NotFoundError
 from marketplace.models import (
     Account,
     AIModel,
@@ -20,6 +19,7 @@ from marketplace.models import (
     Takedown,
     User,
 )
+from marketplace.selectors.found import get_one
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +71,7 @@ def get_account(slug: str) -> Account:
     Raises:
         NotFoundError: None of that name.
     """
-    account = Account.objects.filter(slug=slug).first()
-    if account is None:
-        raise NotFoundError("No such account.")
-    return account
+    return get_one(Account.objects.filter(slug=slug), "No such account.")
 
 
 def get_person(person_id: UUID) -> User:
@@ -83,10 +80,7 @@ def get_person(person_id: UUID) -> User:
     Raises:
         NotFoundError: None of this id.
     """
-    person = User.objects.filter(pk=person_id).first()
-    if person is None:
-        raise NotFoundError("No such person.")
-    return person
+    return get_one(User.objects.filter(pk=person_id), "No such person.")
 
 
 def get_model(owner: str, name: str) -> AIModel:
@@ -95,10 +89,10 @@ def get_model(owner: str, name: str) -> AIModel:
     Raises:
         NotFoundError: None of that name.
     """
-    model = AIModel.objects.select_related("account").filter(account__slug=owner, name=name).first()
-    if model is None:
-        raise NotFoundError("No such model.")
-    return model
+    return get_one(
+        AIModel.objects.select_related("account").filter(account__slug=owner, name=name),
+        "No such model.",
+    )
 
 
 def _count(

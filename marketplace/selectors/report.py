@@ -7,8 +7,8 @@ from uuid import UUID
 from django.db.models import Count, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 
-from marketplace.core.errors import NotFoundError
 from marketplace.models import AIModel, Report, Takedown
+from marketplace.selectors.found import get_one
 
 State = Report.State
 
@@ -37,10 +37,7 @@ def get_report(report_id: UUID) -> Report:
         NotFoundError: None of this id.
     """
     rows = Report.objects.select_related("model__account", "reporter", "decided_by", "takedown")
-    report = rows.filter(pk=report_id).first()
-    if report is None:
-        raise NotFoundError("No such report.")
-    return report
+    return get_one(rows.filter(pk=report_id), "No such report.")
 
 
 def list_reports_of(model: AIModel) -> QuerySet[Report]:
@@ -66,10 +63,7 @@ def get_takedown(takedown_id: UUID) -> Takedown:
     rows = Takedown.objects.select_related(
         "model__account", "decided_by", "appealed_by", "answered_by"
     )
-    takedown = rows.filter(pk=takedown_id).first()
-    if takedown is None:
-        raise NotFoundError("No such decision.")
-    return takedown
+    return get_one(rows.filter(pk=takedown_id), "No such decision.")
 
 
 def find_takedown(model: AIModel) -> Takedown | None:

@@ -6,8 +6,8 @@ from uuid import UUID
 
 from django.db.models import QuerySet
 
-from marketplace.core.errors import NotFoundError
 from marketplace.models import Authenticator, Passkey, User
+from marketplace.selectors.found import get_one
 
 
 def find_authenticator(user: User, *, is_confirmed: bool = True) -> Authenticator | None:
@@ -23,10 +23,7 @@ def list_passkeys(user: User) -> QuerySet[Passkey]:
 
 def access_passkey(user: User, passkey_id: UUID) -> Passkey:
     """One of the person's own. Raises `NotFoundError`."""
-    found = list_passkeys(user).filter(pk=passkey_id).first()
-    if found is None:
-        raise NotFoundError("No such passkey.")
-    return found
+    return get_one(list_passkeys(user).filter(pk=passkey_id), "No such passkey.")
 
 
 def has_factor(user: User) -> bool:

@@ -19,7 +19,6 @@ from marketplace.core.errors import (
     AuthenticationError,
     ForbiddenError,
     InvalidInputError,
-    NotFoundError,
 )
 from marketplace.core.reserved import RESERVED_SLUGS, is_reserved
 from marketplace.errors import (
@@ -34,6 +33,7 @@ from marketplace.errors import (
 from marketplace.models import Account, APIKey, Membership, Notification, User
 from marketplace.models.account import Skeleton
 from marketplace.selectors.access import Actor
+from marketplace.selectors.found import get_one
 from marketplace.selectors.retired_name import is_retired
 from marketplace.services import audit, throttle
 from marketplace.services.admin import check_reason, require_admin
@@ -379,10 +379,7 @@ def _lock(account: Account) -> None:
 
 def _get_member(account: Account, user: User) -> Membership:
     _lock(account)
-    membership = account.memberships.filter(user=user).first()
-    if membership is None:
-        raise NotFoundError("No such member.")
-    return membership
+    return get_one(account.memberships.filter(user=user), "No such member.")
 
 
 def _require_owner(actor: Actor, account: Account) -> None:

@@ -8,12 +8,10 @@ receipts, invoices and the audit log stay; see docs/privacy.md.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
-from django.db import connection, transaction
+from django.db import transaction
 from django.urls import reverse
 
 from marketplace.core import limits
@@ -26,6 +24,7 @@ from marketplace.services import audit, closing
 from marketplace.services.admin import check_reason, require_admin
 from marketplace.services.closing import NotYet
 from marketplace.services.notice import owe_notice
+from marketplace.services.row_lock import hold_row
 from marketplace.tasks import account_deletion as tasks
 
 logger = logging.getLogger(__name__)
@@ -137,7 +136,7 @@ def sweep() -> int:
 
 def advance(*, deletion_id: UUID) -> None:
     """Do all that can be done now. Safe to repeat, also at once and after a kill in the middle."""
-    with _locked(deletion_id) as is_ours:
+    with hold_row(_LOCK_SPACE, deletion_id) as is_ours:
         if is_ours and _begin(deletion_id):
             while _do_step(deletion_id):
                 pass
@@ -242,21 +241,6 @@ def _finish_step(deletion: AccountDeletion, step: AccountDeletionStep, detail: s
             deletion.save(update_fields=["state", "ended_at"])
             account = deletion.account
             audit.record(SYSTEM_LABEL, "account.delete_end", account, account_id=account.pk)
-
-
-@contextmanager
-def _locked(deletion_id: UUID) -> Iterator[bool]:
-    """One worker at a time; the lock goes with the worker's connection."""
-    key = deletion_id.int & 0x7FFF_FFFF
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_lock(%s, %s)", [_LOCK_SPACE, key])
-        is_ours = bool(cursor.fetchone()[0])
-    try:
-        yield is_ours
-    finally:
-        if is_ours:
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_advisory_unlock(%s, %s)", [_LOCK_SPACE, key])
 
 
 def _wire(deletion: AccountDeletion) -> str:

@@ -13,7 +13,6 @@ from marketplace.core.clock import utc_now
 from marketplace.errors import DeletionBlockedError
 from marketplace.models import (
     Account,
-    AccountDeletion,
     APIKey,
     Authenticator,
     Membership,
@@ -25,6 +24,7 @@ from marketplace.models import (
     SecurityNotice,
     User,
 )
+from marketplace.selectors.account_deletion import find_open
 from marketplace.services import audit, closing
 from marketplace.services.closing import Obstacle
 from marketplace.services.session import drop_sessions
@@ -47,8 +47,7 @@ def list_obstacles(user: User) -> list[Obstacle]:
             continue
         url = reverse("marketplace:account-delete", args=[account.slug])
         remedy = "Make somebody else an owner, or delete the account first."
-        open_states = [AccountDeletion.State.PENDING, AccountDeletion.State.RUNNING]
-        if account.deletions.filter(state__in=open_states).exists():
+        if find_open(account) is not None:
             remedy = "It is going to be deleted; come back when it is gone."
         reason = f"Nobody else owns the account {account.slug}."
         found.append(Obstacle("only_owner", reason, remedy, url))

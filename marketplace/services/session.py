@@ -21,9 +21,9 @@ from django.utils import timezone
 from marketplace.address import address_of
 from marketplace.core import limits
 from marketplace.core.clock import utc_now
-from marketplace.core.errors import NotFoundError
 from marketplace.models import User, UserSession
 from marketplace.selectors.access import Actor
+from marketplace.selectors.found import get_one
 from marketplace.services import audit
 from marketplace.services.security_notice import Kind, notify
 
@@ -108,9 +108,7 @@ def end_session(*, user: User, session_id: Any) -> None:
     Raises:
         NotFoundError: None of the person's open sessions.
     """
-    found = list_sessions(user).filter(pk=session_id).first()
-    if found is None:
-        raise NotFoundError("No such session.")
+    found = get_one(list_sessions(user).filter(pk=session_id), "No such session.")
     _end([found.session_key], user)
 
 

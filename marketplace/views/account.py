@@ -20,7 +20,6 @@ from marketplace.core.errors import (
     ConflictError,
     ForbiddenError,
     InvalidInputError,
-    NotFoundError,
 )
 from marketplace.forms.account import (
     AccountPageForm,
@@ -34,6 +33,7 @@ from marketplace.forms.problem import add_problem
 from marketplace.models import Account, Membership, User
 from marketplace.selectors.access import access_account, has_right
 from marketplace.selectors.account import describe_event, list_events, list_members
+from marketplace.selectors.found import get_one
 from marketplace.services import account as accounts
 from marketplace.services.session import end_sessions, follow_session
 from marketplace.views.confirm import needs_confirmation
@@ -221,9 +221,9 @@ def _member(
 ) -> tuple[Account, User]:
     actor = actor_of(request)
     account = access_account(actor, slug)
-    membership = account.memberships.select_related("user").filter(pk=member_id).first()
-    if membership is None:
-        raise NotFoundError("No such member.")
+    membership = get_one(
+        account.memberships.select_related("user").filter(pk=member_id), "No such member."
+    )
     if not (may_be_self and membership.user == request.user):
         access_account(actor, slug, "members")
     return account, membership.user

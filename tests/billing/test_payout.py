@@ -612,10 +612,10 @@ def test_even_without_the_lock_workers_pay_once(fake, shop, creator, monkeypatch
     from contextlib import contextmanager
 
     @contextmanager
-    def unlocked(_row_id: object) -> Iterator[bool]:
+    def unlocked(_space: int, _row_id: object) -> Iterator[bool]:
         yield True
 
-    monkeypatch.setattr(payout, "_locked", unlocked)
+    monkeypatch.setattr(payout, "hold_row", unlocked)
     earn(shop, MINIMUM)
     start_due_run()
 

@@ -61,6 +61,7 @@ from marketplace.services.catalog import put_model
 from marketplace.services.key import issue_key
 from marketplace.services.notice import mail_notices
 from marketplace.services.own_closing import pseudonym_of
+from marketplace.services.row_lock import hold_row
 from tests.factories import MembershipFactory, UserFactory
 from tests.marketplace.archives import Tenant
 
@@ -673,12 +674,12 @@ def test_a_step_that_was_done_is_not_done_again(tenant, monkeypatch):
 def test_two_workers_do_not_work_at_once(account, actor, django_db_blocker):
     deletion = ask(account, actor)
     let_time_pass()
-    with account_deletion._locked(deletion.pk) as is_ours:
+    with hold_row(account_deletion._LOCK_SPACE, deletion.pk) as is_ours:
         assert is_ours
         seen = []
 
         def other() -> None:
-            with account_deletion._locked(deletion.pk) as found:
+            with hold_row(account_deletion._LOCK_SPACE, deletion.pk) as found:
                 seen.append(found)
             connection.close()
 

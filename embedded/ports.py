@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import socket
 from collections.abc import Iterable
@@ -10,6 +11,9 @@ from collections.abc import Iterable
 # those could sit on our port at the moment a child is restarted.
 _CHOICE = range(20_000, 32_000)
 _ATTEMPTS = 1_000
+# From a start of each process's own, each port once before any comes again: two that are
+# chosen one after the other, before anybody listens, are never the same.
+_steps = itertools.count(random.randrange(len(_CHOICE)))  # noqa: S311 - no secret
 
 
 def is_free(port: int) -> bool:
@@ -28,7 +32,7 @@ def choose(taken: Iterable[int] = ()) -> int:
     """A free port, none of `taken`."""
     avoid = set(taken)
     for _ in range(_ATTEMPTS):
-        port = random.choice(_CHOICE)  # noqa: S311 - no secret
+        port = _CHOICE[next(_steps) % len(_CHOICE)]
         if port not in avoid and is_free(port):
             return port
     raise OSError("no free port found")

@@ -6,18 +6,16 @@ from collections.abc import Iterator
 
 import pytest
 import redis
-from django.core.management import CommandError, call_command
+from django.core.management import call_command
 from django.test import TransactionTestCase
-from psycopg.errors import DeadlockDetected
 
 from embedded import postgres
-from tests import servers
+from tests import servers, tables
 from tests import stack as stacks
 from tests.fixtures import *  # noqa: F403 - the people of the tests, for all of them
 
 # The first test that needs the whole product waits until it has come up.
 STACK_TIMEOUT_S = stacks.START_TIMEOUT_S + 300
-FLUSHES_MAX = 3
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -39,31 +37,20 @@ def django_db_modify_db_settings() -> None:
 @pytest.fixture(scope="session")
 def django_db_setup(django_db_setup, django_db_blocker) -> None:
     """The migrated test database, with every role's rights as in production."""
+    tables.allow_emptying()
     with django_db_blocker.unblock():
         call_command("grant_roles", verbosity=0)
 
 
 @pytest.fixture(autouse=True, scope="session")
-def flush_again_after_a_deadlock() -> Iterator[None]:
-    """Empty the tables once more where a process of the test got in the way.
+def empty_what_was_filled() -> Iterator[None]:
+    """After a test that commits, its rows are deleted: Django empties every table anew.
 
-    A gateway gives slices back a second after its last prediction. If that meets the flush half
-    way, Postgres ends one of the two; what the flush had done is undone, and it may go again.
+    That took a sixth of a second for each of thousands of tests, most of it for tables in which
+    nothing was.
     """
-    flush = TransactionTestCase._fixture_teardown
-
-    def flush_again(case: TransactionTestCase) -> None:
-        for _ in range(FLUSHES_MAX - 1):
-            try:
-                return flush(case)
-            except CommandError as error:
-                cause = getattr(error.__cause__, "__cause__", None)
-                if not isinstance(cause, DeadlockDetected):
-                    raise
-        return flush(case)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TransactionTestCase, "_fixture_teardown", flush_again)
+        patch.setattr(TransactionTestCase, "_fixture_teardown", lambda _case: tables.empty())
         yield
 
 

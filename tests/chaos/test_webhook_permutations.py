@@ -35,6 +35,7 @@ from billing.services import payout as payouts
 from billing.services.connect import poll_connect_accounts
 from billing.services.stripe_client import get_stripe
 from billing.services.stripe_event import HANDLERS, poll_undelivered, sweep_events
+from embedded import ports
 from marketplace.models import Account, User
 from marketplace.selectors.access import Actor
 from tests.billing import test_payout
@@ -48,7 +49,7 @@ from tests.billing.test_ledger import broken
 from tests.billing.test_payout import CENT, onboard
 from tests.billing.test_postpaid_month import USED_DAYS, Month, agree
 from tests.factories import MembershipFactory
-from tests.fakestripe.process import FakeStripeProcess, free_port
+from tests.fakestripe.process import FakeStripeProcess
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -83,7 +84,7 @@ class Remembering:
 @pytest.fixture(scope="module")
 def _stripe(tmp_path_factory) -> Iterator[FakeStripeProcess]:
     # Nobody listens there: what we are told, these tests tell.
-    nowhere = f"http://127.0.0.1:{free_port()}/"
+    nowhere = f"http://127.0.0.1:{ports.choose()}/"
     with running(tmp_path_factory.mktemp("stripe"), webhook_url=nowhere) as process:
         yield process
 

@@ -24,6 +24,13 @@ def test_chosen_ports_are_below_those_of_outgoing_connections():
     assert all(20_000 <= port < 32_000 for port in chosen)
 
 
+def test_nobody_is_given_the_port_of_another_who_does_not_listen_yet(monkeypatch):
+    monkeypatch.setattr(ports, "_CHOICE", range(21_000, 21_100))
+    monkeypatch.setattr(ports, "is_free", lambda port: True)
+
+    assert len({ports.choose() for _ in range(100)}) == 100
+
+
 def test_a_taken_port_is_not_chosen(monkeypatch):
     monkeypatch.setattr(ports, "_CHOICE", range(21_000, 21_003))
     monkeypatch.setattr(ports, "is_free", lambda port: port != 21_001)

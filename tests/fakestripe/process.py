@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.server
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import requests
+
+from embedded import ports
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET_KEY = "sk_test_fakestripe"
@@ -24,7 +25,7 @@ class FakeStripeProcess:
     """`python -m fakestripe` with its state in a folder; can be killed and started again."""
 
     def __init__(self, folder: Path, *, name: str = "state", webhook_url: str | None = None):
-        self.port = free_port()
+        self.port = ports.choose()
         self.url = f"http://127.0.0.1:{self.port}"
         self._env = {
             **os.environ,
@@ -150,9 +151,3 @@ def wait_until(condition, timeout_s: float = 10) -> None:
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.02)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

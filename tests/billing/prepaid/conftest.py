@@ -7,17 +7,18 @@ from collections.abc import Iterator
 import pytest
 
 from billing.services import stripe_client
+from embedded import ports
 from marketplace.models import Account, User
 from marketplace.selectors.access import Actor
 from tests.billing.prepaid.flows import Flows
 from tests.billing.stand_in import asked_of, running
-from tests.fakestripe.process import FakeStripeProcess, free_port
+from tests.fakestripe.process import FakeStripeProcess
 
 
 @pytest.fixture(scope="package")
 def _stripe(tmp_path_factory) -> Iterator[FakeStripeProcess]:
     # Nobody listens there: webhooks are lost unless a test says otherwise.
-    nowhere = f"http://127.0.0.1:{free_port()}/"
+    nowhere = f"http://127.0.0.1:{ports.choose()}/"
     with running(tmp_path_factory.mktemp("stripe"), webhook_url=nowhere) as process:
         yield process
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import socket
 import ssl
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from uuid import UUID
 import httpx
 import pytest
 
-from embedded import tls
+from embedded import ports, tls
 from embedded.home import Home
 from inference.models import (
     Artifact,
@@ -164,9 +163,7 @@ class EnrolledNode:
 
 
 def start_broker(folder: Path, database_url: str, **settings: str) -> Broker:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = ports.choose()
     log_path = folder / "keybroker.log"
     home = Home(folder / "home")
     home.path.mkdir(exist_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import time
 import urllib.error
 import urllib.request
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import tritonclient.http as client
 
+from embedded import ports
 from inference.triton import processes, repository
 from inference.triton.server import SECRET_HEADER, TritonConfig, TritonServer
 from marketplace.core.ids import new_id
@@ -31,7 +31,7 @@ class Triton:
 
     def __init__(self, work_dir: Path) -> None:
         self._loaded_at = 0.0
-        self.config = TritonConfig(work_dir, *_free_ports(3))
+        self.config = TritonConfig(work_dir, ports.choose(), ports.choose(), ports.choose())
         self.server = TritonServer(self.config)
         self.server.start()
         self.server.wait_ready()
@@ -107,13 +107,3 @@ _DATATYPES: dict[str, Any] = {
     "uint8": "UINT8",
     "bool": "BOOL",
 }
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports

@@ -10,6 +10,15 @@ from inference.models.extraction import (
     QuerySample,
     QuerySketch,
 )
+from inference.models.job import (
+    FinishedJob,
+    Job,
+    JobAttempt,
+    JobClock,
+    JobFlow,
+    JobInput,
+    JobPace,
+)
 from inference.models.keybroker import (
     KeyRelease,
     KeyShred,
@@ -50,7 +59,14 @@ __all__ = [
     "DriftBlock",
     "DriftPart",
     "DriftWatch",
+    "FinishedJob",
     "GatewayCounter",
+    "Job",
+    "JobAttempt",
+    "JobClock",
+    "JobFlow",
+    "JobInput",
+    "JobPace",
     "KeyRelease",
     "KeyShred",
     "Lease",

@@ -50,10 +50,47 @@ MONEY_FUNCTIONS = (
     "billing_expire_holds(integer)",
     "billing_reverse_usage(uuid, uuid, bigint)",
 )
+# The queue is written by its functions alone.
+JOB_TABLES = (
+    "inference_job",
+    "inference_jobinput",
+    "inference_jobflow",
+    "inference_jobclock",
+    "inference_jobpace",
+    "inference_jobattempt",
+    "inference_finishedjob",
+)
+_CLAIM = "inference_claim(uuid, integer, uuid[], double precision)"
+_HEARTBEAT = "inference_heartbeat(uuid, uuid[], bigint[], boolean[], double precision)"
+# What a gateway does for its callers and for nodes.
+JOB_FUNCTIONS = (
+    "inference_submit(jsonb, jsonb, integer)",
+    _CLAIM,
+    _HEARTBEAT,
+    "inference_finish(uuid, uuid, bigint, text, jsonb, text, bigint, jsonb, boolean, boolean)",
+    "inference_hand_back(uuid, uuid, bigint, text, text)",
+    "inference_release_from_node(uuid, text)",
+    "inference_cancel_job(uuid, uuid)",
+    "inference_reap()",
+    "inference_return_holds(integer)",
+)
+# What the workers and the web do.
+JOB_UPKEEP_FUNCTIONS = (
+    "inference_cancel_job(uuid, uuid)",
+    "inference_reap()",
+    "inference_return_holds(integer)",
+    "inference_archive_jobs(interval, interval, integer)",
+    "inference_replay_job(uuid, double precision)",
+)
 # Of the workers alone.
 APP_FUNCTIONS = ("billing_lock(uuid[])",)
 # Parts of the above; nobody calls them by themselves.
 INNER_FUNCTIONS = (
+    "inference_offer_jobs(uuid, uuid)",
+    "inference_leave_flow(uuid, uuid, boolean)",
+    "inference_end_attempt(inference_job, text, text, text)",
+    "inference_close_job(inference_job, text, bigint, jsonb, text, text, bigint, boolean)",
+    "inference_requeue(inference_job, text, text)",
     "billing_budget_left(uuid, date)",
     "billing_note_spend(uuid[], date[], bigint[], bigint[])",
 )
@@ -61,6 +98,7 @@ INNER_FUNCTIONS = (
 APP_REVOKED = {
     **dict.fromkeys(MONEY_TABLES, "INSERT, UPDATE, DELETE"),
     **dict.fromkeys(RECEIPT_TABLES, "UPDATE, DELETE"),
+    **dict.fromkeys(JOB_TABLES, "INSERT, UPDATE, DELETE"),
     "billing_adjustment": "DELETE",
     "billing_usagereversal": "UPDATE, DELETE",
     "billing_reconcilerun": "DELETE",
@@ -126,6 +164,7 @@ GATEWAY_GRANTS = {
     "inference_querysample": "INSERT",
     "inference_driftwatch": "SELECT",
     "inference_driftpart": "INSERT",
+    **dict.fromkeys(JOB_TABLES, "SELECT"),
 }
 KEYBROKER_GRANTS = {
     "marketplace_account": "SELECT (id, suspended_at)",
@@ -158,12 +197,15 @@ def statements() -> list[str]:
     lines += [f"REVOKE {rights} ON {table} FROM {APP}" for table, rights in APP_REVOKED.items()]
     for role, grants in ((GATEWAY, GATEWAY_GRANTS), (KEYBROKER, KEYBROKER_GRANTS)):
         lines += [f"GRANT {rights} ON {table} TO {role}" for table, rights in grants.items()]
-    for function in (*MONEY_FUNCTIONS, *APP_FUNCTIONS, *INNER_FUNCTIONS):
+    jobs = (*JOB_FUNCTIONS, *JOB_UPKEEP_FUNCTIONS)
+    for function in (*MONEY_FUNCTIONS, *APP_FUNCTIONS, *INNER_FUNCTIONS, *jobs):
         lines.append(f"REVOKE ALL ON FUNCTION {function} FROM PUBLIC")
     for function in MONEY_FUNCTIONS:
         lines.append(f"GRANT EXECUTE ON FUNCTION {function} TO {APP}, {GATEWAY}")
     lines.append(f"REVOKE ALL ON FUNCTION {CREDIT_FUNCTION} FROM PUBLIC")
     lines.append(f"GRANT EXECUTE ON FUNCTION {CREDIT_FUNCTION} TO {APP}")
+    lines += [f"GRANT EXECUTE ON FUNCTION {one} TO {GATEWAY}" for one in JOB_FUNCTIONS]
+    lines += [f"GRANT EXECUTE ON FUNCTION {one} TO {APP}" for one in JOB_UPKEEP_FUNCTIONS]
     for function in APP_FUNCTIONS:
         lines.append(f"GRANT EXECUTE ON FUNCTION {function} TO {APP}")
     # Whoever may run predictions may not mint money.

@@ -233,6 +233,8 @@ def _node(place: Place) -> dict[str, str]:
         "STRONGROOM_KEYBROKER_CA": str(place.home.tls_ca),
         "STRONGROOM_NODE_DIR": str(place.home / "node"),
         "STRONGROOM_NODE_NAME": NODE_NAME,
+        # Where it asks for jobs.
+        "STRONGROOM_GATEWAY_URL": place.gateway_url,
         "STRONGROOM_NODE_JOIN_TOKEN_FILE": str(place.home.join_token_file),
         "STRONGROOM_NODE_RUN_DIR": str(place.run_dir),
         "STRONGROOM_NODE_TRITON_HTTP_PORT": str(place.ports["triton_http"]),

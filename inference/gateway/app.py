@@ -17,6 +17,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
+from inference.broker.postgres import PostgresBroker
+from inference.broker.wakeups import Wakeups
 from inference.gateway import memory
 from inference.gateway.auth import Authenticator
 from inference.gateway.catalog import Catalog
@@ -35,6 +37,7 @@ from inference.gateway.errors import CapacityError
 from inference.gateway.holds import Holds
 from inference.gateway.http import Answer, Request, RSGIProtocol
 from inference.gateway.idempotency import Idempotency
+from inference.gateway.jobs import Jobs
 from inference.gateway.limits import Limits
 from inference.gateway.meter import Meter
 from inference.gateway.observer import Observer
@@ -45,6 +48,7 @@ from inference.gateway.protocols.mcp import MCPProtocol
 from inference.gateway.protocols.native import NativeProtocol
 from inference.gateway.protocols.oip import OIPProtocol
 from inference.gateway.protocols.openai import OpenAIProtocol
+from inference.gateway.protocols.pull import PullProtocol
 from inference.gateway.query_budget import QueryBudgets
 from inference.gateway.route import Routes
 from inference.gateway.route_name import name_method, name_route
@@ -128,10 +132,14 @@ class Gateway:
             idempotency=self.idempotency,
             running=self.running,
         )
+        self.wakeups = Wakeups(config.redis_url)
+        self.broker = PostgresBroker(config.database_url, self.wakeups)
+        self.jobs = Jobs(self.broker, self.catalog, self.predictor, self.database)
         self.native = NativeProtocol(self)
         self.oip = OIPProtocol(self)
         self.openai = OpenAIProtocol(self)
         self.mcp = MCPProtocol(self)
+        self.pull = PullProtocol(self, self.jobs)
         self.operations = Operations(self)
         self.observer = Observer(config)
         self.requests_open = 0
@@ -143,6 +151,8 @@ class Gateway:
     async def start(self) -> None:
         """Begin to listen and to tidy; Postgres may come later than this process."""
         await self.database.open()
+        await self.broker.open()
+        self.wakeups.start()
         await self.limits.start()
         for job in (
             self.changes.run(),
@@ -151,6 +161,7 @@ class Gateway:
             self.routes.run(),
             self.holds.run(),
             self.running.run(),
+            self.jobs.run(),
             self.queries.run(),
             self.drift.run(),
             self.pool.run(),
@@ -172,6 +183,8 @@ class Gateway:
             ("queries", self.queries.close),
             ("drift", self.drift.close),
             ("streams", self.streams.close),
+            ("wakeups", self.wakeups.close),
+            ("broker", self.broker.close),
             ("database", self.database.close),
         ):
             try:
@@ -253,7 +266,7 @@ class Gateway:
             if called is not None:
                 return await called.answer(request)
             match request.segments:
-                case ["v1" | "v2" | "openai" | "mcp", *_]:
+                case ["v1" | "v2" | "openai" | "mcp" | "node", *_]:
                     return await family.answer(request)
             raise NotFoundError
         except MarketplaceError as error:
@@ -285,6 +298,8 @@ class Gateway:
                 return self.openai
             case "mcp":
                 return self.mcp
+            case "node":
+                return self.pull
         return self.native
 
     def _make_grpc(self) -> GRPCServer | None:

@@ -119,6 +119,18 @@ class Priced:
     # The most of a kind that one row is charged for.
     max_units: Mapping[str, int] = field(default_factory=dict)
 
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Priced:
+        """Of a row of `billing_price`, as JSON."""
+        terms = Terms(
+            row["nanos_per_prediction"],
+            row["rates"],
+            row["minimum_nanos"],
+            row["free_units"],
+            row["tiers"],
+        )
+        return cls(UUID(row["id"]), terms, row["max_units"])
+
 
 @dataclass(frozen=True, slots=True)
 class Offer:
@@ -212,6 +224,26 @@ class Catalog:
             raise NotFoundError("There is no such model or version, or you may not see it.")
         if caller.allowed_models is not None:
             caller.require_model(offer.model)
+        return offer
+
+    async def find_version(self, version_id: UUID) -> Offer:
+        """The offer of a version by its id, whoever asks; for what was accepted already.
+
+        Raises:
+            NotFoundError: It is not offered any more.
+            ModelNotReadyError: Its interface cannot be read.
+        """
+        reference = Reference("", "", "id", str(version_id))
+        offer = self.offers.get(reference)
+        if offer is None:
+            generation = self.offers.generation
+            row = await self.database.fetch_one(
+                _FIND + " AND v.id = %(value)s::uuid", {"value": reference.value}
+            )
+            if row is None:
+                raise NotFoundError("The version is not offered any more.")
+            offer = _make_offer(row)
+            self.offers.put(reference, offer, generation=generation, ttl_s=row["price_left_s"])
         return offer
 
     async def describe_model(self, owner: str, name: str, caller: Caller) -> Row:
@@ -308,21 +340,9 @@ def require_price(offer: Offer, caller: Caller) -> Priced:
     return offer.private_prices.get(caller.account_id, offer.price)
 
 
-def _make_price(row: Mapping[str, Any]) -> Priced:
-    """Of a row of `billing_price`, as JSON."""
-    terms = Terms(
-        row["nanos_per_prediction"],
-        row["rates"],
-        row["minimum_nanos"],
-        row["free_units"],
-        row["tiers"],
-    )
-    return Priced(UUID(row["id"]), terms, row["max_units"])
-
-
 def _list_private(rows: Sequence[Mapping[str, Any]], price: Priced | None) -> dict[UUID, Priced]:
     """By account; without those that the price of everybody has caught up with."""
-    found = {UUID(row["account_id"]): _make_price(row) for row in rows}
+    found = {UUID(row["account_id"]): Priced.from_row(row) for row in rows}
     return {
         account_id: one
         for account_id, one in found.items()
@@ -338,7 +358,7 @@ def _make_offer(row: Row) -> Offer:
         raise ModelNotReadyError(
             "The version is not complete yet.", retry_after_s=NOT_READY_RETRY_S
         ) from error
-    price = None if row["price"] is None else _make_price(row["price"])
+    price = None if row["price"] is None else Priced.from_row(row["price"])
     return Offer(
         version_id=row["version_id"],
         number=row["number"],

@@ -397,3 +397,19 @@ def _env_url(name: str) -> str:
     if urlparse(text).scheme not in {"http", "https"} or not urlparse(text).hostname:
         raise SettingError(f"{name} must be an http(s) URL, not {text!r}")
     return text
+
+
+# Predictions that run later. The longest run, as that of Replicate's models, and the longest wait
+# that is still promised: who comes later is told when to come again.
+JOB_RUN_MAX_S = 1_800.0
+JOB_WAIT_MAX_S = 3_600.0
+JOB_LOOK_S = 5
+# How often the queue is looked after, by each gateway.
+REAP_S = 1.0
+# How long a node may be made to wait for a job, and how long it is believed to be one.
+CLAIM_WAIT_MAX_S = 30.0
+NODE_TTL_S = 5.0
+# Of one node: more is no machine.
+NODE_SLOTS_MAX = 64
+NODE_JOBS_MAX = 64
+NODE_VERSIONS_MAX = 1_000

@@ -67,6 +67,23 @@ def read_wait(headers: Headers) -> tuple[str, float] | None:
     return None
 
 
+def is_async_preferred(headers: Headers) -> bool:
+    """Whether the caller would rather come back for the answer than wait for it."""
+    names = (headers.get(_PREFER) or "").lower().split(",")
+    return any(one.partition(";")[0].strip() == "respond-async" for one in names)
+
+
+def read_cancel_after(headers: Headers, default_s: float, limit_s: float) -> float:
+    """Until when a prediction that runs later has to be over, in seconds from now.
+
+    Raises:
+        DeadlineInvalidError: The header says nothing that can be kept.
+    """
+    if _CANCEL_AFTER not in headers:
+        return default_s
+    return min(limit_s, _read_cancel_after(headers.get(_CANCEL_AFTER) or ""))
+
+
 def _read_cancel_after(text: str) -> float:
     text = text.strip()
     found = _CANCEL_AFTER_FORM.fullmatch(text)

@@ -41,6 +41,7 @@ __all__ = [
     "ParameterError",
     "QueryBudgetExceededError",
     "QueryBudgetSpentError",
+    "QueueFullError",
     "RateLimitedError",
     "RequestTimeoutError",
     "StreamBrokenError",
@@ -121,6 +122,11 @@ class UnitsExceedLimitError(LimitExceededError):
     code = "units_exceed_limit"
     retryable = False
     title = "The request has more units than the limit allows in a minute."
+
+
+class QueueFullError(LimitExceededError):
+    code = "queue_full"
+    title = "Too much waits already."
 
 
 class QueryBudgetExceededError(LimitExceededError):

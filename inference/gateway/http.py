@@ -48,6 +48,7 @@ _PROTOCOLS = {
     "v2": "oip",
     "openai": "openai",
     "mcp": "mcp",
+    "node": "pull",
     "inference.GRPCInferenceService": "grpc",
 }
 # Possessive: a text without an end is passed once, and not tried again from every quote in it.

@@ -43,6 +43,8 @@ class Node(models.Model):
     # Since when its reports have come without a gap.
     heard_since = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True)
+    # From then on it takes no new jobs, and finishes those that it has.
+    drain_requested_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         constraints = [

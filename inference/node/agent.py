@@ -13,13 +13,16 @@ import os
 import threading
 import time
 from typing import Any
+from uuid import UUID
+
+import numpy as np
 
 from inference.node import health, trial
 from inference.node.cache import ArtifactCache
 from inference.node.canary import Canaries
 from inference.node.certificates import CertificateKeeper
 from inference.node.config import NodeConfig
-from inference.node.control_plane import ControlPlane, KeyBroker
+from inference.node.control_plane import ControlPlane, JobQueue, KeyBroker
 from inference.node.errors import IdentityError
 from inference.node.gpu import GPUWatch
 from inference.node.identity import IdentityStore
@@ -27,6 +30,7 @@ from inference.node.leases import Lease, LeaseKeeper
 from inference.node.loading import ReplicaLoader
 from inference.node.log import event
 from inference.node.platform_link import PlatformLink
+from inference.node.pulling import Job, Puller
 from inference.node.reconcile import Reconciler
 from inference.node.replica import WorkOrder
 from inference.node.stub_socket import StubSocket
@@ -35,6 +39,7 @@ from inference.node.trial import Infer, Result
 from inference.node.workbench import Workbench
 from inference.triton import processes, repository
 from inference.triton.control import TritonControl
+from inference.triton.errors import ModelNotReadyError
 from inference.triton.server import TritonServer, stop_orphan
 from strongroom.sealing.manifest import Manifest
 
@@ -80,10 +85,14 @@ class Node:
             loader=self._make_loader(), leases=self._leases, on_change=self._wake
         )
         self._workbench = Workbench(self._control_plane, self._run_work)
+        self._queue = JobQueue(config.gateway_url, identities) if config.gateway_url else None
+        self._puller = self._make_puller()
         self._canaries = Canaries(
             interval_s=config.canary_interval_s,
             list_orders=self._reconciler.list_canaries,
-            is_busy=lambda: self._reconciler.is_loading() or self._workbench.is_busy,
+            is_busy=lambda: (
+                self._reconciler.is_loading() or self._workbench.is_busy or self._runs_job()
+            ),
             find_infer=lambda order: self._find_infer(order.manifest),
             on_record=self._reconciler.note_canary,
             on_wrong=self._reconciler.condemn,
@@ -121,6 +130,8 @@ class Node:
             self._leases.start()
             self._certificates.start()
             self._link.start()
+            if self._puller is not None:
+                self._puller.start()
             while not self._stopping.wait(TICK_S):
                 self._supervisor.tick()
                 self._reconciler.tick(is_triton_ready=self._supervisor.is_ready)
@@ -151,6 +162,38 @@ class Node:
             support=self._support,
             parallel=max(2, os.cpu_count() or 1),
         )
+
+    def _make_puller(self) -> Puller | None:
+        if self._queue is None or not self.config.slot_count:
+            return None
+        return Puller(
+            self._queue,
+            slot_count=self.config.slot_count,
+            list_versions=lambda: list(self._reconciler.find_served()),
+            run=self._run_job,
+            kill=self._kill_job,
+        )
+
+    def _runs_job(self) -> bool:
+        return self._puller is not None and self._puller.is_busy
+
+    def _run_job(self, job: Job) -> dict[str, np.ndarray]:
+        found = self._reconciler.find_served().get(job.version_id)
+        if found is None:
+            raise ModelNotReadyError
+        return self._control.infer_until(
+            repository.model_name(found[0]),
+            job.tensors,
+            job.output_names,
+            timeout_s=job.run_max_s,
+            cancelled=job.cancelled,
+        )
+
+    def _kill_job(self, version_id: UUID) -> None:
+        """End the process of a model that does not stop; it is loaded again."""
+        _, pid = self._reconciler.find_served().get(version_id, (None, 0))
+        if processes.kill_descendant(pid, os.getpid()):
+            event(logger, "job.killed", level=logging.WARNING, version=version_id)
 
     def _run_work(self, order: WorkOrder, cancelled: threading.Event) -> Result:
         return trial.run(
@@ -202,6 +245,8 @@ class Node:
     def _drain(self) -> None:
         """Stop being routed to, finish what runs, give the keys back, leave nothing behind."""
         event(logger, "node.drain")
+        if self._puller is not None:
+            self._puller.stop(timeout_s=self.config.drain_s)
         self._link.stop(timeout_s=2.0)
         self._certificates.stop()
         self._workbench.stop(timeout_s=1.0)
@@ -219,6 +264,8 @@ class Node:
         repository.clear(self.config.triton.repository_dir)
         self._control.close()
         self._control_plane.close()
+        if self._queue is not None:
+            self._queue.close()
         self._broker.close()
         os.close(self._lock_handle)
         event(logger, "node.end")

@@ -17,6 +17,8 @@ from marketplace.core.env import SettingError, env_int, env_secret, env_text
 # A unix socket's address has 108 bytes, the ending zero among them.
 SOCKET_PATH_LENGTH_MAX = 107
 CACHE_BYTES_DEFAULT = 20 * 1024**3
+SLOTS_DEFAULT = 1
+DRAIN_S_DEFAULT = 5
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -39,6 +41,12 @@ class NodeConfig:
     keybroker_ca: Path | None = None
     # Between two questions to one replica; 0 asks none.
     canary_interval_s: int = INTERVAL_S_DEFAULT
+    # Where jobs come from; empty: this node runs none.
+    gateway_url: str = ""
+    # How many jobs run at once.
+    slot_count: int = SLOTS_DEFAULT
+    # How long a job may go on when the node is told to stop; then it is handed back.
+    drain_s: int = DRAIN_S_DEFAULT
 
     @property
     def socket_path(self) -> Path:
@@ -97,6 +105,11 @@ class NodeConfig:
                 "STRONGROOM_NODE_CACHE_BYTES", CACHE_BYTES_DEFAULT, minimum=1, env=env
             ),
             keybroker_ca=_read_ca(env),
+            gateway_url=(
+                _read_url("STRONGROOM_GATEWAY_URL", env) if "STRONGROOM_GATEWAY_URL" in env else ""
+            ),
+            slot_count=env_int("STRONGROOM_NODE_SLOTS", SLOTS_DEFAULT, minimum=0, env=env),
+            drain_s=env_int("STRONGROOM_NODE_DRAIN_S", DRAIN_S_DEFAULT, minimum=0, env=env),
             canary_interval_s=env_int(
                 "STRONGROOM_NODE_CANARY_INTERVAL_S", INTERVAL_S_DEFAULT, minimum=0, env=env
             ),

@@ -14,7 +14,7 @@ import random
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
@@ -26,6 +26,7 @@ from inference.node.errors import CancelledError, RefusedError, UnreachableError
 from inference.node.evidence import Evidence, NoEvidence
 from inference.node.identity import Identity, IdentityStore
 from inference.node_certificate import CertificateError, make_request
+from inference.triton import frames
 from marketplace.core.clock import to_wire, utc_now
 from strongroom.sealing import signature
 
@@ -165,6 +166,53 @@ class ControlPlane(_Api):
     def post_work(self, work_id: UUID, body: Answer) -> None:
         """What came of a piece of work."""
         self.call("POST", f"/work/{work_id}", body)
+
+
+class JobQueue(_Api):
+    """The queue of jobs, at a gateway; only this side opens connections."""
+
+    def __init__(self, gateway_url: str, identities: IdentityStore) -> None:
+        super().__init__(f"{gateway_url}/node/v1")
+        self._identities = identities
+
+    def headers(self) -> dict[str, str]:
+        token = self._identities.current.token
+        return {"Authorization": f"Bearer {token}"} if token else {}
+
+    def start(self) -> None:
+        """What this node held before it was started goes back into the queue."""
+        self.call("POST", "/start", {})
+
+    def claim(self, slot: int, version_ids: Sequence[UUID], wait_s: float) -> bytes:
+        """A job as a frame; empty if there was none within `wait_s`."""
+        body = {"slot": slot, "version_ids": [str(one) for one in version_ids], "wait_s": wait_s}
+        timeout = httpx.Timeout(ANSWER_TIMEOUT_S + wait_s, connect=CONNECT_TIMEOUT_S)
+        return self._post("/claim", _encode(body, "/claim"), "application/json", timeout)
+
+    def heartbeat(self, beats: Sequence[Mapping[str, Any]]) -> Answer:
+        """Say which jobs are still held; the answer has a word for each."""
+        return self.call("POST", "/heartbeat", {"jobs": list(beats)})
+
+    def finish(self, job_id: UUID, frame: bytes) -> str:
+        """Hand a result in; returns how it was booked."""
+        timeout = httpx.Timeout(STREAM_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+        octets = self._post(f"/jobs/{job_id}/finish", frame, frames.CONTENT_TYPE, timeout)
+        return str(json.loads(octets)["outcome"])
+
+    def hand_back(self, job_id: UUID, epoch: int, code: str, detail: str) -> str:
+        """Give a job back; returns its state."""
+        body = {"epoch": epoch, "code": code, "detail": detail}
+        return str(self.call("POST", f"/jobs/{job_id}/hand-back", body)["state"])
+
+    def _post(self, path: str, octets: bytes, kind: str, timeout: httpx.Timeout) -> bytes:
+        headers = self.headers() | {"Content-Type": kind}
+        try:
+            answer = self._client.post(path, content=octets, headers=headers, timeout=timeout)
+        except httpx.HTTPError as error:
+            raise UnreachableError(f"{type(error).__name__} at {path}") from error
+        if answer.status_code >= 400:
+            _raise_for_status(answer.status_code, _decode(answer, answer.content), path)
+        return answer.content
 
 
 class KeyBroker(_Api):

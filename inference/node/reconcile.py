@@ -124,6 +124,18 @@ class Reconciler:
                 and wanted.work is not None
             ]
 
+    def find_served(self) -> dict[UUID, tuple[UUID, int]]:
+        """By version: a replica in service, and the process that runs it."""
+        with self._lock:
+            return {
+                one.desired.version_id: (one.id, one.stub_pid)
+                for one in self._replicas.values()
+                if one.stage is Stage.READY
+                and one.state == "ready"
+                and one.desired.purpose == "serve"
+                and one.condemned is None
+            }
+
     def list_canaries(self) -> list[CanaryOrder]:
         """Replicas in service."""
         with self._lock:

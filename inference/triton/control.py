@@ -10,6 +10,7 @@ Source: Triton, model repository extension; server v2.51.0, grpc/grpc_utils.cc.
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -216,22 +217,61 @@ class TritonControl:
         Raises:
             MarketplaceError: As from `infer`.
         """
+        return _read_stream(self._send(name, tensors, outputs, timeout_s))
+
+    def infer_until(
+        self,
+        name: str,
+        tensors: Sequence[Tensor],
+        outputs: Sequence[str],
+        *,
+        timeout_s: float,
+        cancelled: threading.Event,
+    ) -> dict[str, np.ndarray]:
+        """The same for any model; ends early, without outputs, when `cancelled` is set.
+
+        The caller sets it in the end in any case: a thread waits for it.
+
+        Raises:
+            MarketplaceError: As from `infer`.
+        """
+        call = self._send(name, tensors, outputs, timeout_s)
+
+        def end() -> None:
+            cancelled.wait()
+            call.cancel()
+
+        threading.Thread(target=end, name="infer-until", daemon=True).start()
+        try:
+            return _read_stream(call)
+        except TritonUnavailableError:
+            if cancelled.is_set():
+                return {}
+            raise
+
+    def _send(
+        self, name: str, tensors: Sequence[Tensor], outputs: Sequence[str], timeout_s: float
+    ) -> Any:
         request = streams.make_request(name, tensors, outputs, in_pieces=False)
         send = self._channel.stream_stream(
             streams.METHOD,
             request_serializer=service_pb2.ModelInferRequest.SerializeToString,
             response_deserializer=service_pb2.ModelStreamInferResponse.FromString,
         )
-        try:
-            responses = list(send(iter([request]), timeout=timeout_s))
-        except grpc.RpcError as error:
-            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise TritonDeadlineError("the model server did not answer in time") from error
-            raise TritonUnavailableError(str(error.details())) from error
-        parts = [part for part in map(streams.read_response, responses) if part]
-        if len(parts) != 1:
-            raise OutputError(f"the model answered {len(parts)} times")
-        return parts[0]
+        return send(iter([request]), timeout=timeout_s)
+
+
+def _read_stream(call: Any) -> dict[str, np.ndarray]:
+    try:
+        responses = list(call)
+    except grpc.RpcError as error:
+        if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+            raise TritonDeadlineError("the model server did not answer in time") from error
+        raise TritonUnavailableError(str(error.details())) from error
+    parts = [part for part in map(streams.read_response, responses) if part]
+    if len(parts) != 1:
+        raise OutputError(f"the model answered {len(parts)} times")
+    return parts[0]
 
 
 def clean_reason(text: str) -> str:

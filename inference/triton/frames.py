@@ -84,7 +84,11 @@ _NAMES = {
     "bool": "BOOL",
     "float32": "FP32",
     "float64": "FP64",
-    **{f"{sign}int{bits}": f"{sign}int{bits}".upper() for sign in ("", "u") for bits in (8, 16, 32, 64)},
+    **{
+        f"{sign}int{bits}": f"{sign}int{bits}".upper()
+        for sign in ("", "u")
+        for bits in (8, 16, 32, 64)
+    },
 }
 
 

@@ -21,11 +21,11 @@ from inference.gateway.catalog import Offer, Reference, list_allowed, parse_refe
 from inference.gateway.changes import CHANNEL
 from inference.gateway.config import CANCEL_WAITS_S, PAGE_SIZE
 from inference.gateway.database import Row
-from inference.gateway.deadline import read_wait
+from inference.gateway.deadline import is_async_preferred, read_wait
 from inference.gateway.errors import CanceledError
 from inference.gateway.http import Answer, Request, json_answer, parse_json
 from inference.gateway.prediction import Prediction
-from inference.gateway.protocols import native_price, native_stream, schema
+from inference.gateway.protocols import native_async, native_price, native_stream, schema
 from inference.gateway.protocols.keyed import REPLAYED, read_keyed_body
 from inference.gateway.running import CANCELLATION
 from inference.triton import tensors
@@ -43,22 +43,32 @@ from marketplace.core.ids import from_public, to_public
 from marketplace.core.problem import CONTENT_TYPE, problem
 from marketplace.core.receipt import RECEIPT_SQL, assemble
 from strongroom.errors import Fault, InputError
+from strongroom.interface import Interface
 
 if TYPE_CHECKING:
     from inference.gateway.app import Gateway
 
 PROTOCOL = "native"
-_MEMBERS = frozenset({"version", "input", "stream"})
-# Known to Replicate's clients; silence would be mistaken for a promise.
-_UNSUPPORTED = ("webhook", "webhook_events_filter")
+_MEMBERS = frozenset({"version", "input", "stream", *native_async.MEMBERS})
 _TERMINAL = frozenset({"succeeded", "failed", "canceled"})
 _STATUSES = {"queued": "starting", "leased": "starting", "running": "processing"}
 
+# What is over is a prediction; what waits or runs is a job, and so is what no node could run.
 _SELECT = """
-    SELECT p.id, p.state, p.source, p.protocol, p.cost_nanos, p.output, p.error,
-        p.predict_time_us, p.created_at, p.completed_at, v.number, v.manifest_sha256,
-        m.name, a.slug AS owner
-    FROM inference_prediction p
+    SELECT p.*, v.number, v.manifest_sha256, m.name, a.slug AS owner
+    FROM (
+        SELECT p.id, p.account_id, p.version_id, p.state, p.source, p.protocol, p.cost_nanos,
+            p.input, p.output, p.error, p.predict_time_us, p.created_at,
+            NULL::timestamptz AS started_at, p.completed_at, NULL::timestamptz AS deadline_at
+        FROM inference_prediction p
+        UNION ALL
+        SELECT j.id, j.account_id, j.version_id,
+            CASE j.state WHEN 'dead' THEN 'failed' ELSE j.state END, j.source, j.protocol,
+            j.cost_nanos, i.input, NULL, j.error, j.predict_time_us, j.created_at,
+            j.started_at, j.finished_at, j.deadline_at
+        FROM inference_job j LEFT JOIN inference_jobinput i ON i.job_id = j.id
+        WHERE j.state IN ('queued', 'leased', 'running', 'dead')
+    ) p
     JOIN marketplace_modelversion v ON v.id = p.version_id
     JOIN marketplace_aimodel m ON m.id = v.model_id
     JOIN marketplace_account a ON a.id = m.account_id
@@ -153,14 +163,17 @@ class NativeProtocol:
         offer = await self.gateway.catalog.find(reference, caller)
         request.offer = offer
         interface = offer.interface
-        try:
-            checked = interface.check_input(document.get("input"))
-        except InputError as error:
-            raise refuse_input(error.errors) from error
+        checked = _check_input(interface, document)
         predictor = self.gateway.predictor
         prediction = predictor.begin(
             request, caller, offer, protocol=PROTOCOL, rows=1, claim=keyed.claim
         )
+        if is_async_preferred(request.headers):
+            wish = native_async.read_wish(request.headers, document)
+            inputs = tensors.encode(interface, [checked])
+            await self.gateway.jobs.submit(prediction, inputs, checked, wish)
+            return await self._answer_accepted(caller, prediction.id, wait)
+        native_async.refuse_members(document)
         if native_stream.is_wanted(request, document):
             return await native_stream.answer(request, predictor, prediction, checked)
 
@@ -180,6 +193,31 @@ class NativeProtocol:
         envelope = self._render_prediction(prediction, document["input"], output)
         return json_answer(envelope, status=201, headers=headers, cost_nanos=prediction.gross_nanos)
 
+    async def _answer_accepted(
+        self,
+        caller: Caller,
+        prediction_id: UUID,
+        wait: tuple[str, float] | None,
+    ) -> Answer:
+        """A prediction that runs later: as it is now, or, if the caller would wait, then."""
+        preferences = ["respond-async"]
+        if wait is not None:
+            preferences.append(wait[0])
+            await self.gateway.jobs.wait_until_over(prediction_id, wait[1])
+        row = await self.find_row(caller, prediction_id)
+        headers = [("preference-applied", ", ".join(preferences))]
+        document = await self._render_live(row)
+        return json_answer(document, status=202, headers=headers, cost_nanos=row["cost_nanos"])
+
+    async def _render_live(self, row: Row) -> dict[str, Any]:
+        """A prediction of either kind; one that is on its way with where it is."""
+        document = self.render_row(row)
+        if row["state"] not in _TERMINAL:
+            place = await self.gateway.jobs.describe_place(row["id"])
+            if place is not None:
+                document["progress"] = place
+        return document
+
     async def _replay(
         self,
         caller: Caller,
@@ -188,7 +226,7 @@ class NativeProtocol:
         headers: list[tuple[str, str]],
     ) -> Answer:
         row = await self.find_row(caller, prediction_id)
-        envelope = self.render_row(row) | {"input": document.get("input")}
+        envelope = await self._render_live(row) | {"input": document.get("input")}
         headers = [REPLAYED, *headers]
         return json_answer(envelope, headers=headers, cost_nanos=row["cost_nanos"])
 
@@ -196,7 +234,7 @@ class NativeProtocol:
         caller.require(PREDICT, READ)
         row = await self.find_row(caller, read_prediction_id(public_id))
         request.prediction_id = row["id"]
-        return json_answer(self.render_row(row), cost_nanos=row["cost_nanos"])
+        return json_answer(await self._render_live(row), cost_nanos=row["cost_nanos"])
 
     async def _show_receipt(self, request: Request, caller: Caller, public_id: str) -> Answer:
         """Proof that the prediction was counted once, at its price."""
@@ -249,9 +287,13 @@ class NativeProtocol:
             request.prediction_id = prediction_id
             return json_answer(self._render_canceled(stopped, {}))
         try:
-            return await self._show(request, caller, public_id)
+            found = await self.find_row(caller, prediction_id)
         except NotFoundError:
             await self._tell_canceled(caller, prediction_id)
+        else:
+            if found["state"] not in _TERMINAL:
+                await self.gateway.jobs.cancel(caller.account_id, prediction_id)
+            return await self._show(request, caller, public_id)
         for wait_s in CANCEL_WAITS_S:
             await asyncio.sleep(wait_s)
             with suppress(NotFoundError):
@@ -422,15 +464,17 @@ class NativeProtocol:
         ) | {"deadline": _render_deadline(prediction.created_at, prediction.allowed_s)}
 
     def render_row(self, row: Row) -> dict[str, Any]:
-        """A stored prediction; its input is never kept, its output only for a retry."""
+        """A stored prediction. Of one that was waited for, the output is kept only for a retry."""
         predict_time_s = row["predict_time_us"] / 1e6
         completed_at = row["completed_at"]
-        began_at = completed_at and completed_at - timedelta(seconds=predict_time_s)
+        began_at = row["started_at"] or (
+            completed_at and completed_at - timedelta(seconds=predict_time_s)
+        )
         return self._envelope(
             row["id"],
             model=f"{row['owner']}/{row['name']}",
             version=row["manifest_sha256"] or str(row["number"]),
-            given={},
+            given=row["input"] or {},
             output=row["output"],
             status=_STATUSES.get(row["state"]) or str(row["state"]),
             error=row["error"] or None,
@@ -440,7 +484,7 @@ class NativeProtocol:
             completed_at=completed_at,
             predict_time_s=predict_time_s,
             cost_nanos=row["cost_nanos"],
-        )
+        ) | ({} if row["deadline_at"] is None else {"deadline": to_wire(row["deadline_at"])})
 
     def _envelope(
         self,
@@ -490,9 +534,6 @@ def _read_document(body: bytes) -> dict[str, Any]:
     document = parse_json(body)
     if not isinstance(document, dict):
         raise _invalid("", "The body must be an object with the member `input`.")
-    for name in _UNSUPPORTED:
-        if document.pop(name, None):
-            raise _invalid(f"/{name}", "Webhooks are sent for asynchronous predictions only.")
     faults = [
         FieldError(pointer=f"/{str(name)[:64]}", detail="This member is not known here.")
         for name in document
@@ -503,6 +544,13 @@ def _read_document(body: bytes) -> dict[str, Any]:
     if faults:
         raise InvalidInputError(errors=faults)
     return document
+
+
+def _check_input(interface: Interface, document: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return interface.check_input(document.get("input"))
+    except InputError as error:
+        raise refuse_input(error.errors) from error
 
 
 def _read_version(document: Mapping[str, Any]) -> Reference:

@@ -1,0 +1,382 @@
+"""Predictions that run later: into the queue, out of it to nodes, and back with what they found.
+
+A job meets the same checks, limits and prices as a prediction that is waited for. Its money is
+reserved when it is accepted, and taken in the transaction that stores what it gave.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from inference.broker.job import (
+    ATTEMPTS_MAX,
+    TIMEOUT_S,
+    Beat,
+    Broker,
+    BrokerUnavailableError,
+    Ending,
+    Lease,
+    NewJob,
+    Priority,
+)
+from inference.gateway import metering
+from inference.gateway.auth import Caller
+from inference.gateway.catalog import Catalog, Offer, Priced
+from inference.gateway.config import (
+    JOB_LOOK_S,
+    JOB_RUN_MAX_S,
+    JOB_WAIT_MAX_S,
+    REAP_S,
+)
+from inference.gateway.database import Database, DatabaseUnavailableError
+from inference.gateway.errors import (
+    BudgetExceededError,
+    ClaimLostError,
+    QueueFullError,
+)
+from inference.gateway.prediction import Prediction
+from inference.gateway.predictor import Predictor, refuse_nul
+from inference.triton import tensors as wire
+from inference.triton.errors import OutputError, TensorError
+from inference.triton.tensors import Tensor
+from marketplace.core.errors import InsufficientCreditError, MarketplaceError
+
+logger = logging.getLogger(__name__)
+
+_REFUSALS: Mapping[str, type[MarketplaceError]] = {
+    "insufficient_credit": InsufficientCreditError,
+    "budget_exceeded": BudgetExceededError,
+}
+# What waits of a version, and how long one of its runs takes; counted up to a limit.
+_DEPTH = """
+    SELECT (SELECT count(*) FROM (SELECT 1 FROM inference_job j WHERE j.version_id = %(version)s
+            AND j.state = 'queued' AND j.is_offered LIMIT 10000) q) AS waiting_count,
+        (SELECT p.mean_us FROM inference_jobpace p WHERE p.version_id = %(version)s) AS mean_us,
+        (SELECT count(*) FROM inference_replica r JOIN inference_node n ON n.id = r.node_id
+            WHERE r.version_id = %(version)s AND r.state = 'ready' AND r.wanted
+                AND n.revoked_at IS NULL AND n.triton_ready) AS place_count
+"""
+_PLACE = """
+    SELECT j.state, j.is_offered, j.attempt, j.cancel_requested_at IS NOT NULL AS is_canceling,
+        CASE WHEN j.state = 'queued' THEN (SELECT count(*) FROM (
+            SELECT 1 FROM inference_job o WHERE o.version_id = j.version_id
+                AND o.state = 'queued' AND o.is_offered AND o.rank_at < j.rank_at LIMIT 10000) a)
+            + CASE WHEN j.is_offered THEN 0 ELSE (SELECT count(*) FROM (
+                SELECT 1 FROM inference_job o WHERE o.account_id = j.account_id
+                    AND o.version_id = j.version_id AND o.state = 'queued'
+                    AND NOT o.is_offered AND o.id < j.id LIMIT 10000) b) END
+        END AS ahead_count, j.version_id
+    FROM inference_job j WHERE j.id = %s
+"""
+_STATE = "SELECT state FROM inference_job WHERE id = %s"
+_PRICE = "SELECT to_jsonb(p) AS price FROM billing_price p WHERE p.id = %s"
+_OVER = frozenset({"succeeded", "failed", "canceled", "dead"})
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """How a caller wants a job to be run."""
+
+    priority: Priority = Priority.NORMAL
+    timeout_s: float = TIMEOUT_S
+    attempts_max: int = ATTEMPTS_MAX
+    webhook_url: str = ""
+    webhook_events: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A lease, and what a node needs to run it."""
+
+    lease: Lease
+    tensors: Sequence[Tensor]
+    output_names: Sequence[str]
+
+
+class Jobs:
+    """All that a gateway does with the queue.
+
+    Args:
+        broker: The queue.
+        catalog: Knows the interfaces of versions.
+        predictor: Whose limits and keys hold for jobs, too.
+        database: For what is only read.
+    """
+
+    def __init__(
+        self, broker: Broker, catalog: Catalog, predictor: Predictor, database: Database
+    ) -> None:
+        self.broker = broker
+        self.catalog = catalog
+        self.predictor = predictor
+        self.database = database
+
+    async def run(self) -> None:
+        """Look after the queue for ever: lost leases, late jobs, rests of money."""
+        while True:
+            await asyncio.sleep(REAP_S)
+            try:
+                counts = await self.broker.reap()
+            except BrokerUnavailableError:
+                continue
+            if any(counts.values()):
+                logger.info("queue: %s", counts)
+
+    async def submit(
+        self,
+        prediction: Prediction,
+        tensors: Sequence[Tensor],
+        given: Mapping[str, Any],
+        wish: Wish,
+    ) -> None:
+        """Accept a prediction that runs later.
+
+        Args:
+            prediction: From `Predictor.begin`.
+            tensors: Its inputs, checked; only looked at.
+            given: Its input, checked, with its defaults: what will be run.
+            wish: How.
+
+        Raises:
+            QueueFullError: It would wait too long, or its account has too many waiting.
+            DatabaseUnavailableError: It may have been accepted; a keyed retry will tell.
+            MarketplaceError: Nothing was accepted.
+        """
+        predictor, caller = self.predictor, prediction.caller
+        prediction.allowed_s = min(JOB_RUN_MAX_S, wish.timeout_s)
+        metering.bound(prediction, [tensors])
+        with await predictor.limits.admit(caller, prediction.offer, prediction.rows):
+            predictor.queries.admit(caller, prediction.offer, [tensors])
+            expected_ms = await self._refuse_long_wait(prediction.offer)
+        claim = prediction.claim
+        if claim is not None:
+            await predictor.idempotency.take(claim)
+        job = NewJob(
+            id=prediction.id,
+            account_id=caller.account_id,
+            api_key_id=caller.key_id,
+            version_id=prediction.offer.version_id,
+            creator_id=prediction.offer.owner_id,
+            price_id=prediction.price.id,
+            mode=prediction.mode,
+            source=caller.source,
+            protocol=prediction.protocol,
+            tag=prediction.tag,
+            priority=wish.priority,
+            rows=prediction.rows,
+            gross_nanos=prediction.gross_nanos,
+            is_rated=prediction.is_rated,
+            metered=prediction.metered,
+            expected_ms=expected_ms,
+            timeout_s=wish.timeout_s,
+            attempts_max=wish.attempts_max,
+            has_budget=caller.has_budget and not caller.is_test,
+            idempotency_key=None if claim is None else claim.key,
+            webhook_url=wish.webhook_url,
+            webhook_events=wish.webhook_events,
+            input=given,
+        )
+        try:
+            outcome = await self.broker.submit(job)
+        except BrokerUnavailableError:
+            raise DatabaseUnavailableError from None
+        if outcome == "queued":
+            return
+        if claim is not None:
+            await predictor.idempotency.release(claim)
+        if outcome == "queue_full":
+            raise QueueFullError(
+                "The account has too many predictions waiting.", retry_after_s=JOB_LOOK_S
+            )
+        if outcome == "claim_lost":
+            raise ClaimLostError(retry_after_s=1)
+        raise _REFUSALS[outcome]
+
+    async def cancel(self, account_id: UUID, job_id: UUID) -> str | None:
+        """Give a job up: its state then; None if it is none of the account's."""
+        try:
+            return await self.broker.cancel(account_id, job_id)
+        except BrokerUnavailableError:
+            raise DatabaseUnavailableError from None
+
+    async def wait_until_over(self, job_id: UUID, timeout_s: float) -> bool:
+        """Whether it was over within so long."""
+        deadline_s = asyncio.get_running_loop().time() + timeout_s
+        wait_s = 0.02
+        while True:
+            row = await self.database.fetch_one(_STATE, [job_id])
+            if row is None or row["state"] in _OVER:
+                return True
+            left_s = deadline_s - asyncio.get_running_loop().time()
+            if left_s <= 0:
+                return False
+            await asyncio.sleep(min(wait_s, left_s))
+            wait_s = min(wait_s * 1.5, 0.5)
+
+    async def describe_place(self, job_id: UUID) -> dict[str, Any] | None:
+        """Where a job is on its way; None if there is none.
+
+        Returns:
+            `stage` (queued, fetching by a node as leased, running, or how it ended), and while it
+            waits `position` (1 is next) and `eta_s`, a guess from how long such runs take.
+        """
+        row = await self.database.fetch_one(_PLACE, [job_id])
+        if row is None:
+            return None
+        stage = "canceling" if row["is_canceling"] else row["state"]
+        place: dict[str, Any] = {"stage": stage, "attempt": row["attempt"]}
+        if row["state"] == "queued":
+            depth = await self._measure(row["version_id"])
+            place |= {
+                "position": row["ahead_count"] + 1,
+                "eta_s": round(_predict_wait_s(depth, row["ahead_count"]), 1),
+            }
+        return place
+
+    async def claim(self, node_id: UUID, slot: int, version_ids: list[UUID]) -> Work | None:
+        """The next job for a slot, with its tensors. One that cannot be run any more is ended."""
+        while True:
+            lease = await self.broker.claim(node_id, slot, version_ids)
+            if lease is None:
+                return None
+            try:
+                offer = await self.catalog.find_version(lease.version_id)
+                tensors = _encode(offer, lease)
+            except (MarketplaceError, TensorError) as error:
+                code = error.code if isinstance(error, MarketplaceError) else "model_not_ready"
+                await self._fail(lease, code)
+                continue
+            names = [one.name for one in offer.interface.wire_outputs]
+            return Work(lease, tensors, names)
+
+    async def heartbeat(self, node_id: UUID, beats: list[Beat]) -> dict[UUID, str]:
+        """See `Broker.heartbeat`."""
+        return await self.broker.heartbeat(node_id, beats)
+
+    async def finish(
+        self,
+        node_id: UUID,
+        job_id: UUID,
+        epoch: int,
+        *,
+        outputs: Mapping[str, Any] | None,
+        error: str,
+        predict_time_us: int,
+    ) -> str:
+        """Take what a node found, work out its price, and book it.
+
+        Args:
+            node_id: Who comes with it.
+            job_id: Which.
+            epoch: Of the lease.
+            outputs: The model's tensors by name; None if it gave none.
+            error: Code of what went wrong; `canceled` where it was stopped; empty for nothing.
+            predict_time_us: How long it ran.
+
+        Returns:
+            How it was booked; `stale` where the node has lost the job.
+        """
+        lease = await self.broker.find_lease(node_id, job_id, epoch)
+        if lease is None:
+            return "stale"
+        if outputs is None:
+            state = "canceled" if error == "canceled" else "failed"
+            ending = Ending(state=state, error=error, predict_time_us=predict_time_us)
+            return (await self.broker.finish(node_id, job_id, epoch, ending))[0]
+        try:
+            ending, note = await self._judge(lease, outputs, predict_time_us)
+        except MarketplaceError as fault:
+            return await self._fail(lease, fault.code, predict_time_us)
+        outcome, _ = await self.broker.finish(node_id, job_id, epoch, ending)
+        if outcome == "settled":
+            self.predictor.drift.note(*note)
+        return outcome
+
+    async def _judge(
+        self, lease: Lease, outputs: Mapping[str, Any], predict_time_us: int
+    ) -> tuple[Ending, Any]:
+        """What the outputs say and cost; raises what is wrong with them."""
+        offer = await self.catalog.find_version(lease.version_id)
+        prediction = await self._recall(lease, offer)
+        prediction.predict_time_s = predict_time_us / 1e6
+        batches = [_encode(offer, lease)]
+        rows = wire.decode(offer.interface, outputs)
+        if len(rows) != lease.rows:
+            raise OutputError(f"the model answered {len(rows)} rows to {lease.rows}")
+        output = rows[0]
+        refuse_nul(output)
+        metering.measure(prediction, batches, [dict(outputs)])
+        ending = Ending(
+            state="succeeded",
+            output=output,
+            predict_time_us=predict_time_us,
+            metered=prediction.metered,
+            is_charged=True,
+        )
+        return ending, (prediction, batches, [dict(outputs)])
+
+    async def _recall(self, lease: Lease, offer: Offer) -> Prediction:
+        """The prediction as it was when it was accepted, as far as its price needs it."""
+        row = await self.database.fetch_one(_PRICE, [lease.price_id])
+        price = offer.price if row is None else Priced.from_row(row["price"])
+        assert price is not None
+        caller = Caller(
+            account_id=lease.account_id,
+            slug="",
+            key_id=lease.api_key_id,
+            is_test=lease.mode == "test",
+            scopes=frozenset(),
+            expires_at=None,
+            is_suspended=False,
+            source=lease.source,
+        )
+        prediction = Prediction(
+            id=lease.id,
+            caller=caller,
+            offer=offer,
+            price=price,
+            protocol=lease.protocol,
+            rows=lease.rows,
+            created_at=lease.created_at,
+            deadline_s=math.inf,
+        )
+        prediction.gross_nanos = lease.gross_nanos
+        prediction.metered = None if lease.metered is None else dict(lease.metered)
+        return prediction
+
+    async def _fail(self, lease: Lease, code: str, predict_time_us: int = 0) -> str:
+        ending = Ending(state="failed", error=code, predict_time_us=predict_time_us)
+        found = await self.broker.finish(lease.node_id, lease.id, lease.epoch, ending)
+        return found[0]
+
+    async def _refuse_long_wait(self, offer: Offer) -> int:
+        """How long a run will probably take, in milliseconds; an error if the queue is too long."""
+        depth = await self._measure(offer.version_id)
+        wait_s = _predict_wait_s(depth, depth["waiting_count"])
+        if depth["mean_us"] and wait_s > JOB_WAIT_MAX_S:
+            raise QueueFullError(
+                f"Predictions of this version wait for about {wait_s:.0f} s.",
+                retry_after_s=math.ceil(wait_s - JOB_WAIT_MAX_S) + 1,
+            )
+        return max(1, (depth["mean_us"] or 1_000_000) // 1_000)
+
+    async def _measure(self, version_id: UUID) -> dict[str, Any]:
+        row = await self.database.fetch_one(_DEPTH, {"version": version_id})
+        assert row is not None
+        return row
+
+
+def _predict_wait_s(depth: Mapping[str, Any], ahead_count: int) -> float:
+    """How long `ahead_count` runs take on the places that there are."""
+    mean_s = (depth["mean_us"] or 1_000_000) / 1e6
+    return ahead_count * mean_s / max(1, depth["place_count"])
+
+
+def _encode(offer: Offer, lease: Lease) -> list[Tensor]:
+    return wire.encode(offer.interface, [lease.input])

@@ -7,7 +7,13 @@ from playwright.sync_api import Page, expect
 
 from marketplace.models import Account, AIModel
 from marketplace.views import site as site_views
-from tests.factories import MembershipFactory, UserFactory
+from tests.factories import (
+    AIModelFactory,
+    ChannelFactory,
+    MembershipFactory,
+    ModelVersionFactory,
+    UserFactory,
+)
 from tests.site.conftest import Visit
 
 WIDE = {"viewport": {"width": 1440, "height": 900}}
@@ -123,6 +129,24 @@ def test_on_a_phone_what_was_found_stays_in_its_card(visit: Visit, owner, digits
         box = found.nth(place).bounding_box()
         assert box is not None
         assert box["x"] + box["width"] <= edge + 0.5
+
+
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_models_side_by_side_share_the_width(visit: Visit, digits, account, is_broken):
+    AIModel.objects.filter(pk=digits.pk).update(title=LONG)
+    for name in ("second", "third"):
+        other = AIModelFactory(account=account, name=name, visibility="public")
+        version = ModelVersionFactory(model=other, state="approved")
+        ChannelFactory(model=other, name="prod", version=version)
+    page = visit(**WIDE)
+    page.goto("/compare?m=acme/digits&m=acme/second&m=acme/third")
+    heads = page.locator("thead th")
+    expect(heads).to_have_count(3)
+    if is_broken:
+        heads.evaluate_all("all => { for (const one of all) one.style.whiteSpace = 'nowrap'; }")
+
+    title = heads.first.get_by_role("link").first
+    assert (title.evaluate(LINES) >= 2) is not is_broken
 
 
 NOTE_LABELS = """

@@ -8,7 +8,7 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from django.conf import settings
 from django.contrib.auth.views import redirect_to_login
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, JsonResponse
 from django.http.response import HttpResponseBase
 from django.middleware.gzip import GZipMiddleware
 from django.shortcuts import render, resolve_url
@@ -17,7 +17,7 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django_htmx.http import HttpResponseClientRedirect
 
 from marketplace.core import logs
-from marketplace.core.errors import BadRequestError, MarketplaceError
+from marketplace.core.errors import BadRequestError, MarketplaceError, MethodNotAllowedError
 from marketplace.core.ids import new_id, to_public
 from marketplace.core.problem import CONTENT_TYPE, problem, problem_headers
 
@@ -73,7 +73,14 @@ class ProblemMiddleware:
             refused = self.process_exception(request, BadRequestError("An address holds no NUL."))
             assert refused is not None
             return refused
-        return self.get_response(request)
+        response = self.get_response(request)
+        # Django's own has no text at all: whoever loads the address of a form once more, as a
+        # browser does with the answer to a faulty one, would look at nothing.
+        if isinstance(response, HttpResponseNotAllowed) and not response.content:
+            told = answer_problem(request, MethodNotAllowedError())
+            told["Allow"] = response["Allow"]
+            return told
+        return response
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
         """Answer a MarketplaceError; any other becomes Django's 500."""

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
 
 from billing.models import Hold, LedgerAccount, Transfer, TransferEntry
 from marketplace.admin.readonly import ReadOnlyAdmin, ReadOnlyInline
@@ -41,6 +43,9 @@ class TransferAdmin(ReadOnlyAdmin):
     search_fields = ["idempotency_key", "reference"]
     inlines = [EntryInline]
     ordering = ["-created_at"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Transfer]:
+        return super().get_queryset(request).prefetch_related("entries")
 
     @admin.display(description="Moved")
     def moved(self, transfer: Transfer) -> str:

@@ -30,7 +30,7 @@ class UsageForm(PastForm):
     by = forms.ChoiceField(
         label="Sum by",
         required=False,
-        choices=[("", "Nothing: each prediction"), *((one, _GROUP_LABELS[one]) for one in GROUPS)],
+        choices=[("", "Nothing"), *((one, _GROUP_LABELS[one]) for one in GROUPS)],
     )
 
     def __init__(self, data: Any, *, account: Account) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from django.db.models import QuerySet
+from django.db.models import Exists, OuterRef, QuerySet
 from django.utils import timezone
 
 from inference.models import SharedRun
@@ -11,9 +11,14 @@ from marketplace.selectors.access import Actor, list_accounts, list_visible_mode
 from marketplace.selectors.found import get_one
 
 
-def list_runs(account: Account) -> QuerySet[SharedRun]:
-    """What an account shares now, newest first, without what is in it."""
-    return _list_kept().filter(account=account).defer("input", "output").order_by("-id")
+def list_runs(actor: Actor, account: Account) -> QuerySet[SharedRun]:
+    """What an account shares now, newest first, without what is in it.
+
+    Each has `is_seen`: whether the actor may see the model, and with it the run, still.
+    """
+    visible = list_visible_models(actor).order_by().filter(pk=OuterRef("version__model"))
+    runs = _list_kept().filter(account=account).annotate(is_seen=Exists(visible))
+    return runs.defer("input", "output").order_by("-id")
 
 
 def access_run(actor: Actor, token: str) -> SharedRun:

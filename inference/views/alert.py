@@ -120,6 +120,7 @@ def _render(
 ) -> HttpResponse:
     can_push = has_right(actor_of(request), model.account, "push")
     addresses = selectors.list_addresses(model.account) if can_push else []
+    events = selectors.list_events(model)
     is_bound = rule_form is not None or channel_form is not None
     if channel_form is not None:
         channel_form.addresses = addresses
@@ -145,13 +146,16 @@ def _render(
             }
             for one in selectors.list_channels(model)
         ],
+        "history_line": f"The latest {selectors.HISTORY_SHOWN} of 90 days."
+        if len(events) == selectors.HISTORY_SHOWN
+        else "Of 90 days.",
         "events": [
             {
                 "row": one,
                 "text": selectors.describe_rule(one.rule),
                 "measured": selectors.describe_value(one.rule.kind, one.measured),
             }
-            for one in selectors.list_events(model)
+            for one in events
         ],
         "rule_form": rule_form or AlertRuleForm(),
         "channel_form": channel_form or AlertChannelForm(addresses),

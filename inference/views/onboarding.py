@@ -16,8 +16,9 @@ from marketplace.context import actor_of, requested_account
 from marketplace.core.describe import describe_policy
 from marketplace.models import ModelVersion
 from marketplace.selectors.access import access_version
+from marketplace.views.paging import page_of
 
-# The list on a model's page; the rest is in the API.
+# On a page of the list on a model's page.
 VERSIONS_SHOWN = 50
 # How many versions an account sees on its way in at one glance.
 RECENT_SHOWN = 5
@@ -28,10 +29,11 @@ RECENT_SHOWN = 5
 def versions_panel(request: HttpRequest, owner: str, name: str) -> HttpResponse:
     """The versions of an own model."""
     model = onboardings.access_own_model(actor_of(request), owner, name)
-    versions = onboardings.list_versions(model)[:VERSIONS_SHOWN]
-    found = [progress.describe_progress(version) for version in versions]
-    url = reverse("inference:versions-panel", args=[owner, name])
-    context = _live(request, found, url) | {"model": model, "versions": found}
+    page = page_of(request, onboardings.list_versions(model), VERSIONS_SHOWN)
+    found = [progress.describe_progress(version) for version in page]
+    # The page of the model hands its own number on; it leads from one to the next.
+    url = f"{reverse('inference:versions-panel', args=[owner, name])}?page={page.number}"
+    context = _live(request, found, url) | {"model": model, "versions": found, "page": page}
     return _answer(request, "versions", context, title=f"Versions of {model}")
 
 

@@ -32,7 +32,7 @@ def shared_runs(request: HttpRequest) -> HttpResponse:
     account = requested_account(request)
     context = {
         "account": account,
-        "page": page_of(request, runs.list_runs(account)),
+        "page": page_of(request, runs.list_runs(actor_of(request), account)),
         "can_revoke": has_right(actor_of(request), account, "predict"),
         "runs_max": RUNS_PER_ACCOUNT_MAX,
     }

@@ -13,6 +13,7 @@ from marketplace.context import actor_of
 from marketplace.core.uptime import list_legend
 from marketplace.selectors.access import access_model
 from marketplace.selectors.incident import list_of_model
+from marketplace.views.meta import describe_page
 
 
 @require_safe
@@ -29,5 +30,10 @@ def model_status(request: HttpRequest, owner: str, name: str) -> HttpResponse:
         "little": LITTLE,
         "legend": list_legend(),
         "incidents": list_of_model(actor, model),
+        "meta": describe_page(
+            f"Status of {model.title}",
+            f"How {model} is served now, its uptime by day, and incidents.",
+            request.path,
+        ),
     }
     return render(request, "inference/status.html", context)

@@ -4,6 +4,7 @@ from marketplace.admin.account import AccountAdmin, UserAdmin
 from marketplace.admin.audit import AuditEventAdmin
 from marketplace.admin.catalog import AIModelAdmin, ModelVersionAdmin, ReviewAdmin
 from marketplace.admin.collection import CollectionAdmin
+from marketplace.admin.incident import IncidentAdmin, IncidentUpdateAdmin
 from marketplace.admin.key import APIKeyAdmin
 
 __all__ = [
@@ -12,6 +13,8 @@ __all__ = [
     "AccountAdmin",
     "AuditEventAdmin",
     "CollectionAdmin",
+    "IncidentAdmin",
+    "IncidentUpdateAdmin",
     "ModelVersionAdmin",
     "ReviewAdmin",
     "UserAdmin",

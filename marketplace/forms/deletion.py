@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from typing import Any
+
 from django import forms
 
-from marketplace.models import AccountDeletion
+from marketplace.models import Account, AccountDeletion
 
 
 class DeletionForm(forms.Form):
@@ -18,6 +20,10 @@ class DeletionForm(forms.Form):
     erases_requester = forms.BooleanField(
         label="Delete me as a person, too, if I belong to no other account then", required=False
     )
+
+    def __init__(self, data: Any, *, account: Account) -> None:
+        super().__init__(data)
+        self.fields["confirm"].help_text = f"Type {account.slug} to show that you mean it."
 
 
 class PersonDeletionForm(forms.Form):

@@ -143,6 +143,8 @@ def _page(
     user = request.user
     is_by_factor = has_factor(user)
     shown = form["confirm_code"] if is_by_factor else form["confirm_password"]
+    # It is one of three proofs, but the only field that this page has.
+    shown.field.required = True
     has_passkey = passkey.is_at_origin(request.get_host()) and list_passkeys(user).exists()
     context |= {"form": form, "shown": shown, "has_passkey": has_passkey}
     status = status or (422 if form.is_bound else 200)

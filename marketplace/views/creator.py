@@ -123,9 +123,12 @@ def versions(request: HttpRequest, owner: str, name: str) -> HttpResponse:
     model = _own_model(request, owner, name)
     actor = actor_of(request)
     found = selectors.list_versions(model)
+    page = request.GET.get("page", "")
     current = {channel.name: channel for channel in model.channels.select_related("version")}
     context = {
         "model": model,
+        # Which page of the versions; their panel knows how many there are.
+        "page_number": page if page.isdecimal() and len(page) <= NUMBER_LENGTH_MAX else "1",
         "channels": [(channel, current.get(channel)) for channel in CHANNELS_SHOWN],
         "approved": list(found.filter(state=ModelVersion.State.APPROVED)[:CHOICES_MAX]),
         "withdrawable": list(found.filter(state__in=WITHDRAWABLE)[:CHOICES_MAX]),

@@ -22,6 +22,7 @@ from marketplace.selectors import catalog
 from marketplace.selectors.access import ANONYMOUS
 from marketplace.selectors.collection import list_collections
 from marketplace.selectors.docs import load_docs
+from marketplace.selectors.incident import list_visible_incidents
 
 _SCHEMA = "https://schema.org"
 # What begins something in Markdown.
@@ -159,12 +160,12 @@ def _one_line(text: str) -> str:
 @require_safe
 def sitemap(request: HttpRequest) -> HttpResponse:
     """All pages that everybody may see."""
-    entries = [*_list_pages(), *_list_models()][: limits.SITEMAP_ADDRESSES_MAX]
+    entries = [*_list_pages(), *_list_incidents(), *_list_models()]
     rows = [
         f"<url><loc>{escape(absolute(path))}</loc>"
         + (f"<lastmod>{changed}</lastmod>" if changed else "")
         + "</url>"
-        for path, changed in entries
+        for path, changed in entries[: limits.SITEMAP_ADDRESSES_MAX]
     ]
     head = '<?xml version="1.0" encoding="UTF-8"?>\n'
     head += '<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n'
@@ -179,7 +180,7 @@ def _list_pages() -> list[tuple[str, str]]:
     pages += [
         (reverse("marketplace:industry", args=[slug]), "") for slug in BY_SLUG if slug in counts
     ]
-    pages += [(reverse(f"marketplace:{name}"), "") for name in ("docs", "docs-reference")]
+    pages += [(reverse(f"marketplace:{name}"), "") for name in ("docs", "docs-reference", "status")]
     pages += [(page.url, "") for page in load_docs().pages]
     collections = list(list_collections(ANONYMOUS))
     if collections:
@@ -196,9 +197,23 @@ def _list_pages() -> list[tuple[str, str]]:
     return pages
 
 
-def _list_models() -> list[tuple[str, str]]:
-    rows = catalog.list_catalogue(ANONYMOUS).values_list("account__slug", "name", "updated_at")
+def _list_incidents() -> list[tuple[str, str]]:
+    rows = list_visible_incidents(ANONYMOUS).values_list("pk", "updated_at")
     return [
+        (reverse("marketplace:incident", args=[pk]), changed.date().isoformat())
+        for pk, changed in rows[: limits.SITEMAP_ADDRESSES_MAX]
+    ]
+
+
+def _list_models() -> list[tuple[str, str]]:
+    """The page of each model, and then how each is served."""
+    rows = catalog.list_catalogue(ANONYMOUS).values_list("account__slug", "name", "updated_at")
+    found = list(rows[: limits.SITEMAP_ADDRESSES_MAX])
+    models = [
         (reverse("marketplace:model", args=[slug, name]), changed.date().isoformat())
-        for slug, name, changed in rows[: limits.SITEMAP_ADDRESSES_MAX]
+        for slug, name, changed in found
+    ]
+    # How it is served changes by the minute, so there is no day on which it did.
+    return models + [
+        (reverse("inference:model-status", args=[slug, name]), "") for slug, name, _ in found
     ]

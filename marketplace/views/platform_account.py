@@ -53,10 +53,11 @@ def accounts(request: HttpRequest) -> HttpResponse:
 def account(request: HttpRequest, slug: str) -> HttpResponse:
     """One account: people, models, what happened, and what can be done."""
     found = selectors.get_account(slug)
-    members = list(list_members(found)[:ROWS_SHOWN])
+    members = list_members(found)
     context = {
         "account": found,
-        "members": [(one, may_be_seen_as(one.user)) for one in members],
+        "members": [(one, may_be_seen_as(one.user)) for one in members[:ROWS_SHOWN]],
+        "member_count": members.count(),
         "models": list(list_models(found)[:ROWS_SHOWN]),
         "model_count": found.models.count(),
         "key_count": APIKey.objects.filter(account=found, revoked_at=None).count(),

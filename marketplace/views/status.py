@@ -63,7 +63,13 @@ def status(request: HttpRequest) -> HttpResponse:
 def incident(request: HttpRequest, incident_id: UUID) -> HttpResponse:
     """One incident with all its updates."""
     found = incidents.access_incident(actor_of(request), incident_id)
-    return render(request, "marketplace/incident.html", {"one": found})
+    context = {
+        "one": found,
+        "meta": describe_page(
+            found.title, f"{found.get_impact_display()}: {found.get_state_display()}.", request.path
+        ),
+    }
+    return render(request, "marketplace/incident.html", context)
 
 
 @require_safe

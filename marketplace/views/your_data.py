@@ -102,7 +102,7 @@ def delete(request: HttpRequest, slug: str) -> HttpResponse:
     """Say what deleting the account does and what stands in the way; POST asks for it."""
     actor = actor_of(request)
     account = access_account(actor, slug, "account")
-    form = DeletionForm(request.POST or None)
+    form = DeletionForm(request.POST or None, account=account)
     status = 200
     if request.method == "POST":
         status = 422

@@ -24,6 +24,12 @@ document.addEventListener("click", (event) => {
   if (event.target.closest("[data-dismiss]")) event.target.closest(".toast")?.remove();
 });
 
+// On a phone a row of tabs is longer than the window: the current one is in sight.
+for (const tab of document.querySelectorAll(".tabs [aria-current]")) {
+  const row = tab.parentElement.getBoundingClientRect(), own = tab.getBoundingClientRect();
+  if (own.right > row.right) tab.parentElement.scrollLeft += own.left - row.left - (row.width - own.width) / 2;
+}
+
 document.addEventListener("keydown", (event) => {
   if (event.key !== "Escape") return;
   for (const menu of document.querySelectorAll("details.menu[open]")) {

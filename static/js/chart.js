@@ -163,6 +163,8 @@ function drawMarkers(self, markers, stroke, font) {
   ctx.lineWidth = ratio;
   ctx.setLineDash([4 * ratio, 4 * ratio]);
   ctx.font = font.replace("12px", `${11 * ratio}px`);
+  // Where each line of labels is taken: those of one moment stand below each other.
+  const lines = [];
   for (const { time, label } of markers) {
     const x = Math.round(self.valToPos(time, "x", true));
     if (x < bbox.left || x > bbox.left + bbox.width) continue;
@@ -172,7 +174,11 @@ function drawMarkers(self, markers, stroke, font) {
     ctx.stroke();
     const wide = ctx.measureText(label).width + 6 * ratio;
     ctx.textAlign = x + wide > bbox.left + bbox.width ? "right" : "left";
-    ctx.fillText(label, x + (ctx.textAlign === "right" ? -4 : 4) * ratio, bbox.top + 10 * ratio);
+    const [from, to] = ctx.textAlign === "right" ? [x - wide, x] : [x, x + wide];
+    let line = 0;
+    while (lines[line]?.some((one) => from < one.to && one.from < to)) line += 1;
+    (lines[line] ??= []).push({ from, to });
+    ctx.fillText(label, x + (ctx.textAlign === "right" ? -4 : 4) * ratio, bbox.top + (10 + 13 * line) * ratio);
   }
   ctx.restore();
 }

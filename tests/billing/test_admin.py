@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from django.apps import apps
 from django.contrib import admin
-from django.db import models
+from django.db import connection, models
 from django.test import Client, RequestFactory
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from billing.models import (
@@ -43,6 +44,7 @@ from billing.models import (
     TaxDetails,
     Topup,
     TopupRefund,
+    Transfer,
     UsageCounter,
 )
 from billing.services import adjustment, reversal
@@ -317,3 +319,19 @@ def test_no_page_shows_where_a_topup_is_paid(rows: None, admin_client: Client) -
         answer = admin_client.get(page)
         assert b"500" in answer.content or b"$5.00" in answer.content
         assert CHECKOUT_URL.encode() not in answer.content
+
+
+def test_a_list_of_transfers_asks_no_more_for_more(
+    rows: None, admin_client: Client, django_assert_num_queries: Any
+) -> None:
+    """One query for the entries of all, not one for each."""
+    url = "/admin/billing/transfer/"
+    with CaptureQueriesContext(connection) as few:
+        admin_client.get(url)
+    for number in range(4):
+        Transfer.objects.create(
+            pk=new_id(), kind="usage", idempotency_key=f"more-{number}", created_at=timezone.now()
+        )
+
+    with django_assert_num_queries(len(few)):
+        admin_client.get(url)

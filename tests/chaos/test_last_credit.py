@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 import pytest
-from django.core.management import call_command
 from django.db import connection
 
 from billing.models import LedgerAccount, UsageEvent
 from billing.services.postpaid import set_credit
+from tests import tables
 from tests.chaos import wrong_money
 from tests.gateway.conftest import PRICE_NANOS, Shop, X, check_holds, check_ledger
 from tests.gateway.conftest import gateway as gateway  # noqa: PLC0414 - a fixture
@@ -103,7 +103,7 @@ def test_holds_that_check_and_then_deduct_are_found(shop, start_gateway, databas
         found = fight(shop, [shop.url, start_gateway().url])
         wallet = LedgerAccount.objects.get(pk=shop.wallet_id)
         # The floor comes back to tables that keep it.
-        call_command("flush", verbosity=0, interactive=False, inhibit_post_migrate=True)
+        tables.empty()
     validate_floor()
 
     assert found.count((201, "")) > affordable

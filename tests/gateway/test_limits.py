@@ -607,8 +607,9 @@ def test_redis_knows_ids_only_and_forgets_them(url, redis_client):
                     f"{PREFIX}model-rpm:{offer.model_id}",
                     f"{PREFIX}model-conc:{offer.model_id}",
                 }
-                # A minute's worth is the largest debt.
-                assert all(0 < redis_client.pttl(key) <= 60_000 for key in keys)
+                # A minute's worth is the largest debt. A small one may be over by now (-2);
+                # none stays for ever (-1).
+                assert all(-1 != redis_client.pttl(key) <= 60_000 for key in keys)
 
     asyncio.run(run())
 

@@ -490,6 +490,28 @@ def test_the_path_of_an_address_is_a_secret(owner_client, teammate_client, model
     assert "T/B/secret" not in text
 
 
+@pytest.mark.parametrize(("count", "line"), [(2, "Of 90 days."), (3, "The latest 3 of 90 days.")])
+def test_the_history_says_when_it_is_not_all(owner_client, model, monkeypatch, count, line) -> None:
+    monkeypatch.setattr(selectors, "HISTORY_SHOWN", 3)
+    rule = make_rule(model)
+    for hour in range(count):
+        at = NOW - timedelta(hours=hour + 1)
+        AlertEvent.objects.create(rule=rule, fired_at=at, resolved_at=at, measured=1)
+
+    assert line in owner_client.get(PAGE).content.decode()
+
+
+@pytest.mark.parametrize(("count", "lines"), [(3, 3), (4, 1)])
+def test_many_alerts_are_told_in_one_line(owner_client, model, count, lines) -> None:
+    for number in range(count):
+        rule = make_rule(model, threshold=number)
+        AlertEvent.objects.create(rule=rule, fired_at=NOW, measured=1)
+
+    text = owner_client.get(PAGE.removesuffix("/alerts")).content.decode()
+    assert text.count("Look at the alert") == lines
+    assert ("<strong>4 alerts</strong> are firing" in text) is (count == 4)
+
+
 def test_acknowledging(owner_client, owner, model, clock) -> None:
     make_rule(model)
     break_it(model)

@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 from django.contrib import admin
 from django.urls import reverse
+from django.utils import timezone
 
 from marketplace.core import limits
-from marketplace.models import AuditEvent, ModelVersion, Review
+from marketplace.models import AuditEvent, Incident, IncidentUpdate, ModelVersion, Review
 from tests.factories import (
     AccountFactory,
     AIModelFactory,
@@ -47,8 +48,23 @@ def test_every_table_has_its_pages(admin_client, account, owner, platform_admin)
     Review.objects.create(
         version=version, reviewer=platform_admin, decision="approved", reason="Fine."
     )
+    incident = Incident.objects.create(
+        title="Acme is slow",
+        impact="minor",
+        state="investigating",
+        created_at=timezone.now(),
+        updated_at=timezone.now(),
+    )
+    IncidentUpdate.objects.create(
+        incident=incident,
+        number=1,
+        state="investigating",
+        text="We look.",
+        author=platform_admin,
+        created_at=timezone.now(),
+    )
     own = [model for model in admin.site._registry if model._meta.app_label == "marketplace"]
-    assert len(own) == 8
+    assert len(own) == 10
 
     for model in own:
         name = f"admin:marketplace_{model._meta.model_name}"
@@ -61,7 +77,11 @@ def test_every_table_has_its_pages(admin_client, account, owner, platform_admin)
 
 
 @pytest.mark.parametrize(
-    "name", ["user", "account", "aimodel", "modelversion", "apikey", "auditevent", "review"]
+    "name",
+    [
+        *("user", "account", "aimodel", "modelversion", "apikey", "auditevent", "review"),
+        *("incident", "incidentupdate"),
+    ],
 )
 def test_rows_cannot_be_edited_added_or_deleted_by_hand(admin_client, account, name):
     rows = {"user": account.members.get(), "account": account, "apikey": APIKeyFactory()}

@@ -273,3 +273,15 @@ def test_a_session_of_before_has_proved_nothing(owner_client, account):
 def test_nobody_is_asked_to_sign_in_first(client, account):
     assert client.post(NEW_KEY, KEY_FORM).url.startswith("/login?next=")
     assert client.get(reverse("marketplace:confirm")).url.startswith("/login?next=")
+
+
+@pytest.mark.parametrize("has_app", [False, True])
+def test_the_field_that_is_asked_for_is_not_optional(owner_client, owner, shop, later, has_app):
+    if has_app:
+        enrol(owner)
+    text = owner_client.get(NEW_KEY, follow=True).content.decode()
+
+    assert MARK in text
+    assert "(optional)" not in text
+    name = "confirm_code" if has_app else "confirm_password"
+    assert " required" in re.findall(f'<input[^>]*name="{name}"[^>]*>', text)[0]

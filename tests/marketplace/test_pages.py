@@ -603,6 +603,14 @@ def test_a_request_id_of_a_client_is_not_taken_over(client, db):
     assert re.fullmatch(r"[a-z2-7]{26}", response["X-Request-Id"])
 
 
+def test_the_address_of_a_form_that_is_loaded_again_tells_what_is_wrong(owner_client):
+    """A browser asks for it with GET, and would show nothing at all."""
+    for answer in (owner_client.get("/profile/email"), owner_client.post("/console")):
+        assert answer.status_code == 405
+        assert "This address does not answer to that method." in answer.content.decode()
+    assert owner_client.get("/profile/email")["Allow"] == "POST"
+
+
 def test_a_wrong_method_is_a_problem_for_programs(token_api, account):
     answer = token_api.post("/api/models/acme/digits", {}, format="json")
 

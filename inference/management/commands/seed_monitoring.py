@@ -1,4 +1,7 @@
-"""Make the roll-ups of a busy account, to look at pages and to measure them. Development only."""
+"""Make what a busy account has, to look at pages and to measure them. Development only.
+
+Roll-ups, and around them an inbox, windows of drift and 90 days of status.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,20 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connection, transaction
 
+from inference.core import drift
 from inference.core.histogram import find_bucket
-from inference.models import Metric, MetricCursor
+from inference.models import DriftBlock, DriftWatch, Metric, MetricCursor
 from inference.services import metric
 from marketplace.core.clock import utc_now
-from marketplace.models import Account, AIModel, ModelVersion
+from marketplace.core.ids import lowest_id
+from marketplace.models import (
+    Account,
+    AIModel,
+    ModelVersion,
+    Notification,
+    Part,
+    StatusDay,
+)
 
 DAYS = 90
 HOURS_KEPT = timedelta(days=34)
@@ -25,9 +37,30 @@ MINUTES_KEPT = timedelta(hours=47)
 MINUTE_MODELS = 10
 CONSUMER_MODELS = 20
 CONSUMERS = 12
+# Lines in the inbox of each owner, three hours apart; some are not read yet.
+LINES = 200
+LINES_UNREAD = 60
+# Days of hourly windows; in the last of them other texts arrive, and twice as long ones.
+DRIFT_DAYS = 14
+DRIFT_PREDICTIONS = 1_000
+DAY_MINUTES = 24 * 60
+INTERFACE = {
+    "inputs": [
+        {"name": "text", "kind": "text"},
+        {"name": "mode", "kind": "choice", "choices": ["fast", "good"]},
+    ],
+    "outputs": [
+        {"name": "scores", "kind": "tensor", "datatype": "FP32", "shape": [2], "hidden": True},
+        {"name": "kind", "kind": "label", "source": "scores", "labels": ["cat", "dog"]},
+    ],
+}
 # How latencies lie around a model's own middle, in buckets of 10 %.
 SHAPE = (0.02, 0.08, 0.18, 0.25, 0.2, 0.12, 0.07, 0.04, 0.02, 0.01, 0.006, 0.004)
 
+_TOLD_OF_ACCOUNTS = {
+    *("account", "signing_key", "payment", "invoice", "low_balance", "budget", "price"),
+    *("payout", "onboarding", "review", "moderation", "alert", "abuse"),
+}
 _METRICS = """
     INSERT INTO inference_metric (model_id, version_id, resolution, starts_at, predictions,
         succeeded, canceled, failed_input, failed_model, failed_timeout, failed_capacity,
@@ -90,6 +123,9 @@ class Command(BaseCommand):
         if not (1 <= options["models"] <= 1_000 and 1 <= options["predictions"] <= 1 << 40):
             raise CommandError("From 1 to 1,000 models, and from 1 prediction.")
         count = seed(account, models=options["models"], predictions=options["predictions"])
+        seed_inbox(account)
+        seed_drift(account.models.get(name="busy-001"))
+        seed_status()
         with connection.cursor() as sql:
             # Else the plans of the next minutes are those of empty tables.
             sql.execute("ANALYZE inference_metric, inference_consumermetric")
@@ -126,6 +162,96 @@ def seed(account: Account, *, models: int, predictions: int) -> int:
     for one in metric.PASSES:
         MetricCursor.objects.update_or_create(name=one.name, defaults={"reached_at": minute})
     return Metric.objects.filter(model_id__in=model_ids).count()
+
+
+@transaction.atomic
+def seed_inbox(account: Account) -> None:
+    """Lines of all kinds that an account is told of, for each of its owners."""
+    now = utc_now()
+    kinds = [one for one in Notification.Kind if one.value in _TOLD_OF_ACCOUNTS]
+    Notification.objects.filter(account=account, key__startswith="seeded-").delete()
+    lines: list[Notification] = []
+    for owner in account.memberships.filter(role="owner"):
+        for place in range(LINES):
+            kind = kinds[place % len(kinds)]
+            at = now - timedelta(hours=3 * place)
+            lines.append(
+                Notification(
+                    pk=UUID(int=lowest_id(at).int + len(lines)),
+                    person_id=owner.user_id,
+                    account=account,
+                    kind=kind,
+                    key=f"seeded-{place}",
+                    title=f"{kind.label}: something happened to {account.slug}/busy-001",
+                    text="What it means, and what can be done." if place % 3 else "",
+                    path="/dashboard/models" if place % 4 else "",
+                    created_at=at,
+                    read_at=None if place < LINES_UNREAD else at,
+                )
+            )
+    Notification.objects.bulk_create(lines)
+
+
+@transaction.atomic
+def seed_drift(model: AIModel) -> None:
+    """Hourly windows of the newest version, which drifts on its last day."""
+    version = model.versions.order_by("-number")[0]
+    version.interface = INTERFACE
+    version.save(update_fields=["interface"])
+    DriftWatch.objects.get_or_create(model=model)
+    DriftBlock.objects.filter(model_id=model.pk).delete()
+    end = utc_now().replace(minute=0, second=0, microsecond=0)
+    DriftBlock.objects.bulk_create(
+        DriftBlock(
+            model_id=model.pk,
+            version_id=version.pk,
+            starts_at=end - timedelta(hours=hour + 1),
+            ends_at=end - timedelta(hours=hour),
+            scheme=drift.SCHEME,
+            predictions=DRIFT_PREDICTIONS,
+            sketch=_make_sketch(is_shifted=hour < 24),
+        )
+        for hour in range(DRIFT_DAYS * 24)
+    )
+
+
+def _make_sketch(*, is_shifted: bool) -> drift.Sketch:
+    count = DRIFT_PREDICTIONS
+    fast = count * (8 if is_shifted else 5) // 10
+    return drift.merge(
+        [
+            {
+                "input:text:length": {30 if is_shifted else 26: count},
+                "input:text:writing": {0: count},
+                "input:mode:choice": {0: fast, 1: count - fast},
+                "output:kind:label": {0: count},
+                "output:kind:score": {18: count},
+            }
+        ]
+    )
+
+
+def seed_status() -> None:
+    """The days before today; what was measured stays."""
+    now = utc_now()
+    StatusDay.objects.bulk_create(
+        [
+            StatusDay(
+                part=part,
+                day=(now - timedelta(days=ago)).date(),
+                up=DAY_MINUTES - degraded - down,
+                degraded=degraded,
+                down=down,
+                sampled_at=now - timedelta(days=ago),
+                state="up",
+            )
+            for place, part in enumerate(Part)
+            for ago in range(1, DAYS)
+            for degraded in (12 if (ago + place) % 10 == 0 else 0,)
+            for down in (5 if (ago + 7 * place) % 31 == 0 else 0,)
+        ],
+        ignore_conflicts=True,
+    )
 
 
 class _Filler:

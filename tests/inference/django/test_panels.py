@@ -18,6 +18,7 @@ from inference.selectors import progress
 from inference.selectors.onboarding import with_steps
 from inference.selectors.remedies import FALLBACK, REMEDIES, find_remedy
 from inference.services import onboarding, scan
+from inference.views import onboarding as onboarding_views
 from marketplace.models import ModelVersion
 from tests.factories import ChannelFactory, ModelVersionFactory
 
@@ -248,13 +249,35 @@ def test_versions_are_listed_with_channels_in_few_queries(
         creator.push("acme/digits", FILES)
     ChannelFactory(version=ModelVersion.objects.get(number=2))
 
-    # Session, person, model, right (twice the model), versions, steps, channels.
-    with django_assert_num_queries(8):
+    # Session, person, model, right (twice the model), how many, versions, steps, channels.
+    with django_assert_num_queries(9):
         page = fragment(owner_client, "/panels/versions/acme/digits")
 
     text = page.content.decode()
     assert [int(one) for one in re.findall(r"Version (\d)</a>", text)] == [3, 2, 1]
     assert text.count(">prod<") == 1
+
+
+def test_many_versions_come_page_by_page(creator, model, owner_client, monkeypatch):
+    monkeypatch.setattr(onboarding_views, "VERSIONS_SHOWN", 2)
+    for _ in range(3):
+        creator.push("acme/digits", FILES)
+    panel = "/panels/versions/acme/digits"
+
+    def numbers(query: str) -> list[int]:
+        text = fragment(owner_client, f"{panel}{query}").content.decode()
+        return [int(one) for one in re.findall(r"Version (\d)</a>", text)]
+
+    assert numbers("") == [3, 2]
+    assert numbers("?page=2") == [1]
+    # The page around it hands the number on, and nothing else that stands there.
+    for asked, handed in (("2", "2"), ("1&x", "1"), ("x", "1"), ("9" * 10, "1")):
+        page = owner_client.get(f"/dashboard/models/acme/digits?page={asked}").content.decode()
+        assert f'hx-get="{panel}?page={handed}"' in page
+    # What looks again by itself stays on its page, and leads to others without that mark.
+    text = fragment(owner_client, f"{panel}?page=1&seen=x").content.decode()
+    assert f'hx-get="{panel}?page=1&amp;seen=' in text
+    assert 'href="?page=2"' in text
 
 
 def test_recent_versions_are_listed_in_few_queries(

@@ -203,11 +203,16 @@ def test_an_outsiders_run_of_a_model_that_became_private_is_gone_for_all_but_its
     version, outsider, outsider_client, owner_client
 ):
     run = share(version, outsider.accounts.get(), outsider)
+    link = f'href="/runs/{run.token}"'
+    assert link in outsider_client.get("/runs").content.decode()
     AIModel.objects.update(visibility="private")
 
     assert outsider_client.get(f"/runs/{run.token}").status_code == 404
-    # It can still be found in the list, and ended.
-    assert run.token[:8] in outsider_client.get("/runs").content.decode()
+    # It can still be found in the list, which leads nowhere then, and ended.
+    text = outsider_client.get("/runs").content.decode()
+    assert run.token[:8] in text
+    assert link not in text
+    assert "not shown: its model is private now, or suspended" in text
     assert outsider_client.post(f"/runs/{run.token}/revoke").status_code == 302
     assert SharedRun.objects.count() == 0
 

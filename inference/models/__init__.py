@@ -33,6 +33,15 @@ from inference.models.onboarding import OnboardingStep
 from inference.models.prediction import APIRequest, Prediction
 from inference.models.run import SharedRun
 from inference.models.slo import SLO
+from inference.models.webhook import (
+    EventType,
+    SigningSecret,
+    WebhookAttempt,
+    WebhookDelivery,
+    WebhookEndpoint,
+    WebhookEvent,
+    WebhookSecret,
+)
 
 __all__ = [
     "SLO",
@@ -50,6 +59,7 @@ __all__ = [
     "DriftBlock",
     "DriftPart",
     "DriftWatch",
+    "EventType",
     "GatewayCounter",
     "KeyRelease",
     "KeyShred",
@@ -73,8 +83,14 @@ __all__ = [
     "Resolution",
     "SharedRun",
     "SigningKey",
+    "SigningSecret",
     "Upload",
     "UploadKey",
     "UploadPart",
+    "WebhookAttempt",
+    "WebhookDelivery",
+    "WebhookEndpoint",
+    "WebhookEvent",
+    "WebhookSecret",
     "WrappedKey",
 ]

@@ -16,6 +16,7 @@ from uuid import UUID
 import numpy as np
 import orjson
 
+from inference.core.prediction_wire import Renderer
 from inference.gateway.auth import PREDICT, READ, Caller
 from inference.gateway.catalog import Offer, Reference, list_allowed, parse_reference
 from inference.gateway.changes import CHANNEL
@@ -51,8 +52,6 @@ PROTOCOL = "native"
 _MEMBERS = frozenset({"version", "input", "stream"})
 # Known to Replicate's clients; silence would be mistaken for a promise.
 _UNSUPPORTED = ("webhook", "webhook_events_filter")
-_TERMINAL = frozenset({"succeeded", "failed", "canceled"})
-_STATUSES = {"queued": "starting", "leased": "starting", "running": "processing"}
 
 _SELECT = """
     SELECT p.id, p.state, p.source, p.protocol, p.cost_nanos, p.output, p.error,
@@ -72,6 +71,9 @@ class NativeProtocol:
     def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
         self.config = gateway.config
+        self.renderer = Renderer(
+            self.config.gateway_url, self.config.web_url, self.config.deadline_s
+        )
 
     async def answer(self, request: Request) -> Answer:
         """Find the route and answer.
@@ -388,7 +390,7 @@ class NativeProtocol:
     ) -> dict[str, Any]:
         assert prediction.completed_at is not None
         assert prediction.started_at is not None
-        return self._envelope(
+        return self.renderer.make_envelope(
             prediction.id,
             model=prediction.offer.model,
             version=prediction.offer.wire_version,
@@ -405,7 +407,7 @@ class NativeProtocol:
         ) | {"deadline": _render_deadline(prediction.created_at, prediction.allowed_s)}
 
     def _render_canceled(self, prediction: Prediction, given: Mapping[str, Any]) -> dict[str, Any]:
-        return self._envelope(
+        return self.renderer.make_envelope(
             prediction.id,
             model=prediction.offer.model,
             version=prediction.offer.wire_version,
@@ -423,63 +425,7 @@ class NativeProtocol:
 
     def render_row(self, row: Row) -> dict[str, Any]:
         """A stored prediction; its input is never kept, its output only for a retry."""
-        predict_time_s = row["predict_time_us"] / 1e6
-        completed_at = row["completed_at"]
-        began_at = completed_at and completed_at - timedelta(seconds=predict_time_s)
-        return self._envelope(
-            row["id"],
-            model=f"{row['owner']}/{row['name']}",
-            version=row["manifest_sha256"] or str(row["number"]),
-            given={},
-            output=row["output"],
-            status=_STATUSES.get(row["state"]) or str(row["state"]),
-            error=row["error"] or None,
-            source=row["source"],
-            created_at=row["created_at"],
-            started_at=began_at,
-            completed_at=completed_at,
-            predict_time_s=predict_time_s,
-            cost_nanos=row["cost_nanos"],
-        )
-
-    def _envelope(
-        self,
-        prediction_id: UUID,
-        *,
-        given: Mapping[str, Any],
-        output: Any,
-        error: str | None,
-        created_at: datetime,
-        started_at: datetime | None,
-        completed_at: datetime | None,
-        predict_time_s: float,
-        cost_nanos: int,
-        **members: str,
-    ) -> dict[str, Any]:
-        public_id = to_public(prediction_id)
-        get_url = f"{self.config.gateway_url}/v1/predictions/{public_id}"
-        metrics: dict[str, Any] = {"cost_nano_usd": cost_nanos, "predict_time": predict_time_s}
-        if completed_at is not None:
-            metrics["total_time"] = (completed_at - created_at).total_seconds()
-        return {
-            "id": public_id,
-            **members,
-            "input": given,
-            "output": output,
-            "logs": "",
-            "error": error,
-            "data_removed": output is None and members["status"] in _TERMINAL,
-            "created_at": to_wire(created_at),
-            "started_at": started_at and to_wire(started_at),
-            "completed_at": completed_at and to_wire(completed_at),
-            "deadline": _render_deadline(created_at, self.config.deadline_s),
-            "metrics": metrics,
-            "urls": {
-                "get": get_url,
-                "cancel": f"{get_url}/cancel",
-                "web": f"{self.config.web_url}/predictions/{public_id}",
-            },
-        }
+        return self.renderer.render_row(row)
 
     def _link(self, query: Mapping[str, str], cursor: str) -> str:
         kept = {name: query[name] for name in ("created_after", "created_before") if name in query}

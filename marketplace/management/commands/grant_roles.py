@@ -50,6 +50,8 @@ MONEY_FUNCTIONS = (
     "billing_expire_holds(integer)",
     "billing_reverse_usage(uuid, uuid, bigint)",
 )
+# Of whoever changes a prediction, in the transaction of the change.
+EVENT_FUNCTION = "inference_note_event(uuid, text, uuid, text, text[])"
 # Of the workers alone.
 APP_FUNCTIONS = ("billing_lock(uuid[])",)
 # Parts of the above; nobody calls them by themselves.
@@ -164,6 +166,8 @@ def statements() -> list[str]:
         lines.append(f"GRANT EXECUTE ON FUNCTION {function} TO {APP}, {GATEWAY}")
     lines.append(f"REVOKE ALL ON FUNCTION {CREDIT_FUNCTION} FROM PUBLIC")
     lines.append(f"GRANT EXECUTE ON FUNCTION {CREDIT_FUNCTION} TO {APP}")
+    lines.append(f"REVOKE ALL ON FUNCTION {EVENT_FUNCTION} FROM PUBLIC")
+    lines.append(f"GRANT EXECUTE ON FUNCTION {EVENT_FUNCTION} TO {APP}, {GATEWAY}")
     for function in APP_FUNCTIONS:
         lines.append(f"GRANT EXECUTE ON FUNCTION {function} TO {APP}")
     # Whoever may run predictions may not mint money.

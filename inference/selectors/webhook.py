@@ -1,0 +1,222 @@
+"""Read webhooks: endpoints with their health, deliveries with their attempts, and what is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from django.conf import settings
+from django.db.models import Count, Prefetch, Q, QuerySet
+
+from inference.core.prediction_wire import Renderer
+from inference.models import (
+    Prediction,
+    WebhookAttempt,
+    WebhookDelivery,
+    WebhookEndpoint,
+    WebhookEvent,
+)
+from marketplace.core.clock import to_wire, utc_now
+from marketplace.core.errors import InvalidInputError
+from marketplace.core.ids import to_public
+from marketplace.models import Account
+from marketplace.selectors.access import Actor, list_accounts, require_right
+from marketplace.selectors.found import get_one
+
+State = WebhookDelivery.State
+
+PAGE_SIZE = 50
+# The attempts of one delivery that are shown; a person who goes on and on makes more.
+ATTEMPTS_SHOWN = 50
+HEALTH_OF = timedelta(hours=24)
+RIGHT = "keys"
+# A prediction that nobody gave a time: what the gateway gives a synchronous one.
+DEADLINE_S = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A part of an account's deliveries."""
+
+    endpoint_id: UUID | None = None
+    state: str = ""
+    type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryPage:
+    """One page of deliveries, and where the next one begins."""
+
+    rows: list[WebhookDelivery]
+    next_before: str
+
+
+def list_endpoints(account: Account) -> QuerySet[WebhookEndpoint]:
+    """Endpoints in the order they were made, each with its counts of the last day."""
+    since = utc_now() - HEALTH_OF
+
+    def count(state: str) -> Count:
+        ended = Q(deliveries__state=state, deliveries__ended_at__gt=since)
+        return Count("deliveries", filter=ended)
+
+    return (
+        WebhookEndpoint.objects.filter(account=account)
+        .annotate(
+            succeeded_24h=count(State.SUCCEEDED),
+            failed_24h=count(State.FAILED),
+            waiting=Count("deliveries", filter=Q(deliveries__state=State.WAITING)),
+        )
+        .order_by("created_at", "pk")
+    )
+
+
+def access_endpoint(actor: Actor, endpoint_id: UUID) -> WebhookEndpoint:
+    """An endpoint of one of the actor's accounts, with its counts of the last day.
+
+    Raises:
+        NotFoundError: None of that id among the actor's accounts.
+        ForbiddenError: The actor may not manage webhooks there.
+    """
+    rows = WebhookEndpoint.objects.filter(account__in=list_accounts(actor))
+    found = get_one(rows.select_related("account").filter(pk=endpoint_id), "No such endpoint.")
+    require_right(actor, found.account, RIGHT)
+    return list_endpoints(found.account).select_related("account").get(pk=found.pk)
+
+
+def access_delivery(actor: Actor, delivery_id: UUID) -> WebhookDelivery:
+    """A delivery of one of the actor's accounts, with its attempts, the newest first.
+
+    Raises:
+        NotFoundError: None of that id among the actor's accounts.
+        ForbiddenError: The actor may not manage webhooks there.
+    """
+    attempts = WebhookAttempt.objects.order_by("-id")[:ATTEMPTS_SHOWN]
+    rows = (
+        _list_all()
+        .filter(account__in=list_accounts(actor), pk=delivery_id)
+        .prefetch_related(Prefetch("attempt_log", queryset=attempts))
+    )
+    found = get_one(rows, "No such delivery.")
+    require_right(actor, found.account, RIGHT)
+    return found
+
+
+def get_deliveries(account: Account, chosen: Choice, *, before: str = "") -> DeliveryPage:
+    """A page of an account's deliveries, newest first.
+
+    Args:
+        account: Whose.
+        chosen: Which part of them.
+        before: The id that the page before ended with; empty for the first page.
+
+    Raises:
+        InvalidInputError: `before` is no id.
+    """
+    rows = _list_all().filter(account=account).order_by("-id")
+    if chosen.endpoint_id is not None:
+        rows = rows.filter(endpoint=chosen.endpoint_id)
+    if chosen.state:
+        rows = rows.filter(state=chosen.state)
+    if chosen.type:
+        rows = rows.filter(type=chosen.type)
+    if before:
+        try:
+            rows = rows.filter(pk__lt=UUID(before))
+        except ValueError:
+            raise InvalidInputError("This is no id of a delivery.") from None
+    # One more than shown tells whether there are more, without counting them all.
+    found = list(rows[: PAGE_SIZE + 1])
+    shown = found[:PAGE_SIZE]
+    return DeliveryPage(shown, str(shown[-1].pk) if len(found) > len(shown) else "")
+
+
+def _list_all() -> QuerySet[WebhookDelivery]:
+    return WebhookDelivery.objects.select_related("event", "endpoint", "account")
+
+
+def find_url(delivery: WebhookDelivery) -> str:
+    """Where it goes."""
+    return delivery.endpoint.url if delivery.endpoint is not None else delivery.event.url
+
+
+def name_url(url: str) -> str:
+    """An address for archives and logs: its path may be a secret, and stays away."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def name_message(event: WebhookEvent) -> str:
+    """The id under which receivers know it, in each attempt and after each replay."""
+    return f"msg_{event.pk.hex}"
+
+
+def describe_prediction(event: WebhookEvent) -> dict[str, Any]:
+    """The prediction of an event, as `/v1/predictions/{id}` shows it today.
+
+    What is not kept of it is null: a message says no more than the platform still knows.
+    """
+    row = _find_row(event) or _guess_row(event)
+    envelope = Renderer(settings.GATEWAY_URL, settings.WEB_URL, DEADLINE_S).render_row(row)
+    return envelope | {"input": row["input"], "model": envelope["model"].strip("/")}
+
+
+def describe_message(delivery: WebhookDelivery) -> Any:
+    """What is sent: the bare prediction to the address that it names, an envelope to endpoints."""
+    event = delivery.event
+    data = event.payload if event.prediction_id is None else describe_prediction(event)
+    if delivery.endpoint is None:
+        return data
+    return {"type": event.type, "timestamp": to_wire(event.created_at), "data": data or {}}
+
+
+def _find_row(event: WebhookEvent) -> Mapping[str, Any] | None:
+    columns = (
+        *("id", "state", "source", "cost_nanos", "input", "output", "error", "predict_time_us"),
+        *("created_at", "completed_at"),
+    )
+    assert event.prediction_id is not None
+    rows = Prediction.objects.filter(pk=event.prediction_id, account_id=event.account_id)
+    found = rows.values(
+        *columns,
+        "version__number",
+        "version__manifest_sha256",
+        "version__model__name",
+        "version__model__account__slug",
+    ).first()
+    if found is None:
+        return None
+    return found | {
+        "number": found["version__number"],
+        "manifest_sha256": found["version__manifest_sha256"],
+        "name": found["version__model__name"],
+        "owner": found["version__model__account__slug"],
+    }
+
+
+def _guess_row(event: WebhookEvent) -> Mapping[str, Any]:
+    """A prediction whose row is not written yet: that it runs is all that is known of it."""
+    return {
+        "id": event.prediction_id,
+        "state": Prediction.State.RUNNING,
+        "source": "api",
+        "cost_nanos": 0,
+        "input": None,
+        "output": None,
+        "error": "",
+        "predict_time_us": 0,
+        "created_at": event.created_at,
+        "completed_at": None,
+        "number": "hidden",
+        "manifest_sha256": "",
+        "name": "",
+        "owner": "",
+    }
+
+
+def name_prediction(delivery: WebhookDelivery) -> str:
+    """The public id of its prediction; empty where it has none."""
+    return to_public(delivery.prediction_id) if delivery.prediction_id else ""

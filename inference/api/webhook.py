@@ -196,7 +196,7 @@ class DeliveryView(APIView):
             delivery_json(delivery)
             | {
                 "message": selectors.describe_message(delivery),
-                "attempt_log": [_attempt_json(one) for one in delivery.attempt_log.all()],
+                "attempt_log": [_attempt_json(one) for one in selectors.list_attempts(delivery)],
             }
         )
 

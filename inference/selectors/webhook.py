@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 from django.conf import settings
-from django.db.models import Count, Prefetch, Q, QuerySet
+from django.db.models import Count, Q, QuerySet
 
 from inference.core.prediction_wire import Renderer
 from inference.models import (
@@ -88,21 +88,21 @@ def access_endpoint(actor: Actor, endpoint_id: UUID) -> WebhookEndpoint:
 
 
 def access_delivery(actor: Actor, delivery_id: UUID) -> WebhookDelivery:
-    """A delivery of one of the actor's accounts, with its attempts, the newest first.
+    """A delivery of one of the actor's accounts.
 
     Raises:
         NotFoundError: None of that id among the actor's accounts.
         ForbiddenError: The actor may not manage webhooks there.
     """
-    attempts = WebhookAttempt.objects.order_by("-id")[:ATTEMPTS_SHOWN]
-    rows = (
-        _list_all()
-        .filter(account__in=list_accounts(actor), pk=delivery_id)
-        .prefetch_related(Prefetch("attempt_log", queryset=attempts))
-    )
+    rows = _list_all().filter(account__in=list_accounts(actor), pk=delivery_id)
     found = get_one(rows, "No such delivery.")
     require_right(actor, found.account, RIGHT)
     return found
+
+
+def list_attempts(delivery: WebhookDelivery) -> list[WebhookAttempt]:
+    """The latest attempts of a delivery, newest first."""
+    return list(delivery.attempt_log.order_by("-id")[:ATTEMPTS_SHOWN])
 
 
 def get_deliveries(account: Account, chosen: Choice, *, before: str = "") -> DeliveryPage:

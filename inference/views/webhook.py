@@ -212,7 +212,7 @@ def delivery(request: HttpRequest, delivery_id: UUID) -> HttpResponse:
         "url": selectors.find_url(found),
         "webhook_id": selectors.name_message(found.event),
         "prediction": selectors.name_prediction(found),
-        "attempts": list(found.attempt_log.all()),
+        "attempts": selectors.list_attempts(found),
         "message": json.dumps(message, indent=2, ensure_ascii=False),
         "is_waiting": found.state == WebhookDelivery.State.WAITING,
         "can_replay": found.endpoint is None or found.endpoint.is_enabled,

@@ -17,6 +17,7 @@ from inference.services import webhook, webhook_delivery
 from inference.services.webhook_delivery import send_webhooks
 from marketplace.core.ids import to_public
 from marketplace.selectors.access import Actor
+from marketplace.services.session import CONFIRMED_KEY
 from tests.factories import AIModelFactory, APIKeyFactory, ModelVersionFactory
 from tests.inference.hooked import add, finish
 from tests.inference.receivers import receive
@@ -239,8 +240,7 @@ def test_secrets_need_a_fresh_proof(owner, account, endpoint):
     client = Client()
     client.force_login(owner)
     session = client.session
-    for name in [one for one in session if "confirm" in one]:
-        session[name] = 0
+    session[CONFIRMED_KEY] = 0
     session.save()
 
     for url in (f"{PAGE}/{endpoint.pk}/rotate", f"{PAGE}/secret?account=acme"):

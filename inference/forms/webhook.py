@@ -62,7 +62,9 @@ class ReplayForm(forms.Form):
     """From which day on to send once more what has failed."""
 
     since = forms.DateField(
-        label="Failed since", widget=forms.DateInput({"type": "date"}), help_text="A day in UTC."
+        label="Failed since",
+        widget=forms.DateInput({"type": "date"}, format="%Y-%m-%d"),
+        help_text="A day in UTC.",
     )
 
     def moment(self) -> datetime:

@@ -7,6 +7,7 @@ the one before signs as well for `ROTATION`.
 from __future__ import annotations
 
 import secrets
+from contextlib import suppress
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -49,7 +50,9 @@ def list_keys(row: SigningSecret, now: datetime) -> list[bytes]:
     """
     keys = [_open(row, bytes(row.sealed_secret))]
     if row.old_secret_until is not None and row.old_secret_until > now:
-        keys.append(_open(row, bytes(row.sealed_old_secret)))
+        # Lost, it is no reason to send nothing: its receivers are to know the new one.
+        with suppress(SecretLostError):
+            keys.append(_open(row, bytes(row.sealed_old_secret)))
     return keys
 
 

@@ -756,13 +756,19 @@ def test_no_secret_stands_in_the_database(actor, endpoint):
         webhook_secret.list_keys(other, timezone.now())
 
 
-def test_a_secret_that_cannot_be_opened_is_told(account, version, endpoint, settings, receiver):
+def test_a_secret_that_cannot_be_opened_is_told(
+    actor, account, version, endpoint, settings, receiver
+):
     settings.SECRET_KEY = "another secret of the platform, long enough for it"
     finish(account, version)
     send_webhooks()
 
     assert receiver.seen == []
     assert only().last_error == "The signing secret cannot be read any more. Change it."
+    _, new = webhook.rotate_secret(actor=actor, endpoint=endpoint)
+    make_due()
+    assert send_webhooks() == 1
+    assert receiver.seen[0].verify(new)
 
 
 def test_signatures_are_those_of_the_standard():

@@ -254,6 +254,14 @@ class Migration(migrations.Migration):
             model_name="webhookdelivery",
             index=models.Index(
                 condition=models.Q(("state", "waiting")),
+                fields=["endpoint"],
+                name="inference_webhook_delivery_now",
+            ),
+        ),
+        migrations.AddIndex(
+            model_name="webhookdelivery",
+            index=models.Index(
+                condition=models.Q(("state", "waiting")),
                 fields=["next_at"],
                 name="inference_webhook_delivery_due",
             ),

@@ -168,6 +168,11 @@ class WebhookDelivery(models.Model):
             ),
             models.Index(fields=["account", "-id"], name="inference_webhook_delivery_of"),
             models.Index(fields=["endpoint", "-id"], name="inference_webhook_delivery_to"),
+            models.Index(
+                fields=["endpoint"],
+                name="inference_webhook_delivery_now",
+                condition=Q(state="waiting"),
+            ),
             # For the distance between two.
             models.Index(
                 fields=["prediction_id", "type", "-due_at"],

@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 from django.conf import settings
-from django.db.models import Count, Q, QuerySet
+from django.db.models import Count, OuterRef, QuerySet, Subquery
+from django.db.models.functions import Coalesce
 
 from inference.core.prediction_wire import Renderer
 from inference.models import (
@@ -22,7 +23,7 @@ from inference.models import (
 )
 from marketplace.core.clock import to_wire, utc_now
 from marketplace.core.errors import InvalidInputError
-from marketplace.core.ids import to_public
+from marketplace.core.ids import lowest_id, to_public
 from marketplace.models import Account
 from marketplace.selectors.access import Actor, list_accounts, require_right
 from marketplace.selectors.found import get_one
@@ -56,22 +57,23 @@ class DeliveryPage:
 
 
 def list_endpoints(account: Account) -> QuerySet[WebhookEndpoint]:
-    """Endpoints in the order they were made, each with its counts of the last day."""
-    since = utc_now() - HEALTH_OF
-
-    def count(state: str) -> Count:
-        ended = Q(deliveries__state=state, deliveries__ended_at__gt=since)
-        return Count("deliveries", filter=ended)
-
+    """Endpoints in the order they were made, each with how those of the last day went."""
+    # Ids begin with the time, so that an index finds the day.
+    made = WebhookDelivery.objects.filter(pk__gte=lowest_id(utc_now() - HEALTH_OF))
     return (
         WebhookEndpoint.objects.filter(account=account)
         .annotate(
-            succeeded_24h=count(State.SUCCEEDED),
-            failed_24h=count(State.FAILED),
-            waiting=Count("deliveries", filter=Q(deliveries__state=State.WAITING)),
+            succeeded_24h=_count(made.filter(state=State.SUCCEEDED)),
+            failed_24h=_count(made.filter(state=State.FAILED)),
+            waiting=_count(WebhookDelivery.objects.filter(state=State.WAITING)),
         )
         .order_by("created_at", "pk")
     )
+
+
+def _count(deliveries: QuerySet[WebhookDelivery]) -> Coalesce:
+    own = deliveries.filter(endpoint=OuterRef("pk")).order_by().values("endpoint")
+    return Coalesce(Subquery(own.annotate(count=Count("pk")).values("count")), 0)
 
 
 def access_endpoint(actor: Actor, endpoint_id: UUID) -> WebhookEndpoint:

@@ -204,6 +204,7 @@ def _manage(place: Place) -> dict[str, str]:
 
 def _gateway(place: Place) -> dict[str, str]:
     return {
+        "STRONGROOM_ENV": "development",
         "STRONGROOM_GATEWAY_DATABASE_URL": place.database_url(postgres.GATEWAY),
         "STRONGROOM_GATEWAY_GRPC_LISTEN": place.grpc_address,
         "STRONGROOM_REDIS_URL": place.gateway_redis_url,

@@ -193,3 +193,8 @@ class RunTooLargeError(InvalidInputError):
 class TooManyRunsError(ConflictError):
     code = "too_many_runs"
     title = "The account shares as many runs as it may. Revoke one."
+
+
+class TooManyWebhooksError(ConflictError):
+    code = "too_many_webhooks"
+    title = "The account has as many webhook endpoints as it may have."

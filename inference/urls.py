@@ -19,6 +19,7 @@ from inference.views import (
     signing_key,
     slo,
     status,
+    webhook,
 )
 
 app_name = "inference"
@@ -110,6 +111,24 @@ urlpatterns = [
         alert.event,
         name="alert-event",
     ),
+    path("console/webhooks", webhook.webhooks, name="webhooks"),
+    path("console/webhooks/new", webhook.new, name="webhook-new"),
+    path("console/webhooks/secret", webhook.default_secret, name="webhook-secret"),
+    path("console/webhooks/deliveries", webhook.deliveries, name="webhook-deliveries"),
+    path(
+        "console/webhooks/deliveries/<uuid:delivery_id>",
+        webhook.delivery,
+        name="webhook-delivery",
+    ),
+    path(
+        "console/webhooks/deliveries/<uuid:delivery_id>/replay",
+        webhook.replay,
+        name="webhook-delivery-replay",
+    ),
+    path("console/webhooks/<uuid:endpoint_id>", webhook.webhook, name="webhook"),
+    path("console/webhooks/<uuid:endpoint_id>/edit", webhook.edit, name="webhook-edit"),
+    path("console/webhooks/<uuid:endpoint_id>/do", webhook.do, name="webhook-do"),
+    path("console/webhooks/<uuid:endpoint_id>/rotate", webhook.rotate, name="webhook-rotate"),
     path("console/predictions", prediction.predictions, name="predictions"),
     path("panels/predictions", prediction.predictions_panel, name="predictions-panel"),
     path("dashboard/signing-keys", signing_key.signing_keys, name="signing-keys"),

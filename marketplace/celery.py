@@ -46,6 +46,9 @@ _SCHEDULE: dict[str, dict[str, Any]] = {
     "lost-nodes": {"task": "inference.sweep_nodes", "schedule": 10.0},
     "roll-up-metrics": {"task": "inference.roll_up_metrics", "schedule": 60.0},
     "seal-drift": {"task": "inference.seal_drift", "schedule": 300.0},
+    # What nobody asked to be sent at once; the first of its tries comes within seconds.
+    "send-webhooks": {"task": "inference.send_webhooks", "schedule": 2.0},
+    "forget-webhooks": {"task": "inference.forget_webhooks", "schedule": 3600.0},
     "anchor-release-logs": {"task": "inference.anchor_release_logs", "schedule": 600.0},
     "expire-holds": {"task": "billing.expire_holds", "schedule": 15.0},
     "seal-receipts": {"task": "billing.seal_receipts", "schedule": 10.0},

@@ -60,8 +60,12 @@ from inference.models import (
     SigningKey,
     Upload,
     UploadPart,
+    WebhookDelivery,
+    WebhookEndpoint,
+    WebhookEvent,
 )
 from inference.selectors import node as node_selectors
+from inference.services.webhook_secret import make_secret
 from marketplace.core import ids
 from marketplace.core.ids import new_id
 from marketplace.models import Account, AIModel, ModelVersion, User
@@ -102,6 +106,8 @@ TAX_DETAILS = {
     "postal_code": "12345",
     "country": "US",
 }
+# Public, so that nothing is asked of a resolver.
+HOOK = "https://93.184.216.34/hook"
 LINES = [
     Line("billing:wallet", "/console/wallet?account=acme"),
     Line("billing:wallet", "/console/wallet?account=acme", "POST", {"amount_dollars": "25"}),
@@ -256,6 +262,31 @@ LINES = [
     Line("inference:run", "/runs/{run}"),
     Line("inference:run-revoke", "/runs/{run}/revoke"),
     Line("inference:run-revoke", "/runs/{run}/revoke", "POST", {}),
+    Line("inference:webhooks", "/console/webhooks?account=acme"),
+    Line("inference:webhook-new", "/console/webhooks/new?account=acme"),
+    Line("inference:webhook-new", "/console/webhooks/new?account=acme", "POST", {"url": HOOK}),
+    Line("inference:webhook", "/console/webhooks/{webhook}"),
+    Line("inference:webhook-edit", "/console/webhooks/{webhook}/edit"),
+    Line("inference:webhook-edit", "/console/webhooks/{webhook}/edit", "POST", {"url": HOOK}),
+    *(
+        Line(
+            "inference:webhook-do",
+            "/console/webhooks/{webhook}/do",
+            "POST",
+            {"do": what, "since": "2030-01-01"},
+        )
+        for what in ("test", "replay", "off", "end_secret", "remove")
+    ),
+    Line("inference:webhook-rotate", "/console/webhooks/{webhook}/rotate", "POST", {}),
+    Line("inference:webhook-secret", "/console/webhooks/secret?account=acme", "POST", {}),
+    Line("inference:webhook-deliveries", "/console/webhooks/deliveries?account=acme"),
+    Line("inference:webhook-delivery", "/console/webhooks/deliveries/{webhook_delivery}"),
+    Line(
+        "inference:webhook-delivery-replay",
+        "/console/webhooks/deliveries/{webhook_delivery}/replay",
+        "POST",
+        {},
+    ),
     Line("inference:predictions", "/console/predictions?account=acme"),
     Line("inference:predictions-panel", "/panels/predictions?account=acme"),
     Line("inference:prediction", "/predictions/{prediction}"),
@@ -352,6 +383,54 @@ LINES = [
         by="token",
     ),
     Line("inference-api:budget", "/api/models/acme/digits/budgets/acme", "DELETE", by="token"),
+    Line("inference-api:webhooks", "/api/webhooks?account=acme", by="token"),
+    Line(
+        "inference-api:webhooks",
+        "/api/webhooks",
+        "POST",
+        {"account": "acme", "url": HOOK},
+        by="token",
+    ),
+    Line("inference-api:webhook", "/api/webhooks/{webhook}", by="token"),
+    Line(
+        "inference-api:webhook",
+        "/api/webhooks/{webhook}",
+        "PATCH",
+        {"is_enabled": False},
+        by="token",
+    ),
+    Line("inference-api:webhook", "/api/webhooks/{webhook}", "DELETE", by="token"),
+    Line("inference-api:webhook-rotate", "/api/webhooks/{webhook}/secret", "POST", {}, by="token"),
+    Line("inference-api:webhook-rotate", "/api/webhooks/{webhook}/secret", "DELETE", by="token"),
+    Line("inference-api:webhook-test", "/api/webhooks/{webhook}/test", "POST", {}, by="token"),
+    Line(
+        "inference-api:webhook-replay",
+        "/api/webhooks/{webhook}/replay",
+        "POST",
+        {"since": "2030-01-01T00:00:00Z"},
+        by="token",
+    ),
+    Line("inference-api:webhook-secret", "/api/webhook-secret?account=acme", by="token"),
+    Line(
+        "inference-api:webhook-secret",
+        "/api/webhook-secret",
+        "POST",
+        {"account": "acme"},
+        by="token",
+    ),
+    Line("inference-api:webhook-deliveries", "/api/webhook-deliveries?account=acme", by="token"),
+    Line(
+        "inference-api:webhook-delivery",
+        "/api/webhook-deliveries/{webhook_delivery}",
+        by="token",
+    ),
+    Line(
+        "inference-api:webhook-delivery-replay",
+        "/api/webhook-deliveries/{webhook_delivery}/replay",
+        "POST",
+        {},
+        by="token",
+    ),
     Line("inference-api:release-log", "/api/versions/{version}/release-log", by="token"),
     Line("inference-api:upload", "/api/uploads/{upload}", by="token"),
     Line("inference-api:upload", "/api/uploads/{upload}", "DELETE", by="token"),
@@ -659,6 +738,7 @@ def rows(acme: Tenant, account: Account, store: None) -> dict[str, str]:
         "run": _share(acme, version, prediction_id).token,
     }
     made |= _watch(model)
+    made |= _hook(account, prediction_id)
     _store_artifact(account, version)
     made["signing_key"] = SigningKey.objects.get(account=account).pk
     Deployment.objects.create(version=version)
@@ -673,6 +753,33 @@ def _watch(model: AIModel) -> dict[str, UUID]:
         model=model, kind="webhook", target="https://hooks.example/y"
     )
     return {"alert_rule": rule.pk, "alert_event": event.pk, "alert_channel": channel.pk}
+
+
+def _hook(account: Account, prediction_id: UUID) -> dict[str, UUID]:
+    """An endpoint, and a delivery to it that has failed."""
+    now = timezone.now()
+    endpoint = WebhookEndpoint(account=account, url="https://hooks.example/z")
+    endpoint.sealed_secret, _ = make_secret(endpoint.pk)
+    endpoint.save()
+    event = WebhookEvent.objects.create(
+        account_id=account.pk,
+        type="prediction.completed",
+        prediction_id=prediction_id,
+        created_at=now,
+        spread_at=now,
+    )
+    delivery = WebhookDelivery.objects.create(
+        account=account,
+        event=event,
+        endpoint=endpoint,
+        type=event.type,
+        prediction_id=prediction_id,
+        state="failed",
+        due_at=now,
+        next_at=now,
+        ended_at=now,
+    )
+    return {"webhook": endpoint.pk, "webhook_delivery": delivery.pk}
 
 
 def _share(acme: Tenant, version: ModelVersion, prediction_id: UUID) -> SharedRun:

@@ -18,6 +18,7 @@ from inference.admin.node import (
     ReplicaAdmin,
 )
 from inference.admin.slo import SLOAdmin
+from inference.admin.webhook import WebhookDeliveryAdmin, WebhookEndpointAdmin, WebhookEventAdmin
 
 __all__ = [
     "AbuseScoreAdmin",
@@ -36,4 +37,7 @@ __all__ = [
     "SLOAdmin",
     "SigningKeyAdmin",
     "UploadAdmin",
+    "WebhookDeliveryAdmin",
+    "WebhookEndpointAdmin",
+    "WebhookEventAdmin",
 ]

@@ -3,7 +3,7 @@ from __future__ import annotations
 from django.urls import URLPattern, URLResolver, path, register_converter
 from django.urls.converters import IntConverter
 
-from inference.api import artifact, budget, node, upload, version
+from inference.api import artifact, budget, node, upload, version, webhook
 
 
 class IndexConverter(IntConverter):
@@ -61,6 +61,33 @@ urlpatterns: list[URLPattern | URLResolver] = [
         "uploads/<uuid:upload_id>/files/<index:file_index>/parts/<index:part>",
         upload.PartView.as_view(),
         name="part",
+    ),
+    path("webhooks", webhook.WebhooksView.as_view(), name="webhooks"),
+    path("webhooks/<uuid:endpoint_id>", webhook.WebhookView.as_view(), name="webhook"),
+    path(
+        "webhooks/<uuid:endpoint_id>/secret",
+        webhook.WebhookRotateView.as_view(),
+        name="webhook-rotate",
+    ),
+    path(
+        "webhooks/<uuid:endpoint_id>/test", webhook.WebhookTestView.as_view(), name="webhook-test"
+    ),
+    path(
+        "webhooks/<uuid:endpoint_id>/replay",
+        webhook.WebhookReplayView.as_view(),
+        name="webhook-replay",
+    ),
+    path("webhook-secret", webhook.DefaultSecretView.as_view(), name="webhook-secret"),
+    path("webhook-deliveries", webhook.DeliveriesView.as_view(), name="webhook-deliveries"),
+    path(
+        "webhook-deliveries/<uuid:delivery_id>",
+        webhook.DeliveryView.as_view(),
+        name="webhook-delivery",
+    ),
+    path(
+        "webhook-deliveries/<uuid:delivery_id>/replay",
+        webhook.DeliveryReplayView.as_view(),
+        name="webhook-delivery-replay",
     ),
     path("node/enrol", node.EnrolView.as_view(), name="node-enrol"),
     path("node/desired", node.DesiredView.as_view(), name="node-desired"),

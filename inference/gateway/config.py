@@ -297,6 +297,8 @@ class GatewayConfig:
     gateway_count: int = 1
     # Whose word about where a request comes from is taken.
     trusted_proxies: tuple[Network, ...] = ()
+    # Webhooks may go to this machine.
+    is_development: bool = False
 
     @property
     def hold_ttl_s(self) -> int:
@@ -340,6 +342,7 @@ class GatewayConfig:
             otlp_endpoint=_read_otlp_endpoint(),
             trace_ratio=env_ratio("STRONGROOM_OTLP_RATIO", TRACE_RATIO),
             trusted_proxies=_env_networks("STRONGROOM_GATEWAY_TRUSTED_PROXIES"),
+            is_development=env_text("STRONGROOM_ENV", "production") == "development",
         )
 
 

@@ -42,6 +42,15 @@ from inference.models.onboarding import OnboardingStep
 from inference.models.prediction import APIRequest, Prediction
 from inference.models.run import SharedRun
 from inference.models.slo import SLO
+from inference.models.webhook import (
+    EventType,
+    SigningSecret,
+    WebhookAttempt,
+    WebhookDelivery,
+    WebhookEndpoint,
+    WebhookEvent,
+    WebhookSecret,
+)
 
 __all__ = [
     "SLO",
@@ -59,6 +68,7 @@ __all__ = [
     "DriftBlock",
     "DriftPart",
     "DriftWatch",
+    "EventType",
     "FinishedJob",
     "GatewayCounter",
     "Job",
@@ -89,8 +99,14 @@ __all__ = [
     "Resolution",
     "SharedRun",
     "SigningKey",
+    "SigningSecret",
     "Upload",
     "UploadKey",
     "UploadPart",
+    "WebhookAttempt",
+    "WebhookDelivery",
+    "WebhookEndpoint",
+    "WebhookEvent",
+    "WebhookSecret",
     "WrappedKey",
 ]

@@ -8,7 +8,6 @@ nothing twice, and one that is cut loses nothing.
 from __future__ import annotations
 
 import base64
-import hmac
 import json
 import logging
 from datetime import datetime, timedelta
@@ -23,6 +22,7 @@ from django.db.models import F, Sum
 from django.template.loader import render_to_string
 from django.urls import reverse
 
+from inference.core import webhook_signature
 from inference.models import (
     AlertChannel,
     AlertDelivery,
@@ -503,15 +503,8 @@ def _call(delivery: AlertDelivery) -> None:
 
 def sign(channel: AlertChannel, *, message_id: str, now: datetime, body: bytes) -> dict[str, str]:
     """The headers of Standard Webhooks."""
-    key = base64.b64decode(selectors.find_secret(channel).removeprefix("whsec_"))
-    timestamp = int(now.timestamp())
-    signed = f"{message_id}.{timestamp}.".encode() + body
-    signature = base64.b64encode(hmac.digest(key, signed, "sha256")).decode()
-    return {
-        "webhook-id": message_id,
-        "webhook-timestamp": str(timestamp),
-        "webhook-signature": f"v1,{signature}",
-    }
+    key = base64.b64decode(selectors.find_secret(channel).removeprefix(webhook_signature.PREFIX))
+    return webhook_signature.sign([key], message_id=message_id, now=now, body=body)
 
 
 def _describe(delivery: AlertDelivery) -> dict[str, Any]:

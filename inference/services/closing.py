@@ -15,6 +15,10 @@ from inference.models import (
     Replica,
     SharedRun,
     SigningKey,
+    WebhookDelivery,
+    WebhookEndpoint,
+    WebhookEvent,
+    WebhookSecret,
 )
 from inference.services.deployment import stop_deployment
 from inference.services.shredding import shred_ended_model
@@ -45,6 +49,8 @@ def foretell(account: Account) -> list[str]:
         told.append(f"{_count(running, 'prediction')} running now finished as usual.")
     if shared := SharedRun.objects.filter(account=account).count():
         told.append(f"{_count(shared, 'shared run')} deleted; their links stop working.")
+    if hooks := WebhookEndpoint.objects.filter(account=account).count():
+        told.append(f"{_count(hooks, 'webhook endpoint')} deleted; nothing is sent there.")
     return told
 
 
@@ -90,7 +96,16 @@ def delete_contents(deletion: AccountDeletion) -> str:
     QuerySample.objects.filter(account=account).delete()
     AlertChannel.objects.filter(model__account=account).delete()
     AlertRule.objects.filter(model__account=account).delete()
+    _delete_webhooks(account)
     return f"The contents of {count} prediction{'' if count == 1 else 's'} are deleted."
+
+
+def _delete_webhooks(account: Account) -> None:
+    """Events after those who are told: nobody makes a delivery of them any more."""
+    WebhookEndpoint.objects.filter(account=account).delete()
+    WebhookDelivery.objects.filter(account=account).delete()
+    WebhookEvent.objects.filter(account_id=account.pk).delete()
+    WebhookSecret.objects.filter(account=account).delete()
 
 
 def forget_person(user: User, label: str, pseudonym: str) -> None:

@@ -11,7 +11,10 @@ from inference.models import (
     Prediction,
     SharedRun,
     SigningKey,
+    WebhookDelivery,
+    WebhookEndpoint,
 )
+from inference.selectors.webhook import name_url
 from marketplace.core.ids import to_public
 from marketplace.models import Account
 from marketplace.services.exporter import Exporter, Row
@@ -76,6 +79,27 @@ def read_alerts(account: Account) -> Iterator[Row]:
         yield ("channel", channel.model.name, channel.kind, "", "", target, channel.created_at)
 
 
+def read_webhooks(account: Account) -> Iterator[Row]:
+    """Endpoints of webhooks; the path of an address may be a secret, and stays here."""
+    endpoints = WebhookEndpoint.objects.filter(account=account).order_by("created_at", "id")
+    for one in endpoints.iterator(FETCH):
+        yield (
+            *(name_url(one.url), one.description, " ".join(one.events), one.is_enabled),
+            *(one.disabled_reason, one.created_at, one.last_success_at),
+        )
+
+
+def read_webhook_deliveries(account: Account) -> Iterator[Row]:
+    """What was told of its predictions, and how that went."""
+    columns = (
+        *("type", "prediction_id", "endpoint__description", "state", "attempts", "last_error"),
+        *("created_at", "ended_at"),
+    )
+    deliveries = WebhookDelivery.objects.filter(account=account).order_by("id")
+    for row in deliveries.values_list(*columns).iterator(FETCH):
+        yield (row[0], to_public(row[1]) if row[1] else "", *row[2:])
+
+
 EXPORTERS = (
     Exporter(
         "predictions",
@@ -114,5 +138,23 @@ EXPORTERS = (
         "Rules and channels of alerts about your models.",
         ("what", "model", "kind", "threshold", "window_s", "address", "created_at"),
         read_alerts,
+    ),
+    Exporter(
+        "webhooks",
+        "Endpoints that are told of your predictions; of their addresses only the server.",
+        (
+            *("server", "description", "events", "is_enabled", "disabled_reason", "created_at"),
+            "last_success_at",
+        ),
+        read_webhooks,
+    ),
+    Exporter(
+        "webhook-deliveries",
+        "What was told of your predictions in the last 30 days, and how that went.",
+        (
+            *("event", "prediction", "endpoint", "state", "attempts", "last_error", "created_at"),
+            "ended_at",
+        ),
+        read_webhook_deliveries,
     ),
 )

@@ -202,7 +202,8 @@ BEGIN
         SELECT DISTINCT ON (g.id) g.id, g.epoch, g.is_running
         FROM unnest(p_ids, p_epochs, p_running) AS g(id, epoch, is_running) ORDER BY g.id
     ), mine AS MATERIALIZED (
-        SELECT j.id, g.is_running FROM given g JOIN inference_job j ON j.id = g.id
+        SELECT j.id, g.is_running, g.is_running AND j.state = 'leased' AS is_new
+        FROM given g JOIN inference_job j ON j.id = g.id
         WHERE j.lease_epoch = g.epoch AND j.lease_node_id = p_node
             AND j.state IN ('leased', 'running')
         ORDER BY j.id FOR UPDATE OF j
@@ -212,7 +213,8 @@ BEGIN
             started_at = CASE WHEN m.is_running THEN coalesce(j.started_at, v_now)
                 ELSE j.started_at END
         FROM mine m WHERE j.id = m.id
-        RETURNING j.id, j.cancel_requested_at
+        RETURNING j.id, j.cancel_requested_at, CASE WHEN m.is_new THEN inference_note_event(
+            j.account_id, 'prediction.started', j.id, j.webhook_url, j.webhook_events) END AS told
     )
     SELECT g.id, CASE WHEN k.id IS NULL THEN 'stale'
         WHEN k.cancel_requested_at IS NOT NULL THEN 'cancel' ELSE 'go' END
@@ -260,6 +262,8 @@ BEGIN
             FROM (SELECT p_job.id) AS o(id) LEFT JOIN inference_jobinput i ON i.job_id = o.id;
         DELETE FROM inference_jobinput i WHERE i.job_id = p_job.id;
     END IF;
+    PERFORM inference_note_event(p_job.account_id, 'prediction.completed', p_job.id,
+        p_job.webhook_url, p_job.webhook_events);
     PERFORM inference_leave_flow(p_job.account_id, p_job.version_id,
         p_job.is_offered OR p_job.state IN ('leased', 'running'));
     IF p_state = 'succeeded' THEN

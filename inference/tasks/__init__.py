@@ -10,6 +10,7 @@ from inference.tasks.prediction import forget_predictions
 from inference.tasks.release_log import anchor_release_logs
 from inference.tasks.signing_key import mail_signing_keys
 from inference.tasks.upload import expire_uploads
+from inference.tasks.webhook import forget_webhooks, send_webhooks
 
 __all__ = [
     "advance_onboarding",
@@ -17,11 +18,13 @@ __all__ = [
     "expire_uploads",
     "forget_predictions",
     "forget_queries",
+    "forget_webhooks",
     "mail_signing_keys",
     "roll_up_metrics",
     "score_abuse",
     "seal_drift",
     "send_alerts",
+    "send_webhooks",
     "sweep_nodes",
     "sweep_onboarding",
 ]

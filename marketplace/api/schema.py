@@ -34,6 +34,7 @@ AREAS = {
     "inference.api.upload": "uploads",
     "inference.api.artifact": "artifacts",
     "inference.api.budget": "input-budgets",
+    "inference.api.webhook": "webhooks",
     "billing.api.price": "prices",
     "billing.api.prepaid": "wallet",
     "billing.api.wallet": "wallet",

@@ -57,6 +57,8 @@ PAGES = {
         "/console/wallet",
         "/console/usage",
         "/console/predictions",
+        "/console/webhooks",
+        "/console/webhooks/new",
         "/console/receipts",
         "/notifications",
         "/notifications/preferences",

@@ -36,6 +36,10 @@ from inference.models import (
     Prediction,
     SharedRun,
     SigningKey,
+    WebhookDelivery,
+    WebhookEndpoint,
+    WebhookEvent,
+    WebhookSecret,
     WrappedKey,
 )
 from marketplace.core.ids import new_id, to_public
@@ -157,9 +161,37 @@ class Tenant:
         AlertRule.objects.create(model=self.model, kind="p95", window_s=60)
         hook = f"https://hooks.example/{self.secret('hook').hex()}"
         AlertChannel.objects.create(model=self.model, kind="slack", target=hook)
+        self._add_webhooks()
         blob = base64.b64encode(self.secret("wrapped DEK")).decode()
         WrappedKey.objects.create(
             version=self.version, recipient="platform", kid="k", suite="s", blob=blob
+        )
+
+    def _add_webhooks(self) -> None:
+        mark, now = self.mark, timezone.now()
+        WebhookSecret.objects.create(account=self.account, sealed_secret=self.secret("default"))
+        endpoint = WebhookEndpoint.objects.create(
+            account=self.account,
+            url=f"https://hooks.example/{self.secret('endpoint').hex()}",
+            description=mark,
+            sealed_secret=self.secret("signing"),
+            sealed_old_secret=self.secret("signing before"),
+        )
+        event = WebhookEvent.objects.create(
+            account_id=self.account.pk,
+            type="prediction.completed",
+            prediction_id=self.prediction.pk,
+            url=f"https://hooks.example/{self.secret('own hook').hex()}",
+            created_at=now,
+        )
+        WebhookDelivery.objects.create(
+            account=self.account,
+            event=event,
+            endpoint=endpoint,
+            type=event.type,
+            prediction_id=event.prediction_id,
+            due_at=now,
+            next_at=now,
         )
 
     def add_money(self, seller: Tenant) -> None:

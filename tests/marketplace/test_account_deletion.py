@@ -31,7 +31,16 @@ from billing.selectors.ledger import check_invariants
 from billing.services import closing as billing_closing
 from billing.services import ledger
 from billing.services.topup import require_buyer
-from inference.models import AlertChannel, Deployment, Prediction, SharedRun
+from inference.models import (
+    AlertChannel,
+    Deployment,
+    Prediction,
+    SharedRun,
+    WebhookDelivery,
+    WebhookEndpoint,
+    WebhookEvent,
+    WebhookSecret,
+)
 from marketplace.core import limits
 from marketplace.core.errors import InvalidInputError
 from marketplace.core.ids import new_id
@@ -419,6 +428,8 @@ def test_everything_personal_is_gone_and_the_books_stay(tenant):
     assert not Prediction.objects.filter(input__isnull=False).exists()
     assert not SharedRun.objects.exists()
     assert not AlertChannel.objects.exists()
+    for hooks in (WebhookEndpoint, WebhookDelivery, WebhookEvent, WebhookSecret):
+        assert not hooks.objects.exists()
     assert not TaxDetails.objects.exists()
     assert not UserSession.objects.exists()
     card = SavedCard.objects.get()

@@ -16,6 +16,7 @@ from uuid import UUID
 import numpy as np
 import orjson
 
+from inference.core.prediction_wire import PREDICTION_SQL, Renderer
 from inference.gateway.auth import PREDICT, READ, Caller
 from inference.gateway.catalog import Offer, Reference, list_allowed, parse_reference
 from inference.gateway.changes import CHANNEL
@@ -51,29 +52,6 @@ if TYPE_CHECKING:
 PROTOCOL = "native"
 _MEMBERS = frozenset({"version", "input", "stream", *native_async.MEMBERS})
 _TERMINAL = frozenset({"succeeded", "failed", "canceled"})
-_STATUSES = {"queued": "starting", "leased": "starting", "running": "processing"}
-
-# What is over is a prediction; what waits or runs is a job, and so is what no node could run.
-_SELECT = """
-    SELECT p.*, v.number, v.manifest_sha256, m.name, a.slug AS owner
-    FROM (
-        SELECT p.id, p.account_id, p.version_id, p.state, p.source, p.protocol, p.cost_nanos,
-            p.input, p.output, p.error, p.predict_time_us, p.created_at,
-            NULL::timestamptz AS started_at, p.completed_at, NULL::timestamptz AS deadline_at
-        FROM inference_prediction p
-        UNION ALL
-        SELECT j.id, j.account_id, j.version_id,
-            CASE j.state WHEN 'dead' THEN 'failed' ELSE j.state END, j.source, j.protocol,
-            j.cost_nanos, i.input, NULL, j.error, j.predict_time_us, j.created_at,
-            j.started_at, j.finished_at, j.deadline_at
-        FROM inference_job j LEFT JOIN inference_jobinput i ON i.job_id = j.id
-        WHERE j.state IN ('queued', 'leased', 'running', 'dead')
-    ) p
-    JOIN marketplace_modelversion v ON v.id = p.version_id
-    JOIN marketplace_aimodel m ON m.id = v.model_id
-    JOIN marketplace_account a ON a.id = m.account_id
-    WHERE p.account_id = %(account_id)s
-"""
 
 
 class NativeProtocol:
@@ -82,6 +60,9 @@ class NativeProtocol:
     def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
         self.config = gateway.config
+        self.renderer = Renderer(
+            self.config.gateway_url, self.config.web_url, self.config.deadline_s
+        )
 
     async def answer(self, request: Request) -> Answer:
         """Find the route and answer.
@@ -325,7 +306,8 @@ class NativeProtocol:
             parameters["anchor"] = anchor
         order = "ASC" if is_backward else "DESC"
         rows = await self.gateway.database.fetch_all(
-            f"{_SELECT}{''.join(conditions)} ORDER BY p.id {order} LIMIT %(limit)s", parameters
+            f"{PREDICTION_SQL}{''.join(conditions)} ORDER BY p.id {order} LIMIT %(limit)s",
+            parameters,
         )
         has_more, rows = len(rows) > PAGE_SIZE, rows[:PAGE_SIZE]
         if is_backward:
@@ -347,7 +329,8 @@ class NativeProtocol:
             ModelNotAllowedError: It ran a model that the caller's key is not made for.
         """
         row = await self.gateway.database.fetch_one(
-            _SELECT + " AND p.id = %(id)s", {"account_id": caller.account_id, "id": prediction_id}
+            PREDICTION_SQL + " AND p.id = %(id)s",
+            {"account_id": caller.account_id, "id": prediction_id},
         )
         if row is None:
             raise NotFoundError("There is no such prediction, or you may not see it.")
@@ -430,7 +413,7 @@ class NativeProtocol:
     ) -> dict[str, Any]:
         assert prediction.completed_at is not None
         assert prediction.started_at is not None
-        return self._envelope(
+        return self.renderer.make_envelope(
             prediction.id,
             model=prediction.offer.model,
             version=prediction.offer.wire_version,
@@ -447,7 +430,7 @@ class NativeProtocol:
         ) | {"deadline": _render_deadline(prediction.created_at, prediction.allowed_s)}
 
     def _render_canceled(self, prediction: Prediction, given: Mapping[str, Any]) -> dict[str, Any]:
-        return self._envelope(
+        return self.renderer.make_envelope(
             prediction.id,
             model=prediction.offer.model,
             version=prediction.offer.wire_version,
@@ -465,65 +448,7 @@ class NativeProtocol:
 
     def render_row(self, row: Row) -> dict[str, Any]:
         """A stored prediction. Of one that was waited for, the output is kept only for a retry."""
-        predict_time_s = row["predict_time_us"] / 1e6
-        completed_at = row["completed_at"]
-        began_at = row["started_at"] or (
-            completed_at and completed_at - timedelta(seconds=predict_time_s)
-        )
-        return self._envelope(
-            row["id"],
-            model=f"{row['owner']}/{row['name']}",
-            version=row["manifest_sha256"] or str(row["number"]),
-            given=row["input"] or {},
-            output=row["output"],
-            status=_STATUSES.get(row["state"]) or str(row["state"]),
-            error=row["error"] or None,
-            source=row["source"],
-            created_at=row["created_at"],
-            started_at=began_at,
-            completed_at=completed_at,
-            predict_time_s=predict_time_s,
-            cost_nanos=row["cost_nanos"],
-        ) | ({} if row["deadline_at"] is None else {"deadline": to_wire(row["deadline_at"])})
-
-    def _envelope(
-        self,
-        prediction_id: UUID,
-        *,
-        given: Mapping[str, Any],
-        output: Any,
-        error: str | None,
-        created_at: datetime,
-        started_at: datetime | None,
-        completed_at: datetime | None,
-        predict_time_s: float,
-        cost_nanos: int,
-        **members: str,
-    ) -> dict[str, Any]:
-        public_id = to_public(prediction_id)
-        get_url = f"{self.config.gateway_url}/v1/predictions/{public_id}"
-        metrics: dict[str, Any] = {"cost_nano_usd": cost_nanos, "predict_time": predict_time_s}
-        if completed_at is not None:
-            metrics["total_time"] = (completed_at - created_at).total_seconds()
-        return {
-            "id": public_id,
-            **members,
-            "input": given,
-            "output": output,
-            "logs": "",
-            "error": error,
-            "data_removed": output is None and members["status"] in _TERMINAL,
-            "created_at": to_wire(created_at),
-            "started_at": started_at and to_wire(started_at),
-            "completed_at": completed_at and to_wire(completed_at),
-            "deadline": _render_deadline(created_at, self.config.deadline_s),
-            "metrics": metrics,
-            "urls": {
-                "get": get_url,
-                "cancel": f"{get_url}/cancel",
-                "web": f"{self.config.web_url}/predictions/{public_id}",
-            },
-        }
+        return self.renderer.render_row(row)
 
     def _link(self, query: Mapping[str, str], cursor: str) -> str:
         kept = {name: query[name] for name in ("created_after", "created_before") if name in query}

@@ -9,28 +9,30 @@ from collections.abc import Mapping
 from typing import Any
 
 from inference.broker.job import ATTEMPTS_MAX, TIMEOUT_MAX_S, TIMEOUT_S, Priority
+from inference.core import calling
 from inference.gateway.deadline import read_cancel_after
 from inference.gateway.http import Headers
 from inference.gateway.jobs import Wish
 from marketplace.core.errors import BadRequestError, FieldError, InvalidInputError
 
 MEMBERS = frozenset({"priority", "webhook", "webhook_events_filter"})
+EVENTS = ("start", "output", "logs", "completed")
 _RETRY = "x-strongroom-retry"
 _PRIORITIES: Mapping[str, Priority] = {one.name.lower(): one for one in Priority}
 
 
-def read_wish(headers: Headers, document: Mapping[str, Any]) -> Wish:
+def read_wish(headers: Headers, document: Mapping[str, Any], *, is_development: bool) -> Wish:
     """How a prediction is to be run later.
 
     Args:
         headers: `Cancel-After`, and `X-Strongroom-Retry: never` to have it tried once only.
         document: The body, whose members are known.
+        is_development: Whether webhooks may go to this machine.
 
     Raises:
         InvalidInputError: A member says nothing that can be kept.
         BadRequestError: A header does.
     """
-    _refuse_webhooks(document)
     name = document.get("priority", "normal")
     if not isinstance(name, str) or name not in _PRIORITIES:
         raise _invalid("/priority", f"Must be one of {', '.join(_PRIORITIES)}.")
@@ -41,6 +43,8 @@ def read_wish(headers: Headers, document: Mapping[str, Any]) -> Wish:
         priority=_PRIORITIES[name],
         timeout_s=read_cancel_after(headers, TIMEOUT_S, TIMEOUT_MAX_S),
         attempts_max=1 if retry == "never" else ATTEMPTS_MAX,
+        webhook_url=_read_webhook(document, is_development),
+        webhook_events=_read_events(document),
     )
 
 
@@ -50,16 +54,32 @@ def refuse_members(document: Mapping[str, Any]) -> None:
     Raises:
         InvalidInputError: There is such a member.
     """
-    _refuse_webhooks(document)
-    if "priority" in document:
-        raise _invalid("/priority", "Is for predictions with the header Prefer: respond-async.")
-
-
-def _refuse_webhooks(document: Mapping[str, Any]) -> None:
-    # Known to Replicate's clients; silence would be mistaken for a promise.
-    for name in ("webhook", "webhook_events_filter"):
+    for name in ("priority", "webhook", "webhook_events_filter"):
         if document.get(name):
-            raise _invalid(f"/{name}", "Webhooks are not sent yet.")
+            detail = "Is for predictions with the header Prefer: respond-async."
+            raise _invalid(f"/{name}", detail)
+
+
+def _read_webhook(document: Mapping[str, Any], is_development: bool) -> str:
+    url = document.get("webhook")
+    if not url:
+        return ""
+    if not isinstance(url, str):
+        raise _invalid("/webhook", "Must be an address.")
+    try:
+        calling.parse(url, is_development=is_development)
+    except calling.OutgoingError as error:
+        raise _invalid("/webhook", str(error)) from None
+    return url
+
+
+def _read_events(document: Mapping[str, Any]) -> tuple[str, ...]:
+    events = document.get("webhook_events_filter")
+    if not events:
+        return ()
+    if not isinstance(events, list) or not all(one in EVENTS for one in events):
+        raise _invalid("/webhook_events_filter", f"Must be a list of {', '.join(EVENTS)}.")
+    return tuple(dict.fromkeys(events))
 
 
 def _invalid(pointer: str, detail: str) -> InvalidInputError:

@@ -82,6 +82,8 @@ JOB_UPKEEP_FUNCTIONS = (
     "inference_archive_jobs(interval, interval, integer)",
     "inference_replay_job(uuid, double precision)",
 )
+# Of whoever changes a prediction, in the transaction of the change.
+EVENT_FUNCTION = "inference_note_event(uuid, text, uuid, text, text[])"
 # Of the workers alone.
 APP_FUNCTIONS = ("billing_lock(uuid[])",)
 # Parts of the above; nobody calls them by themselves.
@@ -206,6 +208,8 @@ def statements() -> list[str]:
     lines.append(f"GRANT EXECUTE ON FUNCTION {CREDIT_FUNCTION} TO {APP}")
     lines += [f"GRANT EXECUTE ON FUNCTION {one} TO {GATEWAY}" for one in JOB_FUNCTIONS]
     lines += [f"GRANT EXECUTE ON FUNCTION {one} TO {APP}" for one in JOB_UPKEEP_FUNCTIONS]
+    lines.append(f"REVOKE ALL ON FUNCTION {EVENT_FUNCTION} FROM PUBLIC")
+    lines.append(f"GRANT EXECUTE ON FUNCTION {EVENT_FUNCTION} TO {APP}, {GATEWAY}")
     for function in APP_FUNCTIONS:
         lines.append(f"GRANT EXECUTE ON FUNCTION {function} TO {APP}")
     # Whoever may run predictions may not mint money.

@@ -33,6 +33,7 @@ from inference.models.onboarding import OnboardingStep
 from inference.models.prediction import APIRequest, Prediction
 from inference.models.run import SharedRun
 from inference.models.slo import SLO
+from inference.models.wake import WakeWish
 
 __all__ = [
     "SLO",
@@ -76,5 +77,6 @@ __all__ = [
     "Upload",
     "UploadKey",
     "UploadPart",
+    "WakeWish",
     "WrappedKey",
 ]

@@ -10,6 +10,7 @@ from inference.tasks.prediction import forget_predictions
 from inference.tasks.release_log import anchor_release_logs
 from inference.tasks.signing_key import mail_signing_keys
 from inference.tasks.upload import expire_uploads
+from inference.tasks.wake import listen
 
 __all__ = [
     "advance_onboarding",
@@ -17,6 +18,7 @@ __all__ = [
     "expire_uploads",
     "forget_predictions",
     "forget_queries",
+    "listen",
     "mail_signing_keys",
     "roll_up_metrics",
     "score_abuse",

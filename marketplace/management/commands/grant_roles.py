@@ -52,6 +52,8 @@ MONEY_FUNCTIONS = (
 )
 # Of the workers alone.
 APP_FUNCTIONS = ("billing_lock(uuid[])",)
+# To say that versions are wanted; what that leads to is for the workers.
+WAKE_FUNCTIONS = ("inference_wake(uuid)", "inference_note_use(uuid[])")
 # Parts of the above; nobody calls them by themselves.
 INNER_FUNCTIONS = (
     "billing_budget_left(uuid, date)",
@@ -158,9 +160,9 @@ def statements() -> list[str]:
     lines += [f"REVOKE {rights} ON {table} FROM {APP}" for table, rights in APP_REVOKED.items()]
     for role, grants in ((GATEWAY, GATEWAY_GRANTS), (KEYBROKER, KEYBROKER_GRANTS)):
         lines += [f"GRANT {rights} ON {table} TO {role}" for table, rights in grants.items()]
-    for function in (*MONEY_FUNCTIONS, *APP_FUNCTIONS, *INNER_FUNCTIONS):
+    for function in (*MONEY_FUNCTIONS, *APP_FUNCTIONS, *WAKE_FUNCTIONS, *INNER_FUNCTIONS):
         lines.append(f"REVOKE ALL ON FUNCTION {function} FROM PUBLIC")
-    for function in MONEY_FUNCTIONS:
+    for function in (*MONEY_FUNCTIONS, *WAKE_FUNCTIONS):
         lines.append(f"GRANT EXECUTE ON FUNCTION {function} TO {APP}, {GATEWAY}")
     lines.append(f"REVOKE ALL ON FUNCTION {CREDIT_FUNCTION} FROM PUBLIC")
     lines.append(f"GRANT EXECUTE ON FUNCTION {CREDIT_FUNCTION} TO {APP}")

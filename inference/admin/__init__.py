@@ -18,6 +18,7 @@ from inference.admin.node import (
     ReplicaAdmin,
 )
 from inference.admin.slo import SLOAdmin
+from inference.admin.wake import WakeWishAdmin
 
 __all__ = [
     "AbuseScoreAdmin",
@@ -36,4 +37,5 @@ __all__ = [
     "SLOAdmin",
     "SigningKeyAdmin",
     "UploadAdmin",
+    "WakeWishAdmin",
 ]

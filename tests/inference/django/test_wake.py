@@ -37,6 +37,12 @@ def version(db) -> ModelVersion:
     return ModelVersionFactory()
 
 
+@pytest.fixture
+def owned(account) -> ModelVersion:
+    """A version of the account that `owner` owns."""
+    return ModelVersionFactory(model__account=account)
+
+
 def ask(version: ModelVersion) -> tuple[str | None, bool | None, int | None]:
     """What a gateway is told when it wants a version."""
     with connection.cursor() as cursor:
@@ -438,8 +444,8 @@ def _is(condition: bool) -> None:
 
 
 @pytest.mark.parametrize("seconds", [IDLE_AFTER_MIN_S, IDLE_AFTER_MAX_S, None])
-def test_a_policy_within_its_limits_is_kept_and_audited(version, owner, seconds):
-    serve(version)
+def test_a_policy_within_its_limits_is_kept_and_audited(owned, owner, seconds):
+    serve(owned)
 
     service.set_policy(
         actor=Actor(user=owner),
@@ -454,8 +460,8 @@ def test_a_policy_within_its_limits_is_kept_and_audited(version, owner, seconds)
 
 
 @pytest.mark.parametrize("seconds", [IDLE_AFTER_MIN_S - 1, IDLE_AFTER_MAX_S + 1, 0, -1])
-def test_a_policy_out_of_its_limits_changes_nothing(version, owner, seconds):
-    serve(version)
+def test_a_policy_out_of_its_limits_changes_nothing(owned, owner, seconds):
+    serve(owned)
 
     with pytest.raises(InvalidInputError) as caught:
         service.set_policy(
@@ -471,12 +477,12 @@ def test_a_policy_out_of_its_limits_changes_nothing(version, owner, seconds):
     assert not AuditEvent.objects.filter(action="deployment.set_policy").exists()
 
 
-def test_who_may_not_push_sets_no_policy(version, stranger):
+def test_who_may_not_push_sets_no_policy(version, owner):
     serve(version)
 
     with pytest.raises(ForbiddenError):
         service.set_policy(
-            actor=Actor(user=stranger),
+            actor=Actor(user=owner),
             deployment=Deployment.objects.get(),
             idle_after_s=60,
             is_always_warm=False,
@@ -487,8 +493,8 @@ def test_who_may_not_push_sets_no_policy(version, stranger):
 
 @override_settings(WARM_HOUR_NANOS=123)
 @pytest.mark.parametrize(("idle_after_s", "is_always_warm"), [(IDLE_AFTER_S, True), (None, False)])
-def test_what_may_not_sleep_any_more_wakes_at_once(version, owner, idle_after_s, is_always_warm):
-    put_to_sleep(version)
+def test_what_may_not_sleep_any_more_wakes_at_once(owned, owner, idle_after_s, is_always_warm):
+    put_to_sleep(owned)
 
     service.set_policy(
         actor=Actor(user=owner),

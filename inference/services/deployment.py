@@ -14,6 +14,7 @@ from uuid import UUID
 from django.conf import settings
 from django.db import transaction
 from django.db.models import QuerySet
+from django.db.models.functions import Now
 
 from inference.models import Deployment, Node, Replica
 from inference.selectors import deployment as deployments
@@ -30,7 +31,7 @@ BACKOFF_WINDOW = timedelta(hours=1)
 
 
 def ensure_deployment(*, version: ModelVersion, replica_count: int = 1) -> Deployment:
-    """Have a version run; the one that is there already is returned as it is."""
+    """Have a version run; one that is there already is woken if it sleeps."""
     assert 1 <= replica_count <= REPLICA_COUNT_MAX
     with transaction.atomic():
         # The constraint lets one of two that race win; the other reads it.
@@ -41,7 +42,23 @@ def ensure_deployment(*, version: ModelVersion, replica_count: int = 1) -> Deplo
         )
     if is_new:
         place_replicas(deployment_id=deployment.pk)
+    elif deployment.slept_at is not None:
+        load_again(deployment)
     return deployment
+
+
+def load_again(deployment: Deployment) -> bool:
+    """Wake a deployment; false if another has done so, or it was stopped."""
+    with transaction.atomic():
+        found = _lock(deployment.pk)
+        if found is None or found.slept_at is None:
+            return False
+        Deployment.objects.filter(pk=found.pk).update(
+            slept_at=None, waking_since=Now(), last_wanted_at=Now()
+        )
+        # Where no node is free, the sweep of all deployments tries again.
+        place_replicas(deployment_id=found.pk)
+        return True
 
 
 def _choose_policy(version: ModelVersion) -> dict[str, Any]:

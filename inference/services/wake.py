@@ -52,7 +52,7 @@ def wake_version(version_id: UUID) -> bool:
             # It was withdrawn, or stopped, since somebody wanted it.
             return False
         Deployment.objects.filter(pk=deployment.pk).update(last_wanted_at=Now())
-        return deployment.slept_at is not None and _load(deployment)
+        return deployments.load_again(deployment)
 
 
 def lock_deployment(version_id: UUID) -> Deployment | None:
@@ -62,13 +62,6 @@ def lock_deployment(version_id: UUID) -> Deployment | None:
         .filter(version_id=version_id, stopped_at=None)
         .first()
     )
-
-
-def _load(deployment: Deployment) -> bool:
-    Deployment.objects.filter(pk=deployment.pk).update(slept_at=None, waking_since=Now())
-    # Where no node is free, the sweep of all deployments tries again.
-    deployments.place_replicas(deployment_id=deployment.pk)
-    return True
 
 
 def note_cold_start(deployment: Deployment) -> None:
@@ -132,8 +125,8 @@ def set_policy(
         found.is_always_warm = is_always_warm
         found.warm_hour_nanos = warm_hour_nanos
         found.save(update_fields=["idle_after_s", "is_always_warm", "warm_hour_nanos"])
-        if found.slept_at is not None and (is_always_warm or idle_after_s is None):
-            _load(found)
+        if is_always_warm or idle_after_s is None:
+            deployments.load_again(found)
         payload = {
             "model": str(model),
             "version": deployment.version.number,

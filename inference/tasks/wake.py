@@ -47,8 +47,8 @@ class WakeListener:
         while not self._is_over.is_set():
             try:
                 self._hear()
-            except Exception:  # Whatever it is, the next wish must find somebody who listens.
-                logger.exception("wakes: not heard for a moment")
+            except Exception as error:  # noqa: BLE001 - The next wish must find somebody.
+                logger.warning("wakes: not heard for a moment (%s)", type(error).__name__)
             finally:
                 # Of this thread alone.
                 connections.close_all()

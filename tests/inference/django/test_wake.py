@@ -212,6 +212,15 @@ def test_a_wish_wakes_what_sleeps(version):
     assert ask(version) == ("warm", False, deployment.cold_start_ms)
 
 
+def test_who_has_it_run_wakes_it_too(version):
+    put_to_sleep(version)
+
+    deployments.ensure_deployment(version=version)
+
+    assert placed()[-1] == ("node-1", "assigned", True)
+    assert state_of(version) == "waking"
+
+
 def test_a_version_that_is_not_deployed_cannot_be_woken(version):
     assert ask(version) == (None, None, None)
     assert WakeWish.objects.count() == 0

@@ -19,6 +19,7 @@ from inference.views import (
     signing_key,
     slo,
     status,
+    wake,
     webhook,
 )
 
@@ -90,6 +91,11 @@ urlpatterns = [
         name="drift-export",
     ),
     path("dashboard/models/<slug:owner>/<str:name>/monitoring/slo", slo.slo, name="slo"),
+    path(
+        "dashboard/models/<slug:owner>/<str:name>/monitoring/cold-start",
+        wake.cold_start,
+        name="cold-start",
+    ),
     path("dashboard/models/<slug:owner>/<str:name>/monitoring/alerts", alert.alerts, name="alerts"),
     path(
         "dashboard/models/<slug:owner>/<str:name>/monitoring/alerts/channels",

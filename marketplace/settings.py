@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlparse
 
 from csp.constants import NONE, SELF
 
-from marketplace.core.env import env_bool, env_int, env_secret, env_text
+from marketplace.core.env import SettingError, env_bool, env_int, env_secret, env_text
 from marketplace.core.logs import read_level
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -297,6 +297,12 @@ CREATOR_SHARE_BPS = env_int("STRONGROOM_CREATOR_SHARE_BPS", 8000)
 PRICE_NOTICE_DAYS = env_int("STRONGROOM_PRICE_NOTICE_DAYS", 7)
 # What a node's hour costs, in nano-dollars: prices are shown beside what they cost to serve.
 MACHINE_HOUR_NANOS = env_int("STRONGROOM_MACHINE_HOUR_NANOS", 100_000_000)
+# Seconds without a call after which a new model is unloaded; 0 for never. Its creator may choose
+# another time, or pay to have it kept: so much an hour, in nano-dollars.
+IDLE_AFTER_S = env_int("STRONGROOM_IDLE_AFTER_S", 0, maximum=7 * 24 * 3600)
+if 0 < IDLE_AFTER_S < 60:
+    raise SettingError("STRONGROOM_IDLE_AFTER_S must be 0 or at least 60")
+WARM_HOUR_NANOS = env_int("STRONGROOM_WARM_HOUR_NANOS", 10_000_000)
 # Days that earnings wait before they are payable; new creators' for longer, since a card that
 # was stolen for predictions of one's own model is noticed in weeks.
 RESERVE_DAYS = env_int("STRONGROOM_RESERVE_DAYS", 7, minimum=1)

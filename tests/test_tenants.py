@@ -198,6 +198,13 @@ LINES = [
     ),
     Line("inference:drift-export", "/dashboard/models/acme/digits/monitoring/drift/export"),
     Line("inference:slo", "/dashboard/models/acme/digits/monitoring/slo"),
+    Line("inference:cold-start", "/dashboard/models/acme/digits/monitoring/cold-start"),
+    Line(
+        "inference:cold-start",
+        "/dashboard/models/acme/digits/monitoring/cold-start",
+        "POST",
+        {"version": "1"},
+    ),
     Line(
         "inference:slo",
         "/dashboard/models/acme/digits/monitoring/slo",
@@ -373,6 +380,11 @@ LINES = [
         "POST",
         {},
         by="token",
+    ),
+    Line("inference-api:deployments", "/api/models/acme/digits/deployments", by="token"),
+    Line("inference-api:deployment", "/api/models/acme/digits/deployments/1", by="token"),
+    Line(
+        "inference-api:deployment", "/api/models/acme/digits/deployments/1", "PUT", {}, by="token"
     ),
     Line("inference-api:budgets", "/api/models/acme/digits/budgets", by="token"),
     Line(

@@ -18,6 +18,7 @@ from inference.admin.node import (
     ReplicaAdmin,
 )
 from inference.admin.slo import SLOAdmin
+from inference.admin.wake import WakeWishAdmin
 from inference.admin.webhook import WebhookDeliveryAdmin, WebhookEndpointAdmin, WebhookEventAdmin
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "SLOAdmin",
     "SigningKeyAdmin",
     "UploadAdmin",
+    "WakeWishAdmin",
     "WebhookDeliveryAdmin",
     "WebhookEndpointAdmin",
     "WebhookEventAdmin",

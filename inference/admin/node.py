@@ -6,6 +6,7 @@ from django.http import HttpRequest
 
 from inference.models import Deployment, KeyRelease, KeyShred, Node, Replica, ReplicaWork
 from inference.selectors.node import LOST_AFTER
+from inference.selectors.wake import describe_temperature, with_warmth
 from inference.services import deployment
 from inference.services import node as node_service
 from marketplace.admin.readonly import ReadOnlyAdmin, ReadOnlyInline
@@ -81,12 +82,30 @@ class ReplicaAdmin(ReadOnlyAdmin):
 class DeploymentAdmin(ReadOnlyAdmin):
     """What should run. One whose version is on a channel comes back by itself."""
 
-    list_display = ["__str__", "replica_count", "created_at", "stopped_at"]
-    list_filter = [("stopped_at", admin.EmptyFieldListFilter)]
+    list_display = [
+        "__str__",
+        "warmth",
+        "replica_count",
+        "idle_after_s",
+        "is_always_warm",
+        "last_wanted_at",
+        "created_at",
+        "stopped_at",
+    ]
+    list_filter = [("stopped_at", admin.EmptyFieldListFilter), "is_always_warm"]
     search_fields = ["version__model__name", "version__model__account__slug"]
     list_select_related = ["version__model__account"]
     actions = ["stop"]
     ordering = ["-pk"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Deployment]:
+        return with_warmth(super().get_queryset(request))
+
+    @admin.display(description="State")
+    def warmth(self, row: Deployment) -> str:
+        if row.stopped_at is not None:
+            return "Stopped"
+        return str(describe_temperature(row).state.label)
 
     @admin.action(description="Stop the selected deployments")
     def stop(self, request: HttpRequest, rows: QuerySet[Deployment]) -> None:

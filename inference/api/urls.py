@@ -3,7 +3,7 @@ from __future__ import annotations
 from django.urls import URLPattern, URLResolver, path, register_converter
 from django.urls.converters import IntConverter
 
-from inference.api import artifact, budget, node, upload, version, webhook
+from inference.api import artifact, budget, node, upload, version, wake, webhook
 
 
 class IndexConverter(IntConverter):
@@ -48,6 +48,16 @@ urlpatterns: list[URLPattern | URLResolver] = [
         "models/<str:owner>/<str:name>/budgets/<str:account>",
         budget.BudgetView.as_view(),
         name="budget",
+    ),
+    path(
+        "models/<str:owner>/<str:name>/deployments",
+        wake.DeploymentsView.as_view(),
+        name="deployments",
+    ),
+    path(
+        "models/<str:owner>/<str:name>/deployments/<index:number>",
+        wake.DeploymentView.as_view(),
+        name="deployment",
     ),
     path("versions/<uuid:version_id>", version.VersionView.as_view(), name="version"),
     path(

@@ -55,6 +55,7 @@ from inference.gateway.route_name import name_method, name_route
 from inference.gateway.running import Running
 from inference.gateway.triton_pool import TritonPool
 from inference.gateway.triton_stream import TritonStreams
+from inference.gateway.waking import Uses, Waking
 from marketplace.core import logs
 from marketplace.core.errors import MarketplaceError, NotFoundError
 from marketplace.core.problem import problem_headers
@@ -111,6 +112,8 @@ class Gateway:
         self.routes = Routes(self.database)
         self.holds = Holds(self.database, ttl_s=config.hold_ttl_s)
         self.running = Running()
+        self.waking = Waking(self.database, self.routes)
+        self.uses = Uses(self.database)
         listeners: list[Listener] = [self.authenticator, self.catalog, self.routes, self.holds]
         self.changes = Changes(config.database_url, [*listeners, self.running])
         self.pool = TritonPool()
@@ -131,6 +134,8 @@ class Gateway:
             meter=self.meter,
             idempotency=self.idempotency,
             running=self.running,
+            waking=self.waking,
+            uses=self.uses,
         )
         self.wakeups = Wakeups(config.redis_url)
         self.broker = PostgresBroker(config.database_url, self.wakeups)
@@ -162,6 +167,7 @@ class Gateway:
             self.holds.run(),
             self.running.run(),
             self.jobs.run(),
+            self.uses.run(self.running.list_versions),
             self.queries.run(),
             self.drift.run(),
             self.pool.run(),

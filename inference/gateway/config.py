@@ -165,6 +165,22 @@ PACE_TTL_S = 30.0
 # The longest that a refused caller is told to wait; clients sleep as long as they are told.
 RETRY_AFTER_MAX_S = 60
 
+# While somebody waits for a version that sleeps, Postgres is told so this often; the answer says
+# as well whether there is anything to wait for.
+WAKE_AGAIN_S = 1.0
+# Requests of one process that wait for versions to be loaded, and for one of them. A load takes
+# as long as many predictions: more would be a line that nobody at its end is served from.
+WAKE_WAITING_MAX = 512
+WAKE_WAITING_PER_VERSION_MAX = 128
+# Left of a request's time when it is told that the version is still being loaded.
+WAKE_MARGIN_S = 0.2
+# What a refused caller is told to wait for a version whose load nobody has measured.
+WAKE_RETRY_S = 10
+# A version that is used is said to be, this often; also one on which something still runs. The
+# shortest time after which one is unloaded is twice that.
+USE_NOTED_S = 30.0
+USE_FLUSH_S = 1.0
+
 # Failures in a row after which a replica is left alone; for how long, doubled each time.
 BREAKER_FAILURES = 3
 BREAKER_OPEN_S = 1.0

@@ -37,6 +37,7 @@ __all__ = [
     "MaximumCostError",
     "ModelNotAllowedError",
     "ModelNotReadyError",
+    "ModelWakingError",
     "NotOfferedError",
     "ParameterError",
     "QueryBudgetExceededError",
@@ -49,6 +50,7 @@ __all__ = [
     "TagInvalidError",
     "UnitsExceedLimitError",
     "UnsupportedParameterError",
+    "WakeQueueFullError",
     "copy_for_another",
 ]
 
@@ -104,6 +106,20 @@ class UnsupportedParameterError(ParameterError):
 class CapacityError(UnavailableError):
     code = "capacity"
     title = "The gateway is at its limit."
+
+
+class ModelWakingError(UnavailableError):
+    """It slept because nobody called it, and is not loaded yet. Waiting costs nothing."""
+
+    code = "model_waking"
+    title = "The model is being loaded. Nothing was charged."
+
+
+class WakeQueueFullError(UnavailableError):
+    """So many wait for models to be loaded that no more may."""
+
+    code = "wake_queue_full"
+    title = "Too many requests wait for models that are being loaded."
 
 
 class RateLimitedError(LimitExceededError):

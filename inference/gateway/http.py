@@ -141,6 +141,8 @@ class Request:
     # What was charged although it ended with an error: the delivered part of a stream.
     broken_cost_nanos: int = 0
     code: str = OK
+    # How long it waited for a version that slept; None where the version was loaded.
+    cold_start_ms: int | None = None
     ended_s: float = 0.0
 
     @property
@@ -161,7 +163,10 @@ class Request:
         # A replay names the prediction that was booked before.
         named = self.prediction_id or self.id
         public_id = self.request_id if named == self.id else to_public(named)
-        return [("x-request-id", self.request_id), ("inference-id", public_id), *_COMMON]
+        headers = [("x-request-id", self.request_id), ("inference-id", public_id), *_COMMON]
+        if self.cold_start_ms is not None:
+            headers.append(("x-cold-start-ms", str(self.cold_start_ms)))
+        return headers
 
     @property
     def limit_headers(self) -> list[tuple[str, str]]:

@@ -61,7 +61,8 @@ class Series:
     """What is counted of one version of a model."""
 
     __slots__ = (
-        *("call_requests", "call_rows", "call_seconds", "first_token_seconds", "model"),
+        *("call_requests", "call_rows", "call_seconds", "cold_start_seconds"),
+        *("first_token_seconds", "model"),
         *("queue_seconds", "request_seconds", "requests", "retries", "token_seconds", "version"),
     )
 
@@ -75,6 +76,7 @@ class Series:
         self.call_seconds = Histogram(LATENCY_S)
         self.call_rows = Histogram(COUNTS)
         self.call_requests = Histogram(COUNTS)
+        self.cold_start_seconds = Histogram(LATENCY_S)
         self.first_token_seconds = Histogram(LATENCY_S)
         self.token_seconds = Histogram(SHORT_S)
 

@@ -64,6 +64,11 @@ FAMILIES = {
             "Requests that went to Triton in one call.",
         ),
         Family(
+            f"{_PREFIX}cold_start_seconds",
+            "histogram",
+            "How long a request waited for a sleeping version, until it was loaded.",
+        ),
+        Family(
             f"{_PREFIX}first_token_seconds",
             "histogram",
             "From the arrival of a request to the first token of its stream.",
@@ -94,6 +99,11 @@ FAMILIES = {
         Family(f"{_PREFIX}settle_batch_size", "histogram", "Predictions booked by one commit."),
         Family(f"{_PREFIX}settle_batch_seconds", "histogram", "Time of one booking commit."),
         Family(f"{_PREFIX}open_requests", "gauge", "Requests that have no answer yet."),
+        Family(
+            f"{_PREFIX}waking_requests",
+            "gauge",
+            "Requests that wait for a version to be loaded.",
+        ),
         Family(
             f"{_PREFIX}replica_waiting_requests",
             "gauge",
@@ -213,6 +223,7 @@ def _list_histograms(series: Series) -> list[tuple[str, Histogram]]:
         ("triton_call_seconds", series.call_seconds),
         ("triton_call_rows", series.call_rows),
         ("triton_call_requests", series.call_requests),
+        ("cold_start_seconds", series.cold_start_seconds),
         ("first_token_seconds", series.first_token_seconds),
         ("token_seconds", series.token_seconds),
     ]
@@ -236,6 +247,7 @@ def _add_bookings(page: _Page, metrics: Metrics) -> None:
 
 def _add_state(page: _Page, gateway: Gateway, metrics: Metrics) -> None:
     page.add("open_requests", gateway.requests_open)
+    page.add("waking_requests", gateway.waking.waiting)
     _add_replicas(page, gateway, metrics)
     for name, cache in (
         ("keys", gateway.authenticator.callers),

@@ -1,8 +1,8 @@
 """One prediction from hold to booking, the same for every protocol.
 
-limits -> budget of inputs -> claim (keyed requests) -> hold -> route -> Triton -> settle. An
-answer is returned only after its booking is on disk; whatever fails on the way releases the hold
-and charges nothing.
+limits -> (wake) -> budget of inputs -> claim (keyed requests) -> hold -> route -> Triton ->
+settle. An answer is returned only after its booking is on disk; whatever fails on the way releases
+the hold and charges nothing.
 A stream is charged from its first piece on: its end is told after its booking is on disk.
 """
 
@@ -47,6 +47,7 @@ from inference.gateway.triton_pool import (
     TritonPool,
 )
 from inference.gateway.triton_stream import TritonStreams
+from inference.gateway.waking import Uses, Waking
 from inference.triton.errors import (
     ModelExecutionError,
     ModelNotReadyError,
@@ -92,6 +93,8 @@ class Predictor:
         meter: Meter,
         idempotency: Idempotency,
         running: Running,
+        waking: Waking,
+        uses: Uses,
     ) -> None:
         self.limits = limits
         self.queries = queries
@@ -103,6 +106,8 @@ class Predictor:
         self.meter = meter
         self.idempotency = idempotency
         self.running = running
+        self.waking = waking
+        self.uses = uses
         self.database = holds.database
         # Predictions that run without money, by account and model.
         self._running_free: dict[tuple[UUID, UUID], UUID] = {}
@@ -186,12 +191,39 @@ class Predictor:
         """
         metering.bound(prediction, batches)
         # Before any money moves: most often nothing is wrong but a missing replica.
-        replica = await self.routes.pick(prediction.offer.version_id)
+        replica = await self.waking.find(prediction.offer.version_id)
         with await self.limits.admit(prediction.caller, prediction.offer, prediction.rows):
+            if replica is None:
+                replica = await self._wake(prediction, request)
             self.queries.admit(prediction.caller, prediction.offer, batches)
             return await self._run_admitted(
                 prediction, batches, decode, replica, request=request, to_stored=to_stored
             )
+
+    async def _wake(self, prediction: Prediction, request: Request) -> Replica:
+        """Wait for a version that sleeps, as long as the prediction has time.
+
+        Raises:
+            MarketplaceError: It was not loaded in time, or the prediction was given up.
+        """
+        await self.waking.require_credit(prediction)
+        began_s = time.monotonic()
+        self.running.enter(prediction, request)
+        try:
+            async with _until_stopped(prediction):
+                replica = await self.waking.wait(
+                    prediction.offer.version_id, deadline_s=prediction.deadline_s
+                )
+        except MarketplaceError as error:
+            prediction.note("wake", began_s, time.monotonic(), error)
+            raise
+        finally:
+            self.running.leave(prediction)
+        now_s = time.monotonic()
+        prediction.note("wake", began_s, now_s)
+        prediction.series.cold_start_seconds.observe(now_s - began_s)
+        request.cold_start_ms = round((now_s - began_s) * 1000)
+        return replica
 
     async def _run_admitted(
         self,
@@ -203,6 +235,7 @@ class Predictor:
         request: Request,
         to_stored: Callable[[T], Any],
     ) -> T:
+        self.uses.note(prediction.offer.version_id)
         replica.calls.admit(prediction.deadline_s, calls=len(batches))
         self.running.enter(prediction, request)
         try:
@@ -253,8 +286,10 @@ class Predictor:
         """
         assert prediction.claim is None
         metering.bound(prediction, [tensors])
-        replica = await self.routes.pick(prediction.offer.version_id)
+        replica = await self.waking.find(prediction.offer.version_id)
         with await self.limits.admit(prediction.caller, prediction.offer, prediction.rows):
+            if replica is None:
+                replica = await self._wake(prediction, delivery.events.request)
             self.queries.admit(prediction.caller, prediction.offer, [tensors])
             return await self._stream_admitted(prediction, tensors, delivery, replica)
 
@@ -265,6 +300,7 @@ class Predictor:
         delivery: Delivery,
         replica: Replica,
     ) -> dict[str, Any]:
+        self.uses.note(prediction.offer.version_id)
         replica.calls.admit(prediction.deadline_s)
         self.running.enter(prediction, delivery.events.request)
         try:

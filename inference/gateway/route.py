@@ -88,6 +88,8 @@ class Routes:
         self._drawn = 0
         self._is_listening = False
         self._refreshing: asyncio.Task[None] | None = None
+        # Done with the next change that is told of.
+        self._next_change: asyncio.Future[None] | None = None
 
     async def pick(self, version_id: UUID, *, besides: Replica | None = None) -> Replica:
         """The replica to call.
@@ -123,6 +125,17 @@ class Routes:
             chosen.breaker.take(now_s)
         return chosen
 
+    async def wait_change(self, limit_s: float) -> None:
+        """Return with the next change that is told of, or after so long.
+
+        One that was told of and not looked at yet counts as the next.
+        """
+        if self._drawn < self._told:
+            return
+        if self._next_change is None or self._next_change.done():
+            self._next_change = asyncio.get_running_loop().create_future()
+        await asyncio.wait([self._next_change], timeout=limit_s)
+
     def list_replicas(self) -> list[Replica]:
         """All ready replicas."""
         return [one for many in self._replicas.values() for one in many]
@@ -146,15 +159,21 @@ class Routes:
         """Look again before the next choice."""
         if table in self.TABLES:
             self._told += 1
+            self._tell_change()
 
     def on_listening(self) -> None:
         """Trust the picture between notices."""
         self._is_listening = True
         self._told += 1
+        self._tell_change()
 
     def on_deaf(self) -> None:
         """Look before every choice until changes are heard again."""
         self._is_listening = False
+
+    def _tell_change(self) -> None:
+        if self._next_change is not None and not self._next_change.done():
+            self._next_change.set_result(None)
 
     async def _refresh(self) -> None:
         """Wait for a look that began after the last notice; those who wait share it."""

@@ -65,6 +65,10 @@ class Running:
             gone, run.gone = run.gone, None
             gone.cancel()
 
+    def list_versions(self) -> list[UUID]:
+        """What they run, each version as often as it runs."""
+        return [run.prediction.offer.version_id for run in self._runs.values()]
+
     def cancel(self, account_id: UUID, prediction_id: UUID) -> Prediction | None:
         """Give up a prediction of an account; None if it is not here or is being booked."""
         run = self._runs.get(prediction_id)

@@ -42,6 +42,7 @@ from inference.models.onboarding import OnboardingStep
 from inference.models.prediction import APIRequest, Prediction
 from inference.models.run import SharedRun
 from inference.models.slo import SLO
+from inference.models.wake import WakeWish
 from inference.models.webhook import (
     EventType,
     SigningSecret,
@@ -103,6 +104,7 @@ __all__ = [
     "Upload",
     "UploadKey",
     "UploadPart",
+    "WakeWish",
     "WebhookAttempt",
     "WebhookDelivery",
     "WebhookEndpoint",

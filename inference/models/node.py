@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from django.db import models
 
+from marketplace.core.clock import utc_now
 from marketplace.core.ids import new_id
+
+# Gateways tell twice a minute what is used, what still runs among it: a version that is idle for
+# a whole minute runs nothing.
+IDLE_AFTER_MIN_S = 60
+# Who wants a version kept longer than a week without a call wants it kept for ever.
+IDLE_AFTER_MAX_S = 7 * 24 * 3600
 
 
 class NodeJoinToken(models.Model):
@@ -61,7 +68,7 @@ class Node(models.Model):
 
 
 class Deployment(models.Model):
-    """A version that should run, and on how many nodes."""
+    """A version that should run, on how many nodes, and what happens while nobody wants it."""
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     version = models.ForeignKey(
@@ -70,6 +77,18 @@ class Deployment(models.Model):
     replica_count = models.PositiveSmallIntegerField(default=1)
     created_at = models.DateTimeField(auto_now_add=True)
     stopped_at = models.DateTimeField(null=True, blank=True)
+    # Seconds without a call after which it is unloaded; null for never.
+    idle_after_s = models.PositiveIntegerField(null=True, blank=True)
+    is_always_warm = models.BooleanField(default=False)
+    # What an hour of that cost when it was chosen.
+    warm_hour_nanos = models.BigIntegerField(null=True, blank=True)
+    last_wanted_at = models.DateTimeField(default=utc_now)
+    # Since when it is unloaded because nobody wanted it.
+    slept_at = models.DateTimeField(null=True, blank=True)
+    # Since when it is being loaded again; null as soon as a replica is ready.
+    waking_since = models.DateTimeField(null=True, blank=True)
+    # How long that took the last time, from the wish to the first ready replica.
+    cold_start_ms = models.PositiveIntegerField(null=True, blank=True)
 
     class Meta:
         constraints = [
@@ -77,6 +96,11 @@ class Deployment(models.Model):
                 fields=["version"],
                 condition=models.Q(stopped_at=None),
                 name="inference_one_active_deployment",
+            ),
+            models.CheckConstraint(
+                condition=models.Q(idle_after_s=None)
+                | models.Q(idle_after_s__range=(IDLE_AFTER_MIN_S, IDLE_AFTER_MAX_S)),
+                name="inference_idle_after_range",
             ),
         ]
 

@@ -9,11 +9,6 @@ from inference.selectors.node import ENDED_STATES
 from marketplace.models import Channel, ModelVersion
 
 
-def find_active_deployment(version: ModelVersion) -> Deployment | None:
-    """The deployment of a version, unless it was stopped."""
-    return Deployment.objects.filter(version=version, stopped_at=None).first()
-
-
 def list_working_replicas(deployment: Deployment) -> QuerySet[Replica]:
     """Replicas that are ready or on their way."""
     return deployment.replicas.filter(wanted=True).exclude(state__in=ENDED_STATES)

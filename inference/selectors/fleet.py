@@ -135,9 +135,9 @@ def count_fleet() -> FleetTotals:
 
 
 def list_short_deployments() -> QuerySet[Deployment]:
-    """Deployments of which no copy serves."""
+    """Deployments of which no copy serves, though one should."""
     return (
-        Deployment.objects.filter(stopped_at=None)
+        Deployment.objects.filter(stopped_at=None, slept_at=None)
         .annotate(
             ready=Count("replicas", filter=Q(replicas__wanted=True, replicas__state=State.READY))
         )

@@ -232,6 +232,8 @@ TRY_REMEDIES: Mapping[str, str] = {
         "ask the creator for more."
     ),
     "model_not_ready": "A replica is being loaded. Run it again in a minute.",
+    "model_waking": "The model slept and is being loaded. Run it again in a moment.",
+    "wake_queue_full": "Many wait for models to be loaded. Run it again in a moment.",
     "capacity": "All replicas are busy. Run it again in a moment.",
     "model_failed": "The model could not compute this input. Try one of the examples.",
     "output_invalid": "The model answered what it does not promise. Tell its creator.",

@@ -13,9 +13,9 @@ from django.db.models import F, Q, Sum
 
 from inference.models import Metric, Replica
 from inference.models.metric import Resolution
-from inference.selectors.deployment import find_active_deployment
 from inference.selectors.metric import LITTLE
 from inference.selectors.node import QUIET_AFTER
+from inference.selectors.wake import Temperature, find_temperature
 from marketplace.core.clock import utc_now
 from marketplace.core.uptime import DAYS_SHOWN, Day, fill_days
 from marketplace.models import AIModel, ModelVersion
@@ -32,17 +32,21 @@ class Availability:
         wanted: Replicas that its deployment asks for; 0 where nothing is deployed.
         ready: Of those, what is ready on nodes that are heard.
         unheard: Of those, what was ready on nodes that are not heard any more.
+        sleeping: How it is while it is unloaded, or comes back, because nobody called it.
     """
 
     wanted: int
     ready: int
     unheard: int
+    sleeping: Temperature | None = None
 
     @property
     def word(self) -> str:
         """The state for people."""
         if self.ready:
             return "Served" if self.ready >= self.wanted else "Partly served"
+        if self.sleeping is not None:
+            return str(self.sleeping.state.label)
         return "Not known" if self.unheard else "Not served"
 
     @property
@@ -54,6 +58,8 @@ class Availability:
     @property
     def text(self) -> str:
         """The numbers in a sentence."""
+        if self.sleeping is not None and not self.ready:
+            return self.sleeping.text
         if not self.wanted and not self.ready:
             return "No replica is asked for."
         told = f"{self.ready} of {max(self.wanted, self.ready)} replicas ready."
@@ -70,11 +76,14 @@ def read_availability(version: ModelVersion) -> Availability:
         state=Replica.State.READY,
         node__revoked_at=None,
     )
-    deployment = find_active_deployment(version)
+    found = find_temperature(version)
+    deployment = found.deployment if found else None
+    has_slept = deployment is not None and (deployment.slept_at or deployment.waking_since)
     return Availability(
         wanted=deployment.replica_count if deployment else 0,
         ready=ready.filter(heard).count(),
         unheard=ready.exclude(heard).count(),
+        sleeping=found if has_slept else None,
     )
 
 

@@ -371,7 +371,12 @@ def _measure_drop(rule: AlertRule, since: datetime, now: datetime) -> int | None
 def _measure_missing(rule: AlertRule, since: datetime) -> int | None:
     """Copies that should run and do not, of deployments that had time to come up."""
     active = Deployment.objects.filter(
-        version__model_id=rule.model_id, stopped_at=None, created_at__lte=since
+        version__model_id=rule.model_id,
+        stopped_at=None,
+        created_at__lte=since,
+        # What sleeps, or slept until a moment ago, is not missed.
+        slept_at=None,
+        waking_since=None,
     )
     wanted = active.aggregate(count=Sum("replica_count"))["count"]
     if not wanted:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
+from django.conf import settings
 from django.db import transaction
 from django.db.models import QuerySet
+from django.db.models.functions import Now
 
 from inference.models import Deployment, Node, Replica
 from inference.selectors import deployment as deployments
@@ -28,16 +31,53 @@ BACKOFF_WINDOW = timedelta(hours=1)
 
 
 def ensure_deployment(*, version: ModelVersion, replica_count: int = 1) -> Deployment:
-    """Have a version run; the one that is there already is returned as it is."""
+    """Have a version run; one that is there already is woken if it sleeps."""
     assert 1 <= replica_count <= REPLICA_COUNT_MAX
     with transaction.atomic():
         # The constraint lets one of two that race win; the other reads it.
         deployment, is_new = Deployment.objects.get_or_create(
-            version=version, stopped_at=None, defaults={"replica_count": replica_count}
+            version=version,
+            stopped_at=None,
+            defaults={"replica_count": replica_count} | _choose_policy(version),
         )
     if is_new:
         place_replicas(deployment_id=deployment.pk)
+    elif deployment.slept_at is not None:
+        load_again(deployment)
     return deployment
+
+
+def load_again(deployment: Deployment) -> bool:
+    """Wake a deployment; false if another has done so, or it was stopped."""
+    with transaction.atomic():
+        found = _lock(deployment.pk)
+        if found is None or found.slept_at is None:
+            return False
+        Deployment.objects.filter(pk=found.pk).update(
+            slept_at=None, waking_since=Now(), last_wanted_at=Now()
+        )
+        # Where no node is free, the sweep of all deployments tries again.
+        place_replicas(deployment_id=found.pk)
+        return True
+
+
+def _choose_policy(version: ModelVersion) -> dict[str, Any]:
+    """What happens while nobody wants it: as its creator said last, or else as the platform does.
+
+    A version that was stopped, and a newer one, go on with what was said of the one before.
+    """
+    before = (
+        Deployment.objects.filter(version__model=version.model_id)
+        .order_by("-version__number", "-created_at")
+        .first()
+    )
+    if before is None:
+        return {"idle_after_s": settings.IDLE_AFTER_S or None}
+    return {
+        "idle_after_s": before.idle_after_s,
+        "is_always_warm": before.is_always_warm,
+        "warm_hour_nanos": before.warm_hour_nanos,
+    }
 
 
 def stop_deployment(*, deployment_id: UUID) -> None:
@@ -60,12 +100,13 @@ def release_replicas(replicas: QuerySet[Replica]) -> int:
 def place_replicas(*, deployment_id: UUID) -> int:
     """Give a deployment the replicas it misses, as far as there are nodes; returns how many.
 
+    One that sleeps gets none.
     Replicas that failed or were lost are replaced. One on a lost node is kept wanted until
     another node takes its place, so that a node that comes back soon is not made to start over.
     """
     with transaction.atomic():
         deployment = _lock(deployment_id)
-        if deployment is None:
+        if deployment is None or deployment.slept_at is not None:
             return 0
         release_replicas(deployment.replicas.filter(state=Replica.State.FAILED))
         working = list(deployments.list_working_replicas(deployment))

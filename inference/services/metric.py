@@ -96,7 +96,9 @@ REFUSALS: dict[str, frozenset[str]] = {
         }
     ),
     "credit": frozenset({"insufficient_credit", "budget_exceeded", "invoice_past_due"}),
-    "capacity": frozenset({"capacity", "queue_full", "model_not_ready"}),
+    "capacity": frozenset(
+        {"capacity", "queue_full", "model_not_ready", "model_waking", "wake_queue_full"}
+    ),
 }
 
 COUNTERS = (

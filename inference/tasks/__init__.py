@@ -10,6 +10,7 @@ from inference.tasks.prediction import forget_predictions
 from inference.tasks.release_log import anchor_release_logs
 from inference.tasks.signing_key import mail_signing_keys
 from inference.tasks.upload import expire_uploads
+from inference.tasks.wake import listen
 from inference.tasks.webhook import forget_webhooks, send_webhooks
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "forget_predictions",
     "forget_queries",
     "forget_webhooks",
+    "listen",
     "mail_signing_keys",
     "roll_up_metrics",
     "score_abuse",

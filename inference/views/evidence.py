@@ -10,9 +10,9 @@ from django.views.decorators.http import require_safe
 
 from inference.core.curve import draw_curve
 from inference.selectors import evidence
-from inference.selectors.deployment import has_ready_replica
 from inference.selectors.progress import read_curve, read_measured_at
 from inference.selectors.status import list_uptime
+from inference.selectors.wake import find_temperature
 from inference.views.panel import render_panel
 from marketplace.context import actor_of
 from marketplace.models import ModelVersion
@@ -27,7 +27,7 @@ def evidence_panel(request: HttpRequest, owner: str, name: str) -> HttpResponse:
     context: dict[str, Any] = {"model": model, "version": version}
     context["uptime"] = list_uptime(model)
     if version is not None:
-        context |= _describe(version) | {"is_served": has_ready_replica(version)}
+        context |= _describe(version) | {"temperature": find_temperature(version)}
     return render_panel(request, "evidence", context, title=f"Evidence of {model}")
 
 

@@ -11,6 +11,7 @@ from django.views.decorators.http import require_safe
 
 from inference.selectors import onboarding as onboardings
 from inference.selectors import progress
+from inference.selectors.wake import find_temperature
 from inference.views.panel import panel_login_required, render_panel
 from marketplace.context import actor_of, requested_account
 from marketplace.core.describe import describe_policy
@@ -60,6 +61,7 @@ def version_panel(request: HttpRequest, version_id: UUID) -> HttpResponse:
     context = _live(request, [found], url) | {
         "progress": found,
         "version": version,
+        "temperature": find_temperature(version),
         "curve": progress.read_curve(version.certificate),
         "facts": progress.read_facts(version.certificate),
         "shown": describe_policy(version.output_policy),

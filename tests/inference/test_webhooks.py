@@ -250,16 +250,14 @@ def test_what_was_forgotten_meanwhile_is_null(account, version, endpoint, receiv
     assert b"secret" not in second.body
 
 
-def test_a_prediction_that_is_not_stored_yet_runs(account, endpoint, receiver):
+def test_of_a_prediction_that_is_gone_only_its_name_is_told(account, endpoint, receiver):
     prediction_id = new_id()
     note(account.pk, "start", prediction_id)
     send_webhooks()
 
     document = receiver.seen[0].verify(endpoint.secret)
     assert document["type"] == "prediction.started"
-    assert document["data"]["id"] == to_public(prediction_id)
-    assert document["data"]["status"] == "processing"
-    assert (document["data"]["input"], document["data"]["output"]) == (None, None)
+    assert document["data"] == {"id": to_public(prediction_id), "data_removed": True}
 
 
 def test_another_account_s_prediction_is_not_shown(account, version, endpoint, receiver):

@@ -35,6 +35,7 @@ REMEDIES: Mapping[str, str] = {
     "model_failed": "Nothing was charged. Try another input, or tell the model's creator.",
     "model_not_allowed": "Use another model, or a key that was made for this one.",
     "model_not_ready": "Nothing was charged. Wait for retry_after_s, or use another model.",
+    "model_waking": "It is being loaded. Nothing was charged. Call again after retry_after_s.",
     "network_not_allowed": "Use the key from a network that it was made for.",
     "not_found": "Look for the name with search_models.",
     "output_invalid": "Nothing was charged. Tell the model's creator.",
@@ -55,4 +56,5 @@ REMEDIES: Mapping[str, str] = {
     "units_exceed_limit": "Ask for less in one call.",
     "unsupported_parameter": "Leave out the parameter that the detail names.",
     "validation": "Correct what errors names; get_model has the input_schema.",
+    "wake_queue_full": _AGAIN,
 }

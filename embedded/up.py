@@ -22,7 +22,7 @@ from embedded.home import Home
 from embedded.processes import Process
 from embedded.supervisor import StartFailedError, Supervisor
 
-# Converting, sealing, loading and measuring four models takes minutes on two cores.
+# Converting, sealing, loading and measuring five models takes minutes on two cores.
 DEMO_TIMEOUT_S = 1800.0
 
 

@@ -28,5 +28,6 @@ MODELS = (
     DemoModel("demo/digits", "digits", verify.verify_digit),
     DemoModel("demo/file-type", "file_type", verify.verify_file_type),
     DemoModel("demo/sentence-embeddings", "sentence_embeddings", verify.verify_embedding),
+    DemoModel("demo/speech", "speech", verify.verify_speech),
     DemoModel("demo/smollm2", "smollm2", verify.verify_answer),
 )

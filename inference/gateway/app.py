@@ -78,6 +78,7 @@ _NO_RETRY = frozenset(
         "booking_unknown",
         "model_failed",
         "output_invalid",
+        "media_too_large",
         "units_exceed_limit",
         "canceled",
         # Not within the time that a client waits by itself.

@@ -74,6 +74,7 @@ ERRORS: Sequence[type[MarketplaceError]] = (
     triton_errors.ModelExecutionError,
     triton_errors.ModelNotReadyError,
     triton_errors.OutputError,
+    triton_errors.MediaTooLargeError,
     triton_errors.QueueFullError,
     triton_errors.TensorError,
     triton_errors.TritonUnavailableError,

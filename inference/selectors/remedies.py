@@ -167,6 +167,10 @@ REMEDIES: Mapping[str, str] = {
     "input_too_long": "The example is longer than the model takes. Give a shorter one.",
     "model_failed": "The model failed while it ran; the log quotes why.",
     "output_invalid": _OUTPUT,
+    "media_too_large": (
+        "The sound or picture that the test vector leads to is larger than an answer can be. "
+        "Take a smaller one, and limit the input so that none gets larger."
+    ),
     "output_not_finite": "The model answered NaN or infinity. Check the weights and the example.",
     "cancelled": _AGAIN,
     # Ours.
@@ -237,6 +241,7 @@ TRY_REMEDIES: Mapping[str, str] = {
     "capacity": "All replicas are busy. Run it again in a moment.",
     "model_failed": "The model could not compute this input. Try one of the examples.",
     "output_invalid": "The model answered what it does not promise. Tell its creator.",
+    "media_too_large": "Ask for less at once: a shorter text, or a smaller size.",
     "deadline_exceeded": "It took too long. Ask for less, or use the API, which waits longer.",
     "account_suspended": "Ask support why the account was suspended.",
     "account_frozen": "A payment of the account is being looked into. Its wallet page says more.",

@@ -19,6 +19,7 @@ _FILES = (
     "inference/__init__.py",
     "inference/triton/__init__.py",
     "inference/triton/errors.py",
+    "inference/triton/media.py",
     "inference/triton/tensors.py",
     "marketplace/__init__.py",
     "marketplace/core/__init__.py",

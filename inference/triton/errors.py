@@ -85,6 +85,14 @@ class OutputError(ModelExecutionError):
     title = "The model's answer does not fit its interface."
 
 
+class MediaTooLargeError(OutputError):
+    """What this input leads to is more than an answer can carry; a smaller one is answered."""
+
+    code = "media_too_large"
+    http_status = 422
+    title = "The model's answer to this input is too large to be sent."
+
+
 class RepositoryError(ConflictError):
     """A model folder exists already, or its name is not one of ours."""
 

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from inference.triton import media
 from inference.triton.errors import OutputError, TensorError
 from strongroom.interface import Input, Interface, Output
 
@@ -91,7 +92,9 @@ def decode(
 
     Raises:
         OutputError: A tensor is missing or has another type or shape than was promised,
-            or holds what JSON cannot carry: NaN, infinity, text that is no UTF-8.
+            or holds what JSON cannot carry: NaN, infinity, text that is no UTF-8; or a
+            sound or picture is empty.
+        MediaTooLargeError: A sound or picture is larger than can be sent.
     """
     arrays = check_outputs(interface, outputs)
     shown = interface.outputs if include_hidden else interface.visible_outputs
@@ -227,6 +230,8 @@ def _check_array(one: Output, array: np.ndarray) -> None:
 def _decode_column(one: Output, array: np.ndarray) -> list[Any]:
     if one.datatype == "BYTES":
         return [_decode_text(one, item) for item in array[:, 0]]
+    if one.media_type:
+        return [media.render(one, row) for row in array]
     if not one.shape:
         return _to_json(array[:, 0])
     return _to_json(array)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,11 +33,12 @@ from marketplace.core.card import read_examples
 from marketplace.core.errors import ForbiddenError, NotFoundError
 from marketplace.models import Account, AIModel, ModelVersion, User
 from marketplace.selectors.access import access_model, has_right
-from strongroom.interface import Interface, Output
+from strongroom.interface import AUDIO, Interface, Output
 
 # What a person can read; the API gives the whole.
 SHOWN_CHARACTERS = 4000
 STREAM_TYPE = "text/event-stream"
+_BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -320,5 +322,14 @@ def _describe_output(one: Output, value: Any) -> dict[str, Any]:
         top = value.get("top")
         scores = top if isinstance(top, list) else [value]
         return shown | {"scores": [entry for entry in scores if isinstance(entry, dict)]}
+    if one.media_type and isinstance(value, str) and _is_media_url(one, value):
+        is_sound = one.media_type == AUDIO
+        return shown | {"media": "sound" if is_sound else "picture", "url": value}
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return shown | {"text": text[:SHOWN_CHARACTERS], "is_cut": len(text) > SHOWN_CHARACTERS}
+
+
+def _is_media_url(one: Output, value: str) -> bool:
+    """Whether it is a file of this output's type within the address, and no other address."""
+    head = f"data:{one.media_type};base64,"
+    return value.startswith(head) and _BASE64.fullmatch(value, len(head)) is not None

@@ -80,6 +80,9 @@ def _member(one: Mapping[str, Any], rules: list[str]) -> Member:
 def _type(one: Mapping[str, Any]) -> str:
     if one.get("kind") != "tensor":
         return str(one.get("kind", ""))
+    if one.get("media_type"):
+        rate = one.get("sample_rate_hz")
+        return f"{one['media_type']}, {rate} Hz" if rate else str(one["media_type"])
     shape = ", ".join("n" if size == -1 else str(size) for size in one.get("shape", []))
     return f"{one.get('datatype', '')}[{shape}]"
 

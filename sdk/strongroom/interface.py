@@ -37,6 +37,9 @@ MAX_RANK = 8
 DEFAULT_TEXT_LENGTH = 8192
 MAX_TEXT_LENGTH = 1024 * 1024
 MAX_BATCH_SIZE = 1024
+# From telephones to studios; every browser plays what lies between.
+MIN_SAMPLE_RATE_HZ = 8_000
+MAX_SAMPLE_RATE_HZ = 48_000
 # A body may name thousands of unknown inputs; the answer stays small.
 MAX_FAULTS = 16
 
@@ -69,6 +72,15 @@ KIND_DATATYPES: Mapping[str, tuple[str, ...]] = {
     "integer": ("INT64", "INT32"),
     "boolean": ("BOOL",),
 }
+AUDIO, IMAGE = "audio/wav", "image/png"
+MEDIA_TYPES = (AUDIO, IMAGE)
+# Of a tensor that is answered as a sound or a picture: its numbers are samples or shades.
+MEDIA_DATATYPES: Mapping[str, tuple[str, ...]] = {
+    AUDIO: ("FP32", "FP64", "INT16"),
+    IMAGE: ("UINT8",),
+}
+# Grey, RGB, and RGB with transparency.
+IMAGE_CHANNELS = (1, 3, 4)
 INPUT_KINDS = ("text", "number", "integer", "boolean", "choice", "tensor")
 OUTPUT_KINDS = ("text", "number", "integer", "boolean", "tensor", "label")
 
@@ -88,7 +100,7 @@ _OUTPUT_MEMBERS: Mapping[str, frozenset[str]] = {
     "number": _OUTPUT_COMMON | {"datatype"},
     "integer": _OUTPUT_COMMON | {"datatype"},
     "boolean": _OUTPUT_COMMON,
-    "tensor": _OUTPUT_COMMON | {"datatype", "shape"},
+    "tensor": _OUTPUT_COMMON | {"datatype", "shape", "media_type", "sample_rate_hz"},
     "label": _OUTPUT_COMMON | {"source", "labels", "top"},
 }
 
@@ -168,7 +180,9 @@ class Input:
 class Output:
     """One named output. A label is derived from the tensor output named `source`.
 
-    A text with `stream` can be had piece by piece while the model writes it.
+    A text with `stream` can be had piece by piece while the model writes it. A tensor with a
+    `media_type` is answered as a file: samples in one channel from -1 to 1 (or INT16) as WAV,
+    height x width x channels of UINT8 as PNG.
     """
 
     name: str
@@ -181,6 +195,8 @@ class Output:
     labels: tuple[str, ...] = ()
     top: int = 1
     stream: bool = False
+    media_type: str = ""
+    sample_rate_hz: int = 0
 
     @property
     def wire_shape(self) -> tuple[int, ...]:
@@ -202,6 +218,10 @@ class Output:
                 members["top"] = self.top
             return members
         members.update(_datatype_json(self.kind, self.datatype, self.shape))
+        if self.media_type:
+            members["media_type"] = self.media_type
+        if self.sample_rate_hz:
+            members["sample_rate_hz"] = self.sample_rate_hz
         return members
 
 
@@ -714,14 +734,19 @@ def _parse_output(members: _Members) -> Output:
     description = members.text("description", MAX_DESCRIPTION_LENGTH)
     hidden = members.boolean("hidden", False)
     if kind != "label":
+        datatype = _parse_datatype(members, kind)
+        shape = _parse_shape(members) if kind == "tensor" else ()
+        media_type, sample_rate_hz = _parse_media(members, datatype, shape)
         return Output(
             name=name,
             kind=kind,
-            datatype=_parse_datatype(members, kind),
+            datatype=datatype,
             description=description,
             hidden=hidden,
-            shape=_parse_shape(members) if kind == "tensor" else (),
+            shape=shape,
             stream=members.boolean("stream", False),
+            media_type=media_type,
+            sample_rate_hz=sample_rate_hz,
         )
     members.require("source")
     labels = members.texts("labels", MAX_LABELS, MAX_LABEL_LENGTH, "too_many_labels")
@@ -734,6 +759,33 @@ def _parse_output(members: _Members) -> Output:
         labels=labels,
         top=members.integer("top", 1, 1, min(MAX_TOP, len(labels))),
     )
+
+
+def _parse_media(members: _Members, datatype: str, shape: tuple[int, ...]) -> tuple[str, int]:
+    """Media type and sample rate; empty and 0 where the output is answered as numbers."""
+    if "media_type" not in members.value:
+        if "sample_rate_hz" in members.value:
+            members.fail("sample_rate_hz", "media_invalid", "Only a sound has a sample rate.")
+        return "", 0
+    media_type = members.value["media_type"]
+    if media_type not in MEDIA_TYPES:
+        detail = f"Must be one of: {', '.join(MEDIA_TYPES)}."
+        members.fail("media_type", "media_type_unknown", detail)
+    if datatype not in MEDIA_DATATYPES[media_type]:
+        detail = f"{media_type} is made of {' or '.join(MEDIA_DATATYPES[media_type])}."
+        members.fail("datatype", "media_invalid", detail)
+    if media_type == AUDIO:
+        if len(shape) != 1:
+            members.fail("shape", "media_invalid", "A sound has one axis: its samples.")
+        members.require("sample_rate_hz")
+        rate = members.integer("sample_rate_hz", 0, MIN_SAMPLE_RATE_HZ, MAX_SAMPLE_RATE_HZ)
+        return AUDIO, rate
+    if "sample_rate_hz" in members.value:
+        members.fail("sample_rate_hz", "media_invalid", "Only a sound has a sample rate.")
+    if len(shape) != 3 or shape[2] not in IMAGE_CHANNELS:
+        detail = "A picture has three axes: height, width, and 1, 3 or 4 channels."
+        members.fail("shape", "media_invalid", detail)
+    return IMAGE, 0
 
 
 def _parse_batch(members: _Members) -> Batch:

@@ -15,7 +15,13 @@ from tests.stack import ANY_PORTS, START_TIMEOUT_S, environment
 
 pytestmark = pytest.mark.timeout(2 * START_TIMEOUT_S)
 UP = [ROOT / "bin/up", "--check", "--plain", *ANY_PORTS]
-MODELS = ["demo/digits", "demo/file-type", "demo/sentence-embeddings", "demo/smollm2"]
+MODELS = [
+    "demo/digits",
+    "demo/file-type",
+    "demo/sentence-embeddings",
+    "demo/speech",
+    "demo/smollm2",
+]
 
 
 @dataclass(frozen=True)

@@ -1,3 +1,4 @@
+import base64
 import json
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from embedded.demo.state import SeedState
 from embedded.demo.wheel_data import find_package
 from embedded.environment import ROOT
 from embedded.home import Home
+from inference.triton.media import to_wav
 from strongroom.client import ApiError
 from strongroom.inspect import read_folder
 from strongroom.listing import Listing
@@ -111,7 +113,46 @@ def test_a_package_that_is_not_there_is_named():
         find_package("no_such_package")
 
 
+def test_the_voice_says_words_of_the_dictionary(tmp_path):
+    found = build("speech", tmp_path)
+    listing = Listing.load(tmp_path)
+
+    assert read_folder(tmp_path, ignore={listing.card}).runtime == "onnx"
+    assert listing.interface.outputs[0].media_type == "audio/wav"
+    assert listing.interface.outputs[0].sample_rate_hz == found["facts"]["sample_rate_hz"] == 22050
+    assert [one.expected["seconds"] for one in listing.test_vectors] == [
+        pytest.approx(found["facts"]["seconds"], abs=0.2),
+        pytest.approx(2.3, abs=0.7),
+    ]
+    assert listing.licence == "CC0-1.0"
+    assert "lessac" in (tmp_path / "card.md").read_text()
+
+
+def test_words_sound_as_the_dictionary_has_them():
+    from embedded.demo.speech import read_sounds
+
+    sounds = read_sounds()
+
+    assert sounds["hello"] == " həlˈoʊ"  # noqa: RUF001 - the letters of phonetics
+    assert sounds["o'clock"] == " əklˈɑːk"  # noqa: RUF001 - the letters of phonetics
+    assert sounds["8"] == sounds["eight"]
+    assert sounds["?"] == "?"
+    # Other ways to say it are numbered, and are no words.
+    assert not any("(" in word for word in sounds)
+
+
 VECTORS = {"a": [1.0, 0.0], "b": [0.8, 0.6], "c": [0.0, 1.0], "long": [2.0, 0.0]}
+
+
+SPOKEN = {"seconds": 1.0, "sample_rate_hz": 8000}
+
+
+def speak(seconds=1.0, rate_hz=8000, silent_from=1.0, head="data:audio/wav;base64"):
+    """Predicts a hum that is silent from some part of its length on."""
+    samples = (np.sin(np.arange(int(seconds * rate_hz))) * 9000).astype(np.int16)
+    samples[int(silent_from * len(samples)) :] = 0
+    encoded = base64.b64encode(to_wav(samples, rate_hz)).decode()
+    return lambda values: {"speech": f"{head},{encoded}"}
 
 
 def embed(values):
@@ -143,6 +184,7 @@ def embed(values):
             {"prompt": "?"},
             {"contains": "Paris"},
         ),
+        ("speech", verify.verify_speech, speak(), {"text": "Hi"}, SPOKEN),
     ],
 )
 def test_a_right_answer_is_right(_case, check, predict, example, facts):
@@ -191,6 +233,38 @@ def test_a_right_answer_is_right(_case, check, predict, example, facts):
             {"prompt": "?"},
             {"contains": "Paris"},
             "answered 'London'",
+        ),
+        (
+            "short speech",
+            verify.verify_speech,
+            speak(seconds=0.9),
+            {"text": "Hi"},
+            SPOKEN,
+            "takes 0.90 s, not 1.00 s",
+        ),
+        (
+            "speech that ends early",
+            verify.verify_speech,
+            speak(silent_from=0.7),
+            {"text": "Hi"},
+            SPOKEN,
+            "a part of it is silent",
+        ),
+        (
+            "speech too slow",
+            verify.verify_speech,
+            speak(rate_hz=16000),
+            {"text": "Hi"},
+            SPOKEN,
+            "16000 samples a second",
+        ),
+        (
+            "no speech",
+            verify.verify_speech,
+            speak(head="data:text/html;base64"),
+            {"text": "Hi"},
+            SPOKEN,
+            "answered 'data:text/html;base64'",
         ),
     ],
 )

@@ -64,6 +64,7 @@ def test_demo_json_says_where_everything_is(stack):
         "demo/digits",
         "demo/file-type",
         "demo/sentence-embeddings",
+        "demo/speech",
         "demo/smollm2",
     ]
     (node,) = demo["nodes"]

@@ -15,7 +15,7 @@ from inference.gateway.errors import NotOfferedError
 from inference.gateway.http import _PROTOCOLS
 from inference.gateway.protocols.openai import _CODES
 from inference.gateway.route_name import _ROUTES
-from inference.triton import tensors
+from inference.triton import media, tensors
 from marketplace.core.errors import MarketplaceError
 
 DOCUMENT = openapi.describe("https://gateway.example")
@@ -56,7 +56,7 @@ def list_raised_codes():
     classes = {one.__name__: one for one in subclasses(MarketplaceError)}
     folder = Path(inspect.getfile(app)).parent
     codes = set()
-    for path in [*folder.rglob("*.py"), Path(inspect.getfile(tensors))]:
+    for path in [*folder.rglob("*.py"), *map(Path, map(inspect.getfile, (tensors, media)))]:
         for node in ast.walk(ast.parse(path.read_text())):
             made = node.exc if isinstance(node, ast.Raise) else getattr(node, "func", None)
             if isinstance(made, ast.Name) and made.id in classes:

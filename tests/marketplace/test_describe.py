@@ -52,6 +52,19 @@ def test_outputs_in_words_without_the_hidden_ones():
     ]
 
 
+def test_sounds_and_pictures_in_words():
+    speech = {"name": "speech", "kind": "tensor", "datatype": "FP32", "shape": [-1]}
+    drawing = {"name": "drawing", "kind": "tensor", "datatype": "UINT8", "shape": [8, 8, 3]}
+    outputs = [
+        speech | {"media_type": "audio/wav", "sample_rate_hz": 22_050},
+        drawing | {"media_type": "image/png"},
+    ]
+
+    rows = describe_outputs({"outputs": outputs})
+
+    assert [row.type for row in rows] == ["audio/wav, 22050 Hz", "image/png"]
+
+
 def test_nothing_is_described_as_nothing():
     assert describe_inputs({}) == []
     assert describe_outputs({}) == []

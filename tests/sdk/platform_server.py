@@ -376,11 +376,14 @@ class Platform:
         self.tags.append(headers.get("Strongroom-Tag"))
         if model == "acme/broken":
             raise RefusalError(503, "model_not_ready", "Loading.", retry_after_s=0)
+        output = {"echo": body["input"]}
+        if model == "acme/voice":
+            output = {"speech": "data:audio/wav;base64,UklGRg==", "seconds": 1.5}
         return 201, {
             "id": "abcdefghijklmnopqrstuvwxyz",
             "model": model,
             "status": "succeeded",
-            "output": {"echo": body["input"]},
+            "output": output,
             "metrics": {"cost_nano_usd": 500_000},
         }
 

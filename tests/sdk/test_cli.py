@@ -923,6 +923,35 @@ def test_predict_with_a_version_and_raw(platform):
     assert platform.predictions[0][1] == {"input": {}, "version": "acme/digits:3"}
 
 
+def test_predict_saves_what_can_be_heard(platform, tmp_path):
+    log_in(platform)
+    words = ["predict", "acme/voice", "--key", API_KEY]
+    path = tmp_path / "heard" / "abcdefghijklmnopqrstuvwxyz-speech.wav"
+
+    saved = run(*words, "--save", str(tmp_path / "heard"))
+    again = run(*words, "--save", str(tmp_path / "heard"), "--raw")
+    plain = run(*words)
+
+    assert json.loads(saved.stdout) == {"speech": str(path), "seconds": 1.5}
+    assert path.read_bytes() == b"RIFF"
+    # A file that is there is kept; the answer is paid, and is shown.
+    assert json.loads(again.stdout)["output"]["speech"].startswith("data:audio/wav")
+    assert "written to: File exists." in again.stderr
+    assert json.loads(plain.stdout)["speech"] == "data:audio/wav;base64,UklGRg=="
+
+
+def test_predict_saves_into_no_file_and_pays_for_nothing(platform, tmp_path):
+    log_in(platform)
+    (tmp_path / "heard").write_text("")
+
+    refused = run(
+        "predict", "acme/voice", "--key", API_KEY, "--save", str(tmp_path / "heard"), code=2
+    )
+
+    assert "is a file" in refused.stderr
+    assert platform.predictions == []
+
+
 def test_predict_with_a_tag(platform):
     log_in(platform)
     words = ["predict", "acme/digits", "--key", API_KEY]

@@ -39,6 +39,7 @@ REMEDIES: Mapping[str, str] = {
     "network_not_allowed": "Use the key from a network that it was made for.",
     "not_found": "Look for the name with search_models.",
     "output_invalid": "Nothing was charged. Tell the model's creator.",
+    "media_too_large": "Nothing was charged. Ask for less at once: a shorter text, a smaller size.",
     "output_removed": "It was charged before, and its output is gone. A new key runs it again.",
     "payload_too_large": "Send a smaller input.",
     "price_unbounded": "Limit the output, such as with max_new_tokens.",

@@ -72,6 +72,8 @@ def _render_output(one: Output) -> dict[str, Any]:
     if one.kind == "label":
         properties = {"label": {"type": "string"}, "score": {"type": "number"}}
         schema: dict[str, Any] = {"type": "object", "properties": properties}
+    elif one.media_type:
+        schema = _render_media(one)
     elif one.kind == "tensor":
         schema = _render_tensor(one.datatype, one.shape)
     else:
@@ -79,6 +81,14 @@ def _render_output(one: Output) -> dict[str, Any]:
     if one.description:
         schema["description"] = one.description
     return schema | {"title": one.name}
+
+
+def _render_media(one: Output) -> dict[str, Any]:
+    # A file is an address, as in Replicate's own schemas.
+    schema: dict[str, Any] = {"type": "string", "format": "uri", "x-media-type": one.media_type}
+    if one.sample_rate_hz:
+        schema["x-sample-rate-hz"] = one.sample_rate_hz
+    return schema
 
 
 def _render_tensor(datatype: str, shape: tuple[int, ...]) -> dict[str, Any]:

@@ -8,10 +8,11 @@ from typing import Any
 
 import click
 
-from strongroom.client import PREDICTION_TIMEOUT_S, Client, is_private_path
+from strongroom.client import PREDICTION_TIMEOUT_S, Client, Prediction, is_private_path
 from strongroom.commands.context import answer_json, say
 from strongroom.config import ConfigError, ConfigFolder
 from strongroom.listing import format_price
+from strongroom.media_file import save_media
 
 
 @click.command()
@@ -38,6 +39,12 @@ from strongroom.listing import format_price
 @click.option("--tag", default="", help="A word of your own, to find and sum its cost by.")
 @click.option("--allow-http", is_flag=True, help="Send the key without encryption.")
 @click.option("--raw", is_flag=True, help="Answer the whole envelope instead of the output.")
+@click.option(
+    "--save",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Write sounds and pictures there as files, and print their paths.",
+)
 def predict(
     model: str,
     inputs: tuple[str, ...],
@@ -47,6 +54,7 @@ def predict(
     tag: str,
     allow_http: bool,
     raw: bool,
+    save: Path | None,
 ) -> None:
     """Run MODEL (owner/name, owner/name:3, owner/name@channel) and print its output in JSON.
 
@@ -66,9 +74,21 @@ def predict(
     values = _read_inputs(inputs)
     with Client(gateway, key) as client:
         prediction = client.predict(model, values, timeout_s=timeout_s, tag=tag)
-    answer_json(dict(prediction.raw) if raw else prediction.output)
+    answer = dict(prediction.raw)
+    if save is not None:
+        answer["output"] = _save(prediction, save)
+    answer_json(answer if raw else answer["output"])
     if prediction.cost_nanos is not None:
         say(f"Prediction {prediction.id}, {format_price(prediction.cost_nanos)} dollars.")
+
+
+def _save(prediction: Prediction, folder: Path) -> Any:
+    try:
+        return save_media(prediction.output, folder, prediction.id)
+    except OSError as error:
+        # It is paid: what cannot be kept is at least shown.
+        say(f"{folder} cannot be written to: {error.strerror}.")
+        return prediction.output
 
 
 def _read_inputs(inputs: tuple[str, ...]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from django.test import Client
 
 from inference.forms.playground import PlaygroundForm
 from inference.services import playground
+from inference.triton.media import DATA_URL_BYTES_MAX
 from marketplace.models import AIModel, Membership, ModelVersion
 from strongroom.interface import Interface
 from tests.factories import (
@@ -313,6 +314,85 @@ def test_a_very_large_output_is_cut(version, owner_client, gateway):
 
     assert len(text) < 20_000
     assert "…" in text
+
+
+# --- Sounds and pictures ----------------------------------------------------------
+
+MEDIA = INTERFACE | {
+    "outputs": [
+        {
+            "name": "speech",
+            "kind": "tensor",
+            "datatype": "FP32",
+            "shape": [-1],
+            "media_type": "audio/wav",
+            "sample_rate_hz": 8000,
+        },
+        {
+            "name": "drawing",
+            "kind": "tensor",
+            "datatype": "UINT8",
+            "shape": [-1, -1, 3],
+            "media_type": "image/png",
+        },
+    ]
+}
+SPEECH, DRAWING = "data:audio/wav;base64,UklGRg==", "data:image/png;base64,iVBORw=="
+
+
+@pytest.fixture
+def artist(version) -> ModelVersion:
+    version.interface = MEDIA
+    version.save(update_fields=["interface"])
+    return version
+
+
+def test_a_sound_is_played_and_a_picture_is_shown(artist, owner_client, gateway):
+    gateway.document = ENVELOPE | {"output": {"speech": SPEECH, "drawing": DRAWING}}
+
+    response = post(owner_client)
+    text = response.content.decode()
+
+    assert f'<audio controls src="{SPEECH}"' in text
+    assert f'src="{DRAWING}"' in text
+    assert f'<a href="{SPEECH}" download="speech.wav">' in text
+    assert f'<a href="{DRAWING}" download="drawing.png">' in text
+    # What may be loaded from within the page.
+    page = owner_client.get("/acme/digits")
+    assert "media-src 'self' data:" in page["Content-Security-Policy"]
+
+
+def test_a_sound_at_the_limit_of_an_answer_is_whole(artist, owner_client, gateway):
+    url = "data:audio/wav;base64,".ljust(DATA_URL_BYTES_MAX - 2, "A")
+    gateway.document = ENVELOPE | {"output": {"speech": url, "drawing": DRAWING}}
+
+    assert f'src="{url}"' in post(owner_client).content.decode()
+
+
+@pytest.mark.parametrize(
+    "_answer",
+    [
+        "https://elsewhere.example/a.wav",
+        "javascript:alert(1)",
+        "data:text/html;base64,UklGRg==",
+        "data:image/png;base64,UklGRg==",
+        "data:audio/wav;base64,",
+        "data:audio/wav;base64,UklG Rg==",
+        'data:audio/wav;base64,UklGRg==" onerror="alert(1)',
+        "data:audio/wav,UklGRg==",
+        [0.5, 0.25],
+        None,
+    ],
+)
+def test_what_is_no_sound_is_shown_as_text(artist, owner_client, gateway, _answer):
+    gateway.document = ENVELOPE | {"output": {"speech": _answer}}
+
+    text = post(owner_client).content.decode()
+
+    assert "<audio" not in text
+    assert "download=" not in text
+    assert 'onerror="' not in text
+    assert "speech</dt>" in text
 
 
 # --- Who may ----------------------------------------------------------------------

@@ -17,6 +17,7 @@ _COVERED = [
     "sdk/strongroom/errors.py",
     "sdk/strongroom/__init__.py",
     "inference/triton/tensors.py",
+    "inference/triton/media.py",
     "marketplace/core/errors.py",
 ]
 

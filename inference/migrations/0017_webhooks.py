@@ -13,7 +13,7 @@ SQL = Path(__file__).resolve().parent.parent / "sql" / "webhooks.sql"
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("inference", "0015_drift"),
+        ("inference", "0016_jobs"),
         ("marketplace", "0013_creator_pages"),
     ]
 

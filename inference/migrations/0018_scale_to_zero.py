@@ -11,7 +11,7 @@ SQL = Path(__file__).resolve().parent.parent / "sql" / "wake.sql"
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("inference", "0015_drift"),
+        ("inference", "0017_webhooks"),
         ("marketplace", "0013_creator_pages"),
     ]
 

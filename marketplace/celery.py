@@ -40,6 +40,7 @@ _SCHEDULE: dict[str, dict[str, Any]] = {
     "advance-onboarding": {"task": "inference.sweep_onboarding", "schedule": 5.0},
     "expire-uploads": {"task": "inference.expire_uploads", "schedule": 300.0},
     "mail-signing-keys": {"task": "inference.mail_signing_keys", "schedule": 60.0},
+    "archive-jobs": {"task": "inference.archive_jobs", "schedule": 60.0},
     "forget-predictions": {"task": "inference.forget_predictions", "schedule": 120.0},
     "score-abuse": {"task": "inference.score_abuse", "schedule": 900.0},
     "forget-queries": {"task": "inference.forget_queries", "schedule": 3600.0},

@@ -9,6 +9,7 @@ from inference.admin.artifact import (
     UploadAdmin,
 )
 from inference.admin.drift import DriftBlockAdmin, DriftWatchAdmin
+from inference.admin.job import FinishedJobAdmin, JobAdmin, JobAttemptAdmin, JobFlowAdmin
 from inference.admin.metric import MetricCursorAdmin
 from inference.admin.node import (
     DeploymentAdmin,
@@ -29,6 +30,10 @@ __all__ = [
     "DeploymentAdmin",
     "DriftBlockAdmin",
     "DriftWatchAdmin",
+    "FinishedJobAdmin",
+    "JobAdmin",
+    "JobAttemptAdmin",
+    "JobFlowAdmin",
     "KeyReleaseAdmin",
     "KeyShredAdmin",
     "MetricCursorAdmin",

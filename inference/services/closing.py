@@ -10,6 +10,7 @@ from inference.models import (
     AlertRule,
     APIRequest,
     Deployment,
+    Job,
     Prediction,
     QuerySample,
     Replica,
@@ -20,6 +21,7 @@ from inference.models import (
     WebhookEvent,
     WebhookSecret,
 )
+from inference.services import job
 from inference.services.deployment import stop_deployment
 from inference.services.shredding import shred_ended_model
 from marketplace.models import Account, AccountDeletion, AIModel, User
@@ -46,7 +48,7 @@ def foretell(account: Account) -> list[str]:
             "useless then. Your own recovery key still opens your copies."
         )
     if running := _running(account):
-        told.append(f"{_count(running, 'prediction')} running now finished as usual.")
+        told.append(f"{_count(running, 'prediction')} waiting or running now canceled.")
     if shared := SharedRun.objects.filter(account=account).count():
         told.append(f"{_count(shared, 'shared run')} deleted; their links stop working.")
     if hooks := WebhookEndpoint.objects.filter(account=account).count():
@@ -86,6 +88,7 @@ def destroy_keys(deletion: AccountDeletion) -> str:
 def delete_contents(deletion: AccountDeletion) -> str:
     """Delete what went into predictions and came out of them, and who is told of alerts."""
     account = deletion.account
+    job.cancel_jobs(account)
     if _running(account):
         raise NotYet("A prediction is still running.")
     count = 0
@@ -97,6 +100,7 @@ def delete_contents(deletion: AccountDeletion) -> str:
     AlertChannel.objects.filter(model__account=account).delete()
     AlertRule.objects.filter(model__account=account).delete()
     _delete_webhooks(account)
+    job.erase_jobs(account)
     return f"The contents of {count} prediction{'' if count == 1 else 's'} are deleted."
 
 
@@ -130,7 +134,7 @@ def _deployments(account: Account) -> QuerySet[Deployment]:
 
 
 def _running(account: Account) -> int:
-    return Prediction.objects.filter(account_id=account.pk, state__in=RUNNING_STATES).count()
+    return Job.objects.filter(account_id=account.pk, state__in=RUNNING_STATES).count()
 
 
 def _count(count: int, noun: str) -> str:

@@ -8,6 +8,8 @@ from inference.models import (
     AlertChannel,
     AlertRule,
     Deployment,
+    FinishedJob,
+    Job,
     Prediction,
     SharedRun,
     SigningKey,
@@ -33,6 +35,27 @@ def read_predictions(account: Account) -> Iterator[Row]:
     predictions = Prediction.objects.filter(account_id=account.pk).order_by("id")
     for row in predictions.values_list(*columns).iterator(FETCH):
         yield (to_public(row[0]), f"{row[1]}/{row[2]}:{row[3]}", *row[4:])
+
+
+def read_jobs(account: Account) -> Iterator[Row]:
+    """Predictions that wait or run, with their inputs; the path of a webhook may be a secret."""
+    columns = (
+        *("id", "version__model__account__slug", "version__model__name", "version__number"),
+        *("state", "priority", "attempt", "error", "created_at", "deadline_at", "webhook_url"),
+        "input__input",
+    )
+    jobs = Job.objects.filter(account_id=account.pk).order_by("id")
+    for row in jobs.values_list(*columns).iterator(FETCH):
+        url = name_url(row[10]) if row[10] else ""
+        yield (to_public(row[0]), f"{row[1]}/{row[2]}:{row[3]}", *row[4:10], url, row[11])
+
+
+def read_finished_jobs(account: Account) -> Iterator[Row]:
+    """How its predictions that ran later were run."""
+    columns = ("id", "state", "priority", "attempt", "error", "created_at", "finished_at")
+    jobs = FinishedJob.objects.filter(account_id=account.pk).order_by("id")
+    for row in jobs.values_list(*columns).iterator(FETCH):
+        yield (to_public(row[0]), *row[1:])
 
 
 def read_shared_runs(account: Account) -> Iterator[Row]:
@@ -110,6 +133,21 @@ EXPORTERS = (
             "output",
         ),
         read_predictions,
+    ),
+    Exporter(
+        "queue",
+        "Predictions of yours that wait, run, or ended a moment ago.",
+        (
+            *("id", "version", "state", "priority", "attempt", "error", "created_at"),
+            *("deadline_at", "webhook_server", "input"),
+        ),
+        read_jobs,
+    ),
+    Exporter(
+        "finished-jobs",
+        "How your predictions that ran later were run, for 30 days.",
+        ("id", "state", "priority", "attempt", "error", "created_at", "finished_at"),
+        read_finished_jobs,
     ),
     Exporter(
         "shared-runs",

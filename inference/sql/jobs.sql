@@ -555,3 +555,40 @@ ALTER TABLE inference_jobpace SET (fillfactor = 50);
 -- What was tried stays as it was.
 CREATE TRIGGER inference_jobattempt_append_only BEFORE UPDATE ON inference_jobattempt
     FOR EACH ROW EXECUTE FUNCTION marketplace_refuse_change();
+
+
+-- Forget how old jobs were run. Returns how many rows went.
+CREATE OR REPLACE FUNCTION inference_forget_jobs(p_before timestamptz, p_limit integer)
+RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    v_jobs integer;
+    v_attempts integer;
+BEGIN
+    DELETE FROM inference_finishedjob f WHERE f.id IN (
+        SELECT o.id FROM inference_finishedjob o WHERE o.finished_at < p_before
+        ORDER BY o.finished_at LIMIT p_limit);
+    GET DIAGNOSTICS v_jobs = ROW_COUNT;
+    DELETE FROM inference_jobattempt a WHERE a.id IN (
+        SELECT o.id FROM inference_jobattempt o WHERE o.ended_at < p_before
+        ORDER BY o.ended_at LIMIT p_limit);
+    GET DIAGNOSTICS v_attempts = ROW_COUNT;
+    RETURN v_jobs + v_attempts;
+END $$;
+
+
+-- An account goes: of its jobs that are over, nothing of what they carried stays. A dead one can
+-- not be run again then. Returns how many had something.
+CREATE OR REPLACE FUNCTION inference_erase_jobs(p_account uuid) RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    v_count integer;
+BEGIN
+    DELETE FROM inference_jobinput i USING inference_job j
+        WHERE i.job_id = j.id AND j.account_id = p_account AND j.finished_at IS NOT NULL;
+    UPDATE inference_job j SET detail = '', webhook_url = ''
+        WHERE j.account_id = p_account AND j.finished_at IS NOT NULL
+            AND (j.detail <> '' OR j.webhook_url <> '');
+    GET DIAGNOSTICS v_count = ROW_COUNT;
+    RETURN v_count;
+END $$;

@@ -3,6 +3,7 @@
 from inference.tasks.abuse import forget_queries, score_abuse
 from inference.tasks.alert import send_alerts
 from inference.tasks.drift import seal_drift
+from inference.tasks.job import archive_jobs
 from inference.tasks.metric import roll_up_metrics
 from inference.tasks.node import sweep_nodes
 from inference.tasks.onboarding import advance_onboarding, sweep_onboarding
@@ -16,6 +17,7 @@ from inference.tasks.webhook import forget_webhooks, send_webhooks
 __all__ = [
     "advance_onboarding",
     "anchor_release_logs",
+    "archive_jobs",
     "expire_uploads",
     "forget_predictions",
     "forget_queries",

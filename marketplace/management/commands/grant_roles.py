@@ -80,6 +80,8 @@ JOB_UPKEEP_FUNCTIONS = (
     "inference_reap()",
     "inference_return_holds(integer)",
     "inference_archive_jobs(interval, interval, integer)",
+    "inference_forget_jobs(timestamptz, integer)",
+    "inference_erase_jobs(uuid)",
     "inference_replay_job(uuid, double precision)",
 )
 # Of whoever changes a prediction, in the transaction of the change.

@@ -1,0 +1,98 @@
+"""Look after the queue of jobs where nobody waits for it: its archive, and what is dead.
+
+What is urgent, leases and deadlines, every gateway looks after; see `inference.gateway.jobs`.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from django.db import connection, transaction
+
+from inference.models import Job
+from marketplace.core.clock import utc_now
+from marketplace.core.errors import ConflictError, InsufficientCreditError
+from marketplace.models import Account
+from marketplace.selectors.access import Actor
+from marketplace.selectors.found import get_one
+from marketplace.services import audit
+
+# Long enough to be seen among what happened just now.
+ARCHIVED_AFTER = timedelta(minutes=10)
+# How long an admin may run a dead one again; then it has failed for good.
+DEAD_KEPT = timedelta(days=7)
+HISTORY_KEPT = timedelta(days=30)
+BATCH_SIZE = 1_000
+# One sweep's share; the next one goes on.
+BATCHES_MAX = 50
+REPLAY_TIMEOUT = timedelta(hours=1)
+
+
+class JobNotDeadError(ConflictError):
+    code = "job_not_dead"
+    title = "Only a job that no node could run can be run again."
+
+
+def archive_jobs() -> int:
+    """Move what is over out of the queue, and forget what is old; returns how many rows."""
+    count = _repeat(
+        "SELECT inference_archive_jobs(%s, %s, %s)", [ARCHIVED_AFTER, DEAD_KEPT, BATCH_SIZE]
+    )
+    before = utc_now() - HISTORY_KEPT
+    return count + _repeat("SELECT inference_forget_jobs(%s, %s)", [before, BATCH_SIZE])
+
+
+def replay_job(*, actor: Actor, job_id: UUID) -> Job:
+    """Run a dead job again; its money is reserved anew.
+
+    Raises:
+        NotFoundError: There is no such job.
+        JobNotDeadError: It is not dead.
+        InsufficientCreditError: Its account cannot pay for it now.
+    """
+    job = get_one(Job.objects.filter(pk=job_id), "There is no such job.")
+    with transaction.atomic():
+        outcome = _call(
+            "SELECT inference_replay_job(%s, %s)", [job_id, REPLAY_TIMEOUT.total_seconds()]
+        )
+        if outcome == "not_dead":
+            raise JobNotDeadError
+        if outcome != "queued":
+            raise InsufficientCreditError
+        audit.record(actor.label, "job.replay", job, account_id=job.account_id)
+    job.refresh_from_db()
+    return job
+
+
+def cancel_jobs(account: Account) -> int:
+    """Give up all that an account has waiting; what runs is told to stop. Returns how many."""
+    open_states = (Job.State.QUEUED, Job.State.LEASED, Job.State.RUNNING)
+    ids = Job.objects.filter(account_id=account.pk, state__in=open_states).values_list("pk")
+    found = [job_id for (job_id,) in ids]
+    for job_id in found:
+        # One by one: each locks money.
+        _call("SELECT inference_cancel_job(%s, %s)", [account.pk, job_id])
+    return len(found)
+
+
+def erase_jobs(account: Account) -> int:
+    """Delete what an account's jobs carried, once they are over; returns how many had something."""
+    return int(_call("SELECT inference_erase_jobs(%s)", [account.pk]))
+
+
+def _repeat(query: str, parameters: list[Any]) -> int:
+    total = 0
+    for _ in range(BATCHES_MAX):
+        count = int(_call(query, parameters))
+        total += count
+        if not count:
+            break
+    return total
+
+
+def _call(query: str, parameters: list[Any]) -> Any:
+    with connection.cursor() as cursor:
+        cursor.execute(query, parameters)
+        return cursor.fetchone()[0]

@@ -1,0 +1,11 @@
+from __future__ import annotations
+
+from celery import shared_task
+
+
+@shared_task(name="inference.archive_jobs")
+def archive_jobs() -> None:
+    """Move what is over out of the queue."""
+    from inference.services import job
+
+    job.archive_jobs()

@@ -140,6 +140,8 @@ BEGIN
         VALUES (v_job.account_id, v_job.version_id, 1)
         ON CONFLICT (account_id, version_id) DO UPDATE SET parked_count = f.parked_count + 1;
     PERFORM inference_offer_jobs(v_job.account_id, v_job.version_id);
+    -- Should the version sleep, a node is made to load it.
+    PERFORM inference_wake(v_job.version_id);
     RETURN 'queued';
 END $$;
 

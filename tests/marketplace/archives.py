@@ -33,6 +33,9 @@ from inference.models import (
     AlertChannel,
     AlertRule,
     Deployment,
+    FinishedJob,
+    Job,
+    JobInput,
     Prediction,
     SharedRun,
     SigningKey,
@@ -161,10 +164,41 @@ class Tenant:
         AlertRule.objects.create(model=self.model, kind="p95", window_s=60)
         hook = f"https://hooks.example/{self.secret('hook').hex()}"
         AlertChannel.objects.create(model=self.model, kind="slack", target=hook)
+        self._add_jobs()
         self._add_webhooks()
         blob = base64.b64encode(self.secret("wrapped DEK")).decode()
         WrappedKey.objects.create(
             version=self.version, recipient="platform", kid="k", suite="s", blob=blob
+        )
+
+    def _add_jobs(self) -> None:
+        mark, now = self.mark, timezone.now()
+        common = {
+            "account_id": self.account.pk,
+            "attempt": 1,
+            "error": "node_lost",
+            "created_at": now,
+        }
+        job = Job.objects.create(
+            id=new_id(),
+            **common,
+            version=self.version,
+            creator_id=self.account.pk,
+            state="dead",
+            detail=mark,
+            ready_at=now,
+            deadline_at=now,
+            finished_at=now,
+            webhook_url=f"https://hooks.example/{self.secret('job hook').hex()}",
+        )
+        JobInput.objects.create(job=job, input={"x": mark})
+        FinishedJob.objects.create(
+            id=new_id(),
+            **common,
+            version_id=self.version.pk,
+            state="failed",
+            priority=1,
+            finished_at=now,
         )
 
     def _add_webhooks(self) -> None:

@@ -34,6 +34,8 @@ from billing.services.topup import require_buyer
 from inference.models import (
     AlertChannel,
     Deployment,
+    Job,
+    JobInput,
     Prediction,
     SharedRun,
     WebhookDelivery,
@@ -426,6 +428,8 @@ def test_everything_personal_is_gone_and_the_books_stay(tenant):
     assert model.channels.count() == 0
     assert not Deployment.objects.filter(stopped_at=None).exists()
     assert not Prediction.objects.filter(input__isnull=False).exists()
+    assert not JobInput.objects.exists()
+    assert not Job.objects.exclude(webhook_url="").exists()
     assert not SharedRun.objects.exists()
     assert not AlertChannel.objects.exists()
     for hooks in (WebhookEndpoint, WebhookDelivery, WebhookEvent, WebhookSecret):

@@ -33,6 +33,7 @@ __all__ = [
     "IdempotencyInFlightError",
     "IdempotencyMismatchError",
     "InvoicePastDueError",
+    "JobQueueFullError",
     "KeyModeForbiddenError",
     "MaximumCostError",
     "ModelNotAllowedError",
@@ -42,7 +43,6 @@ __all__ = [
     "ParameterError",
     "QueryBudgetExceededError",
     "QueryBudgetSpentError",
-    "QueueFullError",
     "RateLimitedError",
     "RequestTimeoutError",
     "StreamBrokenError",
@@ -140,9 +140,9 @@ class UnitsExceedLimitError(LimitExceededError):
     title = "The request has more units than the limit allows in a minute."
 
 
-class QueueFullError(LimitExceededError):
-    code = "queue_full"
-    title = "Too much waits already."
+class JobQueueFullError(LimitExceededError):
+    code = "job_queue_full"
+    title = "Too many predictions wait already."
 
 
 class QueryBudgetExceededError(LimitExceededError):

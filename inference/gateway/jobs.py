@@ -38,7 +38,7 @@ from inference.gateway.database import Database, DatabaseUnavailableError
 from inference.gateway.errors import (
     BudgetExceededError,
     ClaimLostError,
-    QueueFullError,
+    JobQueueFullError,
 )
 from inference.gateway.prediction import Prediction
 from inference.gateway.predictor import Predictor, refuse_nul
@@ -144,7 +144,7 @@ class Jobs:
             wish: How.
 
         Raises:
-            QueueFullError: It would wait too long, or its account has too many waiting.
+            JobQueueFullError: It would wait too long, or its account has too many waiting.
             DatabaseUnavailableError: It may have been accepted; a keyed retry will tell.
             MarketplaceError: Nothing was accepted.
         """
@@ -191,7 +191,7 @@ class Jobs:
         if claim is not None:
             await predictor.idempotency.release(claim)
         if outcome == "queue_full":
-            raise QueueFullError(
+            raise JobQueueFullError(
                 "The account has too many predictions waiting.", retry_after_s=JOB_LOOK_S
             )
         if outcome == "claim_lost":
@@ -360,7 +360,7 @@ class Jobs:
         depth = await self._measure(offer.version_id)
         wait_s = _predict_wait_s(depth, depth["waiting_count"])
         if depth["mean_us"] and wait_s > JOB_WAIT_MAX_S:
-            raise QueueFullError(
+            raise JobQueueFullError(
                 f"Predictions of this version wait for about {wait_s:.0f} s.",
                 retry_after_s=math.ceil(wait_s - JOB_WAIT_MAX_S) + 1,
             )

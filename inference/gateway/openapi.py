@@ -32,6 +32,7 @@ _JSON, _OCTETS, _EVENTS = "application/json", "application/octet-stream", "text/
 ERRORS: Sequence[type[MarketplaceError]] = (
     MarketplaceError,
     DatabaseUnavailableError,
+    JobQueueFullError,
     core_errors.AccountFrozenError,
     core_errors.AuthenticationError,
     core_errors.BadRequestError,

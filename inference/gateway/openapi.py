@@ -32,7 +32,7 @@ _JSON, _OCTETS, _EVENTS = "application/json", "application/octet-stream", "text/
 ERRORS: Sequence[type[MarketplaceError]] = (
     MarketplaceError,
     DatabaseUnavailableError,
-    JobQueueFullError,
+    errors.JobQueueFullError,
     core_errors.AccountFrozenError,
     core_errors.AuthenticationError,
     core_errors.BadRequestError,

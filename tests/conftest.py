@@ -37,7 +37,6 @@ def django_db_modify_db_settings() -> None:
 @pytest.fixture(scope="session")
 def django_db_setup(django_db_setup, django_db_blocker) -> None:
     """The migrated test database, with every role's rights as in production."""
-    tables.allow_emptying()
     with django_db_blocker.unblock():
         call_command("grant_roles", verbosity=0)
 

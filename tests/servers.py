@@ -59,11 +59,10 @@ def provide() -> Servers:
     folder = Path(tempfile.mkdtemp(prefix="strongroom-test-"))
     folder.chmod(0o711)
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    postgres_port = ports.choose()
     servers = Servers(
         folder=folder,
-        postgres_port=postgres_port,
-        redis_port=ports.choose([postgres_port]),
+        postgres_port=ports.choose(),
+        redis_port=ports.choose(),
         superuser_password=secrets.token_hex(16),
         passwords={role: secrets.token_hex(16) for role in postgres.ROLES},
         redis_password=secrets.token_hex(16),

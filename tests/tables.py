@@ -4,26 +4,12 @@ from __future__ import annotations
 
 import functools
 
-import psycopg
 from django.db import OperationalError, connection, transaction
-from psycopg import sql
 from psycopg.errors import DeadlockDetected
-
-from embedded import postgres
-from tests import servers
 
 ATTEMPTS_MAX = 3
 # Made with the database, from the models alone; no test changes them.
 KEPT = {"django_content_type", "auth_permission"}
-
-
-def allow_emptying() -> None:
-    """Let the owner delete what triggers protect and constraints tie together."""
-    with psycopg.connect(servers.provide().superuser_url, autocommit=True) as superuser:
-        owner = sql.Identifier(postgres.OWNER)
-        superuser.execute(
-            sql.SQL("GRANT SET ON PARAMETER session_replication_role TO {}").format(owner)
-        )
 
 
 def empty() -> None:

@@ -7,7 +7,7 @@ import time
 from billing.models import ReceiptLeaf, UsageEvent
 from billing.services.receipt import seal_receipts
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 def seal_all() -> None:

@@ -113,8 +113,8 @@ class ToyTriton:
 
     def __init__(self, folder: Path, interface: Interface, replica_ids: list[UUID]) -> None:
         http_port = ports.choose()
-        grpc_port = ports.choose([http_port])
-        metrics_port = ports.choose([http_port, grpc_port])
+        grpc_port = ports.choose()
+        metrics_port = ports.choose()
         self.config = TritonConfig(folder, http_port, grpc_port, metrics_port)
         self.server = TritonServer(self.config)
         self.server.start()

@@ -17,7 +17,7 @@ from marketplace.selectors.access import Actor
 
 @admin.register(Node)
 class NodeAdmin(ReadOnlyAdmin):
-    """Nodes write their own rows; a person can only put one out."""
+    """Nodes write their own rows; a person can only have one drained, or put it out."""
 
     list_display = [
         "name",
@@ -29,7 +29,7 @@ class NodeAdmin(ReadOnlyAdmin):
     search_fields = ["name", "id"]
     # The digest of its token is nobody's business.
     exclude = ["token_digest"]
-    actions = ["revoke"]
+    actions = ["drain", "undrain", "revoke"]
     ordering = ["name"]
 
     @admin.display(description="Condition")
@@ -38,6 +38,8 @@ class NodeAdmin(ReadOnlyAdmin):
             return "revoked"
         if node.last_seen_at is None or node.last_seen_at < utc_now() - LOST_AFTER:
             return "lost"
+        if node.drain_requested_at is not None:
+            return "draining"
         return "ready" if node.triton_ready else "no Triton"
 
     @admin.display(description="Sandbox")
@@ -54,6 +56,24 @@ class NodeAdmin(ReadOnlyAdmin):
             "no swap" if found.get("swap") is False else "swap",
         ]
         return ", ".join(parts)
+
+    @admin.action(description="Drain the selected nodes: they finish, and take no more")
+    def drain(self, request: HttpRequest, rows: QuerySet[Node]) -> None:
+        self._drain(request, rows, is_draining=True)
+
+    @admin.action(description="Let the selected nodes take work again")
+    def undrain(self, request: HttpRequest, rows: QuerySet[Node]) -> None:
+        self._drain(request, rows, is_draining=False)
+
+    def _drain(self, request: HttpRequest, rows: QuerySet[Node], *, is_draining: bool) -> None:
+        assert isinstance(request.user, User)
+        actor = Actor(user=request.user)
+        for node in rows:
+            if not node_service.drain_node(node=node, actor=actor, is_draining=is_draining):
+                self.message_user(request, f"{node.name} stays as it is.", messages.WARNING)
+                continue
+            done = "drains" if is_draining else "takes work again"
+            self.message_user(request, f"{node.name} {done}.", messages.SUCCESS)
 
     @admin.action(description="Revoke the selected nodes")
     def revoke(self, request: HttpRequest, rows: QuerySet[Node]) -> None:

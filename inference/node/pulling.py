@@ -291,8 +291,6 @@ class Puller:
                 job.heard_s = sent_s
                 if word == "cancel":
                     job.stop("canceled")
-        if answer.get("drain"):
-            self._is_draining = True
 
 
 def _read_job(octets: bytes) -> Job:

@@ -110,6 +110,8 @@ def describe_condition(node: Node) -> str:
         return "revoked"
     if node.last_seen_at is None or node.last_seen_at < utc_now() - QUIET_AFTER:
         return "silent"
+    if node.drain_requested_at is not None:
+        return "draining"
     return "ready" if node.triton_ready else "no Triton"
 
 

@@ -29,10 +29,13 @@ def find_node_by_token(text: str) -> Node | None:
 
 
 def list_live_nodes() -> QuerySet[Node]:
-    """Nodes that report and whose Triton is ready, the least loaded first."""
+    """Nodes that report and take new replicas, whose Triton is ready, the least loaded first."""
     return (
         Node.objects.filter(
-            revoked_at=None, triton_ready=True, last_seen_at__gt=utc_now() - QUIET_AFTER
+            revoked_at=None,
+            drain_requested_at=None,
+            triton_ready=True,
+            last_seen_at__gt=utc_now() - QUIET_AFTER,
         )
         .annotate(load=Count("replicas", filter=Q(replicas__wanted=True)))
         .order_by("load", "name")

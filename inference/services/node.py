@@ -351,6 +351,25 @@ def record_work(
     return work
 
 
+def drain_node(*, node: Node, actor: Actor, is_draining: bool) -> bool:
+    """Have a node finish what it runs and take no more, or take its part again.
+
+    What is loaded on it stays, and answers whoever waits; new replicas and jobs go elsewhere.
+
+    Returns:
+        Whether that changed anything.
+    """
+    with transaction.atomic():
+        node = Node.objects.select_for_update(no_key=True).get(pk=node.pk)
+        if node.revoked_at is not None or (node.drain_requested_at is not None) == is_draining:
+            return False
+        node.drain_requested_at = utc_now() if is_draining else None
+        node.save(update_fields=["drain_requested_at"])
+        action = "node.drain" if is_draining else "node.undrain"
+        audit.record(actor.label, action, node, payload={"name": node.name})
+    return True
+
+
 def revoke_node(*, node: Node, actor: Actor) -> None:
     """Put a node out for good: its token opens nothing, its replicas go elsewhere.
 

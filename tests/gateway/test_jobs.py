@@ -8,10 +8,11 @@ from datetime import timedelta
 
 import httpx
 import pytest
+from django.utils import timezone
 
 from billing.models import Hold, UsageEvent
 from inference.broker.job import TIMEOUT_MAX_S
-from inference.models import Job, JobAttempt, Prediction
+from inference.models import Job, JobAttempt, Node, Prediction
 from marketplace.core.ids import from_public, new_id, to_public
 from tests.gateway.conftest import PRICE_NANOS, REPLICA_IDS, X, check_books, make_node
 from tests.gateway.processes import eventually
@@ -283,6 +284,25 @@ def test_a_node_that_is_told_to_stop_finishes_what_it_can(shop, client, pull):
 
     assert show(client, made)["status"] == "succeeded"
     check_books(shop, [made["id"]])
+
+
+def test_a_node_that_is_drained_finishes_and_takes_no_more(shop, client, pull):
+    node = pull()
+    first = submit(client, wait_s=6)
+    wait_for(client, first, "processing")
+    Node.objects.filter(pk=shop.node.pk).update(drain_requested_at=timezone.now())
+    second = submit(client)
+
+    assert wait_for(client, first)["status"] == "succeeded"
+    # The gateway believes for five seconds what it knows of a node.
+    assert show(client, second)["progress"]["stage"] == "queued"
+    assert node.ran == [from_public(first["id"])]
+    # Whoever is idle hears of it as well: it asks, and gets nothing.
+    assert node.queue.claim(0, [shop.version.pk], 1.0) == b""
+
+    Node.objects.filter(pk=shop.node.pk).update(drain_requested_at=None)
+    wait_for(client, second)
+    check_books(shop, [first["id"], second["id"]])
 
 
 def test_a_slot_runs_one_at_a_time(shop, client, pull):

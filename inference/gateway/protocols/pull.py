@@ -15,6 +15,7 @@ is told `stale`: another node has the job, and what this one found is discarded.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -139,6 +140,10 @@ class PullProtocol:
             raise BadRequestError(f"wait_s is at most {CLAIM_WAIT_MAX_S:g}.")
         deadline_s = time.monotonic() + wait_s
         while True:
+            if (await self._authenticate(request))[1]:
+                # It asks again soon, and is not told that there is nothing to do.
+                await asyncio.sleep(min(NODE_TTL_S, max(0.0, deadline_s - time.monotonic())))
+                return Answer(status=204, body=b"")
             try:
                 work = await self.jobs.claim(node_id, slot, version_ids)
             except SlotTakenError:

@@ -88,6 +88,26 @@ def test_an_admin_revokes_a_node(rows, admin_client):
     assert event.actor == "user:admin@example.com"
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_an_admin_drains_a_node_and_takes_it_back(rows, admin_client, again):
+    def do(action: str) -> str:
+        data = {"action": action, "_selected_action": [str(Node.objects.get().pk)]}
+        return admin_client.post("/admin/inference/node/", data, follow=True).content.decode()
+
+    assert "drains." in do("drain")
+    node = Node.objects.get()
+    assert node.drain_requested_at is not None
+    assert "draining" in admin_client.get("/admin/inference/node/").content.decode()
+    if again:
+        assert "stays as it is" in do("drain")
+        assert Node.objects.get().drain_requested_at == node.drain_requested_at
+
+    assert "takes work again." in do("undrain")
+    assert Node.objects.get().drain_requested_at is None
+    actions = AuditEvent.objects.filter(action__endswith="drain").order_by("seq")
+    assert list(actions.values_list("action", flat=True)) == ["node.drain", "node.undrain"]
+
+
 def test_an_admin_stops_a_deployment(rows, admin_client):
     deployment = Deployment.objects.get()
 

@@ -82,12 +82,13 @@ def test_more_replicas_than_nodes_wait_for_nodes(version):
     assert [name for name, _, _ in placed()] == ["node-1", "node-2"]
 
 
-@pytest.mark.parametrize("fault", ["silent", "revoked", "triton is down"])
+@pytest.mark.parametrize("fault", ["silent", "revoked", "draining", "triton is down"])
 def test_a_node_that_is_not_fit_gets_nothing(version, fault):
     make_node("node-1")
     changes = {
         "silent": {"last_seen_at": timezone.now() - LATER},
         "revoked": {"revoked_at": timezone.now()},
+        "draining": {"drain_requested_at": timezone.now()},
         "triton is down": {"triton_ready": False},
     }
     Node.objects.update(**changes[fault])

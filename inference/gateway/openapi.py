@@ -15,9 +15,11 @@ from typing import Any
 
 import orjson
 
+from inference.broker.job import Priority
+from inference.core.calling import URL_LENGTH_MAX
 from inference.gateway import config, errors
 from inference.gateway.database import DatabaseUnavailableError
-from inference.gateway.protocols import mcp_message, mcp_tools
+from inference.gateway.protocols import mcp_message, mcp_tools, native_async
 from inference.triton import errors as triton_errors
 from marketplace.core import errors as core_errors
 from marketplace.core.errors import MarketplaceError
@@ -129,12 +131,18 @@ def _native() -> Document:
     model, version = [_path("owner"), _path("name")], _path("version", _TEXT)
     one = _path("id", _PUBLIC_ID)
     query = [_query("created_after", _MOMENT), _query("created_before", _MOMENT)]
+    wait = "wait(=[1-9][0-9]?)?"
     create: Document = {
-        "parameters": [_header("Prefer", "^wait(=[1-9][0-9]?)?$"), *_PREDICTING],
+        "parameters": [
+            _header("Prefer", f"^({wait}|respond-async(, ?{wait})?)$"),
+            _header("X-Strongroom-Retry", "^(always|never)$"),
+            *_PREDICTING,
+        ],
         "problem": _refusals("Problem"),
         "beside": _EVENTS,
     }
     get: Document = {"problem": _refusals("Problem", _READING)}
+    made = {201: "Prediction", 202: "Prediction"}
     return {
         "/v1/predictions": {
             "get": _operation(
@@ -144,9 +152,7 @@ def _native() -> Document:
                 parameters=[*query, _query("cursor", _TEXT)],
                 **get,
             ),
-            "post": _operation(
-                "createPrediction", "native", {201: "Prediction"}, body="VersionedInput", **create
-            ),
+            "post": _operation("createPrediction", "native", made, body="VersionedInput", **create),
         },
         "/v1/predictions/{id}": {
             "parameters": [one],
@@ -171,9 +177,7 @@ def _native() -> Document:
         },
         "/v1/models/{owner}/{name}/predictions": {
             "parameters": model,
-            "post": _operation(
-                "createModelPrediction", "native", {201: "Prediction"}, body="Input", **create
-            ),
+            "post": _operation("createModelPrediction", "native", made, body="Input", **create),
         },
         "/v1/models/{owner}/{name}/versions": {
             "parameters": model,
@@ -495,7 +499,14 @@ def _schemas() -> Document:
 def _native_schemas() -> Document:
     version = _all(id=_STRING, created_at=_MOMENT, cog_version=_STRING, openapi_schema=_ANY_OBJECT)
     page = {"next": _or_null(_STRING), "previous": _or_null(_STRING)}
-    given = {"input": _ANY_OBJECT, "stream": {}}
+    given = {
+        "input": _ANY_OBJECT,
+        "stream": {},
+        # Of one that runs later, with the header `Prefer: respond-async`.
+        "priority": {"enum": [one.name.lower() for one in Priority]},
+        "webhook": _STRING | {"maxLength": URL_LENGTH_MAX},
+        "webhook_events_filter": _list({"enum": list(native_async.EVENTS)}),
+    }
     metrics = _object(
         *("cost_nano_usd", "predict_time"),
         cost_nano_usd=_COUNT,

@@ -11,7 +11,7 @@ from strongroom.commands.invoice import invoice, verify_invoice
 from strongroom.commands.key import keys
 from strongroom.commands.model import init, model, publish, push, versions
 from strongroom.commands.payout import payout, verify_payout
-from strongroom.commands.predict import predict
+from strongroom.commands.predict import predict, prediction, submit
 from strongroom.commands.receipt import receipt, verify_receipt
 from strongroom.commands.signing_key import signing_keys
 from strongroom.commands.version import recover, reseal
@@ -24,8 +24,8 @@ def main() -> None:
 
     Creators: login, init, push, publish. Models are sealed on this machine; the platform
     receives only ciphertext; `audit` shows who was given the key. Consumers: keys create,
-    predict, invoice, verify-invoice. Both: receipt, verify-receipt. Creators are paid: payout,
-    verify-payout.
+    predict, submit, prediction, invoice, verify-invoice. Both: receipt, verify-receipt.
+    Creators are paid: payout, verify-payout.
 
     Exit codes: 0 done, 1 refused, 2 wrong use.
     """
@@ -36,7 +36,7 @@ for command in (recover, reseal):
 _COMMANDS = (
     *(login, logout, whoami, signing_keys),
     *(init, push, versions, publish, model),
-    *(predict, keys, audit),
+    *(predict, submit, prediction, keys, audit),
     *(receipt, verify_receipt, invoice, verify_invoice, payout, verify_payout),
 )
 for command in _COMMANDS:

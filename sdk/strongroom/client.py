@@ -36,6 +36,9 @@ BACKOFF_MAX_S = 8.0
 # A server may ask for more; then the caller decides.
 RETRY_AFTER_MAX_S = 30.0
 POLL_INTERVAL_S = 0.5
+POLL_INTERVAL_MAX_S, POLL_GROWTH = 5.0, 1.2
+# As long as a job has by default.
+JOB_TIMEOUT_S = 3_600.0
 USER_AGENT = "strongroom-python/0.1.0"
 
 # As the gateway has it; a header could not carry everything else.
@@ -545,37 +548,130 @@ class Client:
                 gave no output. None of these is charged.
         """
         ends_at = time.monotonic() + timeout_s
-        headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
-        if tag:
-            headers["Strongroom-Tag"] = check_tag(tag)
-        is_plain = ":" not in model and "@" not in model
-        path = f"/v1/models/{_path(model)}/predictions" if is_plain else "/v1/predictions"
-        body: dict[str, Any] = {"input": dict(input)}
-        if not is_plain:
-            body["version"] = model
+        path, body = _address(model, input)
         envelope = self._transport.call(
             "POST",
             path,
             json=body,
-            headers=headers,
+            headers=_headers_of(idempotency_key, tag),
             is_idempotent=True,
             timeout_s=timeout_s,
         )
         return _finished(self._follow(envelope, ends_at))
 
+    def submit(
+        self,
+        model: str,
+        input: Mapping[str, Any],  # noqa: A002 - the word of the API
+        *,
+        priority: str = "normal",
+        cancel_after_s: int | None = None,
+        is_retried: bool = True,
+        webhook: str = "",
+        webhook_events: Sequence[str] = (),
+        idempotency_key: str | None = None,
+        tag: str = "",
+    ) -> dict[str, Any]:
+        """Put a prediction into the queue; its output is fetched later.
+
+        Args:
+            model: As for `predict`.
+            input: As for `predict`.
+            priority: high, normal or batch.
+            cancel_after_s: Seconds until it has to be over, waiting included; an hour if None.
+            is_retried: Whether it is run again, if a server fails under it.
+            webhook: An address that is told of it.
+            webhook_events: Of start, output, logs and completed, those that it is told; all if
+                empty.
+            idempotency_key: As for `predict`.
+            tag: As for `predict`.
+
+        Returns:
+            The envelope: `id`, `status`, `progress`, `urls` and more.
+
+        Raises:
+            ApiError: For example `job_queue_full`; nothing was accepted then.
+        """
+        path, body = _address(model, input)
+        body["priority"] = priority
+        if webhook:
+            body |= {"webhook": webhook, "webhook_events_filter": list(webhook_events)}
+        headers = _headers_of(idempotency_key, tag) | {"Prefer": "respond-async"}
+        if cancel_after_s is not None:
+            headers["Cancel-After"] = f"{cancel_after_s}s"
+        if not is_retried:
+            headers["X-Strongroom-Retry"] = "never"
+        return self._transport.call("POST", path, json=body, headers=headers, is_idempotent=True)
+
+    def get_prediction(self, prediction_id: str) -> dict[str, Any]:
+        """A prediction as it is now: `progress` says where one in the queue is."""
+        return self._transport.call("GET", _prediction_path(prediction_id))
+
+    def wait_for(
+        self,
+        prediction_id: str,
+        *,
+        timeout_s: float = JOB_TIMEOUT_S,
+        on_look: Callable[[dict[str, Any]], None] | None = None,
+    ) -> Prediction:
+        """Wait until a prediction from the queue is over.
+
+        Args:
+            prediction_id: From `submit`.
+            timeout_s: How long to wait; the prediction goes on after it.
+            on_look: Called with the envelope each time that it was looked at.
+
+        Raises:
+            ApiError: `deadline` if it still runs; otherwise as for `predict`.
+        """
+        ends_at = time.monotonic() + timeout_s
+        return _finished(self._follow(self.get_prediction(prediction_id), ends_at, on_look))
+
+    def cancel_prediction(self, prediction_id: str) -> dict[str, Any]:
+        """Give a prediction up: what waits costs nothing, what runs is told to stop."""
+        path = f"{_prediction_path(prediction_id)}/cancel"
+        return self._transport.call("POST", path, is_idempotent=True)
+
     def get_model(self, model: str) -> dict[str, Any]:
         """What the gateway tells about a model, its interface included."""
         return self._transport.call("GET", f"/v1/models/{_path(model)}")
 
-    def _follow(self, envelope: dict[str, Any], ends_at: float) -> dict[str, Any]:
+    def _follow(
+        self,
+        envelope: dict[str, Any],
+        ends_at: float,
+        on_look: Callable[[dict[str, Any]], None] | None = None,
+    ) -> dict[str, Any]:
+        wait_s = POLL_INTERVAL_S
         while envelope.get("status") not in _FINAL_STATES:
+            if on_look is not None:
+                on_look(envelope)
             if time.monotonic() >= ends_at:
                 detail = f"The prediction {envelope.get('id')} is still running."
                 raise ApiError("deadline", detail)
-            time.sleep(POLL_INTERVAL_S)
-            path = f"/v1/predictions/{quote(str(envelope['id']), safe='')}"
-            envelope = self._transport.call("GET", path)
+            time.sleep(wait_s)
+            # What takes long is asked for less and less often.
+            wait_s = min(wait_s * POLL_GROWTH, POLL_INTERVAL_MAX_S)
+            envelope = self.get_prediction(str(envelope["id"]))
         return envelope
+
+
+def _address(model: str, given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Where a prediction of a model is asked for, and with which body."""
+    if ":" in model or "@" in model:
+        return "/v1/predictions", {"version": model, "input": dict(given)}
+    return f"/v1/models/{_path(model)}/predictions", {"input": dict(given)}
+
+
+def _headers_of(idempotency_key: str | None, tag: str) -> dict[str, str]:
+    headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
+    if tag:
+        headers["Strongroom-Tag"] = check_tag(tag)
+    return headers
+
+
+def _prediction_path(prediction_id: str) -> str:
+    return f"/v1/predictions/{quote(prediction_id, safe='')}"
 
 
 def check_url(url: str) -> str:

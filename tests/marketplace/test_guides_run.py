@@ -26,7 +26,7 @@ SHELL = [
     for one in BLOCKS
     if one.language == "bash"
     for line in guides.list_lines(one)
-    if line.startswith(("curl ", "strongroom predict "))
+    if line.startswith(("curl ", "strongroom predict ", "strongroom submit "))
 ]
 
 

@@ -65,6 +65,8 @@ class Platform:
         self.channels = {}
         self.keys = []
         self.predictions = []
+        # How the prediction that runs later is seen, one look after the other.
+        self.jobs = []
         # The tag of each prediction; None for none.
         self.tags = []
         self.withdrawn = []
@@ -379,13 +381,33 @@ class Platform:
         output = {"echo": body["input"]}
         if model == "acme/voice":
             output = {"speech": "data:audio/wav;base64,UklGRg==", "seconds": 1.5}
-        return 201, {
+        done = {
             "id": "abcdefghijklmnopqrstuvwxyz",
             "model": model,
             "status": "succeeded",
             "output": output,
             "metrics": {"cost_nano_usd": 500_000},
         }
+        if headers.get("Prefer") != "respond-async":
+            return 201, done
+        waits = {"status": "starting", "output": None, "metrics": {"cost_nano_usd": 0}}
+        looks = [
+            {"stage": "queued", "position": 2, "eta_s": 7.4},
+            {"stage": "queued", "position": 2, "eta_s": 7.4},
+            {"stage": "running"},
+        ]
+        self.jobs = [done | waits | {"progress": one} for one in looks] + [done]
+        return 202, self.jobs[0]
+
+    def show_job(self, prediction_id):
+        if not self.jobs or self.jobs[0]["id"] != prediction_id:
+            raise RefusalError(404, "not_found", "There is none.")
+        return 200, self.jobs.pop(0) if len(self.jobs) > 1 else self.jobs[0]
+
+    def cancel_job(self, prediction_id):
+        self.show_job(prediction_id)
+        self.jobs = [self.jobs[-1] | {"status": "canceled", "output": None}]
+        return 200, self.jobs[0]
 
     # --- What tests look at -------------------------------------------------------
 
@@ -498,6 +520,8 @@ ROUTES = [
         r"/v1/predictions",
         lambda p, m, b, r: p.predict(b["version"], b, r.headers),
     ),
+    ("GET", r"/v1/predictions/([^/]+)", lambda p, m, b, r: p.show_job(m[1])),
+    ("POST", r"/v1/predictions/([^/]+)/cancel", lambda p, m, b, r: p.cancel_job(m[1])),
 ]
 PUBLIC = ("/api/platform", "/api/login")
 PART = re.compile(r"/api/uploads/([^/]+)/files/(\d+)/parts/(\d+)")

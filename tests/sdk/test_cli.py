@@ -940,6 +940,38 @@ def test_predict_saves_what_can_be_heard(platform, tmp_path):
     assert json.loads(plain.stdout)["speech"] == "data:audio/wav;base64,UklGRg=="
 
 
+def test_a_prediction_for_later_is_fetched_and_canceled(platform, tmp_path):
+    log_in(platform)
+    key = ["--key", API_KEY]
+
+    made = run("submit", "acme/voice", *key, "--priority", "batch")
+    prediction = json.loads(made.stdout)
+    shown = run("prediction", "show", prediction, *key)
+    done = run("prediction", "wait", prediction, *key, "--save", str(tmp_path))
+
+    assert platform.predictions[0][1] == {"input": {}, "priority": "batch"}
+    assert f"strongroom prediction wait {prediction}" in made.stderr
+    assert json.loads(shown.stdout)["progress"]["position"] == 2
+    assert json.loads(done.stdout)["speech"].endswith(".wav")
+    # Each place is told once, however often it was looked at.
+    assert done.stderr.count("queued, number 2 in the queue, some 7 s to go") == 1
+    assert "running" in done.stderr
+    assert "0.0005 dollars" in done.stderr
+
+    canceled = run("prediction", "cancel", prediction, *key)
+    assert "canceled" in canceled.stderr
+    assert "not_found" in run("prediction", "show", "x" * 26, *key, code=1).stderr
+
+
+def test_a_prediction_for_later_without_a_known_priority_is_refused(platform):
+    log_in(platform)
+
+    refused = run("submit", "acme/voice", "--key", API_KEY, "--priority", "soon", code=2)
+
+    assert "'high', 'normal', 'batch'" in refused.stderr
+    assert platform.predictions == []
+
+
 def test_predict_saves_into_no_file_and_pays_for_nothing(platform, tmp_path):
     log_in(platform)
     (tmp_path / "heard").write_text("")

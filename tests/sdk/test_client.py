@@ -159,6 +159,64 @@ def test_waiting_has_an_end(slept):
     assert refused.value.code == "deadline"
 
 
+def test_a_prediction_for_later_is_put_into_the_queue_as_it_is_wished(slept):
+    waiting = DONE | {"status": "starting", "output": None}
+    answers = Answers(httpx.Response(202, json=waiting), httpx.Response(202, json=waiting))
+    client = make_client(answers)
+
+    made = client.submit(
+        "acme/digits",
+        {"x": 1},
+        priority="batch",
+        cancel_after_s=90,
+        is_retried=False,
+        webhook="https://hooks.example/a",
+        webhook_events=["completed"],
+        tag="team-a",
+    )
+    client.submit("acme/digits:3", {}, idempotency_key="mine")
+
+    first, second = answers.requests
+    assert made == waiting
+    assert json.loads(first.content) == {
+        "input": {"x": 1},
+        "priority": "batch",
+        "webhook": "https://hooks.example/a",
+        "webhook_events_filter": ["completed"],
+    }
+    assert first.headers["prefer"] == second.headers["prefer"] == "respond-async"
+    assert first.headers["cancel-after"] == "90s"
+    assert first.headers["x-strongroom-retry"] == "never"
+    assert first.headers["strongroom-tag"] == "team-a"
+    assert json.loads(second.content)["version"] == "acme/digits:3"
+    assert second.headers["idempotency-key"] == "mine"
+    assert not {"cancel-after", "x-strongroom-retry"} & set(second.headers)
+
+
+def test_a_prediction_for_later_is_looked_at_less_and_less(slept):
+    waiting = DONE | {"status": "starting", "progress": {"stage": "queued", "position": 1}}
+    looks = [httpx.Response(200, json=waiting) for _ in range(30)]
+    seen = []
+
+    done = make_client(Answers(*looks, httpx.Response(200, json=DONE))).wait_for(
+        DONE["id"], on_look=seen.append
+    )
+
+    assert done.output == DONE["output"]
+    assert len(seen) == 30
+    assert slept == sorted(slept)
+    assert (slept[0], slept[-1]) == (0.5, 5.0)
+
+
+def test_a_prediction_is_canceled_and_its_id_is_a_part_of_an_address(slept):
+    answers = Answers(httpx.Response(200, json=DONE | {"status": "canceled"}))
+
+    assert make_client(answers).cancel_prediction("../x")["status"] == "canceled"
+    (request,) = answers.requests
+    assert request.method == "POST"
+    assert request.url.raw_path == b"/v1/predictions/..%2Fx/cancel"
+
+
 @pytest.mark.parametrize("status", ["failed", "canceled"])
 def test_a_prediction_without_output_is_an_error(slept, status):
     answers = Answers(httpx.Response(201, json=DONE | {"status": status, "error": "Too dark."}))

@@ -209,7 +209,7 @@ async def _start_often(made: Stand, account: UUID, url: str | None, count: int) 
 async def _wait_for_job(broker: Any, node: UUID, version_id: UUID) -> tuple[Any, float]:
     """As a gateway does for a node that asks."""
     while (lease := await broker.claim(node, 0, [version_id])) is None:
-        await broker.wait_for_work(20)
+        await broker.wait_for_work(20, [version_id])
     return lease, time.perf_counter()
 
 

@@ -167,8 +167,8 @@ class Broker(Protocol):
     async def reap(self, *, steps_max: int = 1_000) -> dict[str, int]:
         """End leases that ran out and deadlines that passed; how many of which."""
 
-    async def wait_for_work(self, timeout_s: float) -> None:
-        """Return when there may be something to claim, at the latest after so long."""
+    async def wait_for_work(self, timeout_s: float, version_ids: list[UUID]) -> None:
+        """Return when there may be something of these to claim, at the latest after so long."""
 
 
 class BrokerUnavailableError(Exception):

@@ -109,7 +109,7 @@ class PostgresBroker:
         )
         outcome = str(row["outcome"])
         if outcome == "queued":
-            await self.wakeups.tell()
+            await self.wakeups.tell(job.version_id)
         return outcome
 
     async def claim(
@@ -123,7 +123,12 @@ class PostgresBroker:
             if is_taken or error.sqlstate == _SLOT_TAKEN:
                 raise SlotTakenError from error
             raise
-        return _make_lease(rows[0]) if rows else None
+        if not rows:
+            return None
+        lease = _make_lease(rows[0])
+        # Where there was one there may be more.
+        self.wakeups.wake(lease.version_id)
+        return lease
 
     async def find_lease(self, node_id: UUID, job_id: UUID, epoch: int) -> Lease | None:
         """See `Broker`."""
@@ -212,9 +217,9 @@ class PostgresBroker:
             await self.wakeups.tell()
         return counts
 
-    async def wait_for_work(self, timeout_s: float) -> None:
+    async def wait_for_work(self, timeout_s: float, version_ids: list[UUID]) -> None:
         """See `Broker`."""
-        await self.wakeups.wait(timeout_s)
+        await self.wakeups.wait(timeout_s, version_ids)
 
     async def _fetch_one(self, query: str, parameters: Any) -> Row:
         [row] = await self._fetch_all(query, parameters)

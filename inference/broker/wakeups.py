@@ -1,15 +1,20 @@
-"""Tell whoever waits for work that there may be some: here at once, elsewhere through Redis.
+"""Tell who waits for work that there may be some: here at once, elsewhere through Redis.
 
-A wake-up is a hint. Where Redis is away, slow or forgetful, who waits looks by itself every
-second, and nothing is lost but that second.
+One is told of a job, not all: a thousand idle nodes would ask Postgres for one job at once. Who
+found some tells the next, so that a burst of jobs wakes as many as it needs.
+
+A wake-up is a hint. Where Redis is away, slow or forgetful, one of those who wait for the same
+looks every second, and nothing is lost but that second.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection
 from contextlib import suppress
 from typing import Any
+from uuid import UUID, uuid4
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -19,8 +24,8 @@ from redis.exceptions import RedisError
 logger = logging.getLogger(__name__)
 
 STREAM = "strongroom:{jobs}:wakeups"
-# Only that something was added counts.
-_LENGTH_MAX = 16
+# What is told and not heard within a moment, nobody needs to hear any more.
+_LENGTH_MAX = 1_000
 # How long who waits trusts that he would be woken.
 LOOK_S = 1.0
 _BLOCK_MS = 5_000
@@ -45,18 +50,22 @@ class Wakeups:
             if redis_url
             else None
         )
-        self._waiting: set[asyncio.Future[None]] = set()
-        self._listening: asyncio.Task[None] | None = None
+        # Who has waited longest comes first.
+        self._waiting: dict[asyncio.Future[None], frozenset[UUID]] = {}
+        self._own_id = uuid4().bytes
+        self._untold: set[UUID | None] = set()
+        self._running: list[asyncio.Task[None]] = []
         self._telling: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to hear others."""
+        """Begin to look, and to hear others."""
+        self._running.append(asyncio.create_task(self._look()))
         if self._redis is not None:
-            self._listening = asyncio.create_task(self._listen(self._redis))
+            self._running.append(asyncio.create_task(self._listen(self._redis)))
 
     async def close(self) -> None:
         """Hear and tell nothing more."""
-        for task in (self._listening, self._telling):
+        for task in (*self._running, self._telling):
             if task is not None:
                 task.cancel()
                 with suppress(asyncio.CancelledError, Exception):
@@ -65,35 +74,52 @@ class Wakeups:
             with suppress(RedisError, OSError):
                 await self._redis.aclose()
 
-    async def tell(self) -> None:
-        """There may be work. Nobody waits for Redis: one telling is on its way at a time."""
-        self._wake()
-        if self._redis is not None and (self._telling is None or self._telling.done()):
-            self._telling = asyncio.create_task(self._tell(self._redis))
+    async def tell(self, version_id: UUID | None = None) -> None:
+        """There may be work, of a version or of any. Nobody waits for Redis: all goes by turns."""
+        self.wake(version_id)
+        if self._redis is not None:
+            self._untold.add(version_id)
+            if self._telling is None or self._telling.done():
+                self._telling = asyncio.create_task(self._tell(self._redis))
 
-    async def wait(self, timeout_s: float) -> None:
-        """Return when there may be work, or after so long; sooner where nobody would tell."""
+    def wake(self, version_id: UUID | None = None) -> None:
+        """Wake one in this process that could run the version; without, one of each kind."""
+        if version_id is not None:
+            chosen = [one for one, kind in self._waiting.items() if version_id in kind][:1]
+        else:
+            # Of equals the one that comes first.
+            kinds = {kind: one for one, kind in reversed(self._waiting.items())}
+            chosen = list(kinds.values())
+        for one in chosen:
+            del self._waiting[one]
+            if not one.done():
+                one.set_result(None)
+
+    async def wait(self, timeout_s: float, version_ids: Collection[UUID]) -> None:
+        """Return when there may be work of one of the versions, or after so long."""
         woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.add(woken)
+        self._waiting[woken] = frozenset(version_ids)
         try:
-            async with asyncio.timeout(min(timeout_s, LOOK_S)):
+            async with asyncio.timeout(timeout_s):
                 await woken
         except TimeoutError:
             pass
         finally:
-            self._waiting.discard(woken)
+            self._waiting.pop(woken, None)
 
-    def _wake(self) -> None:
-        for one in self._waiting:
-            if not one.done():
-                one.set_result(None)
-        self._waiting.clear()
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            self.wake()
 
     async def _tell(self, redis: Redis) -> None:
-        try:
-            await redis.xadd(STREAM, {"w": b"1"}, maxlen=_LENGTH_MAX, approximate=True)
-        except (RedisError, OSError, TimeoutError) as error:
-            logger.debug("wake-ups are not told: %s", type(error).__name__)
+        while self._untold:
+            version_id = self._untold.pop()
+            message = {"by": self._own_id, "version": version_id.bytes if version_id else b""}
+            try:
+                await redis.xadd(STREAM, message, maxlen=_LENGTH_MAX, approximate=True)  # type: ignore[arg-type]
+            except (RedisError, OSError, TimeoutError) as error:
+                logger.debug("wake-ups are not told: %s", type(error).__name__)
 
     async def _listen(self, redis: Redis) -> None:
         while True:
@@ -105,7 +131,13 @@ class Wakeups:
                     )
                     for _, entries in found or ():
                         last = entries[-1][0]
-                        self._wake()
+                        for _, message in entries:
+                            self._hear(message)
             except (RedisError, OSError, TimeoutError) as error:
                 logger.debug("wake-ups are not heard: %s", type(error).__name__)
             await asyncio.sleep(_AWAY_S)
+
+    def _hear(self, message: dict[bytes, bytes]) -> None:
+        octets = message.get(b"version", b"")
+        if message.get(b"by") != self._own_id:
+            self.wake(UUID(bytes=octets) if len(octets) == 16 else None)

@@ -21,7 +21,7 @@ def check_then_deduct(url: str) -> Iterator[None]:
     The table's own check, which would refuse what comes of it, is off meanwhile.
     """
     with (
-        _replaced(
+        replaced(
             url,
             "billing_reserve",
             {
@@ -52,12 +52,12 @@ def book_repeats_anew(url: str) -> Iterator[None]:
         " CASE WHEN u.prediction_id IS NULL THEN i.id ELSE uuidv7() END AS id, i.group_no",
         "u.prediction_id IS NOT NULL AS is_repeated": "false AS is_repeated",
     }
-    with _replaced(url, "billing_settle", changes):
+    with replaced(url, "billing_settle", changes):
         yield
 
 
 @contextmanager
-def _replaced(url: str, function: str, changes: dict[str, str]) -> Iterator[None]:
+def replaced(url: str, function: str, changes: dict[str, str]) -> Iterator[None]:
     with psycopg.connect(url, autocommit=True) as connection:
         query = "SELECT pg_get_functiondef(%s::regproc)"
         [(right,)] = connection.execute(query, [function]).fetchall()

@@ -210,7 +210,11 @@ class Wire:
             if self.is_cut:
                 client.close()
                 continue
-            server = socket.create_connection(("127.0.0.1", self.target_port))
+            try:
+                server = socket.create_connection(("127.0.0.1", self.target_port))
+            except OSError:
+                client.close()
+                continue
             with self._lock:
                 self._pairs.append((client, server))
             meter = threading.Event()  # Set once this connection has sent a booking.

@@ -153,7 +153,7 @@ class PullProtocol:
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
                 return Answer(status=204, body=b"")
-            await self.jobs.broker.wait_for_work(left_s)
+            await self.jobs.broker.wait_for_work(left_s, version_ids)
 
     async def _take_heartbeat(self, request: Request, node_id: UUID, is_draining: bool) -> Answer:
         body = await _read_object(request)

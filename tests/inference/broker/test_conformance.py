@@ -366,7 +366,7 @@ def test_a_flow_that_stands_still_is_set_going(queue: Queue):
 
 def test_what_waits_is_told_of_work(queue: Queue):
     async def wait_and_submit() -> float:
-        waiting = asyncio.create_task(queue.broker.wait_for_work(30))
+        waiting = asyncio.create_task(queue.broker.wait_for_work(30, [queue.version.pk]))
         await asyncio.sleep(0.1)
         began_s = time.monotonic()
         await queue.broker.submit(queue.make())

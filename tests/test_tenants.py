@@ -610,6 +610,11 @@ NAMELESS = {
     "billing:platform-panel": "platform admins; see tests/marketplace/test_platform_pages.py",
     "inference:platform-panel": "platform admins",
     "inference:fleet": "platform admins",
+    # See tests/inference/test_platform_queue.py.
+    "inference:platform-queue": "platform admins",
+    "inference:dead-jobs": "platform admins",
+    "inference:dead-job": "platform admins",
+    "inference:dead-replay": "platform admins",
     "inference:review-panel": "platform admins",
     "marketplace-api:models": "what the caller may see; a filter for an owner hides the same",
     "marketplace-api:me": "the caller",

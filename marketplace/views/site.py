@@ -73,6 +73,8 @@ PLATFORM_PAGES = (
     ("marketplace:accounts", "Accounts", "admin suspend people", "users"),
     ("marketplace:incidents", "Incidents", "admin status maintenance outage", "alert"),
     ("inference:fleet", "Fleet", "admin nodes replicas", "activity"),
+    ("inference:platform-queue", "Queue", "admin jobs leases waiting", "clock"),
+    ("inference:dead-jobs", "Dead predictions", "admin dead letters jobs replay", "alert"),
     ("billing:reconciliation", "Reconciliation", "admin stripe money", "wallet"),
     ("marketplace:audit", "Audit log", "admin search history", "receipt"),
 )

@@ -78,6 +78,7 @@ from tests.factories import (
     APIKeyFactory,
     ModelVersionFactory,
 )
+from tests.inference import queued
 from tests.inference.django.scripted_node import ScriptedNode
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -294,6 +295,16 @@ LINES = [
         "POST",
         {},
     ),
+    Line("inference:queue", "/console/queue?account=acme"),
+    Line("inference:queue-cancel", "/console/queue/cancel?account=acme"),
+    # Until the highest of all ids.
+    Line(
+        "inference:queue-cancel",
+        "/console/queue/cancel?account=acme",
+        "POST",
+        {"until": "h" + "7" * 25},
+    ),
+    Line("inference:job-cancel", "/predictions/{job}/cancel", "POST", {}),
     Line("inference:predictions", "/console/predictions?account=acme"),
     Line("inference:predictions-panel", "/panels/predictions?account=acme"),
     Line("inference:prediction", "/predictions/{prediction}"),
@@ -749,6 +760,7 @@ def rows(acme: Tenant, account: Account, store: None) -> dict[str, str]:
             is_default=True,
         ).pk,
         "prediction": ids.to_public(prediction_id),
+        "job": ids.to_public(queued.submit(account, version)),
         "invoice": _owe(account).pk,
         "upload": _begin_upload(account, model).pk,
         "work": _assign(acme.node, version).pk,

@@ -48,7 +48,7 @@ class Depth:
 
     Attributes:
         version: Which.
-        classes: The classes that have something, the most urgent first.
+        classes: Each class, the most urgent first.
         mean_s: How long a run takes; None where none was measured.
         place_count: Copies that take jobs now.
     """
@@ -145,15 +145,20 @@ def list_depths(versions: Iterable[UUID] | None = None) -> list[Depth]:
         versions: Only these, and then also those of which nothing does.
     """
     wanted = None if versions is None else list(versions)
-    classes: dict[UUID, list[ClassDepth]] = {one: [] for one in wanted or ()}
+    classes: dict[UUID, dict[int, ClassDepth]] = {one: {} for one in wanted or ()}
     parameters = {"all": wanted is None, "versions": wanted or []}
     for version_id, priority, waiting, running, oldest_at in _query(_DEPTHS, parameters):
         one = ClassDepth(Job.Priority(priority), waiting, running, oldest_at)
-        classes.setdefault(version_id, []).append(one)
+        classes.setdefault(version_id, {})[priority] = one
     means, places = read_means(classes), count_places(classes)
     rows = ModelVersion.objects.filter(pk__in=classes).select_related("model__account")
     depths = [
-        Depth(row, classes[row.pk], means.get(row.pk), places.get(row.pk, 0))
+        Depth(
+            row,
+            [classes[row.pk].get(one, ClassDepth(one, 0, 0, None)) for one in Job.Priority],
+            means.get(row.pk),
+            places.get(row.pk, 0),
+        )
         for row in rows.defer("interface", "model__card")
     ]
     late = utc_now()

@@ -133,8 +133,8 @@ def _foretell(jobs: Sequence[Job], wanted_count: int) -> list[str]:
     wait = "waits" if count == 1 else "wait"
     them = "it" if count == 1 else "them"
     lines = [
-        f"{_count(count, 'prediction')} of {_count(accounts, 'account')} {wait} in the queue once "
-        + f"more, with all attempts before {them}.",
+        f"{_count(count, 'prediction')} of {_count(accounts, 'account')} {wait} in the queue anew.",
+        f"All attempts lie before {them} once more.",
         f"At most {format_nanos(most)} is reserved anew. Who has no credit is left out.",
         "Who is told of its predictions has heard that they failed, and hears how they end now.",
     ]

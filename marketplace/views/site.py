@@ -47,6 +47,7 @@ OWN_PAGES = (
     ("billing:wallet", "Wallet", "credit balance consumer", "wallet"),
     ("billing:usage", "Usage", "predictions cost consumer", "activity"),
     ("inference:predictions", "Predictions", "log requests history consumer", "activity"),
+    ("inference:queue", "Queue", "waiting running jobs async consumer", "clock"),
     ("billing:invoices", "Invoices", "bills consumer", "receipt"),
     ("billing:receipts", "Receipts", "verify proof signature consumer", "receipt"),
     ("inference:webhooks", "Webhooks", "events endpoints deliveries consumer", "bolt"),

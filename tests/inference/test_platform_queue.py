@@ -80,6 +80,7 @@ def test_what_waits_is_counted_by_version_and_class(account, version, node):
     assert depth.version == version
     assert [(one.priority, one.waiting, one.running) for one in depth.classes] == [
         (Job.Priority.HIGH, 0, 1),
+        (Job.Priority.NORMAL, 0, 0),
         (Job.Priority.BATCH, 3, 0),
     ]
     assert (depth.waiting, depth.running) == (3, 1)
@@ -190,7 +191,7 @@ def test_a_chart_of_too_much_begins_later(account, version, node, monkeypatch):
 def test_dead_ones_are_listed_with_their_reasons(admin_client, dead):
     text = read(admin_client, DEAD)
     assert "3" in text
-    assert all(to_public(one)[:10] in text for one in dead)
+    assert all(f"{DEAD}/{to_public(one)}" in text for one in dead)
     assert "The node was not heard of any more." in text
 
     found = read(admin_client, f"{DEAD}?model=acme/digits&reason=node_lost")
@@ -217,7 +218,7 @@ def test_what_is_not_dead_has_no_page(admin_client, dead, public_id):
 
 def test_a_dead_one_runs_again_and_the_log_says_why(admin_client, dead, node, version):
     url = ask(dead[0])
-    assert "1 prediction of 1 account waits in the queue once more" in read(admin_client, url)
+    assert "1 prediction of 1 account waits in the queue anew" in read(admin_client, url)
     # Without a reason nothing happens.
     assert admin_client.post(url, {"reason": " "}).status_code == 422
     assert Job.objects.get(pk=dead[0]).state == "dead"

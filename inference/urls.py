@@ -9,6 +9,7 @@ from inference.views import (
     drift,
     evidence,
     metric,
+    model_queue,
     onboarding,
     platform,
     platform_queue,
@@ -97,6 +98,11 @@ urlpatterns = [
         "dashboard/models/<slug:owner>/<str:name>/monitoring/cold-start",
         wake.cold_start,
         name="cold-start",
+    ),
+    path(
+        "dashboard/models/<slug:owner>/<str:name>/monitoring/queue",
+        model_queue.model_queue,
+        name="model-queue",
     ),
     path("dashboard/models/<slug:owner>/<str:name>/monitoring/alerts", alert.alerts, name="alerts"),
     path(

@@ -199,6 +199,7 @@ LINES = [
     ),
     Line("inference:drift-export", "/dashboard/models/acme/digits/monitoring/drift/export"),
     Line("inference:slo", "/dashboard/models/acme/digits/monitoring/slo"),
+    Line("inference:model-queue", "/dashboard/models/acme/digits/monitoring/queue"),
     Line("inference:cold-start", "/dashboard/models/acme/digits/monitoring/cold-start"),
     Line(
         "inference:cold-start",

@@ -12,15 +12,16 @@ from typing import Any
 from uuid import UUID
 
 from django.db import connection
-from django.db.models import Count, Q
+from django.db.models import Count, F, Q, Sum
 
-from inference.models import Job, JobPace, Node, Replica
+from inference.models import Job, JobFlow, JobPace, Node, Replica
 from marketplace.core.clock import utc_now
 from marketplace.models import ModelVersion
 
 LEASED = (Job.State.LEASED, Job.State.RUNNING)
 # A page shows no more; more versions that wait at once are looked at in a monitoring system.
 DEPTHS_SHOWN = 200
+WAITERS_SHOWN = 20
 # More slots than this run at once in no fleet that one page can show.
 LEASES_SHOWN = 500
 # How far back the chart of endings looks, and in which steps.
@@ -119,6 +120,14 @@ class Endings:
         return sum(one or 0 for one in self.counts[name])
 
 
+@dataclass(frozen=True, slots=True)
+class Waiter:
+    """An account with jobs of a model, waiting or running."""
+
+    account_id: UUID
+    count: int
+
+
 def predict_wait_s(ahead_count: int, mean_s: float, place_count: int) -> int:
     """How long `ahead_count` runs take on the places that there are, as the gateway reckons."""
     return round(ahead_count * mean_s / max(1, place_count))
@@ -164,6 +173,18 @@ def list_depths(versions: Iterable[UUID] | None = None) -> list[Depth]:
     late = utc_now()
     depths.sort(key=lambda one: (one.oldest_at or late, -one.version.number))
     return depths[:DEPTHS_SHOWN]
+
+
+def list_waiters(versions: Iterable[UUID]) -> list[Waiter]:
+    """Accounts that have jobs of these versions, waiting or running, those with the most first."""
+    flows = JobFlow.objects.filter(version__in=list(versions))
+    rows = (
+        flows.values("account_id")
+        .annotate(count=Sum(F("offered_count") + F("parked_count")))
+        .filter(count__gt=0)
+        .order_by("-count", "account_id")
+    )
+    return [Waiter(**row) for row in rows[:WAITERS_SHOWN]]
 
 
 def read_means(versions: Iterable[UUID]) -> dict[UUID, float]:

@@ -115,20 +115,18 @@ def _list_steps(line: JobLine) -> list[dict[str, str]]:
     queued = {"title": "Queued", "state": "done", "text": ""}
     running = {"title": "Running", "state": "todo", "text": ""}
     over = {"title": "Over", "state": "todo", "text": ""}
-    steps = [queued, running, over]
-    if line.is_waiting:
-        queued["state"] = "current"
-        queued["text"] = _say_place(line)
-        if not line.is_loaded:
-            text = jobs.describe_loading(job.version_id) or "No node has the model yet."
-            steps.insert(1, {"title": "Loading", "state": "current", "text": text})
-    elif job.state in jobs.OPEN:
+    if job.state == Job.State.DEAD:
+        return [queued, {"title": "Failed", "state": "failed", "text": describe_reason(job.error)}]
+    if not line.is_waiting:
         state, word = line.stage
         running |= {"state": "current", "text": "" if state == "running" else f"{word} …"}
-    else:
-        running |= {"state": "failed" if job.state == Job.State.DEAD else "done"}
-        over |= {"state": "done", "text": line.stage[1]}
-    return steps
+        return [queued, running, over]
+    queued |= {"state": "current", "text": _say_place(line)}
+    if line.is_loaded:
+        return [queued, running, over]
+    text = jobs.describe_loading(job.version_id) or "No node has the model yet."
+    loading = {"title": "Loading", "state": "current", "text": text}
+    return [queued, loading, running, over]
 
 
 def _say_place(line: JobLine) -> str:

@@ -95,6 +95,7 @@ def test_the_pages_have_no_fault(visit, owner, platform_admin, busy, look):
         "job-running": f"/predictions/{to_public(running.pk)}",
         "job-waiting": f"/predictions/{to_public(waiting.pk)}",
         "job-dead": f"/predictions/{dead}",
+        "model-queue": "/dashboard/models/acme/digits/monitoring/queue",
     }.items():
         check(page, url, look, name)
     page = visit(platform_admin, **LOOKS[look])
@@ -113,8 +114,10 @@ def test_the_pages_have_no_fault(visit, owner, platform_admin, busy, look):
 
 
 @pytest.mark.parametrize("look", LOOKS)
-def test_empty_pages_have_no_fault(visit, owner, account, platform_admin, site, look):
-    check(visit(owner, **LOOKS[look]), "/console/queue", look, "queue-empty")
+def test_empty_pages_have_no_fault(visit, owner, digits, platform_admin, look):
+    page = visit(owner, **LOOKS[look])
+    check(page, "/console/queue", look, "queue-empty")
+    check(page, "/dashboard/models/acme/digits/monitoring/queue", look, "model-queue-empty")
     page = visit(platform_admin, **LOOKS[look])
     check(page, "/platform/queue", look, "platform-queue-empty")
     check(page, "/platform/queue/dead", look, "dead-empty")

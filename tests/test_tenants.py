@@ -78,6 +78,7 @@ from tests.factories import (
     APIKeyFactory,
     ModelVersionFactory,
 )
+from tests.inference import queued
 from tests.inference.django.scripted_node import ScriptedNode
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -198,6 +199,7 @@ LINES = [
     ),
     Line("inference:drift-export", "/dashboard/models/acme/digits/monitoring/drift/export"),
     Line("inference:slo", "/dashboard/models/acme/digits/monitoring/slo"),
+    Line("inference:model-queue", "/dashboard/models/acme/digits/monitoring/queue"),
     Line("inference:cold-start", "/dashboard/models/acme/digits/monitoring/cold-start"),
     Line(
         "inference:cold-start",
@@ -294,6 +296,16 @@ LINES = [
         "POST",
         {},
     ),
+    Line("inference:queue", "/console/queue?account=acme"),
+    Line("inference:queue-cancel", "/console/queue/cancel?account=acme"),
+    # Until the highest of all ids.
+    Line(
+        "inference:queue-cancel",
+        "/console/queue/cancel?account=acme",
+        "POST",
+        {"until": "h" + "7" * 25},
+    ),
+    Line("inference:job-cancel", "/predictions/{job}/cancel", "POST", {}),
     Line("inference:predictions", "/console/predictions?account=acme"),
     Line("inference:predictions-panel", "/panels/predictions?account=acme"),
     Line("inference:prediction", "/predictions/{prediction}"),
@@ -610,6 +622,11 @@ NAMELESS = {
     "billing:platform-panel": "platform admins; see tests/marketplace/test_platform_pages.py",
     "inference:platform-panel": "platform admins",
     "inference:fleet": "platform admins",
+    # See tests/inference/test_platform_queue.py.
+    "inference:platform-queue": "platform admins",
+    "inference:dead-jobs": "platform admins",
+    "inference:dead-job": "platform admins",
+    "inference:dead-replay": "platform admins",
     "inference:review-panel": "platform admins",
     "marketplace-api:models": "what the caller may see; a filter for an owner hides the same",
     "marketplace-api:me": "the caller",
@@ -744,6 +761,7 @@ def rows(acme: Tenant, account: Account, store: None) -> dict[str, str]:
             is_default=True,
         ).pk,
         "prediction": ids.to_public(prediction_id),
+        "job": ids.to_public(queued.submit(account, version)),
         "invoice": _owe(account).pk,
         "upload": _begin_upload(account, model).pk,
         "work": _assign(acme.node, version).pk,

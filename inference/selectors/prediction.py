@@ -12,7 +12,7 @@ from inference.models import Prediction
 from inference.models.prediction import RETENTION
 from marketplace.core import ids
 from marketplace.core.clock import utc_now
-from marketplace.core.errors import InvalidInputError, NotFoundError
+from marketplace.core.errors import InvalidInputError
 from marketplace.models import Account, APIKey
 from marketplace.selectors.access import Actor, list_accounts
 
@@ -129,21 +129,14 @@ def get_page(
     return PredictionPage(lines, lines[-1].public_id if has_more else "")
 
 
-def access_prediction(actor: Actor, public_id: str) -> Prediction:
-    """A prediction that one of the actor's accounts ran.
-
-    Raises:
-        NotFoundError: None of that id among the actor's accounts.
-    """
+def find_prediction(actor: Actor, public_id: str) -> Prediction | None:
+    """A prediction that one of the actor's accounts ran; None for another's, or one not over."""
     accounts = list_accounts(actor).values("pk")
     predictions = Prediction.objects.select_related("version__model__account")
     try:
-        found = predictions.filter(pk=ids.from_public(public_id), account_id__in=accounts).first()
+        return predictions.filter(pk=ids.from_public(public_id), account_id__in=accounts).first()
     except ValueError:
-        found = None
-    if found is None:
-        raise NotFoundError("No such prediction.")
-    return found
+        return None
 
 
 def find_key(prediction: Prediction) -> APIKey | None:

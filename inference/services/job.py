@@ -44,8 +44,8 @@ def archive_jobs() -> int:
     return count + _repeat("SELECT inference_forget_jobs(%s, %s)", [before, BATCH_SIZE])
 
 
-def replay_job(*, actor: Actor, job_id: UUID) -> Job:
-    """Run a dead job again; its money is reserved anew.
+def replay_job(*, actor: Actor, job_id: UUID, reason: str = "") -> Job:
+    """Run a dead job again, for a reason that the audit log keeps; its money is reserved anew.
 
     Raises:
         NotFoundError: There is no such job.
@@ -61,7 +61,8 @@ def replay_job(*, actor: Actor, job_id: UUID) -> Job:
             raise JobNotDeadError
         if outcome != "queued":
             raise InsufficientCreditError
-        audit.record(actor.label, "job.replay", job, account_id=job.account_id)
+        payload = {"reason": reason} if reason else {}
+        audit.record(actor.label, "job.replay", job, account_id=job.account_id, payload=payload)
     job.refresh_from_db()
     return job
 

@@ -8,6 +8,7 @@ from inference.tasks.metric import roll_up_metrics
 from inference.tasks.node import sweep_nodes
 from inference.tasks.onboarding import advance_onboarding, sweep_onboarding
 from inference.tasks.prediction import forget_predictions
+from inference.tasks.queue import cancel_waiting
 from inference.tasks.release_log import anchor_release_logs
 from inference.tasks.signing_key import mail_signing_keys
 from inference.tasks.upload import expire_uploads
@@ -18,6 +19,7 @@ __all__ = [
     "advance_onboarding",
     "anchor_release_logs",
     "archive_jobs",
+    "cancel_waiting",
     "expire_uploads",
     "forget_predictions",
     "forget_queries",

@@ -9,7 +9,7 @@ from django.shortcuts import render
 from django.urls import reverse
 from django.views.decorators.http import require_safe
 
-from inference.selectors import fleet
+from inference.selectors import dead_job, fleet
 from inference.selectors.review import review_files
 from inference.services.gateway_health import ask_gateway
 from marketplace.context import actor_of
@@ -29,8 +29,9 @@ def platform_panel(request: HttpRequest) -> HttpResponse:
         f"{reverse('admin:inference_signingkey_changelist')}",
         *fleet.count_new_signing_keys(),
     )
+    dead = Waiting("Dead predictions", reverse("inference:dead-jobs"), *dead_job.count_dead())
     context = {
-        "waiting": [keys],
+        "waiting": [keys, dead],
         "totals": fleet.count_fleet(),
         "gateway": ask_gateway(),
     }

@@ -47,6 +47,7 @@ OWN_PAGES = (
     ("billing:wallet", "Wallet", "credit balance consumer", "wallet"),
     ("billing:usage", "Usage", "predictions cost consumer", "activity"),
     ("inference:predictions", "Predictions", "log requests history consumer", "activity"),
+    ("inference:queue", "Queue", "waiting running jobs async consumer", "clock"),
     ("billing:invoices", "Invoices", "bills consumer", "receipt"),
     ("billing:receipts", "Receipts", "verify proof signature consumer", "receipt"),
     ("inference:webhooks", "Webhooks", "events endpoints deliveries consumer", "bolt"),
@@ -73,6 +74,8 @@ PLATFORM_PAGES = (
     ("marketplace:accounts", "Accounts", "admin suspend people", "users"),
     ("marketplace:incidents", "Incidents", "admin status maintenance outage", "alert"),
     ("inference:fleet", "Fleet", "admin nodes replicas", "activity"),
+    ("inference:platform-queue", "Queue", "admin jobs leases waiting", "clock"),
+    ("inference:dead-jobs", "Dead predictions", "admin dead letters jobs replay", "alert"),
     ("billing:reconciliation", "Reconciliation", "admin stripe money", "wallet"),
     ("marketplace:audit", "Audit log", "admin search history", "receipt"),
 )

@@ -120,16 +120,21 @@ document.addEventListener("htmx:afterSwap", (event) => {
   event.target.closest?.(".panel")?.removeAttribute("aria-busy");
 });
 
-// Parts that look for news do so while somebody sees the page, and not under a finger.
-const LOOK_MS = 60_000;
-function look() {
+// Parts that look for news do so while somebody sees the page, and not under a finger: each
+// minute, or after as many seconds as they say themselves.
+const LOOK_S = 60;
+let looks_s = 0;
+function look(isDue) {
   if (document.hidden) return;
   for (const part of document.querySelectorAll("[data-look]")) {
-    if (!part.contains(document.activeElement)) part.dispatchEvent(new Event("look"));
+    if (isDue(part) && !part.contains(document.activeElement)) part.dispatchEvent(new Event("look"));
   }
 }
-setInterval(look, LOOK_MS);
-document.addEventListener("visibilitychange", look);
+setInterval(() => {
+  looks_s += 1;
+  look((part) => looks_s % (Number(part.dataset.look) || LOOK_S) === 0);
+}, 1_000);
+document.addEventListener("visibilitychange", () => look(() => true));
 
 async function copyText(button) {
   const source = button.dataset.copy

@@ -36,6 +36,7 @@ AREAS = {
     "inference.api.budget": "input-budgets",
     "inference.api.webhook": "webhooks",
     "inference.api.file": "files",
+    "inference.api.retention": "retention",
     "billing.api.price": "prices",
     "billing.api.prepaid": "wallet",
     "billing.api.wallet": "wallet",

@@ -61,7 +61,7 @@ class PartOutOfRangeError(InvalidInputError):
 class RangeNotSatisfiableError(MarketplaceError):
     code = "range_not_satisfiable"
     http_status = 416
-    title = "The part does not reach so far."
+    title = "It does not reach so far."
 
 
 class CiphertextGoneError(GoneError):
@@ -136,7 +136,7 @@ class ConfirmationMissingError(InvalidInputError):
 
 class ObjectStoreUnavailableError(UnavailableError):
     code = "object_store_unavailable"
-    title = "The object store cannot take or give this part right now."
+    title = "The object store cannot take or give this right now."
 
 
 class JoinTokenInvalidError(AuthenticationError):
@@ -198,3 +198,49 @@ class TooManyRunsError(ConflictError):
 class TooManyWebhooksError(ConflictError):
     code = "too_many_webhooks"
     title = "The account has as many webhook endpoints as it may have."
+
+
+class FileNameError(InvalidInputError):
+    code = "file_name_invalid"
+    title = "The file's name or type is not one."
+
+
+class FileLifetimeError(InvalidInputError):
+    code = "file_lifetime_invalid"
+    title = "A file lives for at least a minute, and no longer than its account keeps anything."
+
+
+class FileTooLargeError(PayloadTooLargeError):
+    code = "file_too_large"
+    title = "The file is larger than allowed."
+
+
+class FileLimitError(ConflictError):
+    code = "file_limit"
+    title = "The account has as many files as it may have."
+
+
+class FileGoneError(GoneError):
+    code = "file_gone"
+    title = "The file was deleted, or has expired."
+
+
+class FileMissingError(InvalidInputError):
+    code = "file_missing"
+    title = "The form has no file: its part is called `content` or `file`, and comes once."
+
+
+class FileLinkError(MarketplaceError):
+    code = "file_link_invalid"
+    http_status = 403
+    title = "This address of a file was changed, or is not one of ours."
+
+
+class FileLinkExpiredError(GoneError):
+    code = "file_link_expired"
+    title = "This address of a file has expired. Ask for the file again to get another."
+
+
+class RetentionZeroError(ConflictError):
+    code = "retention_zero"
+    title = "The account keeps nothing of its predictions, and so no files either."

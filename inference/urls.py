@@ -3,6 +3,7 @@ from __future__ import annotations
 from django.urls import path
 from django.views.generic import TemplateView
 
+from inference.api.file import open_link
 from inference.views import (
     alert,
     custody,
@@ -125,6 +126,7 @@ urlpatterns = [
         alert.event,
         name="alert-event",
     ),
+    path("v1/files/<str:file_id>/content", open_link, name="file-link"),
     path("console/webhooks", webhook.webhooks, name="webhooks"),
     path("console/webhooks/new", webhook.new, name="webhook-new"),
     path("console/webhooks/secret", webhook.default_secret, name="webhook-secret"),

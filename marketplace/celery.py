@@ -42,6 +42,7 @@ _SCHEDULE: dict[str, dict[str, Any]] = {
     "mail-signing-keys": {"task": "inference.mail_signing_keys", "schedule": 60.0},
     "archive-jobs": {"task": "inference.archive_jobs", "schedule": 60.0},
     "forget-predictions": {"task": "inference.forget_predictions", "schedule": 120.0},
+    "sweep-files": {"task": "inference.sweep_files", "schedule": 120.0},
     "score-abuse": {"task": "inference.score_abuse", "schedule": 900.0},
     "forget-queries": {"task": "inference.forget_queries", "schedule": 3600.0},
     "lost-nodes": {"task": "inference.sweep_nodes", "schedule": 10.0},

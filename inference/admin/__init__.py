@@ -9,6 +9,7 @@ from inference.admin.artifact import (
     UploadAdmin,
 )
 from inference.admin.drift import DriftBlockAdmin, DriftWatchAdmin
+from inference.admin.file import FileAdmin
 from inference.admin.job import FinishedJobAdmin, JobAdmin, JobAttemptAdmin, JobFlowAdmin
 from inference.admin.metric import MetricCursorAdmin
 from inference.admin.node import (
@@ -30,6 +31,7 @@ __all__ = [
     "DeploymentAdmin",
     "DriftBlockAdmin",
     "DriftWatchAdmin",
+    "FileAdmin",
     "FinishedJobAdmin",
     "JobAdmin",
     "JobAttemptAdmin",

@@ -34,6 +34,7 @@ from inference.gateway.database import Database
 from inference.gateway.database_clock import DatabaseClock
 from inference.gateway.drift import DriftCounter
 from inference.gateway.errors import CapacityError
+from inference.gateway.files import Files
 from inference.gateway.holds import Holds
 from inference.gateway.http import Answer, Request, RSGIProtocol
 from inference.gateway.idempotency import Idempotency
@@ -138,6 +139,7 @@ class Gateway:
             waking=self.waking,
             uses=self.uses,
         )
+        self.files = Files(config)
         self.wakeups = Wakeups(config.redis_url)
         self.broker = PostgresBroker(config.database_url, self.wakeups)
         self.jobs = Jobs(self.broker, self.catalog, self.predictor, self.database)
@@ -190,6 +192,7 @@ class Gateway:
             ("queries", self.queries.close),
             ("drift", self.drift.close),
             ("streams", self.streams.close),
+            ("files", self.files.close),
             ("wakeups", self.wakeups.close),
             ("broker", self.broker.close),
             ("database", self.database.close),

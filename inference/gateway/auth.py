@@ -58,7 +58,8 @@ _SELECT_ACCOUNT = """
             WHERE t.account_id = a.id AND t.paused_at IS NOT NULL) AS is_past_due,
         a.requests_per_minute AS account_requests_per_minute,
         a.units_per_minute AS account_units_per_minute,
-        a.concurrency_max AS account_concurrency_max
+        a.concurrency_max AS account_concurrency_max,
+        a.retention_days = 0 AS keeps_nothing
 """
 _OF_KEY = """
     , k.id, k.mode, k.scopes, k.expires_at,
@@ -103,6 +104,8 @@ class Caller:
     allowed_networks: Networks | None = None
     # Whether an invoice was not paid in spite of reminders: nothing new is begun.
     is_past_due: bool = False
+    # Whether nothing may be kept of what goes in and comes out.
+    keeps_nothing: bool = False
 
     def require(self, *scopes: str) -> None:
         """Refuse a key that has none of the scopes.
@@ -306,6 +309,7 @@ def _of_account(row: Row) -> dict[str, Any]:
         "is_suspended": row["is_suspended"],
         "is_frozen": row["is_frozen"],
         "is_past_due": row["is_past_due"],
+        "keeps_nothing": row["keeps_nothing"],
         "account_requests_per_minute": row["account_requests_per_minute"],
         "account_units_per_minute": row["account_units_per_minute"],
         "account_concurrency_max": row["account_concurrency_max"],

@@ -315,6 +315,13 @@ class GatewayConfig:
     trusted_proxies: tuple[Network, ...] = ()
     # Webhooks may go to this machine.
     is_development: bool = False
+    # Where this process reaches the site, if not by its address for everybody.
+    inner_site_url: str = ""
+
+    @property
+    def site_url(self) -> str:
+        """Where this process reaches the site."""
+        return self.inner_site_url or self.web_url
 
     @property
     def hold_ttl_s(self) -> int:
@@ -359,7 +366,13 @@ class GatewayConfig:
             trace_ratio=env_ratio("STRONGROOM_OTLP_RATIO", TRACE_RATIO),
             trusted_proxies=_env_networks("STRONGROOM_GATEWAY_TRUSTED_PROXIES"),
             is_development=env_text("STRONGROOM_ENV", "production") == "development",
+            inner_site_url=_read_inner_site_url(),
         )
+
+
+def _read_inner_site_url() -> str:
+    name = "STRONGROOM_GATEWAY_SITE_URL"
+    return _env_url(name) if os.environ.get(name) else ""
 
 
 def _read_metrics_token() -> str:
@@ -432,3 +445,13 @@ NODE_TTL_S = 5.0
 NODE_SLOTS_MAX = 64
 NODE_JOBS_MAX = 64
 NODE_VERSIONS_MAX = 1_000
+# Files are kept by the site. A form with one: the largest file, and room for what is around it.
+FILE_FORM_BYTES_MAX = 513 * 1024 * 1024
+# Forms on their way through one process; each holds one of the site's threads for as long.
+FILE_RELAYS_MAX = 32
+FILE_RELAYS_PER_ACCOUNT_MAX = 4
+# For the site to take a connection, and to say something; and for a client to send some more.
+FILE_WAIT_S = 30.0
+FILE_CHUNK_WAIT_S = 20.0
+# A page of a hundred files takes a tenth of it.
+FILE_ANSWER_BYTES_MAX = 1024 * 1024

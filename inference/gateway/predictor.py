@@ -251,7 +251,7 @@ class Predictor:
             output = decode(outputs)
             metering.measure(prediction, batches, outputs)
             prediction.completed_at = utc_now()
-            if prediction.claim is not None:
+            if prediction.claim is not None and not prediction.caller.keeps_nothing:
                 # A keyed client may come back for it.
                 prediction.output = _make_stored(to_stored(output), prediction.claim)
             prediction.begin_booking()

@@ -10,6 +10,7 @@ from inference.models.extraction import (
     QuerySample,
     QuerySketch,
 )
+from inference.models.file import File
 from inference.models.job import (
     FinishedJob,
     Job,
@@ -70,6 +71,7 @@ __all__ = [
     "DriftPart",
     "DriftWatch",
     "EventType",
+    "File",
     "FinishedJob",
     "GatewayCounter",
     "Job",

@@ -10,6 +10,7 @@ from inference.models import (
     AlertRule,
     APIRequest,
     Deployment,
+    File,
     Job,
     Prediction,
     QuerySample,
@@ -21,7 +22,7 @@ from inference.models import (
     WebhookEvent,
     WebhookSecret,
 )
-from inference.services import job
+from inference.services import file, job
 from inference.services.deployment import stop_deployment
 from inference.services.shredding import shred_ended_model
 from marketplace.models import Account, AccountDeletion, AIModel, User
@@ -53,6 +54,8 @@ def foretell(account: Account) -> list[str]:
         told.append(f"{_count(shared, 'shared run')} deleted; their links stop working.")
     if hooks := WebhookEndpoint.objects.filter(account=account).count():
         told.append(f"{_count(hooks, 'webhook endpoint')} deleted; nothing is sent there.")
+    if files := File.objects.filter(account=account).count():
+        told.append(f"{_count(files, 'file')} deleted.")
     return told
 
 
@@ -101,6 +104,8 @@ def delete_contents(deletion: AccountDeletion) -> str:
     AlertRule.objects.filter(model__account=account).delete()
     _delete_webhooks(account)
     job.erase_jobs(account)
+    if file.delete_files(account):
+        raise NotYet("The object store does not delete files right now.")
     return f"The contents of {count} prediction{'' if count == 1 else 's'} are deleted."
 
 

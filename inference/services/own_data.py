@@ -8,6 +8,7 @@ from inference.models import (
     AlertChannel,
     AlertRule,
     Deployment,
+    File,
     FinishedJob,
     Job,
     Prediction,
@@ -67,6 +68,16 @@ def read_shared_runs(account: Account) -> Iterator[Row]:
     runs = SharedRun.objects.filter(account=account).order_by("created_at", "id")
     for row in runs.values_list(*columns).iterator(FETCH):
         yield (to_public(row[0]), f"{row[1]}/{row[2]}:{row[3]}", *row[4:])
+
+
+def read_files(account: Account) -> Iterator[Row]:
+    """Its files by name and checksum; their contents are fetched one by one while they live."""
+    for one in File.objects.filter(account=account).order_by("id").iterator(FETCH):
+        yield (
+            *(one.public_id, one.name, one.purpose, one.content_type, one.size_bytes, one.sha256),
+            *(to_public(one.prediction_id) if one.prediction_id else "", one.created_at),
+            one.expires_at,
+        )
 
 
 def read_signing_keys(account: Account) -> Iterator[Row]:
@@ -155,6 +166,15 @@ EXPORTERS = (
         ("prediction", "version", "created_at", "expires_at", "input", "output"),
         read_shared_runs,
         is_json=True,
+    ),
+    Exporter(
+        "files",
+        "Files of yours; fetch their contents one by one while they live.",
+        (
+            *("id", "name", "purpose", "content_type", "size_bytes", "sha256", "prediction"),
+            *("created_at", "expires_at"),
+        ),
+        read_files,
     ),
     Exporter(
         "signing-keys",

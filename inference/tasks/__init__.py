@@ -3,6 +3,7 @@
 from inference.tasks.abuse import forget_queries, score_abuse
 from inference.tasks.alert import send_alerts
 from inference.tasks.drift import seal_drift
+from inference.tasks.file import sweep_files
 from inference.tasks.job import archive_jobs
 from inference.tasks.metric import roll_up_metrics
 from inference.tasks.node import sweep_nodes
@@ -31,6 +32,7 @@ __all__ = [
     "seal_drift",
     "send_alerts",
     "send_webhooks",
+    "sweep_files",
     "sweep_nodes",
     "sweep_onboarding",
 ]

@@ -152,3 +152,7 @@ MAINTENANCE_AHEAD_MAX = timedelta(days=90)
 INCIDENTS_OPEN_SHOWN_MAX = 20
 # Of the past, on one page and in a feed.
 INCIDENTS_PAST_SHOWN_MAX = 20
+# What an account's predictions carry is kept for as long as a keyed retry may ask for it, and at
+# most for a month: longer belongs into the account's own store. 0 is nothing at all.
+RETENTION_DAYS_DEFAULT = 1
+RETENTION_DAYS_MAX = 30

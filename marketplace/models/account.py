@@ -12,6 +12,7 @@ from django.db.models import TextChoices
 from django.utils import timezone
 
 from marketplace.core.ids import new_id
+from marketplace.core.limits import RETENTION_DAYS_DEFAULT, RETENTION_DAYS_MAX
 from marketplace.models.limits import Limited
 
 SLUG_PATTERN = r"^[a-z0-9](?:[a-z0-9-]{0,37}[a-z0-9])?$"
@@ -88,6 +89,10 @@ class Account(Limited):
     frozen_at = models.DateTimeField(null=True, blank=True)
     # When it is deleted, or was: until then its owners can change their mind.
     closes_at = models.DateTimeField(null=True, blank=True)
+    # For how many days the contents of its predictions and its files are kept at most; 0: not.
+    retention_days = models.PositiveSmallIntegerField(
+        default=RETENTION_DAYS_DEFAULT, db_default=RETENTION_DAYS_DEFAULT
+    )
     created_at = models.DateTimeField(auto_now_add=True)
     members = models.ManyToManyField(User, through="Membership", related_name="accounts")
 
@@ -95,6 +100,10 @@ class Account(Limited):
         constraints = [
             models.CheckConstraint(
                 condition=models.Q(slug__regex=SLUG_PATTERN), name="marketplace_account_slug"
+            ),
+            models.CheckConstraint(
+                condition=models.Q(retention_days__lte=RETENTION_DAYS_MAX),
+                name="marketplace_account_retention",
             ),
         ]
         indexes = [

@@ -33,6 +33,7 @@ from inference.models import (
     AlertChannel,
     AlertRule,
     Deployment,
+    File,
     FinishedJob,
     Job,
     JobInput,
@@ -144,6 +145,18 @@ class Tenant:
             input={"x": mark},
             output={"y": mark},
             created_at=now,
+        )
+        File.objects.create(
+            account=self.account,
+            name=mark,
+            content_type="text/plain",
+            size_bytes=1,
+            sha256="0" * 64,
+            state=File.State.READY,
+            store_key=f"files/{mark}",
+            sealed_key=self.secret("file"),
+            created_at=now,
+            expires_at=now + timedelta(days=1),
         )
         token = self.secret("share").hex()[:24]
         self.secrets.append(token.encode())

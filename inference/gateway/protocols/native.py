@@ -74,8 +74,14 @@ class NativeProtocol:
         if segments[:1] == ["v1"]:
             # Half of the client libraries put /v1 behind a base URL that has it already.
             segments = segments[1:]
+        link = self.gateway.files.find_link(request, segments)
+        if link is not None:
+            return link
         caller = await self.gateway.authenticator.authenticate(request, allow_basic=False)
         request.caller = caller
+        if segments[:1] == ["files"]:
+            self.gateway.limits.admit_read(caller)
+            return await self.gateway.files.answer(request, caller, segments)
         match request.method:
             case "POST":
                 return await self._answer_post(request, caller, segments)

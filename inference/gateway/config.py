@@ -432,3 +432,16 @@ NODE_TTL_S = 5.0
 NODE_SLOTS_MAX = 64
 NODE_JOBS_MAX = 64
 NODE_VERSIONS_MAX = 1_000
+# Batches. Of one, so many lines are in the queue at once: nodes do not run dry between two looks,
+# and a batch of 100,000 leaves its account's other work its room and its credit.
+BATCH_WINDOW_LINES = 500
+# In the queue or over, and not read by the workers yet: while these are away, a batch waits.
+BATCH_UNREAD_LINES = 5_000
+# One portion. Then another batch has its turn.
+BATCH_PORTION_LINES = 100
+BATCH_PORTION_S = 10.0
+# Far above a portion's time: no other gateway takes a batch meanwhile.
+BATCH_LEASE_S = 30.0
+BATCH_LOOK_S = 1.0
+# How often one that is paused tries whether it may go on, and the longest wait for room.
+BATCH_PAUSE_S = 30.0

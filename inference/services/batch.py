@@ -245,6 +245,16 @@ def forget_batches() -> int:
     return count
 
 
+def stop_batches(account: Account) -> None:
+    """Of an account that goes: nothing more of its batches is begun."""
+    for batch in Batch.objects.filter(account=account, finished_at=None):
+        with transaction.atomic():
+            row = _lock(batch)
+            row.state = State.CANCELING
+            row.save(update_fields=["state"])
+            end_waiting(row)
+
+
 def erase_batches(account: Account) -> int:
     """Delete all batches of an account that goes; returns how many. What runs was canceled."""
     count = 0

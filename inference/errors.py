@@ -9,6 +9,7 @@ from marketplace.core.errors import (
     ConflictError,
     GoneError,
     InvalidInputError,
+    LimitExceededError,
     MarketplaceError,
     PayloadTooLargeError,
     UnavailableError,
@@ -198,6 +199,21 @@ class TooManyRunsError(ConflictError):
 class TooManyWebhooksError(ConflictError):
     code = "too_many_webhooks"
     title = "The account has as many webhook endpoints as it may have."
+
+
+class TooManyBatchesError(LimitExceededError):
+    """Of those that are not over; one that ends makes room."""
+
+    code = "too_many_batches"
+    title = "The account has as many open batches as it may."
+
+    def __init__(self, *, limit: int) -> None:
+        super().__init__(f"At most {limit} batches may be open.", retry_after_s=60)
+
+
+class BatchOverError(ConflictError):
+    code = "batch_over"
+    title = "The batch is over, or comes to its end."
 
 
 class FileNameError(InvalidInputError):

@@ -6,6 +6,7 @@ from django.views.generic import TemplateView
 from inference.api.file import open_link
 from inference.views import (
     alert,
+    batch,
     custody,
     drift,
     evidence,
@@ -127,6 +128,24 @@ urlpatterns = [
         name="alert-event",
     ),
     path("v1/files/<str:file_id>/content", open_link, name="file-link"),
+    path("console/batches", batch.batches, name="batches"),
+    path("console/batches/new", batch.new, name="batch-new"),
+    path("console/batches/start", batch.start, name="batch-start"),
+    path("console/batches/<uuid:batch_id>", batch.batch, name="batch"),
+    path("console/batches/<uuid:batch_id>/do", batch.do, name="batch-do"),
+    path(
+        "console/batches/<uuid:batch_id>/output",
+        batch.download,
+        {"what": "output"},
+        name="batch-output",
+    ),
+    path(
+        "console/batches/<uuid:batch_id>/errors",
+        batch.download,
+        {"what": "errors"},
+        name="batch-errors",
+    ),
+    path("panels/batches/<uuid:batch_id>", batch.batch_panel, name="batch-panel"),
     path("console/webhooks", webhook.webhooks, name="webhooks"),
     path("console/webhooks/new", webhook.new, name="webhook-new"),
     path("console/webhooks/secret", webhook.default_secret, name="webhook-secret"),

@@ -40,6 +40,9 @@ _SCHEDULE: dict[str, dict[str, Any]] = {
     "advance-onboarding": {"task": "inference.sweep_onboarding", "schedule": 5.0},
     "expire-uploads": {"task": "inference.expire_uploads", "schedule": 300.0},
     "mail-signing-keys": {"task": "inference.mail_signing_keys", "schedule": 60.0},
+    # Reads new files, and notes what is over; what is queued is for the gateways.
+    "advance-batches": {"task": "inference.advance_batches", "schedule": 3.0},
+    "forget-batches": {"task": "inference.forget_batches", "schedule": 600.0},
     "archive-jobs": {"task": "inference.archive_jobs", "schedule": 60.0},
     "forget-predictions": {"task": "inference.forget_predictions", "schedule": 120.0},
     "sweep-files": {"task": "inference.sweep_files", "schedule": 120.0},

@@ -51,6 +51,8 @@ from inference.models import (
     AlertEvent,
     AlertRule,
     Artifact,
+    Batch,
+    BatchLine,
     Deployment,
     Prediction,
     QuerySketch,
@@ -272,6 +274,23 @@ LINES = [
     Line("inference:run", "/runs/{run}"),
     Line("inference:run-revoke", "/runs/{run}/revoke"),
     Line("inference:run-revoke", "/runs/{run}/revoke", "POST", {}),
+    Line("inference:batches", "/console/batches?account=acme"),
+    Line("inference:batch-new", "/console/batches/new?account=acme"),
+    Line("inference:batch-new", "/console/batches/new?account=acme", "POST", {"model": "x"}),
+    Line(
+        "inference:batch-start",
+        "/console/batches/start?account=acme",
+        "POST",
+        {"model": "acme/digits", "file": "file_x", "hours": "24"},
+    ),
+    Line("inference:batch", "/console/batches/{batch}"),
+    Line("inference:batch-panel", "/panels/batches/{batch}"),
+    *(
+        Line("inference:batch-do", "/console/batches/{batch}/do", "POST", {"do": what})
+        for what in ("cancel", "resume", "delete")
+    ),
+    Line("inference:batch-output", "/console/batches/{batch}/output"),
+    Line("inference:batch-errors", "/console/batches/{batch}/errors"),
     Line("inference:webhooks", "/console/webhooks?account=acme"),
     Line("inference:webhook-new", "/console/webhooks/new?account=acme"),
     Line("inference:webhook-new", "/console/webhooks/new?account=acme", "POST", {"url": HOOK}),
@@ -408,6 +427,20 @@ LINES = [
         by="token",
     ),
     Line("inference-api:budget", "/api/models/acme/digits/budgets/acme", "DELETE", by="token"),
+    Line("inference-api:batches", "/api/batches?account=acme", by="token"),
+    Line(
+        "inference-api:batches",
+        "/api/batches",
+        "POST",
+        {"account": "acme", "model": "acme/digits:1"},
+        by="token",
+    ),
+    Line("inference-api:batch", "/api/batches/{batch}", by="token"),
+    Line("inference-api:batch", "/api/batches/{batch}", "DELETE", by="token"),
+    Line("inference-api:batch-cancel", "/api/batches/{batch}/cancel", "POST", {}, by="token"),
+    Line("inference-api:batch-resume", "/api/batches/{batch}/resume", "POST", {}, by="token"),
+    Line("inference-api:batch-output", "/api/batches/{batch}/output", by="token"),
+    Line("inference-api:batch-errors", "/api/batches/{batch}/errors", by="token"),
     Line("inference-api:webhooks", "/api/webhooks?account=acme", by="token"),
     Line(
         "inference-api:webhooks",
@@ -780,6 +813,7 @@ def rows(acme: Tenant, account: Account, store: None) -> dict[str, str]:
     made |= _watch(model)
     made |= _hook(account, prediction_id)
     made["file"] = store_file(account, "a", "", ContentFile(b"a")).public_id
+    made["batch"] = _begin_batch(account, version).pk
     _store_artifact(account, version)
     made["signing_key"] = SigningKey.objects.get(account=account).pk
     Deployment.objects.create(version=version)
@@ -821,6 +855,24 @@ def _hook(account: Account, prediction_id: UUID) -> dict[str, UUID]:
         ended_at=now,
     )
     return {"webhook": endpoint.pk, "webhook_delivery": delivery.pk}
+
+
+def _begin_batch(account: Account, version: ModelVersion) -> Batch:
+    """A batch that stands still."""
+    now = timezone.now()
+    batch = Batch.objects.create(
+        account=account,
+        version=version,
+        name="lines.jsonl",
+        state="paused",
+        reason="insufficient_credit",
+        paused_at=now,
+        next_at=now,
+        deadline_at=now + timedelta(days=1),
+    )
+    BatchLine.objects.create(batch=batch, number=1, input={"x": 1})
+    BatchLine.objects.create(batch=batch, number=2, state="failed", code="bad_json")
+    return batch
 
 
 def _share(acme: Tenant, version: ModelVersion, prediction_id: UUID) -> SharedRun:

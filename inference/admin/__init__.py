@@ -8,6 +8,7 @@ from inference.admin.artifact import (
     SigningKeyAdmin,
     UploadAdmin,
 )
+from inference.admin.batch import BatchAdmin
 from inference.admin.drift import DriftBlockAdmin, DriftWatchAdmin
 from inference.admin.file import FileAdmin
 from inference.admin.job import FinishedJobAdmin, JobAdmin, JobAttemptAdmin, JobFlowAdmin
@@ -28,6 +29,7 @@ __all__ = [
     "AlertEventAdmin",
     "AlertRuleAdmin",
     "ArtifactAdmin",
+    "BatchAdmin",
     "DeploymentAdmin",
     "DriftBlockAdmin",
     "DriftWatchAdmin",

@@ -3,7 +3,18 @@ from __future__ import annotations
 from django.urls import URLPattern, URLResolver, path, register_converter
 from django.urls.converters import IntConverter
 
-from inference.api import artifact, budget, file, node, retention, upload, version, wake, webhook
+from inference.api import (
+    artifact,
+    batch,
+    budget,
+    file,
+    node,
+    retention,
+    upload,
+    version,
+    wake,
+    webhook,
+)
 
 
 class IndexConverter(IntConverter):
@@ -72,6 +83,12 @@ urlpatterns: list[URLPattern | URLResolver] = [
         upload.PartView.as_view(),
         name="part",
     ),
+    path("batches", batch.BatchesView.as_view(), name="batches"),
+    path("batches/<uuid:batch_id>", batch.BatchView.as_view(), name="batch"),
+    path("batches/<uuid:batch_id>/cancel", batch.BatchCancelView.as_view(), name="batch-cancel"),
+    path("batches/<uuid:batch_id>/resume", batch.BatchResumeView.as_view(), name="batch-resume"),
+    path("batches/<uuid:batch_id>/output", batch.BatchOutputView.as_view(), name="batch-output"),
+    path("batches/<uuid:batch_id>/errors", batch.BatchErrorsView.as_view(), name="batch-errors"),
     path("webhooks", webhook.WebhooksView.as_view(), name="webhooks"),
     path("webhooks/<uuid:endpoint_id>", webhook.WebhookView.as_view(), name="webhook"),
     path(

@@ -58,6 +58,8 @@ class NewJob:
     idempotency_key: str | None = None
     webhook_url: str = ""
     webhook_events: tuple[str, ...] = ()
+    # The line of a batch that it runs: noted as queued together with it.
+    batch_line_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +135,10 @@ class Broker(Protocol):
     """
 
     async def submit(self, job: NewJob) -> str:
-        """Accept a job: queued, queue_full, claim_lost, insufficient_credit, budget_exceeded."""
+        """Accept a job: queued, queue_full, claim_lost, insufficient_credit, budget_exceeded.
+
+        Of a job that is the line of a batch also `gone`: the line does not wait any more.
+        """
 
     async def claim(
         self, node_id: UUID, slot: int, version_ids: list[UUID], *, lease_s: float = LEASE_S

@@ -51,7 +51,9 @@ _FINISH = """
     SELECT * FROM inference_finish(%(node)s, %(id)s, %(epoch)s, %(state)s, %(output)s::jsonb,
         %(error)s, %(predict_time_us)s, %(metered)s::jsonb, %(is_charged)s, %(is_kept)s)
 """
-_JOB_FIELDS = [one.name for one in fields(NewJob) if one.name != "input"]
+_SUBMIT = "SELECT inference_submit(%s::jsonb, %s::jsonb, %s) AS outcome"
+_SUBMIT_LINE = "SELECT inference_submit_line(%s, %s::jsonb, %s::jsonb, %s) AS outcome"
+_JOB_FIELDS = [one.name for one in fields(NewJob) if one.name not in ("input", "batch_line_id")]
 _LEASE_FIELDS = [one.name for one in fields(Lease) if one.name not in ("node_id", "slot", "epoch")]
 
 
@@ -103,10 +105,11 @@ class PostgresBroker:
     async def submit(self, job: NewJob) -> str:
         """See `Broker`."""
         fields = {name: getattr(job, name) for name in _JOB_FIELDS}
-        row = await self._fetch_one(
-            "SELECT inference_submit(%s::jsonb, %s::jsonb, %s) AS outcome",
-            [orjson.dumps(fields).decode(), orjson.dumps(job.input).decode(), self.queued_max],
-        )
+        given: list[Any] = [orjson.dumps(fields).decode(), orjson.dumps(job.input).decode()]
+        query = _SUBMIT
+        if job.batch_line_id is not None:
+            query, given = _SUBMIT_LINE, [job.batch_line_id, *given]
+        row = await self._fetch_one(query, [*given, self.queued_max])
         outcome = str(row["outcome"])
         if outcome == "queued":
             await self.wakeups.tell(job.version_id)

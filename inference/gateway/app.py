@@ -21,6 +21,7 @@ from inference.broker.postgres import PostgresBroker
 from inference.broker.wakeups import Wakeups
 from inference.gateway import memory
 from inference.gateway.auth import Authenticator
+from inference.gateway.batches import Batches
 from inference.gateway.catalog import Catalog
 from inference.gateway.changes import Changes, Listener
 from inference.gateway.config import (
@@ -143,6 +144,7 @@ class Gateway:
         self.wakeups = Wakeups(config.redis_url)
         self.broker = PostgresBroker(config.database_url, self.wakeups)
         self.jobs = Jobs(self.broker, self.catalog, self.predictor, self.database)
+        self.batches = Batches(self.jobs, self.authenticator, self.catalog, self.database)
         self.native = NativeProtocol(self)
         self.oip = OIPProtocol(self)
         self.openai = OpenAIProtocol(self)
@@ -170,6 +172,7 @@ class Gateway:
             self.holds.run(),
             self.running.run(),
             self.jobs.run(),
+            self.batches.run(),
             self.uses.run(self.running.list_versions),
             self.queries.run(),
             self.drift.run(),

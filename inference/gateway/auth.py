@@ -70,6 +70,7 @@ _OF_KEY = """
     WHERE k.digest = %s AND k.revoked_at IS NULL
 """
 _FIND_KEY = _SELECT_ACCOUNT + _OF_KEY
+_FIND_KEY_BY_ID = _FIND_KEY.replace("k.digest = %s", "k.id = %s AND k.account_id = %s")
 _FIND_ACCOUNT = _SELECT_ACCOUNT + " FROM marketplace_account a WHERE a.id = %s"
 _NOTE_USED = """
     UPDATE marketplace_apikey SET last_used_at = now()
@@ -174,16 +175,33 @@ class Authenticator:
             caller = await self._find_playground(credential)
         else:
             caller = await self._find_key(credential)
-        if caller.expires_at is not None and caller.expires_at <= utc_now():
-            raise AuthenticationError("The key has expired.")
-        if caller.is_suspended:
-            raise AccountSuspendedError
-        if caller.is_frozen:
-            raise AccountFrozenError
+        _require_valid(caller)
         if caller.allowed_networks is not None:
             self._check_network(request, caller.allowed_networks)
         if caller.key_id is not None:
             self._note_used(caller.key_id)
+        return caller
+
+    async def find_caller(self, account_id: UUID, key_id: UUID | None) -> Caller:
+        """Who asked for something that is done later, as they are now.
+
+        Args:
+            account_id: Of whom.
+            key_id: Whose budget and limits hold; None for those of the account alone.
+
+        Raises:
+            AuthenticationError: The key is not valid any more.
+            AccountSuspendedError: The account may not call.
+            AccountFrozenError: It may not until its payments are clear.
+        """
+        if key_id is None:
+            caller = await self._find_account(account_id)
+        else:
+            row = await self.database.fetch_one(_FIND_KEY_BY_ID, [key_id, account_id])
+            if row is None:
+                raise AuthenticationError("The key was revoked.")
+            caller = _make_caller(row)
+        _require_valid(caller)
         return caller
 
     async def flush_used(self) -> None:
@@ -238,20 +256,7 @@ class Authenticator:
         row = await self.database.fetch_one(_FIND_KEY, [digest])
         if row is None:
             raise AuthenticationError("The key is unknown or was revoked.")
-        is_test = row["mode"] == "test"
-        caller = Caller(
-            key_id=row["id"],
-            is_test=is_test,
-            scopes=frozenset(row["scopes"]),
-            expires_at=row["expires_at"],
-            requests_per_minute=row["requests_per_minute"],
-            units_per_minute=row["units_per_minute"],
-            concurrency_max=row["concurrency_max"],
-            has_budget=row["has_budget"] and not is_test,
-            allowed_models=frozenset(row["allowed_models"]) or None,
-            allowed_networks=_read_networks(row["allowed_networks"]),
-            **_of_account(row),
-        )
+        caller = _make_caller(row)
         self.callers.put(digest, caller, generation=generation)
         self._digests[str(caller.key_id)] = digest
         return caller
@@ -260,13 +265,16 @@ class Authenticator:
         account_id, expires_at_s = self._open_token(token)
         if not time.time() < expires_at_s <= time.time() + PLAYGROUND_TTL_S:
             raise AuthenticationError("The token has expired.")
+        return await self._find_account(account_id)
+
+    async def _find_account(self, account_id: UUID) -> Caller:
         caller = self.callers.get(account_id)
         if caller is not None:
             return caller
         generation = self.callers.generation
         row = await self.database.fetch_one(_FIND_ACCOUNT, [account_id])
         if row is None:
-            raise AuthenticationError("The token's account does not exist.")
+            raise AuthenticationError("The account does not exist.")
         caller = Caller(
             key_id=None,
             is_test=False,
@@ -296,6 +304,33 @@ class Authenticator:
                 self._noted_s.clear()
             self._noted_s[key_id] = now_s
             self._used.add(key_id)
+
+
+def _require_valid(caller: Caller) -> None:
+    if caller.expires_at is not None and caller.expires_at <= utc_now():
+        raise AuthenticationError("The key has expired.")
+    if caller.is_suspended:
+        raise AccountSuspendedError
+    if caller.is_frozen:
+        raise AccountFrozenError
+
+
+def _make_caller(row: Row) -> Caller:
+    """Of a key, with its account."""
+    is_test = row["mode"] == "test"
+    return Caller(
+        key_id=row["id"],
+        is_test=is_test,
+        scopes=frozenset(row["scopes"]),
+        expires_at=row["expires_at"],
+        requests_per_minute=row["requests_per_minute"],
+        units_per_minute=row["units_per_minute"],
+        concurrency_max=row["concurrency_max"],
+        has_budget=row["has_budget"] and not is_test,
+        allowed_models=frozenset(row["allowed_models"]) or None,
+        allowed_networks=_read_networks(row["allowed_networks"]),
+        **_of_account(row),
+    )
 
 
 def _read_networks(texts: Sequence[str]) -> Networks | None:

@@ -455,3 +455,16 @@ FILE_WAIT_S = 30.0
 FILE_CHUNK_WAIT_S = 20.0
 # A page of a hundred files takes a tenth of it.
 FILE_ANSWER_BYTES_MAX = 1024 * 1024
+# Batches. Of one, so many lines are in the queue at once: nodes do not run dry between two looks,
+# and a batch of 100,000 leaves its account's other work its room and its credit.
+BATCH_WINDOW_LINES = 500
+# In the queue or over, and not read by the workers yet: while these are away, a batch waits.
+BATCH_UNREAD_LINES = 5_000
+# One portion. Then another batch has its turn.
+BATCH_PORTION_LINES = 100
+BATCH_PORTION_S = 10.0
+# Far above a portion's time: no other gateway takes a batch meanwhile.
+BATCH_LEASE_S = 30.0
+BATCH_LOOK_S = 1.0
+# How often one that is paused tries whether it may go on, and the longest wait for room.
+BATCH_PAUSE_S = 30.0

@@ -79,6 +79,10 @@ _PRICE = "SELECT to_jsonb(p) AS price FROM billing_price p WHERE p.id = %s"
 _OVER = frozenset({"succeeded", "failed", "canceled", "dead"})
 
 
+class LineGoneError(Exception):
+    """The line of a batch is in the queue already, or is not to come there any more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Wish:
     """How a caller wants a job to be run."""
@@ -88,6 +92,8 @@ class Wish:
     attempts_max: int = ATTEMPTS_MAX
     webhook_url: str = ""
     webhook_events: tuple[str, ...] = ()
+    # The line that it is, in the transaction that queues it; None where it belongs to no batch.
+    batch_line_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +152,7 @@ class Jobs:
         Raises:
             JobQueueFullError: It would wait too long, or its account has too many waiting.
             DatabaseUnavailableError: It may have been accepted; a keyed retry will tell.
+            LineGoneError: It is the line of a batch, and nothing is to be done.
             MarketplaceError: Nothing was accepted.
         """
         predictor, caller = self.predictor, prediction.caller
@@ -180,6 +187,7 @@ class Jobs:
             idempotency_key=None if claim is None else claim.key,
             webhook_url=wish.webhook_url,
             webhook_events=wish.webhook_events,
+            batch_line_id=wish.batch_line_id,
             input=given,
         )
         try:
@@ -194,6 +202,8 @@ class Jobs:
             raise JobQueueFullError(
                 "The account has too many predictions waiting.", retry_after_s=JOB_LOOK_S
             )
+        if outcome == "gone":
+            raise LineGoneError
         if outcome == "claim_lost":
             raise ClaimLostError(retry_after_s=1)
         raise _REFUSALS[outcome]

@@ -2,6 +2,7 @@
 
 from inference.models.alert import AlertChannel, AlertDelivery, AlertEvent, AlertRule
 from inference.models.artifact import Artifact, SigningKey, Upload, UploadPart, WrappedKey
+from inference.models.batch import Batch, BatchLine
 from inference.models.drift import DriftBaseline, DriftBlock, DriftPart, DriftWatch
 from inference.models.extraction import (
     AbuseAlert,
@@ -64,6 +65,8 @@ __all__ = [
     "AlertEvent",
     "AlertRule",
     "Artifact",
+    "Batch",
+    "BatchLine",
     "ConsumerMetric",
     "Deployment",
     "DriftBaseline",

@@ -23,6 +23,7 @@ class EventType(models.TextChoices):
     OUTPUT = "prediction.output", "Output"
     LOGS = "prediction.logs", "Logs"
     COMPLETED = "prediction.completed", "Completed"
+    BATCH_COMPLETED = "batch.completed", "Batch over"
     PING = "ping", "Test"
 
 

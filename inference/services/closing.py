@@ -9,6 +9,7 @@ from inference.models import (
     AlertChannel,
     AlertRule,
     APIRequest,
+    Batch,
     Deployment,
     File,
     Job,
@@ -22,7 +23,7 @@ from inference.models import (
     WebhookEvent,
     WebhookSecret,
 )
-from inference.services import file, job
+from inference.services import batch, file, job
 from inference.services.deployment import stop_deployment
 from inference.services.shredding import shred_ended_model
 from marketplace.models import Account, AccountDeletion, AIModel, User
@@ -50,6 +51,9 @@ def foretell(account: Account) -> list[str]:
         )
     if running := _running(account):
         told.append(f"{_count(running, 'prediction')} waiting or running now canceled.")
+    if batches := Batch.objects.filter(account=account).count():
+        some = f"{batches} batch{'' if batches == 1 else 'es'}"
+        told.append(f"{some} deleted with all results; what has not run is canceled.")
     if shared := SharedRun.objects.filter(account=account).count():
         told.append(f"{_count(shared, 'shared run')} deleted; their links stop working.")
     if hooks := WebhookEndpoint.objects.filter(account=account).count():
@@ -91,6 +95,7 @@ def destroy_keys(deletion: AccountDeletion) -> str:
 def delete_contents(deletion: AccountDeletion) -> str:
     """Delete what went into predictions and came out of them, and who is told of alerts."""
     account = deletion.account
+    batch.stop_batches(account)
     job.cancel_jobs(account)
     if _running(account):
         raise NotYet("A prediction is still running.")
@@ -104,6 +109,7 @@ def delete_contents(deletion: AccountDeletion) -> str:
     AlertRule.objects.filter(model__account=account).delete()
     _delete_webhooks(account)
     job.erase_jobs(account)
+    batch.erase_batches(account)
     if file.delete_files(account):
         raise NotYet("The object store does not delete files right now.")
     return f"The contents of {count} prediction{'' if count == 1 else 's'} are deleted."

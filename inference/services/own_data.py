@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from inference.models import (
     AlertChannel,
     AlertRule,
+    Batch,
+    BatchLine,
     Deployment,
     File,
     FinishedJob,
@@ -68,6 +70,30 @@ def read_shared_runs(account: Account) -> Iterator[Row]:
     runs = SharedRun.objects.filter(account=account).order_by("created_at", "id")
     for row in runs.values_list(*columns).iterator(FETCH):
         yield (to_public(row[0]), f"{row[1]}/{row[2]}:{row[3]}", *row[4:])
+
+
+def read_batches(account: Account) -> Iterator[Row]:
+    """Its batches; the path of a webhook may be a secret."""
+    batches = Batch.objects.filter(account=account).order_by("id")
+    columns = (
+        *("id", "version__model__account__slug", "version__model__name", "version__number"),
+        *("name", "tag", "state", "reason", "total_count", "succeeded_count", "failed_count"),
+        *("canceled_count", "cost_nanos", "created_at", "finished_at", "webhook_url"),
+    )
+    for row in batches.values_list(*columns).iterator(FETCH):
+        url = name_url(row[-1]) if row[-1] else ""
+        yield (row[0], f"{row[1]}/{row[2]}:{row[3]}", *row[4:-1], url)
+
+
+def read_batch_lines(account: Account) -> Iterator[Row]:
+    """The lines of its batches; inputs of those that wait, outputs until they are in a file."""
+    lines = BatchLine.objects.filter(batch__account=account).order_by("batch_id", "number")
+    columns = (
+        *("batch_id", "number", "custom_id", "state", "prediction_id", "code", "detail"),
+        *("cost_nanos", "input", "output"),
+    )
+    for row in lines.values_list(*columns).iterator(FETCH):
+        yield (*row[:4], to_public(row[4]) if row[4] else "", *row[5:])
 
 
 def read_files(account: Account) -> Iterator[Row]:
@@ -165,6 +191,25 @@ EXPORTERS = (
         "Runs that you share by a link.",
         ("prediction", "version", "created_at", "expires_at", "input", "output"),
         read_shared_runs,
+        is_json=True,
+    ),
+    Exporter(
+        "batches",
+        "Batches of yours, until they are forgotten.",
+        (
+            *("id", "version", "name", "tag", "state", "reason", "lines", "succeeded", "failed"),
+            *("canceled", "cost_nanos", "created_at", "finished_at", "webhook_server"),
+        ),
+        read_batches,
+    ),
+    Exporter(
+        "batch-lines",
+        "Lines of your batches. Outputs of those that are over stand in their files.",
+        (
+            *("batch", "line", "custom_id", "state", "prediction", "code", "detail"),
+            *("cost_nanos", "input", "output"),
+        ),
+        read_batch_lines,
         is_json=True,
     ),
     Exporter(

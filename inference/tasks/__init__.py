@@ -2,6 +2,7 @@
 
 from inference.tasks.abuse import forget_queries, score_abuse
 from inference.tasks.alert import send_alerts
+from inference.tasks.batch import advance_batches, forget_batches
 from inference.tasks.drift import seal_drift
 from inference.tasks.file import sweep_files
 from inference.tasks.job import archive_jobs
@@ -17,11 +18,13 @@ from inference.tasks.wake import listen
 from inference.tasks.webhook import forget_webhooks, send_webhooks
 
 __all__ = [
+    "advance_batches",
     "advance_onboarding",
     "anchor_release_logs",
     "archive_jobs",
     "cancel_waiting",
     "expire_uploads",
+    "forget_batches",
     "forget_predictions",
     "forget_queries",
     "forget_webhooks",

@@ -31,6 +31,7 @@ class Notification(models.Model):
         MODERATION = "moderation", "Measures on models"
         ALERT = "alert", "Monitoring alerts"
         ABUSE = "abuse", "Abuse"
+        BATCH = "batch", "Batches"
         # About the person.
         SECURITY = "security", "Sign-in and security"
         REPORT = "report", "Your reports"

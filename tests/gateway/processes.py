@@ -102,6 +102,14 @@ class GatewayProcess:
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(10)
 
+    def pause(self) -> None:
+        """Let it stand still: it is there, and does nothing."""
+        os.killpg(self.process.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """After a pause."""
+        os.killpg(self.process.pid, signal.SIGCONT)
+
 
 def with_grpc(**settings: str) -> dict[str, str]:
     """The settings of a gateway that speaks gRPC too; it takes longer to start."""

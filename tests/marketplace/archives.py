@@ -32,6 +32,8 @@ from billing.services.reversal import reverse_usage
 from inference.models import (
     AlertChannel,
     AlertRule,
+    Batch,
+    BatchLine,
     Deployment,
     File,
     FinishedJob,
@@ -178,6 +180,7 @@ class Tenant:
         hook = f"https://hooks.example/{self.secret('hook').hex()}"
         AlertChannel.objects.create(model=self.model, kind="slack", target=hook)
         self._add_jobs()
+        self._add_batch()
         self._add_webhooks()
         blob = base64.b64encode(self.secret("wrapped DEK")).decode()
         WrappedKey.objects.create(
@@ -212,6 +215,28 @@ class Tenant:
             state="failed",
             priority=1,
             finished_at=now,
+        )
+
+    def _add_batch(self) -> None:
+        mark, now = self.mark, timezone.now()
+        batch = Batch.objects.create(
+            account=self.account,
+            version=self.version,
+            name=mark,
+            tag=mark,
+            webhook_url=f"https://hooks.example/{self.secret('batch hook').hex()}",
+            next_at=now,
+            deadline_at=now,
+            finished_at=now,
+        )
+        BatchLine.objects.create(
+            batch=batch,
+            number=1,
+            custom_id=mark,
+            state="succeeded",
+            prediction_id=self.prediction.pk,
+            input={"x": mark},
+            output={"y": mark},
         )
 
     def _add_webhooks(self) -> None:

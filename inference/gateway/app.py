@@ -17,12 +17,14 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
+from inference.broker.output import Outputs
 from inference.broker.postgres import PostgresBroker
 from inference.broker.wakeups import Wakeups
 from inference.gateway import memory
 from inference.gateway.auth import Authenticator
 from inference.gateway.catalog import Catalog
 from inference.gateway.changes import Changes, Listener
+from inference.gateway.closing import Closing
 from inference.gateway.config import (
     CONNECTIONS_MAX,
     FILES_BESIDES,
@@ -37,6 +39,7 @@ from inference.gateway.errors import CapacityError
 from inference.gateway.holds import Holds
 from inference.gateway.http import Answer, Request, RSGIProtocol
 from inference.gateway.idempotency import Idempotency
+from inference.gateway.job_watch import JobWatches
 from inference.gateway.jobs import Jobs
 from inference.gateway.limits import Limits
 from inference.gateway.meter import Meter
@@ -140,7 +143,10 @@ class Gateway:
         )
         self.wakeups = Wakeups(config.redis_url)
         self.broker = PostgresBroker(config.database_url, self.wakeups)
-        self.jobs = Jobs(self.broker, self.catalog, self.predictor, self.database)
+        self.outputs = Outputs(config.redis_url)
+        self.jobs = Jobs(self.broker, self.catalog, self.predictor, self.database, self.outputs)
+        self.closing = Closing()
+        self.watches = JobWatches(self.jobs, self.database, self.outputs, self.closing)
         self.native = NativeProtocol(self)
         self.oip = OIPProtocol(self)
         self.openai = OpenAIProtocol(self)
@@ -159,6 +165,7 @@ class Gateway:
         await self.database.open()
         await self.broker.open()
         self.wakeups.start()
+        self.outputs.start()
         await self.limits.start()
         for job in (
             self.changes.run(),
@@ -191,6 +198,7 @@ class Gateway:
             ("drift", self.drift.close),
             ("streams", self.streams.close),
             ("wakeups", self.wakeups.close),
+            ("outputs", self.outputs.close),
             ("broker", self.broker.close),
             ("database", self.database.close),
         ):
@@ -339,6 +347,7 @@ class Application:
         _raise_file_limit()
         self.gateway = Gateway(GatewayConfig.from_env())
         loop.run_until_complete(self.gateway.start())
+        self.gateway.closing.hear()
         memory.tune()
 
     def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -52,6 +52,7 @@ ERRORS: Sequence[type[MarketplaceError]] = (
     errors.ClientGoneError,
     errors.ConcurrencyLimitedError,
     errors.DeadlineInvalidError,
+    errors.EventIdInvalidError,
     errors.IdempotencyInFlightError,
     errors.IdempotencyMismatchError,
     errors.InvoicePastDueError,
@@ -68,6 +69,7 @@ ERRORS: Sequence[type[MarketplaceError]] = (
     errors.RequestTimeoutError,
     errors.StreamBrokenError,
     errors.StreamKeyedError,
+    errors.StreamRestartedError,
     errors.TagInvalidError,
     errors.UnitsExceedLimitError,
     errors.UnsupportedParameterError,
@@ -145,7 +147,11 @@ def _native() -> Document:
                 **get,
             ),
             "post": _operation(
-                "createPrediction", "native", {201: "Prediction"}, body="VersionedInput", **create
+                "createPrediction",
+                "native",
+                {201: "Prediction", 202: "Prediction"},
+                body="VersionedInput",
+                **create,
             ),
         },
         "/v1/predictions/{id}": {
@@ -165,6 +171,25 @@ def _native() -> Document:
                 problem=_refusals("Problem", _READING | {ReceiptPendingError.http_status}),
             ),
         },
+        "/v1/predictions/{id}/stream": {
+            "parameters": [one],
+            "get": _watch_only(
+                _operation(
+                    "watchPrediction",
+                    "native",
+                    {},
+                    parameters=[
+                        _query("events", {"enum": ["all", "output"]}),
+                        _header(
+                            "Last-Event-ID", r"^[a-z2-7]{26}(\.[0-9a-f]+){2}\.(end|[0-9a-f]{8})$"
+                        ),
+                    ],
+                    problem=_refusals(
+                        "Problem", _READING | {errors.OutputRemovedError.http_status}
+                    ),
+                )
+            ),
+        },
         "/v1/models/{owner}/{name}": {
             "parameters": model,
             "get": _operation("getModel", "native", {200: "Model"}, **get),
@@ -172,7 +197,11 @@ def _native() -> Document:
         "/v1/models/{owner}/{name}/predictions": {
             "parameters": model,
             "post": _operation(
-                "createModelPrediction", "native", {201: "Prediction"}, body="Input", **create
+                "createModelPrediction",
+                "native",
+                {201: "Prediction", 202: "Prediction"},
+                body="Input",
+                **create,
             ),
         },
         "/v1/models/{owner}/{name}/versions": {
@@ -406,6 +435,16 @@ def _stream_only(operation: Document) -> Document:
     return operation
 
 
+def _watch_only(operation: Document) -> Document:
+    answer = _response("What happens to it, to its end.", _EVENTS, _ref("Event"))
+    answer["headers"] = {**_HEADERS, "X-Cost-Nano-USD": _COST_AT_END}
+    operation["responses"] |= {
+        "200": answer,
+        "204": {"description": "The end was told already.", "headers": _HEADERS},
+    }
+    return operation
+
+
 _PUBLIC_ID: Document = {"type": "string", "pattern": "^[a-z2-7]{26}$"}
 _HEADERS_BY_NAME: Document = {
     "X-Request-Id": {"required": True, "schema": _PUBLIC_ID},
@@ -522,7 +561,7 @@ def _native_schemas() -> Document:
             completed_at=_or_null(_MOMENT),
             deadline=_MOMENT,
             metrics=metrics,
-            urls=_all(get=_STRING, cancel=_STRING, web=_STRING),
+            urls=_all(get=_STRING, cancel=_STRING, web=_STRING, stream=_STRING),
         ),
         "Receipt": _all(
             format=_STRING,

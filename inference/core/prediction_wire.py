@@ -110,6 +110,8 @@ class Renderer:
             "urls": {
                 "get": get_url,
                 "cancel": f"{get_url}/cancel",
+                # Replicate's clients fail at events of kinds that they do not know.
+                "stream": f"{get_url}/stream?events=output",
                 "web": f"{self.web_url}/predictions/{public_id}",
             },
         }

@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
+from inference.broker.output import Outputs
 from inference.broker.postgres import PostgresBroker
 from inference.broker.wakeups import Wakeups
 from inference.gateway import memory
@@ -24,6 +25,7 @@ from inference.gateway.auth import Authenticator
 from inference.gateway.batches import Batches
 from inference.gateway.catalog import Catalog
 from inference.gateway.changes import Changes, Listener
+from inference.gateway.closing import Closing
 from inference.gateway.config import (
     CONNECTIONS_MAX,
     FILES_BESIDES,
@@ -39,6 +41,7 @@ from inference.gateway.files import Files
 from inference.gateway.holds import Holds
 from inference.gateway.http import Answer, Request, RSGIProtocol
 from inference.gateway.idempotency import Idempotency
+from inference.gateway.job_watch import JobWatches
 from inference.gateway.jobs import Jobs
 from inference.gateway.limits import Limits
 from inference.gateway.meter import Meter
@@ -143,7 +146,10 @@ class Gateway:
         self.files = Files(config)
         self.wakeups = Wakeups(config.redis_url)
         self.broker = PostgresBroker(config.database_url, self.wakeups)
-        self.jobs = Jobs(self.broker, self.catalog, self.predictor, self.database)
+        self.outputs = Outputs(config.redis_url)
+        self.jobs = Jobs(self.broker, self.catalog, self.predictor, self.database, self.outputs)
+        self.closing = Closing()
+        self.watches = JobWatches(self.jobs, self.database, self.outputs, self.closing)
         self.batches = Batches(self.jobs, self.authenticator, self.catalog, self.database)
         self.native = NativeProtocol(self)
         self.oip = OIPProtocol(self)
@@ -163,6 +169,7 @@ class Gateway:
         await self.database.open()
         await self.broker.open()
         self.wakeups.start()
+        self.outputs.start()
         await self.limits.start()
         for job in (
             self.changes.run(),
@@ -197,6 +204,7 @@ class Gateway:
             ("streams", self.streams.close),
             ("files", self.files.close),
             ("wakeups", self.wakeups.close),
+            ("outputs", self.outputs.close),
             ("broker", self.broker.close),
             ("database", self.database.close),
         ):
@@ -345,6 +353,7 @@ class Application:
         _raise_file_limit()
         self.gateway = Gateway(GatewayConfig.from_env())
         loop.run_until_complete(self.gateway.start())
+        self.gateway.closing.hear()
         memory.tune()
 
     def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -468,3 +468,19 @@ BATCH_LEASE_S = 30.0
 BATCH_LOOK_S = 1.0
 # How often one that is paused tries whether it may go on, and the longest wait for room.
 BATCH_PAUSE_S = 30.0
+# Of one append of a node: four pieces of the largest size in which it sends.
+OUTPUT_CHUNKS_MAX = 64
+OUTPUT_BYTES_MAX = 256 * 1024
+# Whoever watches a prediction looks at its row so often, besides what it says; all that are
+# watched at a time are looked at together.
+WATCH_LOOK_S = 0.5
+WATCH_GATHER_S = 0.05
+# Where it stands in the queue takes more looking.
+WATCH_PLACE_S = 2.0
+# Streams of predictions that are watched, of one process and one account there. Each costs looks
+# at Redis and Postgres for as long as it is open.
+WATCHES_MAX = 512
+WATCHES_PER_ACCOUNT_MAX = 32
+# A stream that was open for so long ends; its client goes on where it was with a new one, if its
+# key is still good for that.
+WATCH_AGE_MAX_S = 3_600.0

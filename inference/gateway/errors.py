@@ -29,6 +29,7 @@ __all__ = [
     "ClientGoneError",
     "ConcurrencyLimitedError",
     "DeadlineInvalidError",
+    "EventIdInvalidError",
     "FilesUnavailableError",
     "HoldGoneError",
     "IdempotencyInFlightError",
@@ -41,6 +42,7 @@ __all__ = [
     "ModelNotReadyError",
     "ModelWakingError",
     "NotOfferedError",
+    "OutputRemovedError",
     "ParameterError",
     "QueryBudgetExceededError",
     "QueryBudgetSpentError",
@@ -48,6 +50,7 @@ __all__ = [
     "RequestTimeoutError",
     "StreamBrokenError",
     "StreamKeyedError",
+    "StreamRestartedError",
     "TagInvalidError",
     "UnitsExceedLimitError",
     "UnsupportedParameterError",
@@ -282,6 +285,21 @@ class StreamKeyedError(BadRequestError):
 
     code = "stream_with_key"
     title = "A stream cannot be repeated: leave out its Idempotency-Key, or `stream`."
+
+
+class EventIdInvalidError(BadRequestError):
+    """A `Last-Event-ID` that says nothing of this prediction: going on there would be a guess."""
+
+    code = "invalid_event_id"
+    title = "The id of the last event is not one of this prediction."
+
+
+class StreamRestartedError(ConflictError):
+    """Its node has gone, and it runs again on another one, which may say something else."""
+
+    code = "stream_restarted"
+    retryable = True
+    title = "The prediction began anew. What was put out so far is void: watch it again."
 
 
 class BookingUnknownError(UnavailableError):

@@ -25,6 +25,7 @@ from inference.broker.job import (
     NewJob,
     Priority,
 )
+from inference.broker.output import Outputs
 from inference.gateway import metering
 from inference.gateway.auth import Caller
 from inference.gateway.catalog import Catalog, Offer, Priced
@@ -46,6 +47,7 @@ from inference.triton import tensors as wire
 from inference.triton.errors import OutputError, TensorError
 from inference.triton.tensors import Tensor
 from marketplace.core.errors import InsufficientCreditError, MarketplaceError
+from strongroom.interface import Interface
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +64,7 @@ _DEPTH = """
             WHERE r.version_id = %(version)s AND r.state = 'ready' AND r.wanted
                 AND n.revoked_at IS NULL AND n.triton_ready) AS place_count
 """
+# How far the replica has come that will be ready first, and how long that takes, where it is known.
 _PLACE = """
     SELECT j.state, j.is_offered, j.attempt, j.cancel_requested_at IS NOT NULL AS is_canceling,
         CASE WHEN j.state = 'queued' THEN (SELECT count(*) FROM (
@@ -71,12 +74,41 @@ _PLACE = """
                 SELECT 1 FROM inference_job o WHERE o.account_id = j.account_id
                     AND o.version_id = j.version_id AND o.state = 'queued'
                     AND NOT o.is_offered AND o.id < j.id LIMIT 10000) b) END
-        END AS ahead_count, j.version_id
-    FROM inference_job j WHERE j.id = %s
+        END AS ahead_count, j.version_id, r.state AS replica_state, r.progress,
+        d.id IS NOT NULL AS is_waking,
+        greatest(0, d.cold_start_ms / 1000.0
+            - coalesce(extract(epoch FROM clock_timestamp() - d.waking_since), 0)
+            )::float8 AS load_left_s
+    FROM inference_job j
+    LEFT JOIN LATERAL (SELECT r.state, r.progress FROM inference_replica r
+        JOIN inference_node n ON n.id = r.node_id
+        WHERE j.state = 'queued' AND r.version_id = j.version_id AND r.purpose = 'serve'
+            AND r.wanted AND n.revoked_at IS NULL AND (r.state <> 'ready' OR n.triton_ready)
+            AND r.state = ANY(%(way)s)
+        ORDER BY array_position(%(way)s, r.state::text) DESC, r.progress DESC LIMIT 1) r ON true
+    LEFT JOIN inference_deployment d ON d.version_id = j.version_id AND d.stopped_at IS NULL
+        AND (d.slept_at IS NOT NULL OR d.waking_since IS NOT NULL)
+    WHERE j.id = %(id)s
 """
+# A replica's states from the first to the last, and what they are called here.
+_WAY: Mapping[str, str] = {
+    "assigned": "waking",
+    "fetching": "fetching",
+    "starting": "preparing",
+    "decrypting": "decrypting",
+    "validating": "validating",
+    "loading": "loading",
+    "warming": "warming",
+    "ready": "queued",
+}
 _STATE = "SELECT state FROM inference_job WHERE id = %s"
+_HELD = """
+    SELECT j.cancel_requested_at IS NOT NULL AS is_canceling FROM inference_job j
+    WHERE j.id = %s AND j.lease_node_id = %s AND j.lease_epoch = %s
+        AND j.state IN ('leased', 'running')
+"""
 _PRICE = "SELECT to_jsonb(p) AS price FROM billing_price p WHERE p.id = %s"
-_OVER = frozenset({"succeeded", "failed", "canceled", "dead"})
+OVER = frozenset({"succeeded", "failed", "canceled", "dead"})
 
 
 class LineGoneError(Exception):
@@ -103,6 +135,8 @@ class Work:
     lease: Lease
     tensors: Sequence[Tensor]
     output_names: Sequence[str]
+    # The output that comes in pieces; empty where none does.
+    streamed_output: str = ""
 
 
 class Jobs:
@@ -113,12 +147,20 @@ class Jobs:
         catalog: Knows the interfaces of versions.
         predictor: Whose limits and keys hold for jobs, too.
         database: For what is only read.
+        outputs: What jobs say while they run.
     """
 
     def __init__(
-        self, broker: Broker, catalog: Catalog, predictor: Predictor, database: Database
+        self,
+        broker: Broker,
+        catalog: Catalog,
+        predictor: Predictor,
+        database: Database,
+        outputs: Outputs,
     ) -> None:
         self.broker = broker
+        self.outputs = outputs
+        self._telling: set[asyncio.Task[None]] = set()
         self.catalog = catalog
         self.predictor = predictor
         self.database = database
@@ -140,6 +182,8 @@ class Jobs:
         tensors: Sequence[Tensor],
         given: Mapping[str, Any],
         wish: Wish,
+        *,
+        was_admitted: bool = False,
     ) -> None:
         """Accept a prediction that runs later.
 
@@ -148,6 +192,7 @@ class Jobs:
             tensors: Its inputs, checked; only looked at.
             given: Its input, checked, with its defaults: what will be run.
             wish: How.
+            was_admitted: Whether its limits have counted it already.
 
         Raises:
             JobQueueFullError: It would wait too long, or its account has too many waiting.
@@ -158,9 +203,12 @@ class Jobs:
         predictor, caller = self.predictor, prediction.caller
         prediction.allowed_s = min(JOB_RUN_MAX_S, wish.timeout_s)
         metering.bound(prediction, [tensors])
-        with await predictor.limits.admit(caller, prediction.offer, prediction.rows):
-            predictor.queries.admit(caller, prediction.offer, [tensors])
-            expected_ms = await self._refuse_long_wait(prediction.offer)
+        if not was_admitted:
+            # Only what waits now is limited in number, so the place is free again at once.
+            with await predictor.limits.admit(caller, prediction.offer, prediction.rows):
+                pass
+        predictor.queries.admit(caller, prediction.offer, [tensors])
+        expected_ms = await self._refuse_long_wait(prediction.offer)
         claim = prediction.claim
         if claim is not None:
             await predictor.idempotency.take(claim)
@@ -221,7 +269,7 @@ class Jobs:
         wait_s = 0.02
         while True:
             row = await self.database.fetch_one(_STATE, [job_id])
-            if row is None or row["state"] in _OVER:
+            if row is None or row["state"] in OVER:
                 return True
             left_s = deadline_s - asyncio.get_running_loop().time()
             if left_s <= 0:
@@ -233,21 +281,33 @@ class Jobs:
         """Where a job is on its way; None if there is none.
 
         Returns:
-            `stage` (queued, fetching by a node as leased, running, or how it ended), and while it
-            waits `position` (1 is next) and `eta_s`, a guess from how long such runs take.
+            `stage`: queued; while no replica of its version is ready, waking, fetching (with
+            `percent` of the bytes, as the next ones where it is known), preparing, decrypting,
+            validating, loading or warming; starting (a node has it), running, or how it ended.
+            While it waits, `position` (1 is next) and `eta_s`, a guess from how long such loads
+            and runs take.
         """
-        row = await self.database.fetch_one(_PLACE, [job_id])
+        row = await self.database.fetch_one(_PLACE, {"id": job_id, "way": list(_WAY)})
         if row is None:
             return None
-        stage = "canceling" if row["is_canceling"] else row["state"]
-        place: dict[str, Any] = {"stage": stage, "attempt": row["attempt"]}
-        if row["state"] == "queued":
-            depth = await self._measure(row["version_id"])
-            place |= {
-                "position": row["ahead_count"] + 1,
-                "eta_s": round(_predict_wait_s(depth, row["ahead_count"]), 1),
-            }
-        return place
+        stage = "starting" if row["state"] == "leased" else row["state"]
+        place: dict[str, Any] = {
+            "stage": "canceling" if row["is_canceling"] else stage,
+            "attempt": row["attempt"],
+        }
+        if row["state"] != "queued":
+            return place
+        depth = await self._measure(row["version_id"])
+        eta_s = _predict_wait_s(depth, row["ahead_count"])
+        if row["replica_state"] is not None:
+            place["stage"] = _WAY[row["replica_state"]]
+        elif row["is_waking"]:
+            place["stage"] = "waking"
+        if place["stage"] != "queued":
+            eta_s += row["load_left_s"] or 0
+            if row["progress"]:
+                place["percent"] = min(100, math.floor(row["progress"] * 100))
+        return place | {"position": row["ahead_count"] + 1, "eta_s": round(eta_s, 1)}
 
     async def claim(self, node_id: UUID, slot: int, version_ids: list[UUID]) -> Work | None:
         """The next job for a slot, with its tensors. One that cannot be run any more is ended."""
@@ -263,11 +323,35 @@ class Jobs:
                 await self._fail(lease, code)
                 continue
             names = [one.name for one in offer.interface.wire_outputs]
-            return Work(lease, tensors, names)
+            streamed = offer.interface.streamed_output
+            return Work(lease, tensors, names, "" if streamed is None else streamed.name)
 
     async def heartbeat(self, node_id: UUID, beats: list[Beat]) -> dict[UUID, str]:
         """See `Broker.heartbeat`."""
         return await self.broker.heartbeat(node_id, beats)
+
+    async def append(
+        self, node_id: UUID, job_id: UUID, epoch: int, number: int, chunks: Sequence[str]
+    ) -> tuple[str, int]:
+        """Keep what a job says while it runs, for those who watch it.
+
+        Args:
+            node_id: Who comes with it.
+            job_id: Which.
+            epoch: Of the lease.
+            number: Of the first chunk; the first of a lease has 0.
+            chunks: Pieces of its streamed output.
+
+        Returns:
+            A word, and the number that is expected next. stale: the node has lost the job; cancel:
+            its account wants it no more, and nothing was kept; else see `Outputs.append`.
+        """
+        row = await self.database.fetch_one(_HELD, [job_id, node_id, epoch])
+        if row is None:
+            return "stale", 0
+        if row["is_canceling"]:
+            return "cancel", number
+        return await self.outputs.append(job_id, epoch, number, chunks)
 
     async def finish(
         self,
@@ -278,6 +362,7 @@ class Jobs:
         outputs: Mapping[str, Any] | None,
         error: str,
         predict_time_us: int,
+        piece_count: int = 0,
     ) -> str:
         """Take what a node found, work out its price, and book it.
 
@@ -285,9 +370,11 @@ class Jobs:
             node_id: Who comes with it.
             job_id: Which.
             epoch: Of the lease.
-            outputs: The model's tensors by name; None if it gave none.
+            outputs: The model's tensors by name; None if it gave none. Of a run that was
+                canceled, what it had given until then.
             error: Code of what went wrong; `canceled` where it was stopped; empty for nothing.
             predict_time_us: How long it ran.
+            piece_count: In how many pieces the outputs of a canceled run came.
 
         Returns:
             How it was booked; `stale` where the node has lost the job.
@@ -295,6 +382,25 @@ class Jobs:
         lease = await self.broker.find_lease(node_id, job_id, epoch)
         if lease is None:
             return "stale"
+        outcome = await self._end(lease, outputs, error, predict_time_us, piece_count)
+        if outcome != "stale":
+            task = asyncio.create_task(self.outputs.end(job_id, epoch))
+            self._telling.add(task)
+            task.add_done_callback(self._telling.discard)
+        return outcome
+
+    async def _end(
+        self,
+        lease: Lease,
+        outputs: Mapping[str, Any] | None,
+        error: str,
+        predict_time_us: int,
+        piece_count: int,
+    ) -> str:
+        node_id, job_id, epoch = lease.node_id, lease.id, lease.epoch
+        if outputs is not None and error:
+            ending = await self._judge_part(lease, outputs, predict_time_us, piece_count)
+            return (await self.broker.finish(node_id, job_id, epoch, ending))[0]
         if outputs is None:
             state = "canceled" if error == "canceled" else "failed"
             ending = Ending(state=state, error=error, predict_time_us=predict_time_us)
@@ -330,6 +436,38 @@ class Jobs:
             is_charged=True,
         )
         return ending, (prediction, batches, [dict(outputs)])
+
+    async def _judge_part(
+        self, lease: Lease, outputs: Mapping[str, Any], predict_time_us: int, piece_count: int
+    ) -> Ending:
+        """What a run had given when it was canceled, and what that costs.
+
+        As with a stream that its client leaves: charged once something of it is there. What its
+        account has not canceled, or what cannot be read, is free.
+        """
+        free = Ending(state="canceled", error="canceled", predict_time_us=predict_time_us)
+        row = await self.database.fetch_one(_HELD, [lease.id, lease.node_id, lease.epoch])
+        if row is None or not row["is_canceling"]:
+            return free
+        try:
+            offer = await self.catalog.find_version(lease.version_id)
+            output = _read_part(offer.interface, outputs)
+            batches = [_encode(offer, lease)]
+        except (MarketplaceError, TensorError):
+            return free
+        if not output:
+            return free
+        prediction = await self._recall(lease, offer)
+        prediction.predict_time_s = predict_time_us / 1e6
+        metering.measure_stream(prediction, batches, outputs, piece_count)
+        return Ending(
+            state="canceled",
+            output=output,
+            error="canceled",
+            predict_time_us=predict_time_us,
+            metered=prediction.metered,
+            is_charged=True,
+        )
 
     async def _recall(self, lease: Lease, offer: Offer) -> Prediction:
         """The prediction as it was when it was accepted, as far as its price needs it."""
@@ -390,3 +528,24 @@ def _predict_wait_s(depth: Mapping[str, Any], ahead_count: int) -> float:
 
 def _encode(offer: Offer, lease: Lease) -> list[Tensor]:
     return wire.encode(offer.interface, [lease.input])
+
+
+def _read_part(interface: Interface, outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What a stream that was stopped has given: its text, and the rest if all of that is there.
+
+    Raises:
+        OutputError: It cannot be read, or not be kept.
+    """
+    streamed = interface.streamed_output
+    given = None if streamed is None else outputs.get(streamed.name)
+    if streamed is None or given is None:
+        return {}
+    try:
+        [output] = wire.decode(interface, outputs)
+    except (OutputError, ValueError):
+        try:
+            output = {streamed.name: bytes(given.ravel()[0]).decode()}
+        except (UnicodeDecodeError, IndexError, TypeError) as error:
+            raise OutputError("what was written is no text") from error
+    refuse_nul(output)
+    return output if output[streamed.name] else {}

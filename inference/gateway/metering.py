@@ -15,7 +15,6 @@ import numpy as np
 
 from inference.gateway.catalog import Offer
 from inference.gateway.coalesce import Outputs
-from inference.gateway.delivery import Delivery
 from inference.gateway.errors import PriceUnboundedError
 from inference.gateway.prediction import Prediction
 from inference.triton.errors import OutputError
@@ -115,14 +114,21 @@ def measure(prediction: Prediction, batches: Batches, outputs: Sequence[Outputs]
         prediction.metered[kind] = min(count, most)
 
 
-def measure_stream(prediction: Prediction, batches: Batches, delivery: Delivery) -> None:
+def measure_stream(
+    prediction: Prediction, batches: Batches, told: Outputs, piece_count: int
+) -> None:
     """Note what was used and delivered, however the stream ended.
 
     Our runtime tells with each piece how many tokens there are so far; a piece has one at least.
+
+    Args:
+        prediction: Whose.
+        batches: Its inputs.
+        told: What came besides the pieces, the newest of each.
+        piece_count: How many pieces were delivered.
     """
     if prediction.metered is None:
         return
-    told = delivery.beside
     for kind, most in prediction.metered.items():
         if kind == COMPUTE_MS:
             count = _count_ms(prediction)
@@ -134,7 +140,7 @@ def measure_stream(prediction: Prediction, batches: Batches, delivery: Delivery)
             try:
                 count = _read_counter(told, _COUNTERS[kind])
             except OutputError:
-                count = delivery.piece_count if kind == OUTPUT_TOKEN else 0
+                count = piece_count if kind == OUTPUT_TOKEN else 0
         prediction.metered[kind] = min(count, most)
 
 

@@ -55,6 +55,7 @@ ERRORS: Sequence[type[MarketplaceError]] = (
     errors.ConcurrencyLimitedError,
     errors.DeadlineInvalidError,
     errors.FilesUnavailableError,
+    errors.EventIdInvalidError,
     errors.IdempotencyInFlightError,
     errors.IdempotencyMismatchError,
     errors.InvoicePastDueError,
@@ -71,6 +72,7 @@ ERRORS: Sequence[type[MarketplaceError]] = (
     errors.RequestTimeoutError,
     errors.StreamBrokenError,
     errors.StreamKeyedError,
+    errors.StreamRestartedError,
     errors.TagInvalidError,
     errors.UnitsExceedLimitError,
     errors.UnsupportedParameterError,
@@ -170,6 +172,25 @@ def _native() -> Document:
                 "native",
                 {200: "Receipt"},
                 problem=_refusals("Problem", _READING | {ReceiptPendingError.http_status}),
+            ),
+        },
+        "/v1/predictions/{id}/stream": {
+            "parameters": [one],
+            "get": _watch_only(
+                _operation(
+                    "watchPrediction",
+                    "native",
+                    {},
+                    parameters=[
+                        _query("events", {"enum": ["all", "output"]}),
+                        _header(
+                            "Last-Event-ID", r"^[a-z2-7]{26}(\.[0-9a-f]+){2}\.(end|[0-9a-f]{8})$"
+                        ),
+                    ],
+                    problem=_refusals(
+                        "Problem", _READING | {errors.OutputRemovedError.http_status}
+                    ),
+                )
             ),
         },
         "/v1/models/{owner}/{name}": {
@@ -452,6 +473,16 @@ def _stream_only(operation: Document) -> Document:
     return operation
 
 
+def _watch_only(operation: Document) -> Document:
+    answer = _response("What happens to it, to its end.", _EVENTS, _ref("Event"))
+    answer["headers"] = {**_HEADERS, "X-Cost-Nano-USD": _COST_AT_END}
+    operation["responses"] |= {
+        "200": answer,
+        "204": {"description": "The end was told already.", "headers": _HEADERS},
+    }
+    return operation
+
+
 _PUBLIC_ID: Document = {"type": "string", "pattern": "^[a-z2-7]{26}$"}
 _HEADERS_BY_NAME: Document = {
     "X-Request-Id": {"required": True, "schema": _PUBLIC_ID},
@@ -576,7 +607,7 @@ def _native_schemas() -> Document:
             completed_at=_or_null(_MOMENT),
             deadline=_MOMENT,
             metrics=metrics,
-            urls=_all(get=_STRING, cancel=_STRING, web=_STRING),
+            urls=_all(get=_STRING, cancel=_STRING, web=_STRING, stream=_STRING),
         ),
         "Receipt": _all(
             format=_STRING,

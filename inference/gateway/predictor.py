@@ -316,7 +316,7 @@ class Predictor:
             if not delivery.has_begun:
                 await self._give_up(prediction, error)
                 raise
-            metering.measure_stream(prediction, [tensors], delivery)
+            metering.measure_stream(prediction, [tensors], delivery.beside, delivery.piece_count)
             await self._book(prediction)
             delivery.events.request.broken_cost_nanos = prediction.gross_nanos
             if isinstance(error, MarketplaceError) and not isinstance(error, ClientGoneError):
@@ -324,7 +324,7 @@ class Predictor:
             raise
         finally:
             self.running.leave(prediction)
-        metering.measure_stream(prediction, [tensors], delivery)
+        metering.measure_stream(prediction, [tensors], delivery.beside, delivery.piece_count)
         await self._book(prediction)
         self.drift.note(prediction, [tensors], [delivery.outputs])
         return answer

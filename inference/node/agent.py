@@ -30,7 +30,7 @@ from inference.node.leases import Lease, LeaseKeeper
 from inference.node.loading import ReplicaLoader
 from inference.node.log import event
 from inference.node.platform_link import PlatformLink
-from inference.node.pulling import Job, Puller
+from inference.node.pulling import Job, Puller, run_job
 from inference.node.reconcile import Reconciler
 from inference.node.replica import WorkOrder
 from inference.node.stub_socket import StubSocket
@@ -181,13 +181,7 @@ class Node:
         found = self._reconciler.find_served().get(job.version_id)
         if found is None:
             raise ModelNotReadyError
-        return self._control.infer_until(
-            repository.model_name(found[0]),
-            job.tensors,
-            job.output_names,
-            timeout_s=job.run_max_s,
-            cancelled=job.cancelled,
-        )
+        return run_job(self._control, repository.model_name(found[0]), job)
 
     def _kill_job(self, version_id: UUID) -> None:
         """End the process of a model that does not stop; it is loaded again."""

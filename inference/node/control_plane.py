@@ -193,6 +193,11 @@ class JobQueue(_Api):
         """Say which jobs are still held; the answer has a word for each."""
         return self.call("POST", "/heartbeat", {"jobs": list(beats)})
 
+    def append(self, job_id: UUID, epoch: int, number: int, chunks: Sequence[str]) -> str:
+        """Say what a job has said so far; returns kept, cancel, stale, full or away."""
+        body = {"epoch": epoch, "seq": number, "chunks": list(chunks)}
+        return str(self.call("POST", f"/jobs/{job_id}/output", body)["word"])
+
     def finish(self, job_id: UUID, frame: bytes) -> str:
         """Hand a result in; returns how it was booked."""
         timeout = httpx.Timeout(STREAM_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)

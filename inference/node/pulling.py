@@ -20,9 +20,11 @@ from uuid import UUID
 
 import numpy as np
 
+from inference.node.answer import Answer, Appender
 from inference.node.errors import RefusedError, UnreachableError
 from inference.node.log import event
 from inference.triton import frames
+from inference.triton.control import TritonControl
 from inference.triton.errors import (
     ModelNotReadyError,
     TritonDeadlineError,
@@ -63,6 +65,8 @@ class Job:
     output_names: Sequence[str]
     run_max_s: float
     lease_s: float
+    # What it has said so far, where its model streams.
+    answer: Answer | None = None
     # Of the monotonic clock: when the lease was last heard of.
     heard_s: float = field(default_factory=time.monotonic)
     is_running: bool = False
@@ -84,6 +88,8 @@ class Jobs(Protocol):
     def claim(self, slot: int, version_ids: Sequence[UUID], wait_s: float) -> bytes: ...
 
     def heartbeat(self, beats: Sequence[Mapping[str, Any]]) -> dict[str, Any]: ...
+
+    def append(self, job_id: UUID, epoch: int, number: int, chunks: Sequence[str], /) -> str: ...
 
     def finish(self, job_id: UUID, frame: bytes) -> str: ...
 
@@ -193,6 +199,7 @@ class Puller:
         watch.start()
         outputs: dict[str, np.ndarray] = {}
         error, is_ours, detail = "", False, ""
+        appender = self._make_appender(job)
         try:
             outputs = self._run(job)
         except (TritonUnavailableError, ModelNotReadyError) as fault:
@@ -203,21 +210,33 @@ class Puller:
             error = fault.code
         finally:
             took_us = round((time.monotonic() - began_s) * 1e6)
+            if appender is not None:
+                appender.close()
             job.is_running = False
             is_stopped = job.cancelled.is_set()
             job.cancelled.set()
         event(logger, "job.end", job=job.id, error=error, stopped=job.stopped, took_us=took_us)
         if job.stopped == "lost":
             return
-        if is_stopped and not outputs:
+        is_whole = bool(outputs) and (job.answer is None or job.answer.is_whole)
+        if is_stopped and not is_whole:
             if job.stopped == "drained":
                 self._hand_back(job, "node_drained", "")
                 return
             error, is_ours = "canceled", False
+            # What it has said until now was asked for.
+            outputs = {} if job.answer is None else job.answer.outputs
         if is_ours:
             self._hand_back(job, error, detail)
         else:
             self._finish(job, outputs, error, took_us)
+
+    def _make_appender(self, job: Job) -> Appender | None:
+        if job.answer is None:
+            return None
+        appender = Appender(self._jobs.append, job.id, job.epoch, job.answer, job.stop)
+        appender.start()
+        return appender
 
     def _watch(self, job: Job) -> None:
         """End the process of a run that does not stop when it is told to."""
@@ -233,7 +252,12 @@ class Puller:
     def _finish(
         self, job: Job, outputs: Mapping[str, np.ndarray], error: str, took_us: int
     ) -> None:
-        document = {"epoch": job.epoch, "error": error, "predict_time_us": took_us}
+        document = {
+            "epoch": job.epoch,
+            "error": error,
+            "predict_time_us": took_us,
+            "piece_count": 0 if job.answer is None else job.answer.piece_count,
+        }
         frame = frames.dump(document, frames.to_tensors(outputs))
         self._say(job, lambda: self._jobs.finish(job.id, frame))
 
@@ -293,8 +317,33 @@ class Puller:
                     job.stop("canceled")
 
 
+def run_job(control: TritonControl, model: str, job: Job) -> dict[str, np.ndarray]:
+    """Run a job in Triton: in pieces, where its model streams.
+
+    Args:
+        control: Of the server.
+        model: Its name there.
+        job: The job.
+
+    Returns:
+        The outputs; of one that was stopped, what there was until then.
+
+    Raises:
+        MarketplaceError: As from `TritonControl.infer`.
+    """
+    how: Any = {"timeout_s": job.run_max_s, "cancelled": job.cancelled}
+    answer = job.answer
+    if answer is None:
+        return control.infer_until(model, job.tensors, job.output_names, **how)
+    answer.is_whole = control.stream_until(
+        model, job.tensors, job.output_names, on_part=answer.take, **how
+    )
+    return answer.outputs
+
+
 def _read_job(octets: bytes) -> Job:
     document, tensors = frames.load(octets)
+    streamed = document.get("streamed_output")
     return Job(
         id=UUID(document["id"]),
         epoch=document["epoch"],
@@ -303,4 +352,5 @@ def _read_job(octets: bytes) -> Job:
         output_names=document["output_names"],
         run_max_s=document["run_max_s"],
         lease_s=document["lease_s"],
+        answer=Answer(streamed) if streamed else None,
     )

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -236,12 +236,7 @@ class TritonControl:
             MarketplaceError: As from `infer`.
         """
         call = self._send(name, tensors, outputs, timeout_s)
-
-        def end() -> None:
-            cancelled.wait()
-            call.cancel()
-
-        threading.Thread(target=end, name="infer-until", daemon=True).start()
+        _cancel_when(call, cancelled)
         try:
             return _read_stream(call)
         except TritonUnavailableError:
@@ -249,10 +244,60 @@ class TritonControl:
                 return {}
             raise
 
+    def stream_until(
+        self,
+        name: str,
+        tensors: Sequence[Tensor],
+        outputs: Sequence[str],
+        *,
+        timeout_s: float,
+        cancelled: threading.Event,
+        on_part: Callable[[dict[str, np.ndarray]], None],
+    ) -> bool:
+        """Run a model that streams, and hand on each part of its answer as it comes.
+
+        The caller sets `cancelled` in the end in any case: a thread waits for it.
+
+        Returns:
+            Whether it came to its end; false where `cancelled` was set before.
+
+        Raises:
+            MarketplaceError: As from `infer`, or what `on_part` raised.
+        """
+        call = self._send(name, tensors, outputs, timeout_s, in_pieces=True)
+        _cancel_when(call, cancelled)
+        failure: MarketplaceError | None = None
+        try:
+            for response in call:
+                if response.error_message:
+                    # Read to the end first: a call that is cancelled between its error and its
+                    # end is never forgotten by Triton.
+                    failure = failure or streams.make_error(response.error_message)
+                elif response.infer_response.outputs and failure is None:
+                    on_part(streams.read_response(response))
+        except grpc.RpcError as error:
+            if cancelled.is_set():
+                return False
+            raise _translate_rpc(error) from error
+        finally:
+            # Does nothing where it has ended.
+            call.cancel()
+        if failure is not None and cancelled.is_set():
+            return False
+        if failure is not None:
+            raise failure
+        return True
+
     def _send(
-        self, name: str, tensors: Sequence[Tensor], outputs: Sequence[str], timeout_s: float
+        self,
+        name: str,
+        tensors: Sequence[Tensor],
+        outputs: Sequence[str],
+        timeout_s: float,
+        *,
+        in_pieces: bool = False,
     ) -> Any:
-        request = streams.make_request(name, tensors, outputs, in_pieces=False)
+        request = streams.make_request(name, tensors, outputs, in_pieces=in_pieces)
         send = self._channel.stream_stream(
             streams.METHOD,
             request_serializer=service_pb2.ModelInferRequest.SerializeToString,
@@ -265,13 +310,25 @@ def _read_stream(call: Any) -> dict[str, np.ndarray]:
     try:
         responses = list(call)
     except grpc.RpcError as error:
-        if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-            raise TritonDeadlineError("the model server did not answer in time") from error
-        raise TritonUnavailableError(str(error.details())) from error
+        raise _translate_rpc(error) from error
     parts = [part for part in map(streams.read_response, responses) if part]
     if len(parts) != 1:
         raise OutputError(f"the model answered {len(parts)} times")
     return parts[0]
+
+
+def _cancel_when(call: Any, cancelled: threading.Event) -> None:
+    def end() -> None:
+        cancelled.wait()
+        call.cancel()
+
+    threading.Thread(target=end, name="infer-until", daemon=True).start()
+
+
+def _translate_rpc(error: Any) -> MarketplaceError:
+    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return TritonDeadlineError("the model server did not answer in time")
+    return TritonUnavailableError(str(error.details()))
 
 
 def clean_reason(text: str) -> str:

@@ -35,13 +35,15 @@ def test_it_answers_with_the_password_only(server):
         client.get("key")
 
 
-def test_the_gateway_reaches_its_limits_and_nothing_else(server):
+def test_the_gateway_reaches_its_limits_and_jobs_and_nothing_else(server):
     address = embedded_redis.url(server, GATEWAY_PASSWORD, user=embedded_redis.GATEWAY_USER)
     with redis.Redis.from_url(address) as client:
         assert client.set("strongroom:{limits}:key-rpm:1", "1") is True
         assert client.eval("return redis.call('GET', KEYS[1])", 1, "strongroom:{limits}:x") is None
+        assert client.xadd("strongroom:{jobs}:wakeups", {"w": "1"})
         for refused in (
             lambda: client.get("celery"),
+            lambda: client.xadd("strongroom:jobs", {"w": "1"}),
             lambda: client.set("strongroom:limits", "1"),
             lambda: client.keys("*"),
             client.flushall,

@@ -10,7 +10,7 @@ import numpy as np
 
 from inference.models import Node
 from inference.node.control_plane import JobQueue
-from inference.node.pulling import Job, Puller
+from inference.node.pulling import Job, Puller, run_job
 from inference.triton.control import TritonControl
 from inference.triton.repository import model_name
 from marketplace.core import keys
@@ -69,13 +69,7 @@ class PullingNode:
         return self._bend(job, self._infer) if self._bend else self._infer(job)
 
     def _infer(self, job: Job) -> dict[str, np.ndarray]:
-        return self._control.infer_until(
-            model_name(self.replicas[job.version_id]),
-            job.tensors,
-            job.output_names,
-            timeout_s=job.run_max_s,
-            cancelled=job.cancelled,
-        )
+        return run_job(self._control, model_name(self.replicas[job.version_id]), job)
 
     def stop(self, timeout_s: float = 0.0) -> None:
         if not self._is_stopped.is_set():

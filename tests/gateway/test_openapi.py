@@ -14,7 +14,7 @@ from inference.gateway import app, openapi
 from inference.gateway.errors import NotOfferedError
 from inference.gateway.http import _PROTOCOLS
 from inference.gateway.protocols.openai import _CODES
-from inference.gateway.protocols.pull import SlotBusyError
+from inference.gateway.protocols.pull import OutputOutOfOrderError, SlotBusyError
 from inference.gateway.route_name import _ROUTES
 from inference.triton import media, tensors
 from marketplace.core.errors import MarketplaceError
@@ -68,8 +68,9 @@ def list_raised_codes():
 
 
 def test_every_error_is_described():
-    # A busy slot is told to nodes alone.
-    by_http = list_raised_codes() - {NotOfferedError.code, SlotBusyError.code}
+    # Of slots and of what jobs say, nodes alone are told.
+    others = {NotOfferedError.code, SlotBusyError.code, OutputOutOfOrderError.code}
+    by_http = list_raised_codes() - others
     assert {one.code for one in openapi.ERRORS} == by_http | INDIRECT
     schemas = DOCUMENT["components"]["schemas"]
     codes = schemas["Problem"]["properties"]["code"]["enum"]

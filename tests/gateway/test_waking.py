@@ -12,10 +12,12 @@ import pytest
 from django.db import connections
 from django.utils import timezone
 
+from billing.models import UsageEvent
 from inference.gateway.config import WAKE_WAITING_PER_VERSION_MAX
-from inference.models import Deployment, Node, Replica, WakeWish
+from inference.models import Deployment, Job, Node, Replica, WakeWish
 from inference.services import deployment as deployments
 from inference.services import wake
+from marketplace.core.ids import from_public
 from marketplace.models import ModelVersion
 from strongroom.interface import Interface
 from tests.factories import AccountFactory, APIKeyFactory
@@ -30,8 +32,10 @@ from tests.gateway.conftest import (
     problem_of,
 )
 from tests.gateway.processes import eventually
+from tests.gateway.pulling import PullingNode
 from tests.gateway.scrape import Scrape
 from tests.gateway.test_native_stream import stream
+from tests.gateway.watching import Watcher
 
 SHORT = {"X-Request-Timeout-Ms": "1500"}
 # Longer than anything takes on a machine that does much else.
@@ -112,11 +116,10 @@ def test_a_call_wakes_the_version_waits_for_it_and_pays_the_prediction_alone(col
     assert "x-cold-start-ms" not in again.headers
 
 
-@pytest.mark.parametrize("headers", [SHORT, {"Prefer": "wait=2"}])
-def test_a_time_limit_shorter_than_the_load_is_told_when_to_come_back(cold, headers):
+def test_a_time_limit_shorter_than_the_load_is_told_when_to_come_back(cold):
     began_s = time.monotonic()
 
-    response = predict(cold.client(), headers=headers)
+    response = predict(cold.client(), headers=SHORT)
 
     assert problem_of(response) == (503, "model_waking")
     assert time.monotonic() - began_s >= 1.0
@@ -124,6 +127,50 @@ def test_a_time_limit_shorter_than_the_load_is_told_when_to_come_back(cold, head
     check_untouched(cold)
     # Told as often as once a second, and noted once: the first wish stands for all.
     assert WakeWish.objects.filter(version_id=cold.version.pk).count() == 1
+
+
+def test_who_waits_for_so_long_comes_back_for_the_answer(cold, triton):
+    """With its limits counted once, and nothing reserved before."""
+    client = cold.client()
+    began_s = time.monotonic()
+
+    response = predict(client, headers={"Prefer": "wait=2", "Idempotency-Key": "a"})
+
+    assert response.status_code == 202, response.text
+    assert time.monotonic() - began_s >= 1.0
+    assert response.headers["preference-applied"] == "wait=2"
+    made = response.json()
+    assert (made["status"], made["progress"]["stage"]) == ("starting", "waking")
+    assert Job.objects.get().id == from_public(made["id"])
+    # The same again is the same prediction.
+    again = predict(client, headers={"Prefer": "wait=2", "Idempotency-Key": "a"})
+    assert (again.status_code, again.json()["id"]) == (200, made["id"])
+
+    come_up(cold)
+    node = PullingNode(cold.url, cold.node, triton, {cold.version.pk: REPLICA_IDS[1]})
+    try:
+        eventually(
+            lambda: _require_status(client, made["id"], "succeeded"),
+            timeout_s=60,
+        )
+    finally:
+        node.stop()
+    check_books(cold, [made["id"]])
+
+
+def test_who_does_not_say_how_long_it_waits_gets_no_job(cold):
+    """A control: without the header, and where the model can not stream, all is as it was."""
+    assert problem_of(predict(cold.client(), headers=SHORT)) == (503, "model_waking")
+    assert not Job.objects.exists()
+
+
+def test_who_could_not_pay_gets_no_job(cold):
+    poor = APIKeyFactory(account=AccountFactory(slug="poor"))
+
+    response = predict(cold.client(poor.text), headers={"Prefer": "wait=2"})
+
+    assert problem_of(response) == (402, "insufficient_credit")
+    assert not Job.objects.exists()
 
 
 def test_where_no_node_is_free_it_stays_waking(cold):
@@ -280,3 +327,75 @@ def test_use_is_noted_and_not_for_each_prediction(shop):
     for _ in range(3):
         assert predict(shop.client()).status_code == 201
     assert Deployment.objects.get().last_wanted_at == noted_at
+
+
+def _require_status(client: httpx.Client, public_id: str, status: str) -> None:
+    assert client.get(f"/v1/predictions/{public_id}").json()["status"] == status
+
+
+# --- What a job's progress says meanwhile ---
+
+
+def submit_job(client: httpx.Client) -> dict:
+    response = predict(client, headers={"Prefer": "respond-async"})
+    assert response.status_code == 202, response.text
+    return response.json()
+
+
+def test_the_stages_of_a_load_are_told_to_who_waits(cold):
+    """As its node reports them: percent of the bytes while it fetches, no price, a guess."""
+    Deployment.objects.update(cold_start_ms=20_000)
+    client = cold.client()
+    made = submit_job(client)
+    told = [made["progress"]]
+    assert told[0]["stage"] == "waking"
+    assert told[0]["eta_s"] == pytest.approx(20, abs=2)
+    replica = cold.add_replica(REPLICA_IDS[1])
+    watcher = Watcher(client, made["id"])
+    for state, progress, stage, percent in (
+        ("assigned", 0, "waking", None),
+        ("fetching", 0.416, "fetching", 41),
+        ("starting", 0, "preparing", None),
+        ("decrypting", 1, "decrypting", 100),
+        ("validating", 0, "validating", None),
+        ("loading", 0.5, "loading", 50),
+        ("warming", 0, "warming", None),
+        ("ready", 1, "queued", None),
+    ):
+        Replica.objects.filter(pk=replica.pk).update(state=state, progress=progress)
+        shown = client.get(f"/v1/predictions/{made['id']}").json()
+        assert shown["progress"]["stage"] == stage
+        assert shown["progress"].get("percent") == percent
+        assert shown["progress"]["position"] == 1
+        assert shown["metrics"]["cost_nano_usd"] == 0
+        while watcher.next("status").document["progress"]["stage"] != stage:
+            pass
+    check_nothing_is_paid()
+    client.post(f"/v1/predictions/{made['id']}/cancel")
+    watcher.finish()
+
+
+def test_the_replica_that_is_furthest_is_the_one_that_counts(cold):
+    client = cold.client()
+    made = submit_job(client)
+    cold.add_replica(REPLICA_IDS[0])
+    cold.add_replica(REPLICA_IDS[1])
+    other = Replica.objects.get(pk=REPLICA_IDS[1])
+    Replica.objects.update(state="fetching", progress=0.9)
+    Replica.objects.filter(pk=other.pk).update(state="loading", progress=0.1)
+
+    def show() -> dict:
+        return client.get(f"/v1/predictions/{made['id']}").json()["progress"]
+
+    assert (show()["stage"], show()["percent"]) == ("loading", 10)
+    # What is not wanted, what only scans and whose node was put out: none of them serves it.
+    for change in ({"wanted": False}, {"purpose": "scan"}, {"state": "failed"}):
+        Replica.objects.filter(pk=other.pk).update(**change)
+        assert (show()["stage"], show()["percent"]) == ("fetching", 90)
+        Replica.objects.filter(pk=other.pk).update(wanted=True, purpose="serve", state="loading")
+    Node.objects.update(revoked_at=timezone.now())
+    assert show()["stage"] == "waking"
+
+
+def check_nothing_is_paid() -> None:
+    assert not UsageEvent.objects.exists()

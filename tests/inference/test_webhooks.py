@@ -223,7 +223,7 @@ def test_a_prediction_s_own_webhook_gets_the_bare_object(actor, account, version
     document = receiver.seen[0].verify(secret)
     assert document["id"] == to_public(prediction.pk)
     assert document["output"] == {"y": 2}
-    assert set(document["urls"]) == {"get", "cancel", "web"}
+    assert set(document["urls"]) == {"get", "cancel", "web", "stream"}
 
 
 def test_what_is_not_kept_is_null(account, version, endpoint, receiver):

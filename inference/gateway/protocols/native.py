@@ -23,10 +23,16 @@ from inference.gateway.changes import CHANNEL
 from inference.gateway.config import CANCEL_WAITS_S, PAGE_SIZE
 from inference.gateway.database import Row
 from inference.gateway.deadline import is_async_preferred, read_wait
-from inference.gateway.errors import CanceledError
+from inference.gateway.errors import CanceledError, ModelWakingError
 from inference.gateway.http import Answer, Request, json_answer, parse_json
 from inference.gateway.prediction import Prediction
-from inference.gateway.protocols import native_async, native_price, native_stream, schema
+from inference.gateway.protocols import (
+    native_async,
+    native_price,
+    native_stream,
+    native_watch,
+    schema,
+)
 from inference.gateway.protocols.keyed import REPLAYED, read_keyed_body
 from inference.gateway.running import CANCELLATION
 from inference.triton import tensors
@@ -108,6 +114,8 @@ class NativeProtocol:
                 return await self._list(request, caller)
             case ["predictions", public_id]:
                 return await self._show(request, caller, public_id)
+            case ["predictions", public_id, "stream"]:
+                return await self._watch(request, caller, public_id)
             case ["predictions", public_id, "receipt"]:
                 return await self._show_receipt(request, caller, public_id)
             case ["models", owner, name]:
@@ -149,22 +157,40 @@ class NativeProtocol:
             raise _invalid("/version", "The address names the model already.")
         offer = await self.gateway.catalog.find(reference, caller)
         request.offer = offer
-        interface = offer.interface
-        checked = _check_input(interface, document)
+        checked = _check_input(offer.interface, document)
         predictor = self.gateway.predictor
         prediction = predictor.begin(
             request, caller, offer, protocol=PROTOCOL, rows=1, claim=keyed.claim
         )
         if is_async_preferred(request.headers):
-            wish = native_async.read_wish(
-                request.headers, document, is_development=self.config.is_development
-            )
-            inputs = tensors.encode(interface, [checked])
-            await self.gateway.jobs.submit(prediction, inputs, checked, wish)
-            return await self._answer_accepted(caller, prediction.id, wait)
+            await self._submit(request, prediction, document, checked)
+            preferences = ["respond-async"]
+            if wait is not None:
+                preferences.append(wait[0])
+                await self.gateway.jobs.wait_until_over(prediction.id, wait[1])
+            return await self._answer_accepted(caller, prediction.id, ", ".join(preferences))
         native_async.refuse_members(document)
         if native_stream.is_wanted(request, document):
             return await native_stream.answer(request, predictor, prediction, checked)
+        try:
+            return await self._run(request, prediction, document, checked, headers)
+        except ModelWakingError:
+            if wait is None:
+                raise
+        # Who said how long it waits comes back for the answer, as with Replicate.
+        await self._submit(request, prediction, document, checked, was_admitted=True)
+        return await self._answer_accepted(caller, prediction.id, wait[0])
+
+    async def _run(
+        self,
+        request: Request,
+        prediction: Prediction,
+        document: Mapping[str, Any],
+        checked: Mapping[str, Any],
+        headers: list[tuple[str, str]],
+    ) -> Answer:
+        """Run it now, while its caller waits."""
+        interface = prediction.offer.interface
 
         def decode(outputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
             rows = tensors.decode(interface, outputs)
@@ -173,7 +199,7 @@ class NativeProtocol:
             return rows[0]
 
         try:
-            output = await predictor.run(
+            output = await self.gateway.predictor.run(
                 prediction, tensors.encode(interface, [checked]), decode, request=request
             )
         except CanceledError:
@@ -182,19 +208,28 @@ class NativeProtocol:
         envelope = self._render_prediction(prediction, document["input"], output)
         return json_answer(envelope, status=201, headers=headers, cost_nanos=prediction.gross_nanos)
 
-    async def _answer_accepted(
+    async def _submit(
         self,
-        caller: Caller,
-        prediction_id: UUID,
-        wait: tuple[str, float] | None,
+        request: Request,
+        prediction: Prediction,
+        document: Mapping[str, Any],
+        checked: Mapping[str, Any],
+        *,
+        was_admitted: bool = False,
+    ) -> None:
+        """Have it run later."""
+        wish = native_async.read_wish(
+            request.headers, document, is_development=self.config.is_development
+        )
+        inputs = tensors.encode(prediction.offer.interface, [checked])
+        await self.gateway.jobs.submit(prediction, inputs, checked, wish, was_admitted=was_admitted)
+
+    async def _answer_accepted(
+        self, caller: Caller, prediction_id: UUID, preferences: str
     ) -> Answer:
-        """A prediction that runs later: as it is now, or, if the caller would wait, then."""
-        preferences = ["respond-async"]
-        if wait is not None:
-            preferences.append(wait[0])
-            await self.gateway.jobs.wait_until_over(prediction_id, wait[1])
+        """A prediction that runs later, as it is now."""
         row = await self.find_row(caller, prediction_id)
-        headers = [("preference-applied", ", ".join(preferences))]
+        headers = [("preference-applied", preferences)]
         document = await self._render_live(row)
         return json_answer(document, status=202, headers=headers, cost_nanos=row["cost_nanos"])
 
@@ -224,6 +259,19 @@ class NativeProtocol:
         row = await self.find_row(caller, read_prediction_id(public_id))
         request.prediction_id = row["id"]
         return json_answer(await self._render_live(row), cost_nanos=row["cost_nanos"])
+
+    async def _watch(self, request: Request, caller: Caller, public_id: str) -> Answer:
+        """All that happens to the prediction, to its end."""
+        row = await self.find_row(caller, read_prediction_id(public_id))
+        request.prediction_id = row["id"]
+        return await native_watch.answer(
+            request,
+            caller,
+            row,
+            self.gateway.watches,
+            find=lambda: self.find_row(caller, row["id"]),
+            render=self._render_live,
+        )
 
     async def _show_receipt(self, request: Request, caller: Caller, public_id: str) -> Answer:
         """Proof that the prediction was counted once, at its price."""

@@ -77,5 +77,10 @@ class _Writer:
 
     def render(self, kind: str, text: str) -> str:
         self._count += 1
-        lines = "".join(f"data: {line}\n" for line in _LINE_END.split(text))
-        return f"event: {kind}\nid: {self._count}\n{lines}\n"
+        return render_event(kind, str(self._count), text)
+
+
+def render_event(kind: str, event_id: str, text: str) -> str:
+    """An event with an id; each line of its text is a line of data."""
+    lines = "".join(f"data: {line}\n" for line in _LINE_END.split(text))
+    return f"event: {kind}\nid: {event_id}\n{lines}\n"

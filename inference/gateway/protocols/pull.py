@@ -5,12 +5,19 @@
 | POST start | `{}` | what the node held before goes back into the queue |
 | POST claim | `{slot, version_ids, wait_s}` | a frame with a job, or 204 after `wait_s` |
 | POST heartbeat | `{jobs: [{id, epoch, is_running}]}` | `{words: {id: word}, drain}` |
+| POST jobs/{id}/output | `{epoch, seq, chunks}` | `{word, next}` |
 | POST jobs/{id}/finish | a frame `{epoch, error, predict_time_us}` with outputs | `{outcome}` |
 | POST jobs/{id}/hand-back | `{epoch, code, detail}` | `{state}` |
 
 Words are go, cancel and stale. Frames are those of `inference.triton.frames`. Whoever comes with an
-epoch that is not the newest
-is told `stale`: another node has the job, and what this one found is discarded.
+epoch that is not the newest is told `stale`: another node has the job, and what this one found is
+discarded.
+
+`output` is what a job says while it runs: pieces of its streamed output, the first of which has the
+number `seq`, counted from 0 under each lease. What comes again is passed over, what comes too early
+is refused (`output_out_of_order`). Besides cancel and stale its words are kept, full (no more is
+kept of this job) and away (nothing can be kept now); the whole output comes with `finish` anyway.
+A run that was canceled may bring with `finish` what it had given until then, and `piece_count`.
 """
 
 from __future__ import annotations
@@ -35,6 +42,8 @@ from inference.gateway.config import (
     NODE_SLOTS_MAX,
     NODE_TTL_S,
     NODE_VERSIONS_MAX,
+    OUTPUT_BYTES_MAX,
+    OUTPUT_CHUNKS_MAX,
 )
 from inference.gateway.database import DatabaseUnavailableError
 from inference.gateway.http import Answer, Request, json_answer, parse_json
@@ -50,6 +59,7 @@ from marketplace.core.errors import (
     MarketplaceError,
     MethodNotAllowedError,
     NotFoundError,
+    PayloadTooLargeError,
 )
 from marketplace.core.problem import CONTENT_TYPE, problem
 
@@ -66,6 +76,11 @@ _CODE_LENGTH_MAX, _DETAIL_LENGTH_MAX = 64, 500
 class SlotBusyError(ConflictError):
     code = "slot_busy"
     title = "The slot has a job already."
+
+
+class OutputOutOfOrderError(ConflictError):
+    code = "output_out_of_order"
+    title = "What the job said before is missing."
 
 
 class PullProtocol:
@@ -95,6 +110,8 @@ class PullProtocol:
                     return await self._claim(request, node_id)
                 case ["v1", "heartbeat"]:
                     return await self._take_heartbeat(request, node_id, is_draining)
+                case ["v1", "jobs", job_id, "output"]:
+                    return await self._append(request, node_id, _read_id(job_id))
                 case ["v1", "jobs", job_id, "finish"]:
                     return await self._finish(request, node_id, _read_id(job_id))
                 case ["v1", "jobs", job_id, "hand-back"]:
@@ -151,7 +168,7 @@ class PullProtocol:
             if work is not None:
                 return _render_work(work)
             left_s = deadline_s - time.monotonic()
-            if left_s <= 0:
+            if left_s <= 0 or self.gateway.closing.has_begun:
                 return Answer(status=204, body=b"")
             await self.jobs.broker.wait_for_work(left_s, version_ids)
 
@@ -169,6 +186,16 @@ class PullProtocol:
         document = {"words": {str(one): word for one, word in words.items()}, "drain": is_draining}
         return json_answer(document)
 
+    async def _append(self, request: Request, node_id: UUID, job_id: UUID) -> Answer:
+        body = await _read_object(request)
+        number, chunks = body.get("seq"), _read_chunks(body.get("chunks"))
+        if type(number) is not int or not 0 <= number < 2**31:
+            raise BadRequestError("seq is a whole number, counted from 0.")
+        word, expected = await self.jobs.append(node_id, job_id, _read_epoch(body), number, chunks)
+        if word == "gap":
+            raise OutputOutOfOrderError(f"The next chunk is number {expected}.", next=expected)
+        return json_answer({"word": word, "next": expected})
+
     async def _finish(self, request: Request, node_id: UUID, job_id: UUID) -> Answer:
         try:
             document, found = frames.load(await request.read_body())
@@ -178,8 +205,11 @@ class PullProtocol:
         predict_time_us = document.get("predict_time_us")
         if type(predict_time_us) is not int or predict_time_us < 0:
             raise BadRequestError("predict_time_us is a whole number.")
-        if bool(error) == bool(found):
+        if not (error or found) or (found and error not in ("", "canceled")):
             raise BadRequestError("A job has either an error or outputs.")
+        piece_count = document.get("piece_count", 0)
+        if type(piece_count) is not int or not 0 <= piece_count < 2**31:
+            raise BadRequestError("piece_count is a whole number.")
         outcome = await self.jobs.finish(
             node_id,
             job_id,
@@ -187,6 +217,7 @@ class PullProtocol:
             outputs=frames.to_outputs(found) if found else None,
             error=error,
             predict_time_us=min(predict_time_us, int(JOB_RUN_MAX_S * 1e6)),
+            piece_count=piece_count,
         )
         return json_answer({"outcome": outcome})
 
@@ -211,6 +242,7 @@ def _render_work(work: Work) -> Answer:
         "attempt": lease.attempt,
         "version_id": str(lease.version_id),
         "output_names": list(work.output_names),
+        "streamed_output": work.streamed_output,
         "run_max_s": max(0.0, min(JOB_RUN_MAX_S, left_s)),
         "lease_s": LEASE_S,
         "heartbeat_s": HEARTBEAT_S,
@@ -238,6 +270,19 @@ def _read_ids(given: Any) -> list[UUID]:
     if not isinstance(given, list) or len(given) > NODE_VERSIONS_MAX:
         raise BadRequestError(f"version_ids is a list of at most {NODE_VERSIONS_MAX}.")
     return [_read_id(one) for one in given]
+
+
+def _read_chunks(given: Any) -> list[str]:
+    if not isinstance(given, list) or not 0 < len(given) <= OUTPUT_CHUNKS_MAX:
+        raise BadRequestError(f"chunks is a list of 1 to {OUTPUT_CHUNKS_MAX} texts.")
+    if not all(isinstance(one, str) and one for one in given):
+        raise BadRequestError("A chunk is a text, and not empty.")
+    if sum(len(one.encode()) for one in given) > OUTPUT_BYTES_MAX:
+        raise PayloadTooLargeError(
+            f"The chunks of one call have at most {OUTPUT_BYTES_MAX} bytes.",
+            limit_bytes=OUTPUT_BYTES_MAX,
+        )
+    return given
 
 
 def _read_epoch(body: dict[str, Any]) -> int:

@@ -150,6 +150,10 @@ class Database:
             return cursor.fetchall()
 
     def close(self) -> None:
+        """Give the real functions back."""
+        for source in self._real:
+            self._connection.execute(source)
+        self._connection.execute("DROP FUNCTION bench_now")
         self._connection.close()
 
     def _replace_clock(self) -> None:
@@ -162,8 +166,9 @@ class Database:
             " JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'public'"
             " AND p.proname ~ '^(inference|billing)_' AND p.prosrc LIKE '%clock_timestamp()%'"
         ).fetchall()
-        for row in rows:
-            self._connection.execute(row["source"].replace("clock_timestamp()", "bench_now()"))
+        self._real = [row["source"] for row in rows]
+        for source in self._real:
+            self._connection.execute(source.replace("clock_timestamp()", "bench_now()"))
 
 
 class Gateway:
@@ -418,7 +423,8 @@ def make_versions(made: Stand) -> list[UUID]:
     from tests.factories import ModelVersionFactory
 
     model = ModelVersion.objects.get(pk=made.version_id).model
-    return [ModelVersionFactory(model=model, number=2 + n).pk for n in range(MODEL_COUNT)]
+    first = ModelVersion.objects.filter(model=model).count() + 1
+    return [ModelVersionFactory(model=model, number=first + n).pk for n in range(MODEL_COUNT)]
 
 
 def report(fleet: Fleet, took_s: float, real_s: float) -> bool:

@@ -30,6 +30,7 @@ _LENGTH_MAX = 1_000
 LOOK_S = 1.0
 _BLOCK_MS = 5_000
 _AWAY_S = 1.0
+_CLOSE_S = 3.0
 
 
 class Wakeups:
@@ -55,6 +56,7 @@ class Wakeups:
         self._own_id = uuid4().bytes
         self._untold: set[UUID | None] = set()
         self._running: list[asyncio.Task[None]] = []
+        self._is_closed = False
         self._telling: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -65,11 +67,13 @@ class Wakeups:
 
     async def close(self) -> None:
         """Hear and tell nothing more."""
-        for task in (*self._running, self._telling):
-            if task is not None:
-                task.cancel()
-                with suppress(asyncio.CancelledError, Exception):
-                    await task
+        self._is_closed = True
+        tasks = [one for one in (*self._running, self._telling) if one is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            # Not for ever: the client may take a cancel in mid-connection for a failure of Redis.
+            await asyncio.wait(tasks, timeout=_CLOSE_S)
         if self._redis is not None:
             with suppress(RedisError, OSError):
                 await self._redis.aclose()
@@ -122,10 +126,10 @@ class Wakeups:
                 logger.debug("wake-ups are not told: %s", type(error).__name__)
 
     async def _listen(self, redis: Redis) -> None:
-        while True:
+        while not self._is_closed:
             try:
                 last: bytes | str = "$"
-                while True:
+                while not self._is_closed:
                     found: Any = await redis.xread(
                         {STREAM: last}, block=_BLOCK_MS, count=_LENGTH_MAX
                     )

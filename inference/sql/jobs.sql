@@ -153,14 +153,20 @@ CREATE OR REPLACE FUNCTION inference_claim(
     p_node uuid, p_slot integer, p_versions uuid[], p_lease_s double precision
 ) RETURNS SETOF inference_job
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp
-SET enable_seqscan = off SET enable_bitmapscan = off
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off
 SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     v_now timestamptz := clock_timestamp();
+    v_next record;
     v_candidate record;
 BEGIN
-    IF EXISTS (SELECT 1 FROM inference_job j WHERE j.lease_node_id = p_node
-            AND j.lease_slot = p_slot AND j.state IN ('leased', 'running')) THEN
+    -- The first at its place or behind it, in the order of slots: a plan that was made while little
+    -- was leased would otherwise look through all that is leased now, by another index.
+    SELECT j.lease_node_id, j.lease_slot INTO v_next FROM inference_job j
+        WHERE j.state IN ('leased', 'running')
+            AND (j.lease_node_id, j.lease_slot) >= (p_node, p_slot)
+        ORDER BY j.lease_node_id, j.lease_slot LIMIT 1;
+    IF v_next.lease_node_id = p_node AND v_next.lease_slot = p_slot THEN
         RAISE EXCEPTION 'the slot has a job already' USING ERRCODE = 'SR409';
     END IF;
     FOR v_candidate IN
@@ -463,7 +469,9 @@ BEGIN
 END $$;
 
 
--- Give back what finished jobs did not cost. Returns how many holds were changed.
+-- Give back what jobs did not cost that ended just now: not of all that ended and lie here still,
+-- for every gateway asks each second. What is left by then `inference_archive_jobs` gives back.
+-- Returns how many holds were changed.
 CREATE OR REPLACE FUNCTION inference_return_holds(p_limit integer) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
@@ -471,7 +479,8 @@ DECLARE
 BEGIN
     SELECT array_agg(f.hold_id) INTO v_ids FROM (
         SELECT j.hold_id FROM inference_job j JOIN billing_hold h ON h.id = j.hold_id
-        WHERE j.finished_at IS NOT NULL AND h.state = 'pending' LIMIT p_limit
+        WHERE j.finished_at > clock_timestamp() - interval '2 minutes' AND h.state = 'pending'
+        LIMIT p_limit
     ) f;
     RETURN CASE WHEN v_ids IS NULL THEN 0 ELSE billing_give_back(v_ids, NULL::bigint[]) END;
 END $$;
@@ -484,8 +493,17 @@ CREATE OR REPLACE FUNCTION inference_archive_jobs(
 ) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
+    v_ids uuid[];
     v_count integer;
 BEGIN
+    -- When all gateways were away, nobody has given this back.
+    SELECT array_agg(f.hold_id) INTO v_ids FROM (
+        SELECT j.hold_id FROM inference_job j JOIN billing_hold h ON h.id = j.hold_id
+        WHERE j.finished_at < clock_timestamp() - p_after AND h.state = 'pending' LIMIT p_limit
+    ) f;
+    IF v_ids IS NOT NULL THEN
+        PERFORM billing_give_back(v_ids, NULL::bigint[]);
+    END IF;
     WITH old AS MATERIALIZED (
         SELECT j.* FROM inference_job j WHERE j.finished_at < clock_timestamp() - p_after
             AND (j.state <> 'dead' OR j.finished_at < clock_timestamp() - p_dead_after)

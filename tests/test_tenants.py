@@ -635,6 +635,7 @@ NAMELESS = {
     # Their model has to be on sale: tests/inference/django/test_playground.py.
     "inference:try-stream": "who may see the model, as the panel",
     "inference:try-code": "who may see the model, as the panel",
+    "inference:try-later": "who may see the model, as the panel: tests/inference/test_try_later.py",
     "inference:sealing": "what sealing does, in words",
     "inference-api:manifest-checks": "nobody: what is sent is checked and not kept",
     "inference-api:node-enrol": "a new node, by a certificate that is its own",

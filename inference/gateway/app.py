@@ -50,6 +50,7 @@ from inference.gateway.protocols.oip import OIPProtocol
 from inference.gateway.protocols.openai import OpenAIProtocol
 from inference.gateway.protocols.pull import PullProtocol
 from inference.gateway.query_budget import QueryBudgets
+from inference.gateway.queue_watch import QueueWatch
 from inference.gateway.route import Routes
 from inference.gateway.route_name import name_method, name_route
 from inference.gateway.running import Running
@@ -141,6 +142,7 @@ class Gateway:
         self.wakeups = Wakeups(config.redis_url)
         self.broker = PostgresBroker(config.database_url, self.wakeups)
         self.jobs = Jobs(self.broker, self.catalog, self.predictor, self.database)
+        self.queue_watch = QueueWatch(self.database)
         self.native = NativeProtocol(self)
         self.oip = OIPProtocol(self)
         self.openai = OpenAIProtocol(self)
@@ -168,6 +170,7 @@ class Gateway:
             self.holds.run(),
             self.running.run(),
             self.jobs.run(),
+            self.queue_watch.run(),
             self.uses.run(self.running.list_versions),
             self.queries.run(),
             self.drift.run(),

@@ -56,6 +56,7 @@ urlpatterns = [
     path("panels/onboarding/<uuid:version_id>", onboarding.version_panel, name="version-panel"),
     path("panels/try/<slug:owner>/<str:name>", playground.try_panel, name="try-panel"),
     path("panels/try/<slug:owner>/<str:name>/stream", playground.try_stream, name="try-stream"),
+    path("panels/try/<slug:owner>/<str:name>/later", playground.try_later, name="try-later"),
     path("panels/try/<slug:owner>/<str:name>/code", playground.try_code, name="try-code"),
     path("panels/cancel/<str:public_id>", playground.try_cancel, name="try-cancel"),
     path("panels/evidence/<slug:owner>/<str:name>", evidence.evidence_panel, name="evidence-panel"),

@@ -676,6 +676,7 @@ NAMELESS = {
     # Their model has to be on sale: tests/inference/django/test_playground.py.
     "inference:try-stream": "who may see the model, as the panel",
     "inference:try-code": "who may see the model, as the panel",
+    "inference:try-later": "who may see the model, as the panel: tests/inference/test_try_later.py",
     "inference:sealing": "what sealing does, in words",
     "inference:file-link": "signed for one file; see tests/inference/test_file_api.py",
     "inference-api:gateway-output": "gateways alone; see tests/inference/test_file_api.py",

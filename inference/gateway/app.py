@@ -55,6 +55,7 @@ from inference.gateway.protocols.oip import OIPProtocol
 from inference.gateway.protocols.openai import OpenAIProtocol
 from inference.gateway.protocols.pull import PullProtocol
 from inference.gateway.query_budget import QueryBudgets
+from inference.gateway.queue_watch import QueueWatch
 from inference.gateway.route import Routes
 from inference.gateway.route_name import name_method, name_route
 from inference.gateway.running import Running
@@ -151,6 +152,7 @@ class Gateway:
         self.closing = Closing()
         self.watches = JobWatches(self.jobs, self.database, self.outputs, self.closing)
         self.batches = Batches(self.jobs, self.authenticator, self.catalog, self.database)
+        self.queue_watch = QueueWatch(self.database)
         self.native = NativeProtocol(self)
         self.oip = OIPProtocol(self)
         self.openai = OpenAIProtocol(self)
@@ -180,6 +182,7 @@ class Gateway:
             self.running.run(),
             self.jobs.run(),
             self.batches.run(),
+            self.queue_watch.run(),
             self.uses.run(self.running.list_versions),
             self.queries.run(),
             self.drift.run(),

@@ -135,6 +135,17 @@ FAMILIES = {
             "gauge",
             "1 while limits are shared through Redis; at 0 each gateway keeps its part.",
         ),
+        Family(
+            f"{_PREFIX}jobs_waiting",
+            "gauge",
+            "Predictions that wait in the queue, of all gateways; seen up to 15 s ago.",
+        ),
+        Family(
+            f"{_PREFIX}jobs_oldest_seconds",
+            "gauge",
+            "How long the first of them has waited; 0 while none does.",
+        ),
+        Family(f"{_PREFIX}jobs_dead", "gauge", "Predictions that no node could run."),
         Family(f"{_PREFIX}build_info", "gauge", "1; what runs, in its labels."),
         Family("process_cpu_seconds_total", "counter", "CPU time of the process."),
         Family("process_resident_memory_bytes", "gauge", "Memory of the process."),
@@ -263,6 +274,17 @@ def _add_state(page: _Page, gateway: Gateway, metrics: Metrics) -> None:
     page.add("database_waiting", waiting)
     page.add("changes_listening", int(gateway.changes.is_listening))
     page.add("limits_shared", int(gateway.limits.store.is_up))
+    _add_queue(page, gateway)
+
+
+def _add_queue(page: _Page, gateway: Gateway) -> None:
+    seen = gateway.queue_watch.seen
+    if seen is None:
+        return
+    for one in seen.classes:
+        page.add("jobs_waiting", one.waiting, {"class": one.name})
+        page.add("jobs_oldest_seconds", one.oldest_s, {"class": one.name})
+    page.add("jobs_dead", seen.dead)
 
 
 def _add_replicas(page: _Page, gateway: Gateway, metrics: Metrics) -> None:

@@ -104,6 +104,30 @@ def try_model(*, model: AIModel, account: Account, user: User, values: dict[str,
     return _read(response.status_code, document, time.perf_counter() - started_s)
 
 
+def queue_model(*, model: AIModel, account: Account, user: User, values: dict[str, Any]) -> Attempt:
+    """Hand in one prediction that runs when there is a place; as `try_model` else.
+
+    Returns:
+        Its id, or why it was not accepted. What it gives stands on its page.
+    """
+    url = _prediction_url(model)
+    headers = _authorize(account, user) | {"Prefer": "respond-async"}
+    started_s = time.perf_counter()
+    try:
+        response = _client().post(url, json={"input": values}, headers=headers)
+        document = response.json()
+    except (httpx.HTTPError, ValueError):
+        document = None
+    round_trip_s = time.perf_counter() - started_s
+    if not isinstance(document, dict):
+        # It may wait all the same: then it is listed in the queue.
+        error = GatewayUnavailableError
+        return Attempt(problem_code=error.code, problem_detail=error.title, may_be_charged=True)
+    if response.status_code == httpx.codes.ACCEPTED:
+        return Attempt(prediction_id=str(document.get("id", "")), round_trip_s=round_trip_s)
+    return _read(response.status_code, document, round_trip_s)
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """A part of a streamed answer's text, or at first only the id that it will have."""

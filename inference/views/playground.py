@@ -10,8 +10,11 @@ from typing import Any
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
+from django.shortcuts import redirect
 from django.template.loader import render_to_string
+from django.urls import reverse
 from django.views.decorators.http import require_http_methods, require_POST
+from django_htmx.http import HttpResponseClientRedirect
 
 from inference.core.snippets import Call, list_snippets
 from inference.errors import GatewayUnavailableError
@@ -59,6 +62,14 @@ def try_stream(request: HttpRequest, owner: str, name: str) -> HttpResponseBase:
 
 
 @require_POST
+def try_later(request: HttpRequest, owner: str, name: str) -> HttpResponse:
+    """Hand in one paid prediction that runs in the background, and lead to its page."""
+    answer = _answer_try(request, owner, name, streams=False, is_later=True)
+    assert isinstance(answer, HttpResponse)
+    return answer
+
+
+@require_POST
 def try_cancel(request: HttpRequest, public_id: str) -> HttpResponse:
     """End a prediction of the person's account that still runs."""
     if not request.user.is_authenticated:
@@ -95,7 +106,7 @@ def try_code(request: HttpRequest, owner: str, name: str) -> HttpResponse:
 
 
 def _answer_try(
-    request: HttpRequest, owner: str, name: str, *, streams: bool
+    request: HttpRequest, owner: str, name: str, *, streams: bool, is_later: bool = False
 ) -> HttpResponse | StreamingHttpResponse:
     actor = actor_of(request)
     model = access_model(actor, owner, name)
@@ -126,11 +137,21 @@ def _answer_try(
         run = _Run(model, version, account, request.user, form, interface)
         if streams and interface.streamed_output is not None and form.is_valid():
             return _stream(request, run)
-        attempt = run.attempt()
+        attempt = run.attempt(is_later=is_later)
+        if attempt is not None and attempt.is_answered and is_later:
+            return _lead_to(request, attempt.prediction_id)
         if attempt is not None:
             context |= run.describe(attempt)
         status = 422 if form.errors else 200
     return render_panel(request, "try", context, title=f"Try {model}", status=status)
+
+
+def _lead_to(request: HttpRequest, public_id: str) -> HttpResponse:
+    """The page of a prediction; a panel leaves the page that it stands on for it."""
+    url = reverse("inference:prediction", args=[public_id])
+    if request.htmx:  # type: ignore[attr-defined]
+        return HttpResponseClientRedirect(url)
+    return redirect(url)
 
 
 def _choose_preset(request: HttpRequest, presets: list[Preset]) -> Preset | None:
@@ -203,12 +224,13 @@ class _Run:
             "values": self.form.values,
         }
 
-    def attempt(self) -> Attempt | None:
+    def attempt(self, *, is_later: bool) -> Attempt | None:
         """Run it if the inputs are right; faults that the gateway finds stand at the inputs."""
         if not self.form.is_valid():
             return None
+        serve = playground.queue_model if is_later else playground.try_model
         try:
-            attempt = playground.try_model(**self.parts)
+            attempt = serve(**self.parts)
         except GatewayUnavailableError as error:
             return Attempt(problem_code=error.code, problem_detail=error.detail)
         if attempt.faults:

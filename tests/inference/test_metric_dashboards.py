@@ -100,7 +100,7 @@ def test_every_series_of_the_gateway_that_tells_of_models_is_drawn() -> None:
 def test_labels_that_are_asked_for_are_there() -> None:
     # Those of the page, what Prometheus adds, and the edge of a bucket.
     known = {"model", "version", "protocol", "outcome", "code", "replica", "cache", "state"}
-    known |= {"instance", "le"}
+    known |= {"class", "instance", "le"}
     for place, text in list_expressions():
         for group in re.findall(r"\bby \(([^)]*)\)", text):
             assert {one.strip() for one in group.split(",")} <= known, place

@@ -11,11 +11,13 @@ from django.utils import timezone
 from playwright.sync_api import Page, expect
 
 from inference.models import Deployment, FinishedJob, Job, JobPace, Replica
+from inference.services import playground
 from marketplace.core.ids import new_id, to_public
 from marketplace.models import ModelVersion
 from tests.factories import ModelVersionFactory
 from tests.faults import find_faults
 from tests.inference import queued
+from tests.inference.django import gateway as gateway_server
 
 LOOKS = {
     "light": {"color_scheme": "light", "viewport": {"width": 1440, "height": 900}},
@@ -212,3 +214,24 @@ def test_chosen_dead_ones_run_again(visit, platform_admin, account, version, nod
     expect(page.get_by_text("2 of 2 wait in the queue again.")).to_be_visible()
     found = dict(Job.objects.values_list("pk", "state"))
     assert found == {first: "queued", second: "dead", third: "queued"}
+
+
+def test_the_try_form_runs_in_the_background_and_leads_to_its_page(
+    visit, owner, account, version, digits, settings
+):
+    job_id = queued.submit(account, version)
+    page = visit(owner)
+    with gateway_server.serve(settings.PLAYGROUND_SECRET) as gateway:
+        settings.GATEWAY_URL = gateway.url
+        gateway.status, gateway.document = 202, {"id": to_public(job_id), "status": "starting"}
+        page.goto("/acme/digits")
+        page.get_by_label("x", exact=True).fill("4")
+        page.get_by_role("button", name="Run in the background").press("Enter")
+
+        page.wait_for_url(f"**/predictions/{to_public(job_id)}")
+        expect(page.get_by_role("list", name="Progress")).to_contain_text("Next in its queue")
+        [(_, _, body)] = gateway.calls
+        assert body == {"input": {"x": 4}}
+        assert gateway.preferences == ["respond-async"]
+    playground._client().close()
+    playground._client.cache_clear()

@@ -24,6 +24,8 @@ class Gateway:
     url: str = ""
     secret: str = ""
     calls: list[tuple[str, dict[str, Any], Any]] = field(default_factory=list)
+    # The header `Prefer` of each call.
+    preferences: list[str | None] = field(default_factory=list)
     status: int = 201
     document: Any = None
     # Sent instead of JSON, to play something that is no gateway.
@@ -61,6 +63,7 @@ def serve(secret: str) -> Iterator[Gateway]:
             body = json.loads(sent) if sent else None
             token = self.headers["Authorization"].removeprefix("Bearer ")
             gateway.calls.append((self.path, open_token(token, gateway.secret), body))
+            gateway.preferences.append(self.headers["Prefer"])
             raw = gateway.raw if gateway.raw is not None else json.dumps(gateway.document).encode()
             self.send_response(gateway.status)
             self.send_header("Content-Length", str(len(raw)))

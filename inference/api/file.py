@@ -150,6 +150,7 @@ class OutputView(APIView):
                 query.get("name", ""),
                 request._request.content_type or "",  # noqa: SLF001
                 purpose=File.Purpose.OUTPUT,
+                expires_at=utc_now() + services.read_lifetime_max(api_key.account),
                 prediction_id=prediction_id,
             )
         return Response({"id": file.public_id}, status=201)

@@ -17,7 +17,7 @@ from uuid import UUID
 
 import orjson
 
-from inference.core.file_link import FILE_PREFIX, LINK_PATH, Word, write_word
+from inference.core.file_link import FILE_PREFIX, LINK_PATH, Word, make_link, write_word
 from inference.gateway.auth import PREDICT, READ, Caller
 from inference.gateway.config import (
     FILE_ANSWER_BYTES_MAX,
@@ -99,6 +99,10 @@ class Files:
         query = f"?{request.query_string}" if request.query_string else ""
         answer = await self._ask(request.method, path + query, self._vouch(caller))
         return _own(request, answer)
+
+    def link_to(self, file_id: UUID, expires_s: int) -> str:
+        """An address at the site that opens a file without a key, until then."""
+        return make_link(self.web_url, self._secret, file_id, expires_s)
 
     async def keep_output(
         self,

@@ -14,7 +14,9 @@ from inference.gateway.catalog import Offer, Priced
 from inference.gateway.holds import Draw
 from inference.gateway.idempotency import Claim
 from inference.gateway.metrics import METRICS, Series
+from inference.gateway.output_files import OutputFiles
 from inference.gateway.tracing import Trace
+from inference.triton.media import Keep
 from marketplace.core.clock import utc_now
 from marketplace.core.errors import MarketplaceError
 
@@ -37,6 +39,8 @@ class Prediction:
     claim: Claim | None = None
     # What its caller calls its usage; empty for nothing.
     tag: str = ""
+    # What it gives as files; None where nothing may be kept.
+    files: OutputFiles | None = None
     # Kept only for keyed requests: a retry is answered with it.
     output: Any = None
     started_at: datetime | None = None
@@ -140,6 +144,11 @@ class Prediction:
         """Raise the error with which it was stopped, if it was."""
         if self.stopped is not None:
             raise self.stopped
+
+    @property
+    def keep(self) -> Keep | None:
+        """Takes a file that it gives; None where nothing may be kept."""
+        return None if self.files is None else self.files.keep
 
     @property
     def ends_with_client(self) -> bool:

@@ -31,12 +31,14 @@ from inference.gateway.errors import (
     KeyModeForbiddenError,
     StreamBrokenError,
 )
+from inference.gateway.files import Files
 from inference.gateway.holds import Holds
 from inference.gateway.http import Request
 from inference.gateway.idempotency import Claim, Idempotency
 from inference.gateway.limits import Limits
 from inference.gateway.meter import Meter
 from inference.gateway.metrics import METRICS
+from inference.gateway.output_files import OutputFiles
 from inference.gateway.prediction import Prediction
 from inference.gateway.query_budget import QueryBudgets
 from inference.gateway.route import Replica, Routes
@@ -95,6 +97,7 @@ class Predictor:
         running: Running,
         waking: Waking,
         uses: Uses,
+        files: Files,
     ) -> None:
         self.limits = limits
         self.queries = queries
@@ -108,6 +111,7 @@ class Predictor:
         self.running = running
         self.waking = waking
         self.uses = uses
+        self.files = files
         self.database = holds.database
         # Predictions that run without money, by account and model.
         self._running_free: dict[tuple[UUID, UUID], UUID] = {}
@@ -131,11 +135,13 @@ class Predictor:
         if caller.is_test and offer.owner_id != caller.account_id:
             raise KeyModeForbiddenError
         request.limits = self.limits.plan(caller, offer)
+        days = caller.retention_days
         return Prediction(
             id=request.id,
             caller=caller,
             offer=offer,
             price=require_price(offer, caller),
+            files=OutputFiles(self.files, caller.account_id, request.id, days) if days else None,
             protocol=protocol,
             rows=rows,
             created_at=request.created_at,
@@ -249,6 +255,8 @@ class Predictor:
             # One after the other: a large request takes its turns among the others.
             outputs = [await self._infer(prediction, one, replica) for one in batches]
             output = decode(outputs)
+            if prediction.files is not None:
+                await prediction.files.store()
             metering.measure(prediction, batches, outputs)
             prediction.completed_at = utc_now()
             if prediction.claim is not None and not prediction.caller.keeps_nothing:

@@ -81,7 +81,11 @@ def encode(interface: Interface, rows: Sequence[Mapping[str, Any]]) -> list[Tens
 
 
 def decode(
-    interface: Interface, outputs: Mapping[str, np.ndarray], *, include_hidden: bool = False
+    interface: Interface,
+    outputs: Mapping[str, np.ndarray],
+    *,
+    include_hidden: bool = False,
+    keep: media.Keep | None = None,
 ) -> list[dict[str, Any]]:
     """Make one answer per row: the visible outputs, by name, as JSON values.
 
@@ -89,6 +93,7 @@ def decode(
         interface: Says which outputs there are.
         outputs: What Triton answered, by name; texts as bytes.
         include_hidden: For test vectors, which may say what a hidden output holds.
+        keep: Takes sounds and pictures that are too large for an answer.
 
     Raises:
         OutputError: A tensor is missing or has another type or shape than was promised,
@@ -101,7 +106,7 @@ def decode(
     columns = [
         _decode_label(one, arrays[one.source])
         if one.kind == "label"
-        else _decode_column(one, arrays[one.name])
+        else _decode_column(one, arrays[one.name], keep)
         for one in shown
     ]
     names = [one.name for one in shown]
@@ -227,11 +232,11 @@ def _check_array(one: Output, array: np.ndarray) -> None:
         raise OutputError(f"{one.name} holds NaN or infinity, which an answer cannot carry")
 
 
-def _decode_column(one: Output, array: np.ndarray) -> list[Any]:
+def _decode_column(one: Output, array: np.ndarray, keep: media.Keep | None) -> list[Any]:
     if one.datatype == "BYTES":
         return [_decode_text(one, item) for item in array[:, 0]]
     if one.media_type:
-        return [media.render(one, row) for row in array]
+        return [media.render(one, row, keep) for row in array]
     if not one.shape:
         return _to_json(array[:, 0])
     return _to_json(array)

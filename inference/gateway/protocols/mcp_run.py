@@ -93,7 +93,7 @@ async def run(
         return await _stream(gateway, request, message, prediction, given)
 
     def decode(outputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        rows = tensors.decode(offer.interface, outputs)
+        rows = tensors.decode(offer.interface, outputs, keep=prediction.keep)
         if len(rows) != 1:
             raise OutputError(f"the model answered {len(rows)} rows to one")
         return rows[0]

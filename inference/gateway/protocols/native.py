@@ -167,7 +167,7 @@ class NativeProtocol:
             return await native_stream.answer(request, predictor, prediction, checked)
 
         def decode(outputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
-            rows = tensors.decode(interface, outputs)
+            rows = tensors.decode(interface, outputs, keep=prediction.keep)
             if len(rows) != 1:
                 raise OutputError(f"the model answered {len(rows)} rows to one")
             return rows[0]

@@ -455,3 +455,5 @@ FILE_WAIT_S = 30.0
 FILE_CHUNK_WAIT_S = 20.0
 # A page of a hundred files takes a tenth of it.
 FILE_ANSWER_BYTES_MAX = 1024 * 1024
+# Of a file that an input names: it lies in memory on its way to the model, with others beside it.
+FILE_INPUT_BYTES_MAX = 16 * 1024 * 1024

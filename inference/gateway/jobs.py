@@ -41,6 +41,7 @@ from inference.gateway.errors import (
     FilesUnavailableError,
     JobQueueFullError,
 )
+from inference.gateway.input_files import fetch_named
 from inference.gateway.output_files import OutputFiles
 from inference.gateway.prediction import Prediction
 from inference.gateway.predictor import Predictor, refuse_nul
@@ -250,7 +251,11 @@ class Jobs:
                 return None
             try:
                 offer = await self.catalog.find_version(lease.version_id)
-                tensors = _encode(offer, lease)
+                tensors = await self._encode(offer, lease)
+            except FilesUnavailableError:
+                # No fault of the job's: it waits a moment for the site.
+                await self.broker.hand_back(node_id, lease.id, lease.epoch, "files_unavailable")
+                return None
             except (MarketplaceError, TensorError) as error:
                 code = error.code if isinstance(error, MarketplaceError) else "model_not_ready"
                 await self._fail(lease, code)
@@ -311,7 +316,7 @@ class Jobs:
         offer = await self.catalog.find_version(lease.version_id)
         prediction = await self._recall(lease, offer)
         prediction.predict_time_s = predict_time_us / 1e6
-        batches = [_encode(offer, lease)]
+        batches = [await self._encode(offer, lease)]
         if any(one.media_type for one in offer.interface.visible_outputs):
             prediction.files = await self._find_place(lease)
         rows = wire.decode(offer.interface, outputs, keep=prediction.keep)
@@ -330,6 +335,12 @@ class Jobs:
             is_charged=True,
         )
         return ending, (prediction, batches, [dict(outputs)])
+
+    async def _encode(self, offer: Offer, lease: Lease) -> list[Tensor]:
+        given = await fetch_named(
+            self.predictor.files, lease.account_id, offer.interface, lease.input
+        )
+        return wire.encode(offer.interface, [given])
 
     async def _find_place(self, lease: Lease) -> OutputFiles | None:
         """Where its files are kept; None if its account keeps none."""
@@ -393,7 +404,3 @@ def _predict_wait_s(depth: Mapping[str, Any], ahead_count: int) -> float:
     """How long `ahead_count` runs take on the places that there are."""
     mean_s = (depth["mean_us"] or 1_000_000) / 1e6
     return ahead_count * mean_s / max(1, depth["place_count"])
-
-
-def _encode(offer: Offer, lease: Lease) -> list[Tensor]:
-    return wire.encode(offer.interface, [lease.input])

@@ -22,7 +22,7 @@ import orjson
 
 from inference.triton import media
 from inference.triton.errors import OutputError, TensorError
-from strongroom.interface import Input, Interface, Output
+from strongroom.interface import Input, Interface, Output, read_data_url
 
 NUMPY_TYPES: Mapping[str, Any] = {
     "BOOL": np.bool_,
@@ -68,7 +68,7 @@ def encode(interface: Interface, rows: Sequence[Mapping[str, Any]]) -> list[Tens
 
     Raises:
         TensorError: Rows of one batch have variable lengths that differ, or there are
-            more than the model takes at once.
+            more than the model takes at once; or one names a file that nobody has fetched.
     """
     if not 1 <= len(rows) <= interface.batch.max_size:
         limit = interface.batch.max_size
@@ -198,7 +198,7 @@ def _encode_column(one: Input, values: list[Any]) -> np.ndarray:
     count = len(values)
     if one.datatype == "BYTES":
         texts = np.empty((count, 1), dtype=np.object_)
-        texts[:, 0] = [text.encode() for text in values]
+        texts[:, 0] = [_read_file(one, value) if one.format else value.encode() for value in values]
         return texts
     kind = NUMPY_TYPES[one.datatype]
     if not one.shape:
@@ -209,6 +209,15 @@ def _encode_column(one: Input, values: list[Any]) -> np.ndarray:
     if any(array.shape != arrays[0].shape for array in arrays):
         raise TensorError(f"the rows of {one.name} differ in length; send them one by one")
     return np.stack(arrays)
+
+
+def _read_file(one: Input, value: str | bytes) -> bytes:
+    """The octets of an input that stands for a file; one that is named must be here already."""
+    if isinstance(value, bytes):
+        return value
+    if not value.startswith("data:"):
+        raise TensorError(f"{one.name} names a file, which is taken below /v1 only")
+    return read_data_url(one, value)
 
 
 def _shaped(one: Input, array: np.ndarray) -> np.ndarray:

@@ -37,7 +37,7 @@ def test_no_files_yet(owner_client):
 
 
 def test_a_file_is_listed_with_its_end_and_deleted(owner_client, account):
-    file = keep(account, "<b>song</b>.wav")
+    file = keep(account, "<b>song.wav")
     keep(AccountFactory(), "of another.wav")
     page = read(owner_client, "/console/files?account=acme")
     assert "&lt;b&gt;song" in page

@@ -25,6 +25,7 @@ from inference.gateway.database import Row
 from inference.gateway.deadline import is_async_preferred, read_wait
 from inference.gateway.errors import CanceledError
 from inference.gateway.http import Answer, Request, json_answer, parse_json
+from inference.gateway.input_files import fetch_named
 from inference.gateway.prediction import Prediction
 from inference.gateway.protocols import native_async, native_price, native_stream, schema
 from inference.gateway.protocols.keyed import REPLAYED, read_keyed_body
@@ -151,6 +152,7 @@ class NativeProtocol:
         request.offer = offer
         interface = offer.interface
         checked = _check_input(interface, document)
+        named = await fetch_named(self.gateway.files, caller.account_id, interface, checked)
         predictor = self.gateway.predictor
         prediction = predictor.begin(
             request, caller, offer, protocol=PROTOCOL, rows=1, claim=keyed.claim
@@ -159,12 +161,12 @@ class NativeProtocol:
             wish = native_async.read_wish(
                 request.headers, document, is_development=self.config.is_development
             )
-            inputs = tensors.encode(interface, [checked])
+            inputs = tensors.encode(interface, [named])
             await self.gateway.jobs.submit(prediction, inputs, checked, wish)
             return await self._answer_accepted(caller, prediction.id, wait)
         native_async.refuse_members(document)
         if native_stream.is_wanted(request, document):
-            return await native_stream.answer(request, predictor, prediction, checked)
+            return await native_stream.answer(request, predictor, prediction, named)
 
         def decode(outputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
             rows = tensors.decode(interface, outputs, keep=prediction.keep)
@@ -174,7 +176,7 @@ class NativeProtocol:
 
         try:
             output = await predictor.run(
-                prediction, tensors.encode(interface, [checked]), decode, request=request
+                prediction, tensors.encode(interface, [named]), decode, request=request
             )
         except CanceledError:
             envelope = self._render_canceled(prediction, document["input"])

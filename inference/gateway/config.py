@@ -455,5 +455,9 @@ FILE_WAIT_S = 30.0
 FILE_CHUNK_WAIT_S = 20.0
 # A page of a hundred files takes a tenth of it.
 FILE_ANSWER_BYTES_MAX = 1024 * 1024
+# Of an account that keeps nothing: how often a keyed retry is run again for the price of the first.
+# Who lost an answer asks again as often; who asks more would have many answers for one price.
+REPEATS_MAX = 3
+REPEATS_KNOWN_MAX = 10_000
 # Of a file that an input names: it lies in memory on its way to the model, with others beside it.
 FILE_INPUT_BYTES_MAX = 16 * 1024 * 1024

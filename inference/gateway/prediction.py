@@ -37,6 +37,8 @@ class Prediction:
     # What the caller has given it, from `created_at` on.
     allowed_s: float = 0.0
     claim: Claim | None = None
+    # Whether it runs in the place of one that was paid for: it costs nothing and is not recorded.
+    is_repeat: bool = False
     # What its caller calls its usage; empty for nothing.
     tag: str = ""
     # What it gives as files; None where nothing may be kept.
@@ -72,8 +74,9 @@ class Prediction:
 
     def __post_init__(self) -> None:
         terms = self.price.terms
-        self.is_rated = not (self.caller.is_test or terms.is_plain)
-        self.gross_nanos = 0 if self.caller.is_test else self.rows * terms.nanos_per_prediction
+        is_free = self.caller.is_test or self.is_repeat
+        self.is_rated = not (is_free or terms.is_plain)
+        self.gross_nanos = 0 if is_free else self.rows * terms.nanos_per_prediction
         self.series = METRICS.of(self.offer)
 
     def queue(self, replica_id: UUID) -> None:

@@ -136,18 +136,20 @@ class Predictor:
             raise KeyModeForbiddenError
         request.limits = self.limits.plan(caller, offer)
         days = caller.retention_days
+        prediction_id = request.repeats or request.id
         return Prediction(
-            id=request.id,
+            id=prediction_id,
             caller=caller,
             offer=offer,
             price=require_price(offer, caller),
-            files=OutputFiles(self.files, caller.account_id, request.id, days) if days else None,
+            files=OutputFiles(self.files, caller.account_id, prediction_id, days) if days else None,
             protocol=protocol,
             rows=rows,
             created_at=request.created_at,
             deadline_s=request.started_s + request.deadline_s,
             allowed_s=request.deadline_s,
-            claim=claim,
+            claim=None if request.repeats else claim,
+            is_repeat=request.repeats is not None,
             trace=request.trace,
             tag=request.tag,
         )
@@ -402,6 +404,9 @@ class Predictor:
 
     async def _hold(self, prediction: Prediction) -> None:
         nanos, caller = prediction.gross_nanos, prediction.caller
+        if prediction.is_repeat:
+            # It was admitted, paid for and recorded the first time.
+            return
         if nanos:
             began_s = time.monotonic()
             try:
@@ -444,6 +449,8 @@ class Predictor:
             del self._running_free[key]
 
     async def _settle(self, prediction: Prediction) -> None:
+        if prediction.is_repeat:
+            return
         reserved_nanos = prediction.gross_nanos
         began_s = time.monotonic()
         try:

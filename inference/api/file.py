@@ -41,7 +41,17 @@ SHOWN_TYPES = frozenset(
 SAVED_TYPES = frozenset(
     {"text/plain", "text/csv", "application/json", "application/jsonl", "application/x-ndjson"}
 )
-_CALLERS = (GatewayAuthentication, TokenAuthentication, SessionAuthentication)
+
+
+class FormSessionAuthentication(SessionAuthentication):
+    """The site's own pages, whose token of the form is read where the form is read."""
+
+    def enforce_csrf(self, request: Request) -> None:
+        """Refuse a form of another site; the framework itself would parse the body otherwise."""
+        super().enforce_csrf(request._request)  # type: ignore[arg-type] # noqa: SLF001
+
+
+_CALLERS = (GatewayAuthentication, TokenAuthentication, FormSessionAuthentication)
 
 
 class FilesView(APIView):
@@ -150,6 +160,7 @@ class OutputView(APIView):
                 query.get("name", ""),
                 request._request.content_type or "",  # noqa: SLF001
                 purpose=File.Purpose.OUTPUT,
+                expires_at=utc_now() + services.read_lifetime_max(api_key.account),
                 prediction_id=prediction_id,
             )
         return Response({"id": file.public_id}, status=201)

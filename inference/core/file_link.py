@@ -17,8 +17,9 @@ from uuid import UUID
 from marketplace.core.ids import to_public
 
 # On the site; what stands before the id, and after it.
-LINK_PATH = "/v1/files/{}/content"
 FILE_PREFIX = "file_"
+FILES_PATH = "/v1/files/"
+LINK_PATH = FILES_PATH + "{}/content"
 # For the way from one process to the next, by clocks that differ a little.
 WORD_TTL_S = 60
 _EXPIRES_LENGTH_MAX = 12

@@ -130,6 +130,7 @@ class Gateway:
         self.limits = Limits(config)
         self.queries = QueryBudgets(self.database, secret=config.playground_secret)
         self.drift = DriftCounter(self.database, secret=config.playground_secret)
+        self.files = Files(config)
         self.predictor = Predictor(
             limits=self.limits,
             queries=self.queries,
@@ -143,8 +144,8 @@ class Gateway:
             running=self.running,
             waking=self.waking,
             uses=self.uses,
+            files=self.files,
         )
-        self.files = Files(config)
         self.wakeups = Wakeups(config.redis_url)
         self.broker = PostgresBroker(config.database_url, self.wakeups)
         self.outputs = Outputs(config.redis_url)

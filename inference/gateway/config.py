@@ -484,3 +484,9 @@ WATCHES_PER_ACCOUNT_MAX = 32
 # A stream that was open for so long ends; its client goes on where it was with a new one, if its
 # key is still good for that.
 WATCH_AGE_MAX_S = 3_600.0
+# Of an account that keeps nothing: how often a keyed retry is run again for the price of the first.
+# Who lost an answer asks again as often; who asks more would have many answers for one price.
+REPEATS_MAX = 3
+REPEATS_KNOWN_MAX = 10_000
+# Of a file that an input names: it lies in memory on its way to the model, with others beside it.
+FILE_INPUT_BYTES_MAX = 16 * 1024 * 1024

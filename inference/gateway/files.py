@@ -17,12 +17,13 @@ from uuid import UUID
 
 import orjson
 
-from inference.core.file_link import FILE_PREFIX, LINK_PATH, Word, write_word
+from inference.core.file_link import FILE_PREFIX, FILES_PATH, LINK_PATH, Word, make_link, write_word
 from inference.gateway.auth import PREDICT, READ, Caller
 from inference.gateway.config import (
     FILE_ANSWER_BYTES_MAX,
     FILE_CHUNK_WAIT_S,
     FILE_FORM_BYTES_MAX,
+    FILE_INPUT_BYTES_MAX,
     FILE_RELAYS_MAX,
     FILE_RELAYS_PER_ACCOUNT_MAX,
     FILE_WAIT_S,
@@ -32,6 +33,7 @@ from inference.gateway.errors import CapacityError, FilesUnavailableError
 from inference.gateway.http import Answer, Request
 from marketplace.core.errors import (
     BadRequestError,
+    InvalidInputError,
     MethodNotAllowedError,
     NotFoundError,
     PayloadTooLargeError,
@@ -56,6 +58,7 @@ class Files:
     def __init__(self, config: GatewayConfig) -> None:
         self.site_url = config.site_url
         self.web_url = config.web_url
+        self.gateway_url = config.gateway_url
         self._secret = config.playground_secret
         self._session: aiohttp.ClientSession | None = None
         # By account: how many are on their way.
@@ -100,6 +103,10 @@ class Files:
         answer = await self._ask(request.method, path + query, self._vouch(caller))
         return _own(request, answer)
 
+    def link_to(self, file_id: UUID, expires_s: int) -> str:
+        """An address at the site that opens a file without a key, until then."""
+        return make_link(self.web_url, self._secret, file_id, expires_s)
+
     async def keep_output(
         self,
         account_id: UUID,
@@ -128,6 +135,42 @@ class Files:
             raise FilesUnavailableError(
                 "The output could not be kept as a file.", retry_after_s=_RETRY_S
             )
+
+    def is_own_url(self, url: str) -> bool:
+        """Whether an address is one under which files of ours are known."""
+        return url.startswith((f"{self.web_url}{FILES_PATH}", f"{self.gateway_url}{FILES_PATH}"))
+
+    async def fetch_input(self, account_id: UUID, file_id: str, kind: str) -> bytes:
+        """The content of a file of the account.
+
+        Args:
+            account_id: Whose it must be.
+            file_id: As consumers know it.
+            kind: `image`, `audio`, or `file` for any.
+
+        Raises:
+            NotFoundError: The account has none of that id.
+            InvalidInputError: It is too large for an input, or of another kind.
+            FilesUnavailableError: The site does not answer.
+        """
+        path = f"/api/files/{file_id}"
+        reader = Word(account_id, (READ,))
+        told = await self._ask("GET", path, reader)
+        if told.status != 200:
+            raise NotFoundError(f"There is no file {file_id}, or it has expired.")
+        document = orjson.loads(told.body)
+        if kind != "file" and not str(document["content_type"]).startswith(f"{kind}/"):
+            raise InvalidInputError(f"Is {document['content_type']}; the model takes {kind}/…")
+        if document["size"] > FILE_INPUT_BYTES_MAX:
+            raise InvalidInputError(
+                f"Has {document['size']} bytes; {FILE_INPUT_BYTES_MAX} are allowed in an input."
+            )
+        content = await self._ask(
+            "GET", f"{path}/content", reader, answer_bytes_max=FILE_INPUT_BYTES_MAX
+        )
+        if content.status != 200:
+            raise NotFoundError(f"There is no file {file_id}, or it has expired.")
+        return content.body
 
     async def close(self) -> None:
         """Let go of the connections."""
@@ -185,6 +228,7 @@ class Files:
         *,
         body: Any = None,
         headers: dict[str, str] | None = None,
+        answer_bytes_max: int = FILE_ANSWER_BYTES_MAX,
     ) -> Answer:
         # It takes a third of a second to import, and most gateways never see a file.
         import aiohttp
@@ -205,16 +249,17 @@ class Files:
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(sock_connect=FILE_WAIT_S, sock_read=FILE_WAIT_S),
             ) as response:
-                content = await response.content.read(FILE_ANSWER_BYTES_MAX + 1)
-                while len(content) <= FILE_ANSWER_BYTES_MAX:
-                    piece = await response.content.read(FILE_ANSWER_BYTES_MAX)
-                    if not piece:
+                pieces, size_bytes = [], 0
+                async for piece in response.content.iter_chunked(64 * 1024):
+                    pieces.append(piece)
+                    size_bytes += len(piece)
+                    if size_bytes > answer_bytes_max:
                         break
-                    content += piece
+                content = b"".join(pieces)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             logger.warning("the site does not answer about files: %s", type(error).__name__)
             raise FilesUnavailableError(retry_after_s=_RETRY_S) from None
-        if response.status >= 500 or len(content) > FILE_ANSWER_BYTES_MAX:
+        if response.status >= 500 or size_bytes > answer_bytes_max:
             raise FilesUnavailableError(retry_after_s=_RETRY_S)
         passed = [
             (name, response.headers[name]) for name in _PASSED_HEADERS if name in response.headers

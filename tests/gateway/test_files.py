@@ -30,6 +30,7 @@ def store(settings, tmp_path):
 @pytest.fixture
 def gateway_with_files(start_gateway, live_server, settings):
     settings.WEB_URL = live_server.url
+    settings.GATEWAY_URL = "https://gateway.example"
     return start_gateway(STRONGROOM_WEB_URL=live_server.url)
 
 

@@ -8,6 +8,7 @@ import pytest
 import redis
 from django.db import connection
 
+from inference.gateway.config import REPEATS_MAX
 from inference.models import Job, JobInput, Prediction
 from inference.services import prediction as predictions
 from inference.services.job import JobNotDeadError, archive_jobs, replay_job
@@ -15,9 +16,9 @@ from marketplace.core.clock import utc_now
 from marketplace.core.ids import from_public
 from marketplace.selectors.access import Actor
 from tests import servers
-from tests.gateway.conftest import X
+from tests.gateway.conftest import PRICE_NANOS, X, check_books
 from tests.gateway.processes import eventually
-from tests.gateway.test_jobs import pull, submit, wait_for  # noqa: F401 - a fixture
+from tests.gateway.test_jobs import ASYNC, pull, submit, wait_for  # noqa: F401 - a fixture
 from tests.inference.canary import find_canary
 from tests.inference.storing import use_store
 
@@ -144,6 +145,38 @@ def test_what_dies_keeps_its_input_only_where_something_is_kept(shop, client, da
         with pytest.raises(JobNotDeadError):
             replay_job(actor=Actor(), job_id=job_id)
         assert Job.objects.get(pk=job_id).state == "dead"
+
+
+def test_a_keyed_retry_runs_again_and_is_paid_for_once(shop, client, look):
+    keep_for(shop, 0)
+    first = run(client, {"Idempotency-Key": "one"})
+    assert first["metrics"]["cost_nano_usd"] == PRICE_NANOS
+    for _ in range(REPEATS_MAX):
+        again = run(client, {"Idempotency-Key": "one"})
+        assert again["id"] == first["id"]
+        assert again["metrics"]["cost_nano_usd"] == 0
+    # Many answers for one price are not given away.
+    body = {"input": {"x": X, "note": CANARY}}
+    path = "/v1/models/maker/echo/predictions"
+    last = client.post(path, json=body, headers={"Idempotency-Key": "one"})
+    assert (last.json()["id"], last.json()["data_removed"]) == (first["id"], True)
+    other = client.post(path, json={"input": {"x": X}}, headers={"Idempotency-Key": "one"})
+    assert other.status_code == 422
+    check_books(shop, [first["id"]])
+    assert look() == []
+
+
+def test_a_keyed_retry_of_a_job_starts_no_other(shop, client):
+    keep_for(shop, 0)
+    headers = {"Idempotency-Key": "one"}
+    made = submit(client, headers, note=CANARY)
+    again = client.post(
+        "/v1/models/maker/echo/predictions",
+        json={"input": {"x": X, "note": CANARY}},
+        headers=ASYNC | headers,
+    )
+    assert (again.status_code, again.json()["id"]) == (200, made["id"])
+    assert Job.objects.count() == 1
 
 
 def test_what_is_canceled_keeps_nothing(shop, client, look):

@@ -209,12 +209,20 @@ def test_a_person_says_whose_and_is_in_the_log(owner_client, outsider, account):
     assert client.post("/api/files?account=acme", {"file": io.BytesIO(b"x")}).status_code == 404
 
 
-def test_a_form_of_another_site_is_refused(owner, account):
+def test_a_form_of_another_site_is_refused(owner, account, settings):
     client = Client(enforce_csrf_checks=True)
     client.force_login(owner)
     refused = client.post("/api/files?account=acme", {"file": io.BytesIO(b"x")})
     assert refused.status_code == 403
     assert not File.objects.exists()
+    # With the token of a form of ours it is taken, whether it stands in the form or in a header.
+    client.get("/console/files?account=acme")
+    token = client.cookies[settings.CSRF_COOKIE_NAME].value
+    form = {"file": io.BytesIO(b"x"), "csrfmiddlewaretoken": token}
+    assert client.post("/api/files?account=acme", form).status_code == 201
+    headers = {"X-CSRFToken": token}
+    form = {"file": io.BytesIO(b"x")}
+    assert client.post("/api/files?account=acme", form, headers=headers).status_code == 201
 
 
 def test_an_account_that_keeps_nothing(call, account):

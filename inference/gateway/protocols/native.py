@@ -25,6 +25,7 @@ from inference.gateway.database import Row
 from inference.gateway.deadline import is_async_preferred, read_wait
 from inference.gateway.errors import CanceledError, ModelWakingError
 from inference.gateway.http import Answer, Request, json_answer, parse_json
+from inference.gateway.input_files import fetch_named
 from inference.gateway.prediction import Prediction
 from inference.gateway.protocols import (
     native_async,
@@ -158,12 +159,13 @@ class NativeProtocol:
         offer = await self.gateway.catalog.find(reference, caller)
         request.offer = offer
         checked = _check_input(offer.interface, document)
+        named = await fetch_named(self.gateway.files, caller.account_id, offer.interface, checked)
         predictor = self.gateway.predictor
         prediction = predictor.begin(
             request, caller, offer, protocol=PROTOCOL, rows=1, claim=keyed.claim
         )
         if is_async_preferred(request.headers):
-            await self._submit(request, prediction, document, checked)
+            await self._submit(request, prediction, document, checked, named)
             preferences = ["respond-async"]
             if wait is not None:
                 preferences.append(wait[0])
@@ -171,14 +173,14 @@ class NativeProtocol:
             return await self._answer_accepted(caller, prediction.id, ", ".join(preferences))
         native_async.refuse_members(document)
         if native_stream.is_wanted(request, document):
-            return await native_stream.answer(request, predictor, prediction, checked)
+            return await native_stream.answer(request, predictor, prediction, named)
         try:
-            return await self._run(request, prediction, document, checked, headers)
+            return await self._run(request, prediction, document, named, headers)
         except ModelWakingError:
             if wait is None:
                 raise
         # Who said how long it waits comes back for the answer, as with Replicate.
-        await self._submit(request, prediction, document, checked, was_admitted=True)
+        await self._submit(request, prediction, document, checked, named, was_admitted=True)
         return await self._answer_accepted(caller, prediction.id, wait[0])
 
     async def _run(
@@ -186,21 +188,21 @@ class NativeProtocol:
         request: Request,
         prediction: Prediction,
         document: Mapping[str, Any],
-        checked: Mapping[str, Any],
+        named: Mapping[str, Any],
         headers: list[tuple[str, str]],
     ) -> Answer:
         """Run it now, while its caller waits."""
         interface = prediction.offer.interface
 
         def decode(outputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
-            rows = tensors.decode(interface, outputs)
+            rows = tensors.decode(interface, outputs, keep=prediction.keep)
             if len(rows) != 1:
                 raise OutputError(f"the model answered {len(rows)} rows to one")
             return rows[0]
 
         try:
             output = await self.gateway.predictor.run(
-                prediction, tensors.encode(interface, [checked]), decode, request=request
+                prediction, tensors.encode(interface, [named]), decode, request=request
             )
         except CanceledError:
             envelope = self._render_canceled(prediction, document["input"])
@@ -214,6 +216,7 @@ class NativeProtocol:
         prediction: Prediction,
         document: Mapping[str, Any],
         checked: Mapping[str, Any],
+        named: Mapping[str, Any],
         *,
         was_admitted: bool = False,
     ) -> None:
@@ -221,7 +224,7 @@ class NativeProtocol:
         wish = native_async.read_wish(
             request.headers, document, is_development=self.config.is_development
         )
-        inputs = tensors.encode(prediction.offer.interface, [checked])
+        inputs = tensors.encode(prediction.offer.interface, [named])
         await self.gateway.jobs.submit(prediction, inputs, checked, wish, was_admitted=was_admitted)
 
     async def _answer_accepted(

@@ -445,3 +445,5 @@ BATCH_LEASE_S = 30.0
 BATCH_LOOK_S = 1.0
 # How often one that is paused tries whether it may go on, and the longest wait for room.
 BATCH_PAUSE_S = 30.0
+# Prices of batches that are remembered; one that is not is asked for.
+BATCH_PRICES_KEPT_MAX = 1_000

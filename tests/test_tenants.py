@@ -417,7 +417,7 @@ LINES = [
     Line("inference-api:batches", "/api/batches?account=acme", by="key"),
     Line(
         "inference-api:batches",
-        "/api/batches",
+        "/api/batches?account=acme",
         "POST",
         {"account": "acme", "model": "acme/digits:1"},
         by="key",

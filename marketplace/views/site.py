@@ -49,6 +49,7 @@ OWN_PAGES = (
     ("inference:predictions", "Predictions", "log requests history consumer", "activity"),
     ("billing:invoices", "Invoices", "bills consumer", "receipt"),
     ("billing:receipts", "Receipts", "verify proof signature consumer", "receipt"),
+    ("inference:batches", "Batches", "jsonl bulk file jobs consumer", "box"),
     ("inference:webhooks", "Webhooks", "events endpoints deliveries consumer", "bolt"),
     ("inference:runs", "Shared runs", "links consumer playground", "terminal"),
     ("marketplace:notifications", "Notifications", "inbox bell unread news", "bell"),

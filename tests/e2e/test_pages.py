@@ -57,6 +57,8 @@ PAGES = {
         "/console/wallet",
         "/console/usage",
         "/console/predictions",
+        "/console/batches",
+        "/console/batches/new",
         "/console/webhooks",
         "/console/webhooks/new",
         "/console/receipts",

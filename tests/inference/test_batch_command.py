@@ -23,7 +23,7 @@ def shell(transactional_db, live_server, settings, tmp_path):
     model = AIModelFactory(account=AccountFactory(slug="maker"), name="echo", visibility="public")
     ChannelFactory(version=VersionFactory(model=model, number=1))
     key = APIKeyFactory(account=AccountFactory(slug="buyer"))
-    environment = {"STRONGROOM_API_KEY": key.text, "STRONGROOM_URL": live_server.url}
+    environment = {"STRONGROOM_API_KEY": key.text, "STRONGROOM_WEB_URL": live_server.url}
 
     def run(*words: str):
         return CliRunner().invoke(main, ["batch", *words], env=environment)

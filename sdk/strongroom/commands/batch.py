@@ -27,7 +27,7 @@ def _with_platform(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the platform, with the key of its options."""
 
     @click.option("--key", envvar="STRONGROOM_API_KEY", help="API key (sk_…).")
-    @click.option("--url", envvar="STRONGROOM_URL", help="[default: the login's platform]")
+    @click.option("--url", envvar="STRONGROOM_WEB_URL", help="[default: the login's platform]")
     @click.option("--allow-http", is_flag=True, help="Send the key without encryption.")
     @wraps(command)
     def wrapped(key: str | None, url: str | None, allow_http: bool, **said: Any) -> None:

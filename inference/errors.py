@@ -62,7 +62,7 @@ class PartOutOfRangeError(InvalidInputError):
 class RangeNotSatisfiableError(MarketplaceError):
     code = "range_not_satisfiable"
     http_status = 416
-    title = "The part does not reach so far."
+    title = "It does not reach so far."
 
 
 class CiphertextGoneError(GoneError):
@@ -241,10 +241,20 @@ class FileGoneError(GoneError):
     title = "The file was deleted, or has expired."
 
 
+class FileMissingError(InvalidInputError):
+    code = "file_missing"
+    title = "The form has no file: its part is called `content` or `file`, and comes once."
+
+
 class FileLinkError(MarketplaceError):
     code = "file_link_invalid"
     http_status = 403
-    title = "This address of a file is not ours, was changed, or has expired."
+    title = "This address of a file was changed, or is not one of ours."
+
+
+class FileLinkExpiredError(GoneError):
+    code = "file_link_expired"
+    title = "This address of a file has expired. Ask for the file again to get another."
 
 
 class RetentionZeroError(ConflictError):

@@ -3,12 +3,14 @@ from __future__ import annotations
 from django.urls import path
 from django.views.generic import TemplateView
 
+from inference.api.file import open_link
 from inference.views import (
     alert,
     batch,
     custody,
     drift,
     evidence,
+    file,
     metric,
     onboarding,
     platform,
@@ -16,6 +18,7 @@ from inference.views import (
     prediction,
     protection,
     push,
+    retention,
     run,
     signing_key,
     slo,
@@ -136,6 +139,10 @@ urlpatterns = [
         name="batch-errors",
     ),
     path("panels/batches/<uuid:batch_id>", batch.batch_panel, name="batch-panel"),
+    path("console/files", file.files, name="files"),
+    path("console/files/<str:file_id>/delete", file.delete, name="file-delete"),
+    path("accounts/<slug:slug>/retention", retention.retention, name="retention"),
+    path("v1/files/<str:file_id>/content", open_link, name="file-link"),
     path("console/webhooks", webhook.webhooks, name="webhooks"),
     path("console/webhooks/new", webhook.new, name="webhook-new"),
     path("console/webhooks/secret", webhook.default_secret, name="webhook-secret"),

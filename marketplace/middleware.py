@@ -149,8 +149,8 @@ def referring_path(request: HttpRequest) -> str:
 
 
 def wants_json(request: HttpRequest) -> bool:
-    """Whether a program asks: everything below /api and /stripe."""
-    return request.path.startswith(("/api/", "/stripe/"))
+    """Whether a program asks: everything below /api, /v1 and /stripe."""
+    return request.path.startswith(("/api/", "/v1/", "/stripe/"))
 
 
 def problem_response(request: HttpRequest, error: MarketplaceError) -> JsonResponse:

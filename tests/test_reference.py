@@ -95,7 +95,7 @@ def list_api_paths():
             continue
         for pattern in resolver.url_patterns:
             path = "/api/" + re.sub(r"<\w+:(\w+)>", r"{\1}", str(pattern.pattern))
-            if not path.startswith("/api/node/"):
+            if not path.startswith(("/api/node/", "/api/gateway/")):
                 found.add((path, pattern.callback.view_class))
     return found
 

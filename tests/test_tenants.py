@@ -67,6 +67,7 @@ from inference.models import (
     WebhookEvent,
 )
 from inference.selectors import node as node_selectors
+from inference.services.file import store_file
 from inference.services.webhook_secret import make_secret
 from marketplace.core import ids
 from marketplace.core.ids import new_id
@@ -288,6 +289,10 @@ LINES = [
     ),
     Line("inference:batch-output", "/console/batches/{batch}/output"),
     Line("inference:batch-errors", "/console/batches/{batch}/errors"),
+    Line("inference:files", "/console/files?account=acme"),
+    Line("inference:file-delete", "/console/files/{file}/delete", "POST", {}),
+    Line("inference:retention", "/accounts/acme/retention"),
+    Line("inference:retention", "/accounts/acme/retention", "POST", {"days": 2}),
     Line("inference:webhooks", "/console/webhooks?account=acme"),
     Line("inference:webhook-new", "/console/webhooks/new?account=acme"),
     Line("inference:webhook-new", "/console/webhooks/new?account=acme", "POST", {"url": HOOK}),
@@ -476,6 +481,13 @@ LINES = [
         {},
         by="token",
     ),
+    Line("inference-api:files", "/api/files?account=acme", by="token"),
+    Line("inference-api:files", "/api/files?account=acme", "POST", {}, by="token"),
+    Line("inference-api:file", "/api/files/{file}", by="token"),
+    Line("inference-api:file", "/api/files/{file}", "DELETE", by="token"),
+    Line("inference-api:file-content", "/api/files/{file}/content", by="token"),
+    Line("inference-api:retention", "/api/retention?account=acme"),
+    Line("inference-api:retention", "/api/retention?account=acme", "PUT", {"days": 2}),
     Line("inference-api:release-log", "/api/versions/{version}/release-log", by="token"),
     Line("inference-api:upload", "/api/uploads/{upload}", by="token"),
     Line("inference-api:upload", "/api/uploads/{upload}", "DELETE", by="token"),
@@ -652,6 +664,8 @@ NAMELESS = {
     "inference:try-stream": "who may see the model, as the panel",
     "inference:try-code": "who may see the model, as the panel",
     "inference:sealing": "what sealing does, in words",
+    "inference:file-link": "signed for one file; see tests/inference/test_file_api.py",
+    "inference-api:gateway-output": "gateways alone; see tests/inference/test_file_api.py",
     "inference-api:manifest-checks": "nobody: what is sent is checked and not kept",
     "inference-api:node-enrol": "a new node, by a certificate that is its own",
     "inference-api:node-desired": "the calling node",
@@ -787,6 +801,7 @@ def rows(acme: Tenant, account: Account, store: None) -> dict[str, str]:
     made |= _watch(model)
     made |= _hook(account, prediction_id)
     made["batch"] = _begin_batch(account, version).pk
+    made["file"] = store_file(account, "a", "", ContentFile(b"a")).public_id
     _store_artifact(account, version)
     made["signing_key"] = SigningKey.objects.get(account=account).pk
     Deployment.objects.create(version=version)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Mapping
+from typing import IO, Any
 
 from django.core.files import File
 from django.http import FileResponse, HttpResponse
@@ -32,7 +33,7 @@ class ArtifactView(APIView):
 class Slice:
     """So many bytes of an open file, from where it stands; closing it closes the file."""
 
-    def __init__(self, file: File, size_bytes: int) -> None:
+    def __init__(self, file: File | IO[bytes], size_bytes: int) -> None:
         self._file = file
         self._left_bytes = size_bytes
 
@@ -59,7 +60,7 @@ class ArtifactPartView(APIView):
     ) -> HttpResponse | PartResponse:
         """The ciphertext of one part, or of the rest of it, streamed."""
         row = artifacts.access_part(actor_of(request), owner, name, number, file_index, part)
-        first, last = _read_range(request, row.sha256, row.size_bytes)
+        first, last = read_range(request.headers, row.sha256, row.size_bytes)
         try:
             file = object_store.open_part(row.storage_name)
         except FileNotFoundError:
@@ -83,18 +84,18 @@ class ArtifactPartView(APIView):
         )
 
 
-def _read_range(request: Request, sha256: str, size_bytes: int) -> tuple[int, int]:
+def read_range(headers: Mapping[str, str], sha256: str, size_bytes: int) -> tuple[int, int]:
     """The first and the last byte that are asked for; all where no range is understood.
 
     Raises:
         RangeNotSatisfiableError: It begins behind the part, or ends before it begins.
     """
-    found = _RANGE.fullmatch(request.headers.get("Range", ""))
-    is_other = request.headers.get("If-Range", f'"{sha256}"') != f'"{sha256}"'
+    found = _RANGE.fullmatch(headers.get("Range", ""))
+    is_other = headers.get("If-Range", f'"{sha256}"') != f'"{sha256}"'
     if found is None or is_other:
         return 0, size_bytes - 1
     first = int(found[1])
     last = min(int(found[2]), size_bytes - 1) if found[2] else size_bytes - 1
     if not first <= last:
-        raise RangeNotSatisfiableError(f"The part has {size_bytes} bytes.")
+        raise RangeNotSatisfiableError(f"There are {size_bytes} bytes.")
     return first, last

@@ -3,7 +3,18 @@ from __future__ import annotations
 from django.urls import URLPattern, URLResolver, path, register_converter
 from django.urls.converters import IntConverter
 
-from inference.api import artifact, batch, budget, node, upload, version, wake, webhook
+from inference.api import (
+    artifact,
+    batch,
+    budget,
+    file,
+    node,
+    retention,
+    upload,
+    version,
+    wake,
+    webhook,
+)
 
 
 class IndexConverter(IntConverter):
@@ -105,6 +116,11 @@ urlpatterns: list[URLPattern | URLResolver] = [
         webhook.DeliveryReplayView.as_view(),
         name="webhook-delivery-replay",
     ),
+    path("files", file.FilesView.as_view(), name="files"),
+    path("files/<str:file_id>", file.FileView.as_view(), name="file"),
+    path("files/<str:file_id>/content", file.FileContentView.as_view(), name="file-content"),
+    path("retention", retention.RetentionView.as_view(), name="retention"),
+    path("gateway/outputs/<str:file_id>", file.OutputView.as_view(), name="gateway-output"),
     path("node/enrol", node.EnrolView.as_view(), name="node-enrol"),
     path("node/desired", node.DesiredView.as_view(), name="node-desired"),
     path("node/report", node.ReportView.as_view(), name="node-report"),

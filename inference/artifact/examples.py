@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from strongroom.interface import Input, Interface
+from strongroom.interface import PLAIN_FILES, Input, Interface
 from strongroom.sealing.manifest import Manifest
 
 # An axis of free length, where nobody says how long it should be.
@@ -30,6 +30,8 @@ def _find_value(one: Input) -> Any:
     for given in (one.example, one.default):
         if given is not None:
             return given
+    if one.format:
+        return PLAIN_FILES[one.format]
     if one.kind == "text":
         return _TEXT[: one.max_length]
     if one.kind == "choice":

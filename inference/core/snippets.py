@@ -108,7 +108,8 @@ def _replicate(call: Call) -> Snippet:
 
 
 def _openai(call: Call) -> Snippet | None:
-    texts = [one.name for one in call.interface.inputs if one.kind == "text"]
+    spoken = [one for one in call.interface.inputs if one.kind == "text" and not one.format]
+    texts = [one.name for one in spoken]
     asked = next((call.values[name] for name in texts if call.values.get(name)), None)
     if asked is None or not call.is_inline:
         return None

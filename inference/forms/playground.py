@@ -13,7 +13,13 @@ from django.utils.html import escape
 
 from marketplace.core.card import Example
 from strongroom.errors import Fault, InputError
-from strongroom.interface import Input, Interface, escape_pointer
+from strongroom.interface import (
+    MAX_DATA_URL_LENGTH,
+    PLAIN_FILES,
+    Input,
+    Interface,
+    escape_pointer,
+)
 
 # A tensor larger than this is no longer something that one types; the example is left out.
 EXAMPLE_VALUES_MAX = 4096
@@ -61,7 +67,7 @@ def list_initial_values(interface: Interface) -> dict[str, Any]:
 def _make_up(one: Input) -> Any:
     match one.kind:
         case "text":
-            return "Some text"[: one.max_length]
+            return PLAIN_FILES.get(one.format) or "Some text"[: one.max_length]
         case "choice":
             return one.choices[0]
         case "boolean":
@@ -198,7 +204,8 @@ def _make_field(one: Input) -> forms.Field:
     match one.kind:
         case "text":
             area = forms.Textarea(attrs={"rows": 4})
-            return _Text(max_length=one.max_length, strip=False, widget=area, **common)
+            length = MAX_DATA_URL_LENGTH if one.format else one.max_length
+            return _Text(max_length=length, strip=False, widget=area, **common)
         case "choice":
             choices = [(choice, choice) for choice in one.choices]
             return forms.ChoiceField(choices=choices, **common)

@@ -35,6 +35,7 @@ from inference.gateway.database import Database
 from inference.gateway.database_clock import DatabaseClock
 from inference.gateway.drift import DriftCounter
 from inference.gateway.errors import CapacityError
+from inference.gateway.files import Files
 from inference.gateway.holds import Holds
 from inference.gateway.http import Answer, Request, RSGIProtocol
 from inference.gateway.idempotency import Idempotency
@@ -125,6 +126,7 @@ class Gateway:
         self.limits = Limits(config)
         self.queries = QueryBudgets(self.database, secret=config.playground_secret)
         self.drift = DriftCounter(self.database, secret=config.playground_secret)
+        self.files = Files(config)
         self.predictor = Predictor(
             limits=self.limits,
             queries=self.queries,
@@ -138,6 +140,7 @@ class Gateway:
             running=self.running,
             waking=self.waking,
             uses=self.uses,
+            files=self.files,
         )
         self.wakeups = Wakeups(config.redis_url)
         self.broker = PostgresBroker(config.database_url, self.wakeups)
@@ -193,6 +196,7 @@ class Gateway:
             ("queries", self.queries.close),
             ("drift", self.drift.close),
             ("streams", self.streams.close),
+            ("files", self.files.close),
             ("wakeups", self.wakeups.close),
             ("broker", self.broker.close),
             ("database", self.database.close),

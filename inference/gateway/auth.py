@@ -58,7 +58,8 @@ _SELECT_ACCOUNT = """
             WHERE t.account_id = a.id AND t.paused_at IS NOT NULL) AS is_past_due,
         a.requests_per_minute AS account_requests_per_minute,
         a.units_per_minute AS account_units_per_minute,
-        a.concurrency_max AS account_concurrency_max
+        a.concurrency_max AS account_concurrency_max,
+        a.retention_days
 """
 _OF_KEY = """
     , k.id, k.mode, k.scopes, k.expires_at,
@@ -104,6 +105,13 @@ class Caller:
     allowed_networks: Networks | None = None
     # Whether an invoice was not paid in spite of reminders: nothing new is begun.
     is_past_due: bool = False
+    # For how many days what goes in and comes out may be kept; 0 for not at all.
+    retention_days: int = 0
+
+    @property
+    def keeps_nothing(self) -> bool:
+        """Whether nothing may be kept of what goes in and comes out."""
+        return self.retention_days == 0
 
     def require(self, *scopes: str) -> None:
         """Refuse a key that has none of the scopes.
@@ -341,6 +349,7 @@ def _of_account(row: Row) -> dict[str, Any]:
         "is_suspended": row["is_suspended"],
         "is_frozen": row["is_frozen"],
         "is_past_due": row["is_past_due"],
+        "retention_days": row["retention_days"],
         "account_requests_per_minute": row["account_requests_per_minute"],
         "account_units_per_minute": row["account_units_per_minute"],
         "account_concurrency_max": row["account_concurrency_max"],

@@ -35,6 +35,7 @@ from inference.gateway.errors import (
     QueryBudgetSpentError,
     UnitsExceedLimitError,
 )
+from inference.gateway.input_files import fetch_named
 from inference.gateway.jobs import Jobs, LineGoneError, Wish
 from inference.gateway.prediction import Prediction
 from inference.triton import tensors
@@ -186,7 +187,9 @@ class Batches:
         left_s = (batch["deadline_at"] - utc_now()).total_seconds()
         try:
             checked = offer.interface.check_input(line["input"])
-            inputs = tensors.encode(offer.interface, [checked])
+            files = self.jobs.predictor.files
+            named = await fetch_named(files, caller.account_id, offer.interface, checked)
+            inputs = tensors.encode(offer.interface, [named])
             prediction = Prediction(
                 id=new_id(),
                 caller=caller,

@@ -315,6 +315,13 @@ class GatewayConfig:
     trusted_proxies: tuple[Network, ...] = ()
     # Webhooks may go to this machine.
     is_development: bool = False
+    # Where this process reaches the site, if not by its address for everybody.
+    inner_site_url: str = ""
+
+    @property
+    def site_url(self) -> str:
+        """Where this process reaches the site."""
+        return self.inner_site_url or self.web_url
 
     @property
     def hold_ttl_s(self) -> int:
@@ -359,7 +366,13 @@ class GatewayConfig:
             trace_ratio=env_ratio("STRONGROOM_OTLP_RATIO", TRACE_RATIO),
             trusted_proxies=_env_networks("STRONGROOM_GATEWAY_TRUSTED_PROXIES"),
             is_development=env_text("STRONGROOM_ENV", "production") == "development",
+            inner_site_url=_read_inner_site_url(),
         )
+
+
+def _read_inner_site_url() -> str:
+    name = "STRONGROOM_GATEWAY_SITE_URL"
+    return _env_url(name) if os.environ.get(name) else ""
 
 
 def _read_metrics_token() -> str:
@@ -447,3 +460,19 @@ BATCH_LOOK_S = 1.0
 BATCH_PAUSE_S = 30.0
 # Prices of batches that are remembered; one that is not is asked for.
 BATCH_PRICES_KEPT_MAX = 1_000
+# Files are kept by the site. A form with one: the largest file, and room for what is around it.
+FILE_FORM_BYTES_MAX = 513 * 1024 * 1024
+# Forms on their way through one process; each holds one of the site's threads for as long.
+FILE_RELAYS_MAX = 32
+FILE_RELAYS_PER_ACCOUNT_MAX = 4
+# For the site to take a connection, and to say something; and for a client to send some more.
+FILE_WAIT_S = 30.0
+FILE_CHUNK_WAIT_S = 20.0
+# A page of a hundred files takes a tenth of it.
+FILE_ANSWER_BYTES_MAX = 1024 * 1024
+# Of an account that keeps nothing: how often a keyed retry is run again for the price of the first.
+# Who lost an answer asks again as often; who asks more would have many answers for one price.
+REPEATS_MAX = 3
+REPEATS_KNOWN_MAX = 10_000
+# Of a file that an input names: it lies in memory on its way to the model, with others beside it.
+FILE_INPUT_BYTES_MAX = 16 * 1024 * 1024

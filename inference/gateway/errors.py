@@ -29,6 +29,7 @@ __all__ = [
     "ClientGoneError",
     "ConcurrencyLimitedError",
     "DeadlineInvalidError",
+    "FilesUnavailableError",
     "HoldGoneError",
     "IdempotencyInFlightError",
     "IdempotencyMismatchError",
@@ -303,3 +304,8 @@ def copy_for_another(error: BaseException) -> MarketplaceError:
     copied.args = error.args
     vars(copied).update(vars(error))
     return copied
+
+
+class FilesUnavailableError(UnavailableError):
+    code = "files_unavailable"
+    title = "The site, which keeps the files, does not answer."

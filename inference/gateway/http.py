@@ -136,6 +136,8 @@ class Request:
     offer: Offer | None = None
     trace: Trace | None = None
     is_replay: bool = False
+    # A prediction that was paid for and whose answer nobody has kept: this one runs in its place.
+    repeats: UUID | None = None
     # What it asks for, where it comes as a message of a protocol on top of HTTP.
     message: Message | None = None
     # What was charged although it ended with an error: the delivered part of a stream.

@@ -22,6 +22,8 @@ from uuid import UUID
 from inference.gateway.config import (
     IDEMPOTENCY_KEY_LENGTH_MAX,
     IDEMPOTENCY_WINDOW_S,
+    REPEATS_KNOWN_MAX,
+    REPEATS_MAX,
     RETRY_WAITS_S,
     RETRY_WINDOW_S,
 )
@@ -97,6 +99,20 @@ class Idempotency:
         self.database = database
         self.claim_ttl_s = claim_ttl_s
         self.window_s = window_s
+        self._repeats: dict[UUID, int] = {}
+
+    def may_repeat(self, prediction_id: UUID) -> bool:
+        """Whether what was paid for may be run once more, as its answer was kept nowhere.
+
+        Each process counts for itself, and forgets when it has counted many.
+        """
+        count = self._repeats.get(prediction_id, 0)
+        if count >= REPEATS_MAX:
+            return False
+        if len(self._repeats) >= REPEATS_KNOWN_MAX:
+            self._repeats.clear()
+        self._repeats[prediction_id] = count + 1
+        return True
 
     async def find(self, account_id: UUID, key: str, fingerprint: bytes) -> UUID | None:
         """The prediction that was booked under a key; None if the request may run.

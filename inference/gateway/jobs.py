@@ -38,8 +38,11 @@ from inference.gateway.database import Database, DatabaseUnavailableError
 from inference.gateway.errors import (
     BudgetExceededError,
     ClaimLostError,
+    FilesUnavailableError,
     JobQueueFullError,
 )
+from inference.gateway.input_files import fetch_named
+from inference.gateway.output_files import OutputFiles
 from inference.gateway.prediction import Prediction
 from inference.gateway.predictor import Predictor, refuse_nul
 from inference.triton import tensors as wire
@@ -74,6 +77,7 @@ _PLACE = """
         END AS ahead_count, j.version_id
     FROM inference_job j WHERE j.id = %s
 """
+_RETENTION = "SELECT retention_days FROM marketplace_account WHERE id = %s"
 _STATE = "SELECT state FROM inference_job WHERE id = %s"
 _PRICE = "SELECT to_jsonb(p) AS price FROM billing_price p WHERE p.id = %s"
 _OVER = frozenset({"succeeded", "failed", "canceled", "dead"})
@@ -257,7 +261,11 @@ class Jobs:
                 return None
             try:
                 offer = await self.catalog.find_version(lease.version_id)
-                tensors = _encode(offer, lease)
+                tensors = await self._encode(offer, lease)
+            except FilesUnavailableError:
+                # No fault of the job's: it waits a moment for the site.
+                await self.broker.hand_back(node_id, lease.id, lease.epoch, "files_unavailable")
+                return None
             except (MarketplaceError, TensorError) as error:
                 code = error.code if isinstance(error, MarketplaceError) else "model_not_ready"
                 await self._fail(lease, code)
@@ -301,6 +309,9 @@ class Jobs:
             return (await self.broker.finish(node_id, job_id, epoch, ending))[0]
         try:
             ending, note = await self._judge(lease, outputs, predict_time_us)
+        except FilesUnavailableError:
+            # No fault of the model's: the node comes again with what it found.
+            raise
         except MarketplaceError as fault:
             return await self._fail(lease, fault.code, predict_time_us)
         outcome, _ = await self.broker.finish(node_id, job_id, epoch, ending)
@@ -315,13 +326,17 @@ class Jobs:
         offer = await self.catalog.find_version(lease.version_id)
         prediction = await self._recall(lease, offer)
         prediction.predict_time_s = predict_time_us / 1e6
-        batches = [_encode(offer, lease)]
-        rows = wire.decode(offer.interface, outputs)
+        batches = [await self._encode(offer, lease)]
+        if any(one.media_type for one in offer.interface.visible_outputs):
+            prediction.files = await self._find_place(lease)
+        rows = wire.decode(offer.interface, outputs, keep=prediction.keep)
         if len(rows) != lease.rows:
             raise OutputError(f"the model answered {len(rows)} rows to {lease.rows}")
         output = rows[0]
         refuse_nul(output)
         metering.measure(prediction, batches, [dict(outputs)])
+        if prediction.files is not None:
+            await prediction.files.store()
         ending = Ending(
             state="succeeded",
             output=output,
@@ -330,6 +345,19 @@ class Jobs:
             is_charged=True,
         )
         return ending, (prediction, batches, [dict(outputs)])
+
+    async def _encode(self, offer: Offer, lease: Lease) -> list[Tensor]:
+        given = await fetch_named(
+            self.predictor.files, lease.account_id, offer.interface, lease.input
+        )
+        return wire.encode(offer.interface, [given])
+
+    async def _find_place(self, lease: Lease) -> OutputFiles | None:
+        """Where its files are kept; None if its account keeps none."""
+        row = await self.database.fetch_one(_RETENTION, [lease.account_id])
+        days = 0 if row is None else int(row["retention_days"])
+        files = self.predictor.files
+        return OutputFiles(files, lease.account_id, lease.id, days) if days else None
 
     async def _recall(self, lease: Lease, offer: Offer) -> Prediction:
         """The prediction as it was when it was accepted, as far as its price needs it."""
@@ -386,7 +414,3 @@ def _predict_wait_s(depth: Mapping[str, Any], ahead_count: int) -> float:
     """How long `ahead_count` runs take on the places that there are."""
     mean_s = (depth["mean_us"] or 1_000_000) / 1e6
     return ahead_count * mean_s / max(1, depth["place_count"])
-
-
-def _encode(offer: Offer, lease: Lease) -> list[Tensor]:
-    return wire.encode(offer.interface, [lease.input])

@@ -52,6 +52,7 @@ ERRORS: Sequence[type[MarketplaceError]] = (
     errors.ClientGoneError,
     errors.ConcurrencyLimitedError,
     errors.DeadlineInvalidError,
+    errors.FilesUnavailableError,
     errors.IdempotencyInFlightError,
     errors.IdempotencyMismatchError,
     errors.InvoicePastDueError,
@@ -183,6 +184,7 @@ def _native() -> Document:
             "parameters": [*model, version],
             "get": _operation("getVersion", "native", {200: "Version"}, **get),
         },
+        **_files(),
         "/v1/price": {
             "post": _operation(
                 "getPrice",
@@ -194,6 +196,46 @@ def _native() -> Document:
         },
         "/v1/hardware": {"get": _operation("listHardware", "native", {200: "HardwareList"}, **get)},
         "/v1/account": {"get": _operation("getAccount", "native", {200: "Account"}, **get)},
+    }
+
+
+def _files() -> Document:
+    """What the site keeps; it refuses with codes of its own, too."""
+    every: Document = {"problem": _refusals("FileProblem")}
+    put = _operation("createFile", "native", {201: "File"}, **every)
+    fields = {
+        **dict.fromkeys(("filename", "type", "expires_in"), _STRING),
+        "content": {"type": "string", "format": "binary"},
+    }
+    put["requestBody"] = {
+        "required": True,
+        "content": {"multipart/form-data": {"schema": _object("content", **fields)}},
+    }
+    end = _operation("deleteFile", "native", {}, **every)
+    end["responses"]["204"] = {"description": "It is gone.", "headers": _HEADERS}
+    content = _operation("getFileContent", "native", {}, **every)
+    content["responses"]["307"] = {
+        "description": "It is at another address, which needs no key.",
+        "headers": {**_HEADERS, "Location": {"required": True, "schema": _STRING}},
+    }
+    one = _path("id", {"type": "string", "pattern": "^file_[a-z2-7]{26}$"})
+    return {
+        "/v1/files": {
+            "get": _operation(
+                "listFiles",
+                "native",
+                {200: "FilePage"},
+                parameters=[_query("before", _TEXT)],
+                **every,
+            ),
+            "post": put,
+        },
+        "/v1/files/{id}": {
+            "parameters": [one],
+            "get": _operation("getFile", "native", {200: "File"}, **every),
+            "delete": end,
+        },
+        "/v1/files/{id}/content": {"parameters": [one], "get": content},
     }
 
 
@@ -417,6 +459,7 @@ _COST_AT_END: Document = {"schema": {"type": "integer", "minimum": 0}}
 # By schema, how a refusal is sent.
 _ENVELOPES = {
     "Problem": PROBLEM,
+    "FileProblem": PROBLEM,
     "InferenceError": _JSON,
     "OpenAIError": _JSON,
     "MCPReply": _JSON,
@@ -551,6 +594,17 @@ def _native_schemas() -> Document:
             created_at=_MOMENT,
             latest_version=_or_null(_ref("Version")),
         ),
+        "File": _all(
+            **dict.fromkeys(("id", "object", "name", "purpose", "content_type"), _STRING),
+            size=_COUNT,
+            etag=_STRING,
+            checksums=_all(sha256=_STRING),
+            metadata=_ANY_OBJECT,
+            created_at=_MOMENT,
+            expires_at=_MOMENT,
+            urls=_all(get=_STRING, content=_STRING),
+        ),
+        "FilePage": _all(results=_list(_ref("File")), next=_or_null(_STRING)),
         "HardwareList": _list(_all(name=_STRING, sku=_STRING)),
         "PriceQuestion": _object(
             "version",
@@ -591,6 +645,13 @@ def _native_schemas() -> Document:
             request_id=_STRING,
             instance=_STRING,
             errors=_list(_all(pointer=_STRING, detail=_STRING)),
+            retry_after_s=_INTEGER,
+        ),
+        # Of the site, too: its codes are in the list of all errors.
+        "FileProblem": _object(
+            *("type", "title", "status", "code", "detail", "request_id"),
+            **dict.fromkeys(("type", "title", "code", "detail", "request_id"), _STRING),
+            status=_INTEGER,
             retry_after_s=_INTEGER,
         ),
     }

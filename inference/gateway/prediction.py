@@ -14,7 +14,9 @@ from inference.gateway.catalog import Offer, Priced
 from inference.gateway.holds import Draw
 from inference.gateway.idempotency import Claim
 from inference.gateway.metrics import METRICS, Series
+from inference.gateway.output_files import OutputFiles
 from inference.gateway.tracing import Trace
+from inference.triton.media import Keep
 from marketplace.core.clock import utc_now
 from marketplace.core.errors import MarketplaceError
 
@@ -35,8 +37,12 @@ class Prediction:
     # What the caller has given it, from `created_at` on.
     allowed_s: float = 0.0
     claim: Claim | None = None
+    # Whether it runs in the place of one that was paid for: it costs nothing and is not recorded.
+    is_repeat: bool = False
     # What its caller calls its usage; empty for nothing.
     tag: str = ""
+    # What it gives as files; None where nothing may be kept.
+    files: OutputFiles | None = None
     # Kept only for keyed requests: a retry is answered with it.
     output: Any = None
     started_at: datetime | None = None
@@ -68,8 +74,9 @@ class Prediction:
 
     def __post_init__(self) -> None:
         terms = self.price.terms
-        self.is_rated = not (self.caller.is_test or terms.is_plain)
-        self.gross_nanos = 0 if self.caller.is_test else self.rows * terms.nanos_per_prediction
+        is_free = self.caller.is_test or self.is_repeat
+        self.is_rated = not (is_free or terms.is_plain)
+        self.gross_nanos = 0 if is_free else self.rows * terms.nanos_per_prediction
         self.series = METRICS.of(self.offer)
 
     def queue(self, replica_id: UUID) -> None:
@@ -140,6 +147,11 @@ class Prediction:
         """Raise the error with which it was stopped, if it was."""
         if self.stopped is not None:
             raise self.stopped
+
+    @property
+    def keep(self) -> Keep | None:
+        """Takes a file that it gives; None where nothing may be kept."""
+        return None if self.files is None else self.files.keep
 
     @property
     def ends_with_client(self) -> bool:

@@ -31,12 +31,14 @@ from inference.gateway.errors import (
     KeyModeForbiddenError,
     StreamBrokenError,
 )
+from inference.gateway.files import Files
 from inference.gateway.holds import Holds
 from inference.gateway.http import Request
 from inference.gateway.idempotency import Claim, Idempotency
 from inference.gateway.limits import Limits
 from inference.gateway.meter import Meter
 from inference.gateway.metrics import METRICS
+from inference.gateway.output_files import OutputFiles
 from inference.gateway.prediction import Prediction
 from inference.gateway.query_budget import QueryBudgets
 from inference.gateway.route import Replica, Routes
@@ -95,6 +97,7 @@ class Predictor:
         running: Running,
         waking: Waking,
         uses: Uses,
+        files: Files,
     ) -> None:
         self.limits = limits
         self.queries = queries
@@ -108,6 +111,7 @@ class Predictor:
         self.running = running
         self.waking = waking
         self.uses = uses
+        self.files = files
         self.database = holds.database
         # Predictions that run without money, by account and model.
         self._running_free: dict[tuple[UUID, UUID], UUID] = {}
@@ -131,17 +135,21 @@ class Predictor:
         if caller.is_test and offer.owner_id != caller.account_id:
             raise KeyModeForbiddenError
         request.limits = self.limits.plan(caller, offer)
+        days = caller.retention_days
+        prediction_id = request.repeats or request.id
         return Prediction(
-            id=request.id,
+            id=prediction_id,
             caller=caller,
             offer=offer,
             price=require_price(offer, caller),
+            files=OutputFiles(self.files, caller.account_id, prediction_id, days) if days else None,
             protocol=protocol,
             rows=rows,
             created_at=request.created_at,
             deadline_s=request.started_s + request.deadline_s,
             allowed_s=request.deadline_s,
-            claim=claim,
+            claim=None if request.repeats else claim,
+            is_repeat=request.repeats is not None,
             trace=request.trace,
             tag=request.tag,
         )
@@ -249,9 +257,11 @@ class Predictor:
             # One after the other: a large request takes its turns among the others.
             outputs = [await self._infer(prediction, one, replica) for one in batches]
             output = decode(outputs)
+            if prediction.files is not None:
+                await prediction.files.store()
             metering.measure(prediction, batches, outputs)
             prediction.completed_at = utc_now()
-            if prediction.claim is not None:
+            if prediction.claim is not None and not prediction.caller.keeps_nothing:
                 # A keyed client may come back for it.
                 prediction.output = _make_stored(to_stored(output), prediction.claim)
             prediction.begin_booking()
@@ -394,6 +404,9 @@ class Predictor:
 
     async def _hold(self, prediction: Prediction) -> None:
         nanos, caller = prediction.gross_nanos, prediction.caller
+        if prediction.is_repeat:
+            # It was admitted, paid for and recorded the first time.
+            return
         if nanos:
             began_s = time.monotonic()
             try:
@@ -436,6 +449,8 @@ class Predictor:
             del self._running_free[key]
 
     async def _settle(self, prediction: Prediction) -> None:
+        if prediction.is_repeat:
+            return
         reserved_nanos = prediction.gross_nanos
         began_s = time.monotonic()
         try:

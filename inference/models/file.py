@@ -11,6 +11,7 @@ from uuid import UUID
 from django.db import models
 from django.db.models import Q
 
+from inference.core.file_link import FILE_PREFIX
 from marketplace.core.ids import from_public, new_id, to_public
 
 # A file that was put up without a word about it: the same as what a keyed prediction gave.
@@ -22,8 +23,6 @@ ACCOUNT_FILE_BYTES_MAX = 10 * 1024**3
 ACCOUNT_FILES_MAX = 10_000
 NAME_LENGTH_MAX = 255
 CONTENT_TYPE_LENGTH_MAX = 127
-# How a file's id begins on the wire: an input that names a file is told from a text by it.
-ID_PREFIX = "file_"
 
 
 class File(models.Model):
@@ -86,12 +85,12 @@ class File(models.Model):
     @property
     def public_id(self) -> str:
         """Its id as consumers know it."""
-        return ID_PREFIX + to_public(self.pk)
+        return FILE_PREFIX + to_public(self.pk)
 
 
 def read_file_id(text: str) -> UUID | None:
     """The id in `file_…`; None where the text is none."""
     try:
-        return from_public(text.removeprefix(ID_PREFIX)) if text.startswith(ID_PREFIX) else None
+        return from_public(text.removeprefix(FILE_PREFIX)) if text.startswith(FILE_PREFIX) else None
     except ValueError:
         return None

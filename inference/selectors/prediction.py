@@ -9,7 +9,6 @@ from uuid import UUID
 from django.db.models import QuerySet
 
 from inference.models import Prediction
-from inference.models.prediction import RETENTION
 from marketplace.core import ids
 from marketplace.core.clock import utc_now
 from marketplace.core.errors import InvalidInputError, NotFoundError
@@ -156,7 +155,8 @@ def find_kept_until(prediction: Prediction) -> datetime | None:
     """Until when its content is kept; None where nothing of it is."""
     if prediction.output is None and prediction.input is None:
         return None
-    return prediction.created_at + RETENTION
+    days = Account.objects.values_list("retention_days", flat=True).get(pk=prediction.account_id)
+    return prediction.created_at + timedelta(days=days)
 
 
 def _read_id(text: str) -> UUID:

@@ -12,7 +12,7 @@ import re
 import secrets
 import unicodedata
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
 from typing import IO, Any, Protocol
 from uuid import UUID
@@ -46,7 +46,8 @@ from inference.models.file import (
 from marketplace.core.clock import utc_now
 from marketplace.core.ids import new_id
 from marketplace.models import Account
-from marketplace.services import export_file
+from marketplace.selectors.access import Actor
+from marketplace.services import audit, export_file
 from strongroom.sealing import floe
 
 logger = logging.getLogger(__name__)
@@ -100,38 +101,116 @@ def store_file(
         FileLimitError: More files or bytes than an account may have.
         ObjectStoreUnavailableError: Nothing was kept.
     """
-    name, content_type = check_name(name), check_content_type(content_type)
     require_room(account)
-    now = utc_now()
-    limit = now + read_lifetime_max(account)
-    with _failing_clearly(), export_file.spool() as spool:
-        file_id, key = new_id(), secrets.token_bytes(floe.KEY_BYTES)
-        writer = export_file.SealedWriter(spool, key, _context(file_id))
-        while chunk := stream.read(CHUNK_BYTES):
-            writer.write(chunk)
-            if writer.size_bytes > FILE_BYTES_MAX:
-                raise FileTooLargeError(f"A file has at most {FILE_BYTES_MAX} bytes.")
+    with Incoming() as incoming:
+        with _failing_clearly():
+            while chunk := stream.read(CHUNK_BYTES):
+                incoming.write(chunk)
+        return incoming.keep(
+            account,
+            name,
+            content_type,
+            purpose=purpose,
+            expires_at=expires_at,
+            prediction_id=prediction_id,
+        )
+
+
+class Incoming:
+    """A file on its way: sealed as it comes, nobody's until it is kept. Close it.
+
+    Args:
+        file_id: Under which it will be known, where somebody has named it already.
+    """
+
+    def __init__(self, file_id: UUID | None = None) -> None:
+        self._id, self._key = file_id or new_id(), secrets.token_bytes(floe.KEY_BYTES)
+        self._end = ExitStack()
+        with _failing_clearly():
+            self._spool = self._end.enter_context(export_file.spool())
+            self._writer = export_file.SealedWriter(self._spool, self._key, _context(self._id))
+
+    def __enter__(self) -> Incoming:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def write(self, chunk: bytes) -> None:
+        """Take some bytes.
+
+        Raises:
+            FileTooLargeError: More than a file may have.
+            ObjectStoreUnavailableError: The disk takes no more.
+        """
+        with _failing_clearly():
+            self._writer.write(chunk)
+        if self._writer.size_bytes > FILE_BYTES_MAX:
+            raise FileTooLargeError(f"A file has at most {FILE_BYTES_MAX} bytes.")
+
+    def keep(
+        self,
+        account: Account,
+        name: str,
+        content_type: str,
+        *,
+        purpose: str = File.Purpose.UPLOAD,
+        expires_at: datetime | None = None,
+        prediction_id: UUID | None = None,
+    ) -> File:
+        """Store what came as a file of an account; see `store_file`."""
+        name, content_type = check_name(name), check_content_type(content_type)
+        now = utc_now()
+        limit = now + read_lifetime_max(account)
+        if account.retention_days == 0:
+            raise RetentionZeroError
         file = File(
-            id=file_id,
+            id=self._id,
             account=account,
             name=name,
             purpose=purpose,
             content_type=content_type,
-            sha256=writer.close(),
-            size_bytes=writer.size_bytes,
-            store_key=f"{FOLDER}/{account.pk}/{file_id}-{secrets.token_hex(8)}",
-            sealed_key=_seal_key(file_id, key),
+            sha256=self._writer.close(),
+            size_bytes=self._writer.size_bytes,
+            store_key=f"{FOLDER}/{account.pk}/{self._id}-{secrets.token_hex(8)}",
+            sealed_key=_seal_key(self._id, self._key),
             prediction_id=prediction_id,
             created_at=now,
             expires_at=min(expires_at or now + DEFAULT_LIFETIME, limit),
         )
         _take_place(file)
         try:
-            _put(file, spool)
+            with _failing_clearly():
+                _put(file, self._spool)
         except BaseException:
             delete_file(file)
             raise
+        return file
+
+    def close(self) -> None:
+        """Forget it; what was kept stays."""
+        self._end.close()
+
+
+def keep_upload(
+    incoming: Incoming,
+    *,
+    actor: Actor,
+    account: Account,
+    name: str,
+    content_type: str,
+    expires_at: datetime,
+) -> File:
+    """Keep what somebody has put up; raises what `store_file` raises."""
+    file = incoming.keep(account, name, content_type, expires_at=expires_at)
+    _note(actor, "file.add", file)
     return file
+
+
+def delete_upload(*, actor: Actor, file: File) -> None:
+    """Delete a file because somebody says so."""
+    delete_file(file)
+    _note(actor, "file.delete", file)
 
 
 def open_file(file: File) -> IO[bytes]:
@@ -292,6 +371,15 @@ class _SealedReader(io.RawIOBase):
             segment, sealed, memoryview(plain), is_final=segment == self._count - 1
         )
         self._plain, self._segment = plain, segment
+
+
+def _note(actor: Actor, action: str, file: File) -> None:
+    """What people do is in the log; services come and go with thousands of files."""
+    if actor.user is None or actor.api_key is not None:
+        return
+    payload = {"file": file.public_id, "size_bytes": file.size_bytes}
+    with transaction.atomic():
+        audit.record(actor.label, action, file, account_id=file.account_id, payload=payload)
 
 
 def _take_place(file: File) -> None:

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from django.db import connection, transaction
 
-from inference.models import Job
+from inference.models import Job, JobInput
 from marketplace.core.clock import utc_now
 from marketplace.core.errors import ConflictError, InsufficientCreditError
 from marketplace.models import Account
@@ -53,6 +53,8 @@ def replay_job(*, actor: Actor, job_id: UUID) -> Job:
         InsufficientCreditError: Its account cannot pay for it now.
     """
     job = get_one(Job.objects.filter(pk=job_id), "There is no such job.")
+    if job.state == Job.State.DEAD and not JobInput.objects.filter(pk=job_id).exists():
+        raise JobNotDeadError("Its input is gone: its account keeps nothing.")
     with transaction.atomic():
         outcome = _call(
             "SELECT inference_replay_job(%s, %s)", [job_id, REPLAY_TIMEOUT.total_seconds()]

@@ -16,7 +16,12 @@ from django.core import signing
 from django.db import transaction
 from django.utils import timezone
 
-from inference.errors import RunOfferInvalidError, RunTooLargeError, TooManyRunsError
+from inference.errors import (
+    RetentionZeroError,
+    RunOfferInvalidError,
+    RunTooLargeError,
+    TooManyRunsError,
+)
 from inference.models import SharedRun
 from inference.models.run import RUN_BYTES_MAX
 from marketplace.core import ids
@@ -69,6 +74,7 @@ def share_run(actor: Actor, account: Account, *, offer: str, days: int) -> Share
         RunOfferInvalidError: Not signed here for this person and account, or too old.
         RunTooLargeError: More than `RUN_BYTES_MAX`.
         TooManyRunsError: The account shares as many as it may.
+        RetentionZeroError: It keeps nothing.
     """
     require_right(actor, account, "predict")
     run = _read_offer(actor, account, offer)
@@ -85,7 +91,9 @@ def share_run(actor: Actor, account: Account, *, offer: str, days: int) -> Share
         raise RunTooLargeError
     prediction_id = ids.from_public(run["prediction"])
     # One after the other, so that the limit holds.
-    Account.objects.select_for_update().get(pk=account.pk)
+    locked = Account.objects.select_for_update().get(pk=account.pk)
+    if locked.retention_days == 0:
+        raise RetentionZeroError
     runs = SharedRun.objects.filter(account=account)
     expires_at = timezone.now() + LIFETIMES[days]
     if kept := runs.filter(prediction_id=prediction_id).first():

@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import struct
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 
@@ -20,8 +21,14 @@ from strongroom.interface import AUDIO, Output
 
 # Of a whole data URL, the same as in other marketplaces: answers are stored and copied as JSON.
 DATA_URL_BYTES_MAX = 256 * 1024
+# Of a sound that is kept as a file: three minutes and more of what speech models give, made in tens
+# of milliseconds.
+FILE_BYTES_MAX = 16 * 1024 * 1024
 # Of a picture before it is packed, which takes the gateway tens of milliseconds a megabyte.
 PICTURE_BYTES_MAX = 1024 * 1024
+
+# Takes a file that is too large for a data URL, and says where it will be found.
+Keep = Callable[[Output, bytes], str]
 
 # RIFF, its size, WAVE; then "fmt ": 16 octets, plain numbers, channels, samples and octets a
 # second, octets a sample, bits a sample; then "data" and its size.
@@ -35,12 +42,13 @@ _PNG_COLOURS = {1: 0, 3: 2, 4: 6}
 _PNG_BITS = 8
 
 
-def render(one: Output, array: np.ndarray) -> str:
+def render(one: Output, array: np.ndarray, keep: Keep | None = None) -> str:
     """What is answered for one row of an output with a media type.
 
     Args:
         one: Says which file it is.
         array: The row as the model answered it, checked against the interface.
+        keep: Takes what is too large for a data URL; without it, that is refused.
 
     Raises:
         OutputError: There is nothing in it.
@@ -50,24 +58,26 @@ def render(one: Output, array: np.ndarray) -> str:
         raise OutputError(f"{one.name} is empty")
     if one.media_type == AUDIO:
         # Before anything is made of it: a model may answer millions of samples.
-        _require_place(one, _WAV_HEAD.size + _SAMPLE_BYTES * array.size)
-        return place(one, to_wav(array, one.sample_rate_hz))
+        _require_place(one, _WAV_HEAD.size + _SAMPLE_BYTES * array.size, keep)
+        return place(one, to_wav(array, one.sample_rate_hz), keep)
     if array.nbytes > PICTURE_BYTES_MAX:
         limit = PICTURE_BYTES_MAX
         detail = f"{one.name} is a picture of {array.nbytes} bytes; {limit} can be answered."
         raise MediaTooLargeError(detail)
-    return place(one, to_png(array))
+    return place(one, to_png(array), keep)
 
 
-def place(one: Output, octets: bytes) -> str:
-    """The address under which the consumer finds the file: it is in the address itself.
+def place(one: Output, octets: bytes, keep: Keep | None = None) -> str:
+    """The address under which the consumer finds the file: it is in the address itself, or kept.
 
     This alone decides how a file reaches its consumer.
 
     Raises:
-        MediaTooLargeError: It does not fit into a data URL.
+        MediaTooLargeError: It does not fit into a data URL, nor may it be kept.
     """
-    _require_place(one, len(octets))
+    _require_place(one, len(octets), keep)
+    if keep is not None and not _fits(one, len(octets)):
+        return keep(one, octets)
     return _begin(one) + base64.b64encode(octets).decode()
 
 
@@ -123,9 +133,21 @@ def _begin(one: Output) -> str:
     return f"data:{one.media_type};base64,"
 
 
-def _require_place(one: Output, size_bytes: int) -> None:
-    url_bytes = len(_begin(one)) + 4 * -(-size_bytes // 3)
-    if url_bytes > DATA_URL_BYTES_MAX:
+def _fits(one: Output, size_bytes: int) -> bool:
+    return _measure_url(one, size_bytes) <= DATA_URL_BYTES_MAX
+
+
+def _measure_url(one: Output, size_bytes: int) -> int:
+    return len(_begin(one)) + 4 * -(-size_bytes // 3)
+
+
+def _require_place(one: Output, size_bytes: int, keep: Keep | None) -> None:
+    if keep is None and not _fits(one, size_bytes):
+        url_bytes = _measure_url(one, size_bytes)
         raise MediaTooLargeError(
             f"{one.name} would take {url_bytes} characters; {DATA_URL_BYTES_MAX} can be answered."
+        )
+    if size_bytes > FILE_BYTES_MAX:
+        raise MediaTooLargeError(
+            f"{one.name} would be a file of {size_bytes} bytes; {FILE_BYTES_MAX} can be kept."
         )

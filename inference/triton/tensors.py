@@ -22,7 +22,7 @@ import orjson
 
 from inference.triton import media
 from inference.triton.errors import OutputError, TensorError
-from strongroom.interface import Input, Interface, Output
+from strongroom.interface import Input, Interface, Output, read_data_url
 
 NUMPY_TYPES: Mapping[str, Any] = {
     "BOOL": np.bool_,
@@ -68,7 +68,7 @@ def encode(interface: Interface, rows: Sequence[Mapping[str, Any]]) -> list[Tens
 
     Raises:
         TensorError: Rows of one batch have variable lengths that differ, or there are
-            more than the model takes at once.
+            more than the model takes at once; or one names a file that nobody has fetched.
     """
     if not 1 <= len(rows) <= interface.batch.max_size:
         limit = interface.batch.max_size
@@ -81,7 +81,11 @@ def encode(interface: Interface, rows: Sequence[Mapping[str, Any]]) -> list[Tens
 
 
 def decode(
-    interface: Interface, outputs: Mapping[str, np.ndarray], *, include_hidden: bool = False
+    interface: Interface,
+    outputs: Mapping[str, np.ndarray],
+    *,
+    include_hidden: bool = False,
+    keep: media.Keep | None = None,
 ) -> list[dict[str, Any]]:
     """Make one answer per row: the visible outputs, by name, as JSON values.
 
@@ -89,6 +93,7 @@ def decode(
         interface: Says which outputs there are.
         outputs: What Triton answered, by name; texts as bytes.
         include_hidden: For test vectors, which may say what a hidden output holds.
+        keep: Takes sounds and pictures that are too large for an answer.
 
     Raises:
         OutputError: A tensor is missing or has another type or shape than was promised,
@@ -101,7 +106,7 @@ def decode(
     columns = [
         _decode_label(one, arrays[one.source])
         if one.kind == "label"
-        else _decode_column(one, arrays[one.name])
+        else _decode_column(one, arrays[one.name], keep)
         for one in shown
     ]
     names = [one.name for one in shown]
@@ -193,7 +198,7 @@ def _encode_column(one: Input, values: list[Any]) -> np.ndarray:
     count = len(values)
     if one.datatype == "BYTES":
         texts = np.empty((count, 1), dtype=np.object_)
-        texts[:, 0] = [text.encode() for text in values]
+        texts[:, 0] = [_read_file(one, value) if one.format else value.encode() for value in values]
         return texts
     kind = NUMPY_TYPES[one.datatype]
     if not one.shape:
@@ -204,6 +209,15 @@ def _encode_column(one: Input, values: list[Any]) -> np.ndarray:
     if any(array.shape != arrays[0].shape for array in arrays):
         raise TensorError(f"the rows of {one.name} differ in length; send them one by one")
     return np.stack(arrays)
+
+
+def _read_file(one: Input, value: str | bytes) -> bytes:
+    """The octets of an input that stands for a file; one that is named must be here already."""
+    if isinstance(value, bytes):
+        return value
+    if not value.startswith("data:"):
+        raise TensorError(f"{one.name} names a file, which is taken below /v1 only")
+    return read_data_url(one, value)
 
 
 def _shaped(one: Input, array: np.ndarray) -> np.ndarray:
@@ -227,11 +241,11 @@ def _check_array(one: Output, array: np.ndarray) -> None:
         raise OutputError(f"{one.name} holds NaN or infinity, which an answer cannot carry")
 
 
-def _decode_column(one: Output, array: np.ndarray) -> list[Any]:
+def _decode_column(one: Output, array: np.ndarray, keep: media.Keep | None) -> list[Any]:
     if one.datatype == "BYTES":
         return [_decode_text(one, item) for item in array[:, 0]]
     if one.media_type:
-        return [media.render(one, row) for row in array]
+        return [media.render(one, row, keep) for row in array]
     if not one.shape:
         return _to_json(array[:, 0])
     return _to_json(array)

@@ -13,6 +13,7 @@ from django.http.response import HttpResponseBase
 from django.template.loader import render_to_string
 from django.views.decorators.http import require_http_methods, require_POST
 
+from inference.core.file_link import FILES_PATH
 from inference.core.snippets import Call, list_snippets
 from inference.errors import GatewayUnavailableError
 from inference.forms.playground import (
@@ -330,6 +331,8 @@ def _describe_output(one: Output, value: Any) -> dict[str, Any]:
 
 
 def _is_media_url(one: Output, value: str) -> bool:
-    """Whether it is a file of this output's type within the address, and no other address."""
+    """Whether it is a file of this output's type within the address, or one that is kept here."""
+    if value.startswith(f"{settings.WEB_URL}{FILES_PATH}"):
+        return True
     head = f"data:{one.media_type};base64,"
     return value.startswith(head) and _BASE64.fullmatch(value, len(head)) is not None

@@ -35,6 +35,8 @@ AREAS = {
     "inference.api.artifact": "artifacts",
     "inference.api.budget": "input-budgets",
     "inference.api.webhook": "webhooks",
+    "inference.api.file": "files",
+    "inference.api.retention": "retention",
     "billing.api.price": "prices",
     "billing.api.prepaid": "wallet",
     "billing.api.wallet": "wallet",
@@ -44,8 +46,8 @@ AREAS = {
     "billing.api.payout": "payouts",
     "billing.api.royalty": "royalties",
 }
-# What only nodes call, with a certificate.
-_NODES = "/api/node/"
+# What only nodes call, with a certificate, and only gateways.
+_INNER = ("/api/node/", "/api/gateway/")
 _VERBS = {"get": "read", "put": "put", "post": "create", "patch": "change", "delete": "delete"}
 
 Schema = dict[str, Any]
@@ -80,13 +82,19 @@ class CodeSchema(AutoSchema):
     def get_request_serializer(self) -> Any:
         """The serializer of the body, or what the view reads of it."""
         reading = _read(self.view, self.method)
+        members: Schema
+        if reading.is_form:
+            part = {"type": "string", "format": "binary"}
+            members = {name: {"type": "string"} for name in sorted(reading.body_members)}
+            members["content"] = part
+            return {"multipart/form-data": {"type": "object", "properties": members}}
         if reading.is_stream:
             return {"application/octet-stream": {"type": "string", "format": "binary"}}
         if reading.body:
             return _extend(reading.body, frozenset(reading.body_members))
         if not reading.body_members:
             return None
-        members: Schema = {name: {} for name in sorted(reading.body_members)}
+        members = {name: {} for name in sorted(reading.body_members)}
         return {"application/json": {"type": "object", "properties": members}}
 
     def get_response_serializers(self) -> Any:
@@ -102,7 +110,7 @@ class CodeSchema(AutoSchema):
 
 def leave_out_nodes(endpoints: list[Endpoint]) -> list[Endpoint]:
     """Hook of the generator: what people and their programs may call."""
-    return [one for one in endpoints if not one[0].startswith(_NODES)]
+    return [one for one in endpoints if not one[0].startswith(_INNER)]
 
 
 def finish(result: Schema, **_: Any) -> Schema:
@@ -143,6 +151,8 @@ class _Reading:
         self.headers: set[str] = set()
         # The view hands the body on as it comes.
         self.is_stream = False
+        # The body is a form with a file.
+        self.is_form = False
         self.statuses: set[int] = set()
         self.answer_members: list[str] = []
         self._seen: set[str] = set()
@@ -168,6 +178,9 @@ class _Reading:
             one.arg == "stream" and ast.unparse(one.value) == "request._request"
             for one in call.keywords
         )
+        if name == "fields.get" and call.args and isinstance(call.args[0], ast.Constant):
+            self.is_form = True
+            self.body_members.add(str(call.args[0].value))
         if name.startswith("request.") and name.endswith(".get"):
             place = call.args[0] if call.args else None
             if isinstance(place, ast.Constant):

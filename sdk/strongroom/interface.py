@@ -12,6 +12,7 @@ is searched item by item, to say where.
 
 from __future__ import annotations
 
+import base64
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,11 +38,28 @@ MAX_RANK = 8
 DEFAULT_TEXT_LENGTH = 8192
 MAX_TEXT_LENGTH = 1024 * 1024
 MAX_BATCH_SIZE = 1024
+# Of a picture, a sound or a file within the input itself; a larger one is named by its id.
+MAX_DATA_URL_LENGTH = 256 * 1024
 # From telephones to studios; every browser plays what lies between.
 MIN_SAMPLE_RATE_HZ = 8_000
 MAX_SAMPLE_RATE_HZ = 48_000
 # A body may name thousands of unknown inputs; the answer stays small.
 MAX_FAULTS = 16
+
+# What a text may stand for: a data URL, or a file of the account by its id or its address.
+FORMATS = ("image", "audio", "file")
+FILE_ID = re.compile(r"file_[a-z2-7]{26}")
+FILE_URL = re.compile(r"https?://[^/\s]+/v1/files/(file_[a-z2-7]{26})(?:/content)?(?:\?\S*)?")
+DATA_URL = re.compile(r"data:([a-z0-9.+-]+/[a-z0-9.+-]+)(?:;[a-z0-9-]+=[^;,\s]+)*;base64,")
+
+# The plainest of each, to try a model with: one black dot, one silent sample, one zero.
+PLAIN_FILES: Mapping[str, str] = {
+    "image": "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4"
+    "nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==",
+    "audio": "data:audio/wav;base64,UklGRiYAAABXQVZFZm10IBAAAAABAAEAQB8AAIA+AAACABAAZGF0YQIA"
+    "AAAAAA==",
+    "file": "data:application/octet-stream;base64,AA==",
+}
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:/-]{0,63}")
 
@@ -87,7 +105,7 @@ OUTPUT_KINDS = ("text", "number", "integer", "boolean", "tensor", "label")
 _COMMON = frozenset({"name", "kind", "description"})
 _INPUT_COMMON = _COMMON | {"required", "default", "example"}
 _INPUT_MEMBERS: Mapping[str, frozenset[str]] = {
-    "text": _INPUT_COMMON | {"max_length"},
+    "text": _INPUT_COMMON | {"max_length", "format"},
     "choice": _INPUT_COMMON | {"choices"},
     "number": _INPUT_COMMON | {"minimum", "maximum", "datatype", "allow_nan"},
     "integer": _INPUT_COMMON | {"minimum", "maximum", "datatype"},
@@ -119,6 +137,7 @@ class _ValueFaultError(Exception):
 class Input:
     """One named input. Members that do not belong to its kind keep their defaults.
 
+    A text with a `format` stands for a picture, a sound or any file: the model gets its octets.
     `shape` has no batch axis; -1 is a variable length. An empty shape is one value.
     """
 
@@ -135,6 +154,7 @@ class Input:
     choices: tuple[str, ...] = ()
     shape: tuple[int, ...] = ()
     allow_nan: bool = False
+    format: str = ""
 
     @property
     def wire_shape(self) -> tuple[int, ...]:
@@ -154,6 +174,8 @@ class Input:
         for name in ("minimum", "maximum"):
             if getattr(self, name) is not None:
                 members[name] = getattr(self, name)
+        if self.format:
+            members["format"] = self.format
         if self.kind == "text" and self.max_length != DEFAULT_TEXT_LENGTH:
             members["max_length"] = self.max_length
         if self.choices:
@@ -364,12 +386,50 @@ def escape_pointer(name: str) -> str:
 def _check_text(one: Input, value: Any) -> str:
     if type(value) is not str:
         raise _ValueFaultError("type_mismatch", "Must be a text.")
+    if one.format:
+        return _check_file(one, value)
     if len(value) > one.max_length:
         detail = f"Has {len(value)} characters; {one.max_length} are allowed."
         raise _ValueFaultError("too_long", detail)
     if not value.isascii() and not is_encodable(value):
         raise _ValueFaultError("not_unicode", "Holds half of a surrogate pair.")
     return value
+
+
+def _check_file(one: Input, value: str) -> str:
+    if not value.startswith("data:"):
+        if FILE_ID.fullmatch(value) or FILE_URL.fullmatch(value):
+            return value
+        if value.startswith(("http:", "https:")):
+            detail = (
+                "Addresses elsewhere are not fetched. Put the file up with POST /v1/files, "
+                "and give its id."
+            )
+            raise _ValueFaultError("url_refused", detail)
+        detail = "Must be a data URL in base64, or the id of a file: file_…"
+        raise _ValueFaultError("not_a_file", detail)
+    if len(value) > MAX_DATA_URL_LENGTH:
+        detail = (
+            f"Has {len(value)} characters; {MAX_DATA_URL_LENGTH} are allowed. Put it up with "
+            "POST /v1/files, and give its id."
+        )
+        raise _ValueFaultError("too_long", detail)
+    read_data_url(one, value)
+    return value
+
+
+def read_data_url(one: Input, value: str) -> bytes:
+    """The octets of a data URL, whose type fits the input's format."""
+    head = DATA_URL.match(value)
+    if head is None:
+        raise _ValueFaultError("not_a_file", "Must be a data URL in base64, with a type.")
+    if one.format != "file" and not head[1].startswith(f"{one.format}/"):
+        detail = f"Is {head[1]}; the model takes {one.format}/…"
+        raise _ValueFaultError("type_mismatch", detail)
+    try:
+        return base64.b64decode(value[head.end() :], validate=True)
+    except ValueError:
+        raise _ValueFaultError("not_a_file", "What follows is no base64.") from None
 
 
 def _check_choice(one: Input, value: Any) -> str:
@@ -714,11 +774,22 @@ def _parse_input(members: _Members) -> Input:
         choices=choices,
         shape=_parse_shape(members) if kind == "tensor" else (),
         allow_nan=members.boolean("allow_nan", False),
+        format=_parse_format(members),
     )
     for example in ("default", "example"):
         if example in members.value:
             _check_example(members, described, example)
     return described
+
+
+def _parse_format(members: _Members) -> str:
+    if "format" not in members.value:
+        return ""
+    if members.value["format"] not in FORMATS:
+        members.fail("format", "format_unknown", f"Must be one of: {', '.join(FORMATS)}.")
+    if "max_length" in members.value:
+        members.fail("max_length", "max_length_not_allowed", "Files have a limit of their own.")
+    return str(members.value["format"])
 
 
 def _check_example(members: _Members, described: Input, name: str) -> None:

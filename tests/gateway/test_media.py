@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inference.triton.media import DATA_URL_BYTES_MAX
+from inference.triton.media import DATA_URL_BYTES_MAX, FILE_BYTES_MAX
 from marketplace.core.ids import new_id
 from strongroom.interface import Interface
 from tests.gateway.conftest import PRICE_NANOS, check_books, check_nothing_booked, problem_of
@@ -122,7 +122,7 @@ def test_an_answer_at_the_limit_is_sent_and_charged(studio, client):
 @pytest.mark.parametrize(
     ("_case", "given"),
     [
-        ("one sample more", {"length": SAMPLES_MAX + 1}),
+        ("one sample more than is kept", {"length": FILE_BYTES_MAX // 2 - 21}),
         ("forty megabytes", {"length": 10_000_000}),
         ("a large picture", {"side": 2_000}),
     ],
@@ -131,11 +131,22 @@ def test_a_larger_answer_is_refused_and_free(studio, client, _case, given):
     response = make(client, **given)
 
     assert problem_of(response) == (422, "media_too_large")
-    assert any(limit in response.json()["detail"] for limit in ("262144", "1048576"))
+    assert any(limit in response.json()["detail"] for limit in ("16777216", "1048576"))
     assert response.headers["x-should-retry"] == "false"
     check_nothing_booked(studio)
     # It was the input: the model is none the worse for it.
     assert make(client).status_code == 201
+
+
+def test_where_nothing_is_kept_one_sample_more_is_refused(studio, client):
+    studio.consumer.retention_days = 0
+    studio.consumer.save()
+
+    assert make(client, length=SAMPLES_MAX).status_code == 201
+    response = make(client, length=SAMPLES_MAX + 1)
+
+    assert problem_of(response) == (422, "media_too_large")
+    assert "262144" in response.json()["detail"]
 
 
 @pytest.mark.parametrize("_given", [{"length": 0}, {"side": 0}])

@@ -82,7 +82,7 @@ def test_what_predicts_can_be_refused_with_every_status():
     statuses = {str(one.http_status) for one in openapi.ERRORS}
     posts = [one for method, path, one in OPERATIONS if method == "POST" and "cancel" not in path]
 
-    assert len(posts) == 13
+    assert len(posts) == 14
     for one in posts:
         assert {status for status in one["responses"] if status >= "400"} == statuses
 

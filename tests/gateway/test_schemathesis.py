@@ -74,7 +74,8 @@ OPERATIONS = [
     (path, method)
     for path, item in DOCUMENT["paths"].items()
     for method in ("get", "post")
-    if method in item
+    # Files are answered by the site; see test_files.py.
+    if method in item and not path.startswith("/v1/files")
 ]
 
 

@@ -15,7 +15,7 @@ from uuid import UUID
 from inference.gateway.auth import PREDICT, Caller
 from inference.gateway.config import BODIES_PER_ACCOUNT_MAX
 from inference.gateway.database import Row
-from inference.gateway.deadline import read_deadline
+from inference.gateway.deadline import is_async_preferred, read_deadline
 from inference.gateway.errors import CapacityError, OutputRemovedError
 from inference.gateway.http import Answer, Request, json_answer
 from inference.gateway.idempotency import (
@@ -88,7 +88,8 @@ async def _read_body(
     if key is None:
         return await _read_counted(gateway, request, caller, body, mark)
     claim = Claim(caller.account_id, key, request.fingerprint(body, mark=mark), request.id)
-    return KeyedBody(body, claim, await find_earlier(gateway, request, caller, claim))
+    earlier = await find_earlier(gateway, request, caller, claim)
+    return KeyedBody(body, None if request.repeats else claim, earlier)
 
 
 async def take_body(
@@ -116,7 +117,7 @@ async def take_body(
 async def find_earlier(
     gateway: Gateway, request: Request, caller: Caller, claim: Claim
 ) -> UUID | None:
-    """The prediction that a key has got already; None if the request may run.
+    """The prediction that a key has got already; None if the request may run, or is to run again.
 
     Raises:
         IdempotencyMismatchError, IdempotencyInFlightError: The key was used, or is in use.
@@ -124,6 +125,8 @@ async def find_earlier(
     """
     earlier = await gateway.idempotency.find(claim.account_id, claim.key, claim.fingerprint)
     request.prediction_id = earlier or request.id
+    if _repeat(gateway, request, caller, earlier):
+        return None
     request.is_replay = earlier is not None
     if earlier is not None:
         # It runs nothing and costs a look-up, as reading the prediction does.
@@ -147,7 +150,18 @@ async def _read_counted(
     )
     earlier = await gateway.idempotency.find_implied(claim) if count else None
     request.prediction_id = earlier or request.id
+    if _repeat(gateway, request, caller, earlier):
+        return KeyedBody(body)
     return KeyedBody(body, claim, earlier)
+
+
+def _repeat(gateway: Gateway, request: Request, caller: Caller, earlier: UUID | None) -> bool:
+    """Whether it runs again in the place of one whose answer nobody was allowed to keep."""
+    if earlier is None or not caller.keeps_nothing or is_async_preferred(request.headers):
+        return False
+    if gateway.idempotency.may_repeat(earlier):
+        request.repeats = earlier
+    return request.repeats is not None
 
 
 def take_output(row: Row) -> Any:

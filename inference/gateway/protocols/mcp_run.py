@@ -21,6 +21,7 @@ from inference.gateway.errors import MaximumCostError
 from inference.gateway.events import CONTENT_TYPE, EventStream, render_data, streamed
 from inference.gateway.http import Answer, Request, json_answer
 from inference.gateway.idempotency import Claim, check_key
+from inference.gateway.input_files import fetch_named
 from inference.gateway.prediction import Prediction
 from inference.gateway.protocols.keyed import find_earlier, take_output
 from inference.gateway.protocols.mcp_arguments import Arguments
@@ -85,7 +86,8 @@ async def run(
     prediction = gateway.predictor.begin(
         request, caller, offer, protocol=PROTOCOL, rows=1, claim=claim
     )
-    given = tensors.encode(offer.interface, [checked])
+    named = await fetch_named(gateway.files, caller.account_id, offer.interface, checked)
+    given = tensors.encode(offer.interface, [named])
     _check_maximum(prediction, given, maximum_nanos)
     accepted = request.headers.get("accept") or ""
     can_stream = offer.interface.streamed_output is not None and CONTENT_TYPE in accepted
@@ -93,7 +95,7 @@ async def run(
         return await _stream(gateway, request, message, prediction, given)
 
     def decode(outputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        rows = tensors.decode(offer.interface, outputs)
+        rows = tensors.decode(offer.interface, outputs, keep=prediction.keep)
         if len(rows) != 1:
             raise OutputError(f"the model answered {len(rows)} rows to one")
         return rows[0]

@@ -25,6 +25,7 @@ from inference.gateway.database import Row
 from inference.gateway.deadline import is_async_preferred, read_wait
 from inference.gateway.errors import CanceledError
 from inference.gateway.http import Answer, Request, json_answer, parse_json
+from inference.gateway.input_files import fetch_named
 from inference.gateway.prediction import Prediction
 from inference.gateway.protocols import native_async, native_price, native_stream, schema
 from inference.gateway.protocols.keyed import REPLAYED, read_keyed_body
@@ -74,8 +75,14 @@ class NativeProtocol:
         if segments[:1] == ["v1"]:
             # Half of the client libraries put /v1 behind a base URL that has it already.
             segments = segments[1:]
+        link = self.gateway.files.find_link(request, segments)
+        if link is not None:
+            return link
         caller = await self.gateway.authenticator.authenticate(request, allow_basic=False)
         request.caller = caller
+        if segments[:1] == ["files"]:
+            self.gateway.limits.admit_read(caller)
+            return await self.gateway.files.answer(request, caller, segments)
         match request.method:
             case "POST":
                 return await self._answer_post(request, caller, segments)
@@ -145,6 +152,7 @@ class NativeProtocol:
         request.offer = offer
         interface = offer.interface
         checked = _check_input(interface, document)
+        named = await fetch_named(self.gateway.files, caller.account_id, interface, checked)
         predictor = self.gateway.predictor
         prediction = predictor.begin(
             request, caller, offer, protocol=PROTOCOL, rows=1, claim=keyed.claim
@@ -153,22 +161,22 @@ class NativeProtocol:
             wish = native_async.read_wish(
                 request.headers, document, is_development=self.config.is_development
             )
-            inputs = tensors.encode(interface, [checked])
+            inputs = tensors.encode(interface, [named])
             await self.gateway.jobs.submit(prediction, inputs, checked, wish)
             return await self._answer_accepted(caller, prediction.id, wait)
         native_async.refuse_members(document)
         if native_stream.is_wanted(request, document):
-            return await native_stream.answer(request, predictor, prediction, checked)
+            return await native_stream.answer(request, predictor, prediction, named)
 
         def decode(outputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
-            rows = tensors.decode(interface, outputs)
+            rows = tensors.decode(interface, outputs, keep=prediction.keep)
             if len(rows) != 1:
                 raise OutputError(f"the model answered {len(rows)} rows to one")
             return rows[0]
 
         try:
             output = await predictor.run(
-                prediction, tensors.encode(interface, [checked]), decode, request=request
+                prediction, tensors.encode(interface, [named]), decode, request=request
             )
         except CanceledError:
             envelope = self._render_canceled(prediction, document["input"])

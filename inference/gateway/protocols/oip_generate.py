@@ -119,7 +119,8 @@ def _find_output(offer: Offer) -> Output:
 
 
 def _read_row(offer: Offer, values: dict[str, Any]) -> dict[str, Any]:
-    texts = [one for one in offer.interface.inputs if one.kind == "text" and one.required]
+    spoken = [one for one in offer.interface.inputs if one.kind == "text" and not one.format]
+    texts = [one for one in spoken if one.required]
     if len(texts) != 1:
         raise InvalidInputError(f"{offer.model} is not asked with one text.")
     if _TEXT_IN not in values:

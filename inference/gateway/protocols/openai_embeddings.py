@@ -39,7 +39,8 @@ def plan(document: Mapping[str, Any], offer: Offer) -> Plan:
     wanted = drop_idle(document, _KNOWN)
     require_task(offer, TASK)
     interface = offer.interface
-    text = find_only([one for one in interface.inputs if one.kind == "text"], offer)
+    spoken = [one for one in interface.inputs if one.kind == "text" and not one.format]
+    text = find_only(spoken, offer)
     vector = find_only(_list_vectors(interface), offer)
     (shape,) = (one.shape for one in interface.outputs if one.name == vector)
     is_base64 = _read_format(wanted.get("encoding_format", "float"))

@@ -95,7 +95,8 @@ def plan_chat(document: Mapping[str, Any], offer: Offer) -> Plan:
 
 def _plan(offer: Offer, wanted: Mapping[str, Any], asked: _Asked, *, is_chat: bool) -> Plan:
     interface = offer.interface
-    prompts = [one for one in interface.inputs if one.kind == "text" and one.name not in _RESERVED]
+    spoken = [one for one in interface.inputs if one.kind == "text" and not one.format]
+    prompts = [one for one in spoken if one.name not in _RESERVED]
     prompt = find_only(prompts, offer)
     texts = [
         one

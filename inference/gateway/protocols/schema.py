@@ -59,7 +59,9 @@ def _render_input(one: Input) -> dict[str, Any]:
         value = getattr(one, name)
         if value not in ("", None):
             schema[name] = value
-    if one.kind == "text":
+    if one.format:
+        schema |= {"format": "uri", "x-format": one.format}
+    elif one.kind == "text":
         schema["maxLength"] = one.max_length
     if one.choices:
         schema["enum"] = list(one.choices)

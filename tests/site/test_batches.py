@@ -11,7 +11,6 @@ from inference.models import Batch, BatchLine
 from inference.services import batch_run
 from marketplace.core.clock import utc_now
 from marketplace.core.ids import new_id
-from tests.factories import ChannelFactory, ModelVersionFactory
 from tests.faults import find_faults
 from tests.inference.storing import use_store
 
@@ -24,9 +23,7 @@ LOOKS = {
 @pytest.fixture
 def version(site, digits, settings, tmp_path):
     use_store(settings, tmp_path / "objects")
-    version = ModelVersionFactory(model=digits, number=7)
-    ChannelFactory(version=version)
-    return version
+    return digits.channels.get(name="prod").version
 
 
 def make(account, version, **fields) -> Batch:
@@ -84,8 +81,8 @@ def test_a_batch_is_begun_looked_at_and_canceled_by_the_keyboard(visit, owner, v
     page = visit(owner, **LOOKS["dark phone"])
     page.goto("/console/batches")
     page.get_by_role("link", name="Begin a batch").press("Enter")
-    page.get_by_label("Model").fill(str(version.model))
-    page.get_by_label("File").set_input_files(file)
+    page.get_by_role("textbox", name="Model").fill(str(version.model))
+    page.locator("#id_file").set_input_files(file)
     page.get_by_role("button", name="Look at the file").press("Enter")
     expect(page.get_by_text("bad_json")).to_be_visible()
     assert find_faults(page) == []

@@ -431,20 +431,20 @@ LINES = [
         by="token",
     ),
     Line("inference-api:budget", "/api/models/acme/digits/budgets/acme", "DELETE", by="token"),
-    Line("inference-api:batches", "/api/batches?account=acme", by="token"),
+    Line("inference-api:batches", "/api/batches?account=acme", by="key"),
     Line(
         "inference-api:batches",
-        "/api/batches",
+        "/api/batches?account=acme",
         "POST",
         {"account": "acme", "model": "acme/digits:1"},
-        by="token",
+        by="key",
     ),
-    Line("inference-api:batch", "/api/batches/{batch}", by="token"),
-    Line("inference-api:batch", "/api/batches/{batch}", "DELETE", by="token"),
-    Line("inference-api:batch-cancel", "/api/batches/{batch}/cancel", "POST", {}, by="token"),
-    Line("inference-api:batch-resume", "/api/batches/{batch}/resume", "POST", {}, by="token"),
-    Line("inference-api:batch-output", "/api/batches/{batch}/output", by="token"),
-    Line("inference-api:batch-errors", "/api/batches/{batch}/errors", by="token"),
+    Line("inference-api:batch", "/api/batches/{batch}", by="key"),
+    Line("inference-api:batch", "/api/batches/{batch}", "DELETE", by="key"),
+    Line("inference-api:batch-cancel", "/api/batches/{batch}/cancel", "POST", {}, by="key"),
+    Line("inference-api:batch-resume", "/api/batches/{batch}/resume", "POST", {}, by="key"),
+    Line("inference-api:batch-output", "/api/batches/{batch}/output", by="key"),
+    Line("inference-api:batch-errors", "/api/batches/{batch}/errors", by="key"),
     Line("inference-api:webhooks", "/api/webhooks?account=acme", by="token"),
     Line(
         "inference-api:webhooks",
@@ -716,6 +716,7 @@ class Tenant:
     session: Client
     token: str
     node: ScriptedNode
+    key: str
 
     def call(self, line: Line, url: str, method: str, *, by: str) -> int:
         public_key = "A" * 42 + "A="
@@ -725,8 +726,8 @@ class Tenant:
             else value
             for name, value in (line.body or {}).items()
         }
-        if by in ("token", "node"):
-            bearer = self.token if by == "token" else self.node.token
+        if by in ("token", "node", "key"):
+            bearer = {"token": self.token, "node": self.node.token, "key": self.key}[by]
             return _send(Client(), method, url, body, Authorization=f"Bearer {bearer}")
         if line.by == "person" and method == "POST":
             return self.session.post(url, body).status_code
@@ -746,7 +747,8 @@ def make_tenant(user: User, node_name: str) -> Tenant:
     token = APIKeyFactory(account=user.accounts.get(), created_by=user, mode="token").text
     node = ScriptedNode(node_name)
     assert node.enrol().status_code == 201
-    return Tenant(user, session, token, node)
+    key = APIKeyFactory(account=user.accounts.get(), created_by=user).text
+    return Tenant(user, session, token, node, key)
 
 
 @pytest.fixture(autouse=True)
@@ -1057,6 +1059,7 @@ def foreign_calls(line: Line) -> list[str]:
         "password": ["password"],
         "token": ["token", "person"],
         "node": ["node", "token", "person"],
+        "key": ["key", "token", "person"],
     }[line.by]
 
 

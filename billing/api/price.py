@@ -52,6 +52,7 @@ class PriceInput(serializers.Serializer):
     tiers = serializers.ListField(
         child=serializers.ListField(child=StrictIntegerField()), default=list
     )
+    batch_percent = StrictIntegerField(default=100)
 
 
 class PlainPriceInput(PriceInput):
@@ -236,6 +237,7 @@ def price_json(price: Price) -> dict[str, Any]:
         "minimum_nanos": price.minimum_nanos,
         "free_units": price.free_units,
         "tiers": price.tiers,
+        "batch_percent": price.batch_percent,
         "creator_share_bps": price.creator_share_bps,
         "valid_from": to_wire(price.valid_from),
         "valid_until": None if price.valid_until is None else to_wire(price.valid_until),

@@ -51,6 +51,14 @@ class PriceForm(forms.Form):
         help_text=_TIER_HELP,
     )
 
+    batch_percent = forms.IntegerField(
+        label="Lines of batches cost, in percent",
+        required=False,
+        min_value=1,
+        max_value=100,
+        help_text="Of all this. They run when there is room; empty is 100.",
+    )
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.auto_id = "price_%s"
@@ -107,6 +115,7 @@ class PriceForm(forms.Form):
             "minimum_nanos": given["minimum"] or 0,
             "free_units": given["free_units"] or 0,
             "tiers": given["tiers"],
+            "batch_percent": given["batch_percent"] or 100,
         }
 
 
@@ -119,6 +128,7 @@ def list_initial(price: Price | None) -> dict[str, Any]:
         "flat": terms.nanos_per_prediction,
         "minimum": terms.minimum_nanos or None,
         "free_units": terms.free_units or None,
+        "batch_percent": terms.batch_percent if terms.batch_percent < 100 else None,
         "tiers": "\n".join(
             f"{start + 1}: {Decimal(bps) / _BPS_PER_PERCENT:f} %" for start, bps in terms.tiers
         ),

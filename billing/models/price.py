@@ -51,6 +51,12 @@ class Price(models.Model):
         output_field=models.BooleanField(),
         db_persist=True,
     )
+    # What part of it lines of batches cost; see ../sql/batch_prices.sql.
+    batch_percent = models.PositiveSmallIntegerField(default=100, db_default=100)
+    # The price of which this is what lines of batches cost.
+    batch_of = models.OneToOneField(
+        "self", models.PROTECT, null=True, blank=True, related_name="batch_price"
+    )
     creator_share_bps = models.PositiveSmallIntegerField()
     valid_from = models.DateTimeField()
     valid_until = models.DateTimeField(null=True, blank=True)
@@ -64,6 +70,9 @@ class Price(models.Model):
             models.CheckConstraint(
                 condition=Q(nanos_per_prediction__gte=0, minimum_nanos__gte=0, free_units__gte=0),
                 name="billing_price_not_negative",
+            ),
+            models.CheckConstraint(
+                condition=Q(batch_percent__range=(1, 100)), name="billing_price_batch_percent"
             ),
             models.CheckConstraint(
                 condition=Q(creator_share_bps__lte=10_000), name="billing_price_share"

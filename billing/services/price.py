@@ -22,7 +22,7 @@ from marketplace.core.money import NANOS_PER_DOLLAR
 from marketplace.models import AIModel
 from marketplace.selectors.access import Actor
 from marketplace.services import audit
-from strongroom.rating import BPS, KINDS, UNITS_MAX, Terms, is_dearer
+from strongroom.rating import BPS, KINDS, UNITS_MAX, Terms, is_dearer, scale
 
 # A dearer prediction is more likely a slip of the decimal point than a price.
 NANOS_PER_PREDICTION_MAX = 1_000 * NANOS_PER_DOLLAR
@@ -44,6 +44,7 @@ class PriceTerms:
     minimum_nanos: int = 0
     free_units: int = 0
     tiers: Sequence[Sequence[int]] = ()
+    batch_percent: int = 100
 
     @property
     def terms(self) -> Terms:
@@ -62,6 +63,7 @@ class PriceTerms:
             "minimum_nanos": self.minimum_nanos,
             "free_units": self.free_units,
             "tiers": [list(one) for one in self.tiers],
+            "batch_percent": self.batch_percent,
         }
 
     @classmethod
@@ -74,6 +76,7 @@ class PriceTerms:
             price.minimum_nanos,
             price.free_units,
             tuple(tuple(one) for one in price.tiers),
+            price.batch_percent,
         )
 
     def take_off(self, off_bps: int) -> PriceTerms:
@@ -91,6 +94,9 @@ class PriceTerms:
 
     def is_rise_from(self, other: PriceTerms) -> bool:
         """Whether anything could cost more, or more could be charged for at the most."""
+        batch_terms = scale(self.terms, self.batch_percent)
+        if is_dearer(batch_terms, scale(other.terms, other.batch_percent)):
+            return True
         return is_dearer(self.terms, other.terms) or any(
             kind not in self.max_units or self.max_units[kind] > most
             for kind, most in other.max_units.items()
@@ -199,6 +205,8 @@ def check_terms(wanted: PriceTerms) -> PriceTerms:
         if kind in wanted.rates and kind not in wanted.max_units:
             detail = "Is required: the most that one row is charged for."
             faults.append({"pointer": f"/max_units/{kind}", "detail": detail})
+    if type(wanted.batch_percent) is not int or not 1 <= wanted.batch_percent <= 100:
+        faults.append({"pointer": "/batch_percent", "detail": "A whole number from 1 to 100."})
     faults += _check_tiers(wanted)
     if faults:
         raise InvalidInputError(f"{faults[0]['pointer']}: {faults[0]['detail']}", errors=faults)

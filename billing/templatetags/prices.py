@@ -42,6 +42,8 @@ def price_lines(price: Price) -> list[str]:
         lines.append(f"the first {price.free_units:,} predictions of a month are free")
     for start, bps in price.tiers:
         lines.append(f"from prediction {start + 1:,} of a month on: {format_percent(bps)} of it")
+    if price.batch_percent < 100:
+        lines.append(f"lines of batches cost {price.batch_percent} % of it")
     return lines
 
 

@@ -23,13 +23,13 @@ from inference.services import batch_results as results
 from marketplace.api.authentication import actor_of
 from marketplace.api.parsing import BoundedJSONParser
 from marketplace.core.errors import InvalidInputError
+from marketplace.core.tag import TAG_RULE, is_tag
 from marketplace.models import Account
 from marketplace.selectors.access import Actor, access_account
 
 # A body is taken while a worker of the site waits for it; what is larger is uploaded as a file.
 BODY_BYTES_MAX = 16 * 1024 * 1024
 _BODY_NAME = "batch.jsonl"
-_TAG = r"\A[\x21-\x7e]{0,64}\Z"
 
 
 class LinesParser(BaseParser):
@@ -62,13 +62,19 @@ class BatchInput(serializers.Serializer):
     # In a body of JSON; lines that come in the body themselves are no file yet.
     input_file = serializers.CharField(required=False, max_length=64)
     name = serializers.CharField(required=False, allow_blank=True, max_length=200)
-    tag = serializers.RegexField(_TAG, required=False, allow_blank=True)
+    tag = serializers.CharField(required=False, allow_blank=True, max_length=64)
     webhook = serializers.CharField(required=False, allow_blank=True, max_length=URL_LENGTH_MAX)
     cancel_after_s = serializers.IntegerField(
         required=False,
         min_value=int(services.CANCEL_AFTER_MIN.total_seconds()),
         max_value=int(services.CANCEL_AFTER_MAX.total_seconds()),
     )
+
+    def validate_tag(self, tag: str) -> str:
+        """As the gateway takes it."""
+        if tag and not is_tag(tag):
+            raise serializers.ValidationError(f"A tag has {TAG_RULE}.")
+        return tag
 
 
 class BatchesView(APIView):
@@ -88,14 +94,21 @@ class BatchesView(APIView):
 
         The body is JSON with `model` (owner/name) and `input_file`, the id of an uploaded file; or
         `application/jsonl`, the lines themselves up to 16 MiB, with `?model=` in the address. Both
-        take `account`, `name`, `tag`, `webhook` (told when all is over) and `cancel_after_s`.
+        take `account`, `name`, `tag`, `webhook` (told when all is over) and `cancel_after_s`. With
+        an `Idempotency-Key` that began a batch before, that one is answered.
         """
         lines = request.data if isinstance(request.data, Lines) else None
-        fields = BatchInput(data=request.data if lines is None else request.query_params)
+        if lines is None:
+            fields = BatchInput(data=request.data)
+        else:
+            fields = BatchInput(data=request.query_params)
         fields.is_valid(raise_exception=True)
         said = dict(fields.validated_data)
         actor = actor_of(request)
         account = _account_of(actor, said.pop("account", ""))
+        said["idempotency_key"] = request.headers.get("Idempotency-Key", "")
+        if (earlier := selectors.find_earlier(account, said["idempotency_key"])) is not None:
+            return Response(selectors.describe(earlier))
         version = selectors.find_version(actor, account, said.pop("model"))
         services.check_key(actor.api_key, version)
         if (seconds := said.pop("cancel_after_s", None)) is not None:

@@ -6,10 +6,11 @@ from datetime import timedelta
 
 from django import forms
 
+from marketplace.core.tag import TAG_RULE, is_tag
+
 # As the queue, in words: a day is what most batches get.
 _TIMES = ((1, "an hour"), (6, "6 hours"), (24, "a day"), (72, "3 days"), (168, "a week"))
 HOURS_DEFAULT = 24
-TAG_PATTERN = r"\A[\x21-\x7e]*\Z"
 
 
 class BatchForm(forms.Form):
@@ -35,13 +36,16 @@ class BatchForm(forms.Form):
         initial=HOURS_DEFAULT,
         help_text="What has not run by then fails, and costs nothing.",
     )
-    tag = forms.RegexField(
-        TAG_PATTERN,
+    tag = forms.CharField(
         label="Tag",
         max_length=64,
         required=False,
-        help_text="What its usage is called, in the table of usage. Without spaces.",
+        help_text="What its usage is called, in the table of usage.",
     )
+
+    def clean_tag(self) -> str:
+        """As the gateway takes it."""
+        return _clean_tag(self.cleaned_data["tag"])
 
     @property
     def cancel_after(self) -> timedelta:
@@ -55,9 +59,19 @@ class StartForm(forms.Form):
     model = forms.CharField(max_length=200, widget=forms.HiddenInput)
     file = forms.CharField(max_length=64, widget=forms.HiddenInput)
     hours = forms.TypedChoiceField(choices=_TIMES, coerce=int, widget=forms.HiddenInput)
-    tag = forms.RegexField(TAG_PATTERN, max_length=64, required=False, widget=forms.HiddenInput)
+    tag = forms.CharField(max_length=64, required=False, widget=forms.HiddenInput)
+
+    def clean_tag(self) -> str:
+        """As the gateway takes it."""
+        return _clean_tag(self.cleaned_data["tag"])
 
     @property
     def cancel_after(self) -> timedelta:
         """Of a valid form."""
         return timedelta(hours=self.cleaned_data["hours"])
+
+
+def _clean_tag(tag: str) -> str:
+    if tag and not is_tag(tag):
+        raise forms.ValidationError(f"A tag has {TAG_RULE}.")
+    return tag

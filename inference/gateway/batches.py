@@ -12,18 +12,20 @@ import logging
 import math
 import time
 from dataclasses import dataclass
+from uuid import UUID
 
 import psycopg
 
 from inference.broker.job import TIMEOUT_MAX_S, Priority
 from inference.gateway.auth import PREDICT, Authenticator, Caller
-from inference.gateway.catalog import Catalog, Offer, require_price
+from inference.gateway.catalog import Catalog, Offer, Priced, require_batch_price
 from inference.gateway.config import (
     BATCH_LEASE_S,
     BATCH_LOOK_S,
     BATCH_PAUSE_S,
     BATCH_PORTION_LINES,
     BATCH_PORTION_S,
+    BATCH_PRICES_KEPT_MAX,
     BATCH_UNREAD_LINES,
     BATCH_WINDOW_LINES,
 )
@@ -54,6 +56,9 @@ PROTOCOL = "native"
 _TAKE = "SELECT * FROM inference_take_batch(%s)"
 _LINES = "SELECT * FROM inference_list_batch_lines(%s, %s, %s, %s)"
 _FAIL = "SELECT inference_fail_line(%s, %s, %s)"
+_PRICE = (
+    "SELECT to_jsonb(p) AS price FROM billing_price p WHERE p.id = (SELECT billing_batch_price(%s))"
+)
 _NOTE = "SELECT inference_note_portion(%s, %s, %s, %s, %s)"
 # Of a line's own making: no later try would end better.
 _LINE_FAULTS = (InvalidInputError, QueryBudgetSpentError, UnitsExceedLimitError)
@@ -93,6 +98,7 @@ class Batches:
         self.authenticator = authenticator
         self.catalog = catalog
         self.database = database
+        self._prices: dict[UUID, Priced] = {}
 
     async def run(self) -> None:
         """Take batches in their turn; whatever goes wrong, go on with the next one."""
@@ -153,13 +159,30 @@ class Batches:
             # All are in the queue, or as many as may be.
             return _Portion(BATCH_LOOK_S)
         ends_s = time.monotonic() + BATCH_PORTION_S
+        price = await self._find_price(require_batch_price(offer, caller))
         for line in lines:
-            await self._submit_line(batch, line, caller, offer)
+            await self._submit_line(batch, line, caller, offer, price)
             if time.monotonic() > ends_s:
                 break
         return _Portion(0.0)
 
-    async def _submit_line(self, batch: Row, line: Row, caller: Caller, offer: Offer) -> None:
+    async def _find_price(self, whole: Priced) -> Priced:
+        """What lines cost where everybody else pays `whole`: a price of its own, if it is less."""
+        if whole.batch_percent == 100:
+            return whole
+        found = self._prices.get(whole.id)
+        if found is None:
+            [row] = await self.database.write(_PRICE, [whole.id])
+            found = Priced.from_row(row["price"])
+            if len(self._prices) >= BATCH_PRICES_KEPT_MAX:
+                self._prices.clear()
+            # A price never changes.
+            self._prices[whole.id] = found
+        return found
+
+    async def _submit_line(
+        self, batch: Row, line: Row, caller: Caller, offer: Offer, price: Priced
+    ) -> None:
         """Raises what stops the whole batch."""
         left_s = (batch["deadline_at"] - utc_now()).total_seconds()
         try:
@@ -171,7 +194,7 @@ class Batches:
                 id=new_id(),
                 caller=caller,
                 offer=offer,
-                price=require_price(offer, caller),
+                price=price,
                 protocol=PROTOCOL,
                 rows=1,
                 created_at=utc_now(),

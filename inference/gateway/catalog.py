@@ -22,7 +22,7 @@ from inference.gateway.errors import NOT_READY_RETRY_S, ModelNotReadyError
 from marketplace.core.errors import NotFoundError
 from strongroom.errors import InterfaceError
 from strongroom.interface import Interface
-from strongroom.rating import Terms, is_dearer
+from strongroom.rating import Terms, is_dearer, scale
 
 logger = logging.getLogger(__name__)
 
@@ -118,6 +118,13 @@ class Priced:
     terms: Terms
     # The most of a kind that one row is charged for.
     max_units: Mapping[str, int] = field(default_factory=dict)
+    # What part of it lines of batches cost.
+    batch_percent: int = 100
+
+    @property
+    def batch_terms(self) -> Terms:
+        """What lines of batches are charged by."""
+        return scale(self.terms, self.batch_percent)
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Priced:
@@ -129,7 +136,7 @@ class Priced:
             row["free_units"],
             row["tiers"],
         )
-        return cls(UUID(row["id"]), terms, row["max_units"])
+        return cls(UUID(row["id"]), terms, row["max_units"], row["batch_percent"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,6 +345,18 @@ def require_price(offer: Offer, caller: Caller) -> Priced:
             "The model has no price yet, so it cannot be called.", retry_after_s=NOT_READY_RETRY_S
         )
     return offer.private_prices.get(caller.account_id, offer.price)
+
+
+def require_batch_price(offer: Offer, caller: Caller) -> Priced:
+    """The price by whose part a line of a batch is charged: the cheaper one, of two.
+
+    Raises:
+        ModelNotReadyError: As `require_price`.
+    """
+    own = require_price(offer, caller)
+    usual = offer.price
+    assert usual is not None
+    return own if is_dearer(usual.batch_terms, own.batch_terms) else usual
 
 
 def _list_private(rows: Sequence[Mapping[str, Any]], price: Priced | None) -> dict[UUID, Priced]:

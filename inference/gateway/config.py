@@ -484,6 +484,8 @@ WATCHES_PER_ACCOUNT_MAX = 32
 # A stream that was open for so long ends; its client goes on where it was with a new one, if its
 # key is still good for that.
 WATCH_AGE_MAX_S = 3_600.0
+# Prices of batches that are remembered; one that is not is asked for.
+BATCH_PRICES_KEPT_MAX = 1_000
 # Of an account that keeps nothing: how often a keyed retry is run again for the price of the first.
 # Who lost an answer asks again as often; who asks more would have many answers for one price.
 REPEATS_MAX = 3

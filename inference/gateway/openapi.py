@@ -653,6 +653,7 @@ def _native_schemas() -> Document:
             version=_STRING,
             input={"type": "object"},
             units={"type": "object", "additionalProperties": {"type": "integer", "minimum": 0}},
+            batch={"type": "boolean"},
         ),
         "PriceOfPrediction": _object(
             *("model", "version", "price_id", "price", "rows", "lines", "maximum_nano_usd"),

@@ -41,6 +41,8 @@ class Batch(models.Model):
     # Whose budget and limits hold; None for those of the account alone.
     api_key_id = models.UUIDField(null=True, blank=True)
     version = models.ForeignKey("marketplace.ModelVersion", models.PROTECT, related_name="+")
+    # Of the request that began it: the same one again begins nothing.
+    idempotency_key = models.CharField(max_length=255, blank=True, default="")
     tag = models.CharField(max_length=64, blank=True, default="")
     name = models.CharField(max_length=200, blank=True, default="")
     webhook_url = models.TextField(blank=True, default="")
@@ -77,6 +79,13 @@ class Batch(models.Model):
 
     class Meta:
         verbose_name_plural = "batches"
+        constraints = [
+            models.UniqueConstraint(
+                fields=["account", "idempotency_key"],
+                name="inference_batch_once",
+                condition=~Q(idempotency_key=""),
+            ),
+        ]
         indexes = [
             models.Index(fields=["account", "-id"], name="inference_batch_account"),
             models.Index(

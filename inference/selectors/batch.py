@@ -87,6 +87,14 @@ def access_batch(actor: Actor, batch_id: UUID, right: str = "read") -> Batch:
     return found
 
 
+def find_earlier(account: Account, idempotency_key: str) -> Batch | None:
+    """The batch that a request with the same key began; None for no key."""
+    if not idempotency_key:
+        return None
+    rows = Batch.objects.filter(account=account, idempotency_key=idempotency_key)
+    return rows.select_related(*_WITH).first()
+
+
 def get_batches(account: Account, *, before: str = "") -> BatchPage:
     """A page of an account's batches, newest first.
 

@@ -16,6 +16,7 @@ from inference.errors import (
     TooManyBatchesError,
 )
 from inference.models import Batch, BatchLine, File
+from inference.selectors import batch as selectors
 from inference.services import file as files
 from inference.services import outgoing
 from inference.services.file import Readable
@@ -36,6 +37,7 @@ CANCEL_AFTER_MIN, CANCEL_AFTER_MAX = timedelta(minutes=1), timedelta(days=7)
 CANCEL_AFTER_DEFAULT = timedelta(hours=24)
 CONTENT_TYPE = "application/jsonl"
 NAME_LENGTH_MAX = 200
+IDEMPOTENCY_KEY_LENGTH_MAX = 255
 # Jobs that are given up in one transaction each, in one turn of a worker.
 CANCELS_AT_ONCE_MAX = 1_000
 
@@ -49,6 +51,7 @@ def create_batch(
     name: str = "",
     tag: str = "",
     webhook: str = "",
+    idempotency_key: str = "",
     cancel_after: timedelta = CANCEL_AFTER_DEFAULT,
 ) -> Batch:
     """Take a file of inputs, to run a version on each of its lines.
@@ -61,6 +64,7 @@ def create_batch(
         name: For people; that of the file, if nothing else is said.
         tag: What the usage is called; empty for nothing.
         webhook: Told once, when all is over; empty for nobody.
+        idempotency_key: Of the request; a batch that it began before is returned. Empty for none.
         cancel_after: After which what has not run by then fails.
 
     Raises:
@@ -73,6 +77,8 @@ def create_batch(
     require_right(actor, account, "predict")
     if not CANCEL_AFTER_MIN <= cancel_after <= CANCEL_AFTER_MAX:
         raise _invalid("/cancel_after_s", "Between a minute and seven days.")
+    if len(idempotency_key) > IDEMPOTENCY_KEY_LENGTH_MAX or not idempotency_key.isprintable():
+        raise _invalid("", f"An Idempotency-Key has up to {IDEMPOTENCY_KEY_LENGTH_MAX} characters.")
     if webhook:
         outgoing.check_target(webhook, pointer="/webhook")
     _check_file(account, file)
@@ -83,6 +89,7 @@ def create_batch(
         version=version,
         name=_clean(name or file.name)[:NAME_LENGTH_MAX],
         tag=tag,
+        idempotency_key=idempotency_key,
         webhook_url=webhook,
         input_file=file,
         next_at=now,
@@ -91,6 +98,8 @@ def create_batch(
     with transaction.atomic():
         # Two that begin at once must not pass the limit together.
         Account.objects.select_for_update(no_key=True).get(pk=account.pk)
+        if (earlier := selectors.find_earlier(account, idempotency_key)) is not None:
+            return earlier
         if Batch.objects.filter(account=account, finished_at=None).count() >= BATCHES_OPEN_MAX:
             raise TooManyBatchesError(limit=BATCHES_OPEN_MAX)
         check_row(batch)

@@ -124,7 +124,7 @@ def _ask(
     try:
         answer = httpx.post(
             f"{settings.GATEWAY_URL}/v1/price",
-            json={"version": model, "input": given},
+            json={"version": model, "input": given, "batch": True},
             headers=headers,
             timeout=_TIMEOUT,
             trust_env=False,

@@ -50,6 +50,7 @@ OWN_PAGES = (
     ("inference:queue", "Queue", "waiting running jobs async consumer", "clock"),
     ("billing:invoices", "Invoices", "bills consumer", "receipt"),
     ("billing:receipts", "Receipts", "verify proof signature consumer", "receipt"),
+    ("inference:batches", "Batches", "jsonl bulk file jobs consumer", "box"),
     ("inference:webhooks", "Webhooks", "events endpoints deliveries consumer", "bolt"),
     ("inference:runs", "Shared runs", "links consumer playground", "terminal"),
     ("marketplace:notifications", "Notifications", "inbox bell unread news", "bell"),

@@ -6,6 +6,7 @@ import click
 
 from strongroom.commands.account import login, logout, whoami
 from strongroom.commands.audit import audit
+from strongroom.commands.batch import batch
 from strongroom.commands.context import StrongroomGroup
 from strongroom.commands.invoice import invoice, verify_invoice
 from strongroom.commands.key import keys
@@ -24,7 +25,7 @@ def main() -> None:
 
     Creators: login, init, push, publish. Models are sealed on this machine; the platform
     receives only ciphertext; `audit` shows who was given the key. Consumers: keys create,
-    predict, submit, prediction, invoice, verify-invoice. Both: receipt, verify-receipt.
+    predict, submit, prediction, batch, invoice, verify-invoice. Both: receipt, verify-receipt.
     Creators are paid: payout, verify-payout.
 
     Exit codes: 0 done, 1 refused, 2 wrong use.
@@ -36,7 +37,7 @@ for command in (recover, reseal):
 _COMMANDS = (
     *(login, logout, whoami, signing_keys),
     *(init, push, versions, publish, model),
-    *(predict, submit, prediction, keys, audit),
+    *(predict, submit, prediction, batch, keys, audit),
     *(receipt, verify_receipt, invoice, verify_invoice, payout, verify_payout),
 )
 for command in _COMMANDS:

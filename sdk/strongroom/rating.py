@@ -14,7 +14,7 @@ into, and the sum is rounded up once. At last comes the minimum, unless every ro
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 MILLION = 1_000_000
@@ -123,6 +123,19 @@ def read_terms(value: Mapping[str, Any], nanos_per_prediction: int) -> Terms:
         value["minimum_nanos"],
         value["free_units"],
         value["tiers"],
+    )
+
+
+def scale(terms: Terms, percent: int) -> Terms:
+    """The same at so many percent, as lines of batches are charged.
+
+    Each part is rounded up to a nano-dollar; what is free, and the steps of tiers, stay.
+    """
+    return replace(
+        terms,
+        nanos_per_prediction=-(-terms.nanos_per_prediction * percent // 100),
+        rates={kind: -(-nanos * percent // 100) for kind, nanos in terms.rates.items()},
+        minimum_nanos=-(-terms.minimum_nanos * percent // 100),
     )
 
 

@@ -58,6 +58,8 @@ PAGES = {
         "/console/wallet",
         "/console/usage",
         "/console/predictions",
+        "/console/batches",
+        "/console/batches/new",
         "/console/files",
         "/console/webhooks",
         "/console/webhooks/new",

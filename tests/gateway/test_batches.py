@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from billing.models import Hold, UsageEvent
+from billing.models import Hold, Price, UsageEvent
 from inference.models import Batch, BatchLine, File, Job, Prediction, WebhookEvent
 from inference.services import batch as services
 from inference.services import batch_results
@@ -295,3 +295,42 @@ def test_when_its_time_is_over_nothing_of_it_is_left(shop, pull):
     assert not BatchLine.objects.exists()
     assert not File.objects.filter(purpose=File.Purpose.BATCH_OUTPUT).exists()
     assert Prediction.objects.count() == 1
+
+
+def test_its_lines_cost_the_part_that_the_price_says(shop, pull):
+    now = utc_now()
+    Price.objects.filter(pk=shop.price.pk).update(valid_until=now)
+    whole = Price.objects.create(
+        model=shop.model,
+        nanos_per_prediction=PRICE_NANOS,
+        creator_share_bps=8_000,
+        valid_from=now,
+        batch_percent=50,
+    )
+    half_nanos = 501
+
+    def ask(**said: Any) -> dict[str, Any]:
+        given = {"version": "maker/echo", **GOOD, **said}
+        answer = shop.client().post("/v1/price", json=given)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    # The gateway has heard of the new price.
+    eventually(lambda: _is(ask()["price"]["batch_percent"] == 50), timeout_s=30)
+    assert ask()["maximum_nano_usd"] == PRICE_NANOS
+    assert ask(batch=True)["maximum_nano_usd"] == half_nanos
+    assert ask(batch=True)["estimate_nano_usd"] == half_nanos
+    refused = shop.client().post("/v1/price", json={"version": "maker/echo", **GOOD, "batch": 1})
+    assert refused.status_code == 422
+
+    batch = begin(shop, [GOOD] * 4)
+    wait_for(batch, queued=4)
+    # No more is reserved than it can cost.
+    assert set(Hold.objects.values_list("amount_nanos", flat=True)) == {half_nanos}
+    pull()
+    finish(batch)
+
+    assert batch.cost_nanos == 4 * half_nanos
+    check_books(shop, [one["id"] for one in read(batch)], price_nanos=half_nanos)
+    used = {one.price for one in UsageEvent.objects.select_related("price")}
+    assert [(one.batch_of, one.nanos_per_prediction) for one in used] == [(whole, half_nanos)]

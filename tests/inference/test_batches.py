@@ -92,6 +92,27 @@ def test_lines_in_the_body_become_a_batch(account, version, key):
     assert call(key, "GET", "").json()["results"][0]["id"] == str(batch.pk)
 
 
+def test_the_same_request_again_begins_nothing(account, version, key):
+    def begin(idempotency_key: str):
+        headers = {
+            "Authorization": f"Bearer {key.text}",
+            "Idempotency-Key": idempotency_key,
+        }
+        return Client().generic(
+            *("POST", "/api/batches?model=maker/echo", LINE.encode()),
+            content_type="application/jsonl",
+            headers=headers,
+        )
+
+    first, again, other = begin("a"), begin("a"), begin("b")
+
+    assert (first.status_code, again.status_code, other.status_code) == (201, 200, 201)
+    assert first.json()["id"] == again.json()["id"] != other.json()["id"]
+    assert begin("k" * 255).status_code == 201
+    assert begin("k" * 256).status_code == 422
+    assert Batch.objects.count() == File.objects.count() == 3
+
+
 def test_a_file_that_was_uploaded_becomes_a_batch(account, version, key):
     from io import BytesIO
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from inference.gateway import metering
-from inference.gateway.catalog import Offer, Priced
+from inference.gateway.catalog import Offer, Priced, require_batch_price
 from inference.gateway.database import Database, Row
 from inference.gateway.prediction import Prediction
 from inference.triton import tensors
@@ -19,7 +19,7 @@ from marketplace.core.errors import FieldError, InvalidInputError
 from strongroom.errors import InputError
 from strongroom.rating import KINDS, UNITS_MAX, Terms, list_lines, rate, weigh
 
-MEMBERS = frozenset({"version", "input", "units"})
+MEMBERS = frozenset({"version", "input", "units", "batch"})
 ROWS = "rows"
 # A request has no more rows than this, whichever way it comes.
 ROWS_MAX = 1_024
@@ -29,7 +29,7 @@ _COUNT = """
 """
 _NEXT = """
     SELECT p.id, p.valid_from, p.nanos_per_prediction, p.rates, p.max_units, p.minimum_nanos,
-        p.free_units, p.tiers
+        p.free_units, p.tiers, p.batch_percent
     FROM billing_price p WHERE p.model_id = %s AND p.account_id IS NULL
         AND p.valid_from > clock_timestamp()
         AND (p.valid_until IS NULL OR p.valid_until > p.valid_from)
@@ -57,6 +57,18 @@ def read_rows(document: Mapping[str, Any]) -> int:
     return int(units.get(ROWS, 1))
 
 
+def read_batch(document: Mapping[str, Any]) -> bool:
+    """Whether it is asked what the line of a batch would cost.
+
+    Raises:
+        InvalidInputError: Neither true nor false is said.
+    """
+    is_batch = document.get("batch", False)
+    if not isinstance(is_batch, bool):
+        raise _invalid("/batch", "Is true or false.")
+    return is_batch
+
+
 def list_batches(offer: Offer, document: Mapping[str, Any]) -> list[list[tensors.Tensor]]:
     """The input as it would be sent; none where only units are given."""
     if "input" not in document:
@@ -81,7 +93,10 @@ async def describe(
         PriceUnboundedError: It would be refused.
     """
     offer, price = prediction.offer, prediction.price
-    terms = price.terms
+    is_batch = read_batch(document)
+    if is_batch:
+        price = require_batch_price(offer, prediction.caller)
+    terms = price.batch_terms if is_batch else price.terms
     most = _list_most(prediction, document, batches)
     position = None
     if terms.is_counted:
@@ -121,6 +136,7 @@ def describe_price(price: Priced) -> dict[str, Any]:
         "minimum_nanos": terms.minimum_nanos,
         "free_units": terms.free_units,
         "tiers": [list(one) for one in terms.tiers],
+        "batch_percent": price.batch_percent,
     }
 
 
@@ -160,6 +176,7 @@ def _describe_next(row: Row | None) -> dict[str, Any] | None:
         "minimum_nanos": row["minimum_nanos"],
         "free_units": row["free_units"],
         "tiers": row["tiers"],
+        "batch_percent": row["batch_percent"],
     }
 
 

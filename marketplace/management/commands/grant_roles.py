@@ -97,6 +97,7 @@ BATCH_FUNCTIONS = (
     "inference_submit_line(bigint, jsonb, jsonb, integer)",
     "inference_fail_line(bigint, text, text)",
     "inference_note_portion(uuid, text, text, text, double precision)",
+    "billing_batch_price(uuid)",
 )
 # Parts of the above; nobody calls them by themselves.
 INNER_FUNCTIONS = (

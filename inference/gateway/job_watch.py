@@ -158,19 +158,22 @@ class JobWatches:
             if not self._open[account_id]:
                 del self._open[account_id]
 
-    def follow(self, cursor: Cursor, *, find: Find, render: Render) -> AsyncIterator[Event]:
+    def follow(
+        self, cursor: Cursor, *, find: Find, render: Render, is_gone: Callable[[], bool]
+    ) -> AsyncIterator[Event]:
         """All that happens to a prediction from a place on, to its end.
 
         Args:
             cursor: The place.
             find: The prediction's row as it is now.
             render: Makes of it what its consumer sees.
+            is_gone: Whether nobody watches any more.
 
         Raises:
             OutputRemovedError: The place is in a text that is not kept any more.
             DatabaseUnavailableError: It is not known how it goes on.
         """
-        return _Watch(self, cursor, find, render).follow()
+        return _Watch(self, cursor, find, render).follow(is_gone)
 
 
 class _Watch:
@@ -189,12 +192,12 @@ class _Watch:
         # Whether a part of the log is missing: the rest comes from its end.
         self._is_broken = False
 
-    async def follow(self) -> AsyncIterator[Event]:
+    async def follow(self, is_gone: Callable[[], bool]) -> AsyncIterator[Event]:
         """See `JobWatches.follow`."""
         job_id = self.cursor.prediction_id
         ends_s = time.monotonic() + WATCH_AGE_MAX_S
         place_s = 0.0
-        while time.monotonic() < ends_s and not self.watches.closing.has_begun:
+        while not (is_gone() or self.watches.closing.has_begun or time.monotonic() >= ends_s):
             state = await self.watches.states.look(job_id)
             if state is None or state["state"] in OVER:
                 async for event in self._finish():
@@ -288,10 +291,14 @@ class _Watch:
         if _digest(status) != self.cursor.mark:
             self.cursor = replace(self.cursor, mark=_digest(status))
             yield Event("status", status, self.cursor)
-        if len(text) > self.cursor.length:
-            yield self._say(text[self.cursor.length :])
+        for event in self._say_rest(text):
+            yield event
         self.cursor = replace(self.cursor, mark=_END_MARK)
         yield self._end(envelope, streamed)
+
+    def _say_rest(self, text: str) -> Iterator[Event]:
+        if len(text) > self.cursor.length:
+            yield self._say(text[self.cursor.length :])
 
     def _end(self, envelope: Mapping[str, Any], streamed: str | None) -> Event:
         document = {

@@ -85,6 +85,7 @@ class NodeConfig:
             detail = "must have lowercase letters, digits and inner hyphens, at most 63"
             raise SettingError(f"STRONGROOM_NODE_NAME {detail}")
         triton_dir = env.get("STRONGROOM_NODE_TRITON_DIR")
+        slot_count = env_int("STRONGROOM_NODE_SLOTS", SLOTS_DEFAULT, minimum=0, env=env)
         config = cls(
             node_dir=node_dir,
             run_dir=run_dir.resolve(),
@@ -98,6 +99,7 @@ class NodeConfig:
                 metrics_port=_read_port("METRICS", 18002, env),
                 host=env_text("STRONGROOM_NODE_TRITON_HOST", HOST, env=env),
                 triton_dir=Path(triton_dir) if triton_dir else None,
+                slot_count=slot_count,
             ),
             environment=env,
             evidence=evidence.from_env(env),
@@ -108,7 +110,7 @@ class NodeConfig:
             gateway_url=(
                 _read_url("STRONGROOM_GATEWAY_URL", env) if "STRONGROOM_GATEWAY_URL" in env else ""
             ),
-            slot_count=env_int("STRONGROOM_NODE_SLOTS", SLOTS_DEFAULT, minimum=0, env=env),
+            slot_count=slot_count,
             drain_s=env_int("STRONGROOM_NODE_DRAIN_S", DRAIN_S_DEFAULT, minimum=0, env=env),
             canary_interval_s=env_int(
                 "STRONGROOM_NODE_CANARY_INTERVAL_S", INTERVAL_S_DEFAULT, minimum=0, env=env

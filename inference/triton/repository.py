@@ -23,6 +23,8 @@ from strongroom.interface import Batch, Input, Interface, Output
 
 MODEL_NAME = re.compile(r"r[0-9a-f]{32}")
 MODEL_VERSION = "1"
+# Of a server, as many as jobs may run there at once; see `inference.triton.server`.
+SLOT_RESOURCE = "GPU_SLOT"
 
 _ROOT = Path(__file__).resolve().parents[2]
 _STUB_SOURCE = _ROOT / "inference/serving/model_stub.py"
@@ -122,7 +124,7 @@ def render_config(name: str, interface: Interface, parameters: Parameters) -> st
         *_tensor_lines("output", interface.wire_outputs),
         *_batching_lines(interface.batch),
         *_transaction_lines(interface),
-        "instance_group [ { kind: KIND_CPU count: 1 } ]",
+        f"instance_group [ {{ kind: KIND_CPU count: 1{_slot_text(interface)} }} ]",
     ]
     for key, value in parameters.as_texts().items():
         lines.append(
@@ -147,6 +149,22 @@ def _transaction_lines(interface: Interface) -> list[str]:
     if interface.streamed_output is None:
         return []
     return ["model_transaction_policy { decoupled: true }"]
+
+
+def _slot_text(interface: Interface) -> str:
+    """The slot that a run holds, of a model that writes, speaks or paints for a long time.
+
+    Nothing of the queue relies on it: it keeps two such runs from each other should more be sent
+    to a server than it has slots for. Models whose calls are merged take milliseconds; they share
+    the machine as they always have.
+    """
+    is_long = interface.streamed_output is not None or any(
+        one.media_type for one in interface.outputs
+    )
+    if not is_long:
+        return ""
+    resource = f'{{ name: "{SLOT_RESOURCE}" global: true count: 1 }}'
+    return f" rate_limiter {{ resources [ {resource} ] }}"
 
 
 def _tensor_lines(member: str, tensors: Iterable[Input | Output]) -> list[str]:

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from inference.triton import processes
+from inference.triton import processes, repository
 from inference.triton.errors import TritonStartError
 
 HOST = "127.0.0.1"
@@ -79,6 +79,7 @@ class TritonConfig:
         exit_timeout_s: How long running requests may take to finish at the end.
         threads: Cores that one model may use.
         triton_dir: A vendor's installation (with `bin` and `backends`) instead of the wheel.
+        slot_count: How many long runs may go on at once; 0 for as many as come.
     """
 
     work_dir: Path
@@ -90,6 +91,7 @@ class TritonConfig:
     exit_timeout_s: int = 10
     threads: int = field(default_factory=lambda: os.cpu_count() or 1)
     triton_dir: Path | None = None
+    slot_count: int = 0
 
     @property
     def repository_dir(self) -> Path:
@@ -251,7 +253,15 @@ class TritonServer:
             f"--backend-config=python,shm-default-byte-size={_SHM_BYTES}",
             f"--backend-config=python,shm-growth-byte-size={_SHM_BYTES}",
             f"--backend-config=python,stub-timeout-seconds={_STUB_TIMEOUT_S}",
+            *_slot_options(config.slot_count),
         ]
+
+
+def _slot_options(count: int) -> list[str]:
+    if not count:
+        return []
+    resource = f"{repository.SLOT_RESOURCE}:{count}"
+    return ["--rate-limit=execution_count", f"--rate-limit-resource={resource}"]
 
 
 def find_install(config: TritonConfig) -> TritonInstall:

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
-from inference.gateway import grpc_server, holds, query_budget
+from inference.gateway import grpc_server, holds, job_watch, query_budget
 from inference.gateway.app import Application, Gateway
 from inference.gateway.auth import Caller
 from inference.gateway.coalesce import Coalescer
@@ -371,6 +371,48 @@ def _keep_texts(gateway: Gateway) -> None:
     gateway.drift._count = keep
 
 
+def _forget_lengths(gateway: Gateway) -> None:
+    """Whoever comes back to a prediction gets all of it again."""
+    follow = gateway.watches.follow
+
+    def follow_anew(cursor, **how):
+        return follow(replace(cursor, length=0), **how)
+
+    gateway.watches.follow = follow_anew
+
+
+def _keep_little(gateway: Gateway) -> None:
+    """Right, but for very short logs."""
+    gateway.outputs._limits = (2, 1000)
+
+
+def _trust_redis_alone(gateway: Gateway) -> None:
+    """A stream ends with what its log had."""
+    _keep_little(gateway)
+    job_watch._Watch._say_rest = lambda watch, text: iter(())
+
+
+def _join_runs(gateway: Gateway) -> None:
+    """What a second run says is taken for more of the first."""
+    job_watch._Watch._note_lease = lambda watch, state: iter(())
+    take = job_watch._Watch._take
+
+    def take_all(watch, chunk):
+        watch.cursor = replace(watch.cursor, epoch=chunk.epoch, length=chunk.start)
+        return take(watch, chunk)
+
+    job_watch._Watch._take = take_all
+
+
+def _believe_every_lease(gateway: Gateway) -> None:
+    """What a node says is kept, whoever has the job."""
+
+    async def append(node_id, job_id, epoch, number, chunks):
+        return await gateway.outputs.append(job_id, epoch, number, chunks)
+
+    gateway.jobs.append = append
+
+
 def _count_the_owner(gateway: Gateway) -> None:
     note = gateway.drift.note
 
@@ -423,3 +465,8 @@ counts_the_owner = BrokenApplication(_count_the_owner)
 ignores_leaving = BrokenApplication(_ignore_leaving)
 has_narrow_streams = BrokenApplication(_narrow_streams)
 has_narrow_connections = NarrowApplication()
+forgets_lengths = BrokenApplication(_forget_lengths)
+keeps_little = BrokenApplication(_keep_little)
+trusts_redis_alone = BrokenApplication(_trust_redis_alone)
+joins_runs = BrokenApplication(_join_runs)
+believes_every_lease = BrokenApplication(_believe_every_lease)

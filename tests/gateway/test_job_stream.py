@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 
 import httpx
 import pytest
@@ -203,22 +203,30 @@ def test_a_run_that_is_canceled_before_its_first_word_is_free(teller, teller_cli
     check_books(teller, [])
 
 
-@pytest.mark.parametrize("loses", [False, True])
-def test_who_comes_back_misses_nothing_and_gets_nothing_twice(
-    teller, teller_client, pull, redis_client, loses
-):
-    """Also if Redis has forgotten all of it meanwhile."""
-    made = submit(teller_client, "word repeat=24 pause=0.15")
-    first = Watcher(teller_client, made)
+def watch_in_two(client, pull, redis_client, *, loses: bool, url: str = "") -> tuple:
+    """A prediction, and two watchers: the second comes with the last id of the first."""
+    made = submit(client, "word repeat=24 pause=0.15")
+    first = Watcher(client, made)
     first.next("status")
-    pull()
+    node = pull(url=url)
     first.next("output")
     first.leave()
     first.finish()
     if loses:
         assert redis_client.delete(f"{PREFIX}{from_public(made)}") == 1
-    second = Watcher(teller_client, made, last=first.events[-1].id)
+    second = Watcher(client, made, last=first.events[-1].id)
     second.finish()
+    node.stop()
+    return made, first, second
+
+
+@pytest.mark.parametrize("loses", [False, True])
+def test_who_comes_back_misses_nothing_and_gets_nothing_twice(
+    teller, teller_client, pull, redis_client, loses
+):
+    """Also if Redis has forgotten all of it meanwhile."""
+    made, first, second = watch_in_two(teller_client, pull, redis_client, loses=loses)
+
     # And once more, after its end, from each place that there was.
     whole = show(teller_client, made)["output"]["text"]
     assert first.text + second.text == whole == " ".join(["word"] * 24)
@@ -230,6 +238,27 @@ def test_who_comes_back_misses_nothing_and_gets_nothing_twice(
         assert seen + again.text == whole
         assert "restart" not in list_kinds(again.events)
     assert Watcher(teller_client, made, last=second.events[-1].id).finish() == []
+
+
+@pytest.mark.parametrize("broken", ["forgets_lengths", "trusts_redis_alone"])
+def test_control_what_is_lost_or_comes_twice_is_noticed(
+    teller, pull, redis_client, start_gateway, broken
+):
+    gateway = start_gateway(target=f"tests.gateway.broken:{broken}")
+    client = teller.client(url=gateway.url)
+
+    _, first, second = watch_in_two(client, pull, redis_client, loses=False, url=gateway.url)
+
+    assert first.text + second.text != " ".join(["word"] * 24)
+
+
+def test_what_redis_has_no_room_for_comes_with_the_end(teller, pull, redis_client, start_gateway):
+    gateway = start_gateway(target="tests.gateway.broken:keeps_little")
+    client = teller.client(url=gateway.url)
+
+    _, first, second = watch_in_two(client, pull, redis_client, loses=False, url=gateway.url)
+
+    assert first.text + second.text == " ".join(["word"] * 24)
 
 
 def test_after_the_end_there_is_nothing_more(teller, teller_client, pull):
@@ -327,7 +356,8 @@ def test_nobody_else_watches(teller, teller_client):
     assert problem_of(teller_client.get(f"{path}?events=some")) == (400, "bad_request")
 
 
-def test_a_node_that_dies_makes_it_begin_anew(teller, teller_client, pull, triton):
+def watch_two_runs(shop, client, pull, triton, url: str = "") -> tuple:
+    """A prediction whose first node dies when it has said all, and two watchers of it."""
     held: list = []
 
     def hang(job, infer):
@@ -337,25 +367,29 @@ def test_a_node_that_dies_makes_it_begin_anew(teller, teller_client, pull, trito
             pass
         return outputs
 
-    first = pull(bend=hang)
-    made = submit(teller_client, "one two three")
-    watcher = Watcher(teller_client, made)
-    plain = Watcher(teller_client, made, events="output")
+    first = pull(bend=hang, url=url)
+    made = submit(client, "one two three")
+    watcher, plain = Watcher(client, made), Watcher(client, made, events="output")
     plain.next("output")
     last = watcher.next("output")
     eventually(lambda: _require(held), timeout_s=30)
     first.queue.heartbeat = lambda beats: {"words": {}}  # The platform does not hear it any more.
     Job.objects.update(lease_until=Job.objects.get().created_at)
-    watcher.next("restart")
     node = make_node("node-2", triton.config.http_url, triton.config.grpc_url)
+    second = pull(node, url=url)
+    watcher.finish()
+    for one in (first, second):
+        one.stop()
+    return made, watcher, plain, last
 
-    pull(node)
-    events = watcher.finish()
+
+def test_a_node_that_dies_makes_it_begin_anew(teller, teller_client, pull, triton):
+    made, watcher, plain, last = watch_two_runs(teller, teller_client, pull, triton)
 
     # The same words again: the first ones do not count.
     assert watcher.text == "one two three"
-    assert list_kinds(events).count("restart") == 1
-    assert events[-1].document["status"] == "succeeded"
+    assert list_kinds(watcher.events).count("restart") == 1
+    assert watcher.events[-1].document["status"] == "succeeded"
     # What others' clients do not know ends theirs, so that they do not join what is not one.
     assert list_kinds(plain.finish()) == ["output", "error"]
     assert plain.events[-1].document["code"] == "stream_restarted"
@@ -364,8 +398,16 @@ def test_a_node_that_dies_makes_it_begin_anew(teller, teller_client, pull, trito
     again.finish()
     assert again.events[0].kind == "restart"
     assert again.text == "one two three"
-    first.stop()
     check_books(teller, [made])
+
+
+def test_control_runs_that_are_joined_are_noticed(teller, pull, triton, start_gateway):
+    gateway = start_gateway(target="tests.gateway.broken:joins_runs")
+    client = teller.client(url=gateway.url)
+
+    _, watcher, _, _ = watch_two_runs(teller, client, pull, triton, gateway.url)
+
+    assert watcher.text != "one two three"
 
 
 def test_an_account_watches_so_many(teller, teller_client):
@@ -386,6 +428,29 @@ def test_an_account_watches_so_many(teller, teller_client):
             assert one.finish()[-1].document["reason"] == "canceled"
     # All places are free again.
     assert Watcher(teller_client, made).finish()[-1].kind == "done"
+
+
+def test_who_leaves_gives_the_place_back(teller, teller_client):
+    """Though nothing is said that could not be delivered."""
+    made = submit(teller_client)
+    path = f"/v1/predictions/{made}/stream"
+    for _ in range(2):
+        with contextlib.ExitStack() as stack:
+            for _ in range(WATCHES_PER_ACCOUNT_MAX):
+                client = stack.enter_context(
+                    httpx.Client(base_url=teller.url, headers=teller_client.headers, timeout=60)
+                )
+                opened = eventually(lambda client=client: _open(client, path), timeout_s=30)
+                stack.callback(opened.close)
+            assert teller_client.get(path).status_code == 429
+
+
+def _open(client: httpx.Client, path: str) -> httpx.Response:
+    response = client.send(client.build_request("GET", path), stream=True)
+    if response.status_code != 200:
+        response.close()
+    assert response.status_code == 200
+    return response
 
 
 def test_a_comment_keeps_it_open(teller, teller_client):
@@ -531,6 +596,15 @@ def test_what_another_or_an_older_lease_says_is_not_kept(leased, teller, triton,
     assert JobAttempt.objects.count() == 1
 
 
+def test_control_a_lease_that_nobody_looks_at_is_noticed(
+    leased, teller, teller_client, start_gateway
+):
+    leased.url = start_gateway(target="tests.gateway.broken:believes_every_lease").url
+
+    with pytest.raises(AssertionError):
+        test_what_is_said_after_a_cancel_is_not_kept(leased, teller_client, None)
+
+
 def test_what_is_said_after_a_cancel_is_not_kept(leased, teller_client, redis_client):
     leased.say(0, "a")
     teller_client.post(f"/v1/predictions/{leased.public_id}/cancel")
@@ -582,5 +656,5 @@ def test_outputs_end_with_what_was_canceled_alone(leased):
     assert finish("canceled", "2").status_code == 400
     assert finish("canceled").json() == {"outcome": "free"}
     assert not UsageEvent.objects.exists()
-    with suppress(httpx.HTTPError):
+    with contextlib.suppress(httpx.HTTPError):
         assert finish("canceled").json() == {"outcome": "stale"}

@@ -80,15 +80,18 @@ async def answer(
 
     with watches.place(caller.account_id):
         async with EventStream(request, render_error) as events:
-            async for event in watches.follow(cursor, find=find, render=render):
-                if events.is_gone:
-                    raise ClientGoneError
+            following = watches.follow(
+                cursor, find=find, render=render, is_gone=lambda: events.is_gone
+            )
+            async for event in following:
                 last = event.cursor
                 if is_plain and event.kind in _QUIET:
                     if event.kind == "restart":
                         raise StreamRestartedError
                     continue
                 await _send(events, event)
+            if events.is_gone:
+                raise ClientGoneError
     return streamed(cost_nanos=row["cost_nanos"])
 
 

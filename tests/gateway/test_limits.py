@@ -593,9 +593,10 @@ def test_places_of_the_time_without_redis_are_told_when_it_is_back(own_redis, qu
 
 def test_redis_knows_ids_only_and_forgets_them(url, redis_client):
     async def run():
-        async with running(url, 1, account_requests_per_minute=6_000) as [limits]:
-            caller = make_caller(requests_per_minute=60, units_per_minute=60, concurrency_max=9)
-            offer = make_offer(requests_per_minute=6_000, concurrency_max=9)
+        # Of so few a minute each is remembered for half of one, however slow this machine is.
+        async with running(url, 1, account_requests_per_minute=2) as [limits]:
+            caller = make_caller(requests_per_minute=2, units_per_minute=6, concurrency_max=9)
+            offer = make_offer(requests_per_minute=2, concurrency_max=9)
             with await limits.admit(caller, offer, 3):
                 keys = {key.decode() for key in redis_client.keys("*")}
                 assert keys == {
@@ -607,9 +608,8 @@ def test_redis_knows_ids_only_and_forgets_them(url, redis_client):
                     f"{PREFIX}model-rpm:{offer.model_id}",
                     f"{PREFIX}model-conc:{offer.model_id}",
                 }
-                # A minute's worth is the largest debt. A small one may be over by now (-2);
-                # none stays for ever (-1).
-                assert all(-1 != redis_client.pttl(key) <= 60_000 for key in keys)
+                # A minute's worth is the largest debt; none stays for ever (-1).
+                assert all(0 < redis_client.pttl(key) <= 60_000 for key in keys)
 
     asyncio.run(run())
 

@@ -53,7 +53,7 @@ def test_a_fleet_runs_each_job_once_in_virtual_time(made, capsys):
 
     assert fleet.report(found, took_s, 1.0)
     assert took_s >= 20
-    assert found.seen.submitted > 20
+    assert found.seen.submitted > 5
     assert "each once" in capsys.readouterr().out
 
 

@@ -24,6 +24,8 @@ State = Job.State
 PAGE_SIZE = 50
 # An account has at most 64 of a version on offer, of which a part runs.
 RUNNING_SHOWN = 100
+# Many die of one reason.
+DEAD_SHOWN = 20
 # Who stands further back is told so, without a number.
 POSITION_MAX = 10_000
 ATTEMPTS_SHOWN = 50
@@ -68,6 +70,11 @@ class JobLine:
     def public_id(self) -> str:
         """The id under which its consumer knows it."""
         return ids.to_public(self.row.pk)
+
+    @property
+    def reason(self) -> str:
+        """Why it died, or went back the last time."""
+        return describe_reason(self.row.error) or self.row.error
 
     @property
     def is_waiting(self) -> bool:
@@ -143,6 +150,18 @@ def list_running(account: Account, chosen: JobFilter | None = None) -> list[JobL
     """Those that nodes have taken, the first to be taken first."""
     jobs = list_jobs(account, chosen).filter(state__in=queue.LEASED).order_by("leased_at", "pk")
     return [JobLine(one) for one in jobs[:RUNNING_SHOWN]]
+
+
+def list_dead(account: Account, chosen: JobFilter | None = None) -> list[JobLine]:
+    """Those that no node could run, the newest first; what is over else is a prediction."""
+    jobs = Job.objects.filter(
+        account_id=account.pk, finished_at__isnull=False, state=State.DEAD
+    ).select_related("version__model__account")
+    if chosen is not None:
+        # They neither wait nor run.
+        jobs = jobs.none() if chosen.state else _choose(jobs, chosen)
+    found = jobs.defer("version__interface", "version__model__card").order_by("-finished_at")
+    return [JobLine(one) for one in found[:DEAD_SHOWN]]
 
 
 def get_page(account: Account, chosen: JobFilter | None = None, *, after: str = "") -> JobPage:

@@ -43,6 +43,8 @@ def queue(request: HttpRequest) -> HttpResponse:
         "running": running,
         "page": page,
         "after": after,
+        "dead": [] if after else selectors.list_dead(account, chosen),
+        "dead_shown": selectors.DEAD_SHOWN,
         "waiting_count": selectors.list_waiting(account, chosen).count() if page.lines else 0,
         "can_cancel": has_right(actor_of(request), account, services.RIGHT),
         "query": _query_of(account, chosen),

@@ -305,3 +305,30 @@ def test_attempts_of_many_leases_name_each_node(account, version):
     assert [one.node_name for one in dead_job.list_attempts(job.pk)] == ["b", "a"]
     assert JobAttempt.objects.count() == 2
     assert job.state == "dead"
+
+
+@pytest.mark.parametrize(("shown", "expected"), [(1, 1), (2, 2), (3, 2)])
+def test_lists_end_at_their_limits(account, node, monkeypatch, shown, expected):
+    for where, name in (
+        (queue, "DEPTHS_SHOWN"),
+        (queue, "LEASES_SHOWN"),
+        (dead_job, "CHOICES_SHOWN"),
+        (dead_job, "ATTEMPTS_SHOWN"),
+    ):
+        monkeypatch.setattr(where, name, shown)
+    for name in ("one", "two"):
+        made = ModelVersionFactory(model=AIModelFactory(account=account, name=name))
+        queued.kill(account, made, node, name)
+        queued.submit(account, made)
+        queued.claim(queued.make_node(name), [made])
+    job_id = Job.objects.filter(state="dead").earliest("pk").pk
+    attempt = JobAttempt.objects.filter(job_id=job_id).get()
+    JobAttempt.objects.create(
+        job_id=job_id, epoch=9, node_id=node.pk, ended_at=attempt.ended_at, outcome="lost"
+    )
+
+    assert len(queue.list_depths()) == expected
+    assert sum(len(one.jobs) for one in queue.list_leases()) == expected
+    assert len(dead_job.list_models()) == expected
+    assert len(dead_job.list_reasons()) == expected
+    assert len(dead_job.list_attempts(job_id)) == expected

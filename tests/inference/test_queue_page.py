@@ -326,6 +326,48 @@ def test_a_dead_one_has_failed_for_its_account(owner_client, account, version, n
     assert f"{page_of(job_id)}/cancel" not in text
 
 
+def test_dead_ones_are_listed_beside_what_waits(
+    owner_client, account, version, other, node, monkeypatch
+):
+    mine = queued.kill(account, version, node, "node_lost")
+    others = queued.kill(account, other, node, "a_code_of_its_own")
+
+    text = read(owner_client)
+    assert "Could not be run" in text
+    assert "The node was not heard of any more." in text
+    assert "a_code_of_its_own" in text
+    found = read(owner_client, f"{PAGE}?model=acme/digits")
+    assert (page_of(mine) in found, page_of(others) in found) == (True, False)
+    assert "Could not be run" not in read(owner_client, f"{PAGE}?state=waiting")
+    monkeypatch.setattr(selectors, "DEAD_SHOWN", 1)
+    assert [one.row.pk for one in selectors.list_dead(account)] == [others]
+
+
+@pytest.mark.parametrize("shown", [1, 2, 3])
+def test_lists_end_at_their_limits(account, version, monkeypatch, shown):
+    for name in ("RUNNING_SHOWN", "ATTEMPTS_SHOWN", "DELIVERIES_SHOWN"):
+        monkeypatch.setattr(selectors, name, shown)
+    job_id = queued.submit(
+        account, version, webhook_url="https://93.184.216.34/x", webhook_events=[], attempts_max=9
+    )
+    for name in "ab":
+        job = queued.claim(queued.make_node(name), [version])
+        queued.start(job)
+        queued.hand_back(job)
+        Job.objects.update(ready_at=timezone.now() - timedelta(minutes=1))
+    for slot in range(2):
+        queued.submit(account, version)
+        queued.claim(queued.make_node(f"slot-{slot}"), [version])
+    webhook_delivery.spread_events()
+
+    now = timezone.now()
+    told = selectors.list_deliveries(account.pk, job_id, since=now, until=now)
+    expected = min(shown, 2)
+    assert len(selectors.list_attempts(job_id)) == expected
+    assert len(selectors.list_running(account)) == expected
+    assert len(told) == expected
+
+
 def test_what_was_told_of_it_is_linked_for_who_may_see_it(
     owner_client, teammate_client, teammate, account, version, node
 ):

@@ -34,6 +34,7 @@ from billing.services.topup import require_buyer
 from inference.models import (
     AlertChannel,
     Deployment,
+    File,
     Job,
     JobInput,
     Prediction,
@@ -431,6 +432,7 @@ def test_everything_personal_is_gone_and_the_books_stay(tenant):
     assert not JobInput.objects.exists()
     assert not Job.objects.exclude(webhook_url="").exists()
     assert not SharedRun.objects.exists()
+    assert not File.objects.exists()
     assert not AlertChannel.objects.exists()
     for hooks in (WebhookEndpoint, WebhookDelivery, WebhookEvent, WebhookSecret):
         assert not hooks.objects.exists()

@@ -11,6 +11,7 @@ from inference.models import Batch, BatchLine
 from inference.services import batch_run
 from marketplace.core.clock import utc_now
 from marketplace.core.ids import new_id
+from tests.factories import AIModelFactory, ChannelFactory, ModelVersionFactory
 from tests.faults import find_faults
 from tests.inference.storing import use_store
 
@@ -21,9 +22,19 @@ LOOKS = {
 
 
 @pytest.fixture
-def version(site, digits, settings, tmp_path):
+def version(site, account, settings, tmp_path):
     use_store(settings, tmp_path / "objects")
-    return digits.channels.get(name="prod").version
+    version = ModelVersionFactory(
+        model=AIModelFactory(account=account, name="echo"),
+        number=1,
+        interface={
+            "inputs": [{"name": "text", "kind": "text", "default": "", "max_length": 20}],
+            "outputs": [{"name": "y", "kind": "text"}],
+            "batch": {"max_size": 4},
+        },
+    )
+    ChannelFactory(version=version)
+    return version
 
 
 def make(account, version, **fields) -> Batch:

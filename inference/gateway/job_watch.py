@@ -284,7 +284,9 @@ class _Watch:
         is_lost = envelope["data_removed"] and not envelope["error"]
         if self.cursor.length and is_lost:
             raise OutputRemovedError
-        if self.cursor.epoch < facts["epoch"] or self.cursor.length > len(text):
+        is_other = self.cursor.epoch < facts["epoch"] or self.cursor.length > len(text)
+        # Where nothing was kept, its end says all.
+        if streamed and is_other:
             for event in self._begin(facts["epoch"]):
                 yield event
         status = {"status": envelope["status"]}

@@ -284,10 +284,16 @@ def test_a_prediction_that_was_waited_for_is_shown_as_it_ended(teller, teller_cl
     assert kept[-1].document["output"]["y"] == [2 * one for one in X]
 
 
-def test_one_that_has_failed_says_so(teller, teller_client, pull):
+@pytest.mark.parametrize("kinds", ["all", "output"])
+def test_one_that_has_failed_says_so(teller, teller_client, pull, kinds):
+    """Also if it had said something, which costs nothing then."""
+    made = submit(teller_client, "a b c pause=0.6 fail=2")
+    watcher = Watcher(teller_client, made, events=kinds)
     pull()
-    events = Watcher(teller_client, submit(teller_client, "a b fail=1")).finish()
+    events = watcher.finish()
 
+    assert watcher.text in ("a", "a b")
+    assert "restart" not in list_kinds(events)
     assert events[-1].kind == "error"
     assert events[-1].document["code"] == "model_failed"
     check_books(teller, [])

@@ -58,10 +58,14 @@ _REFUSALS: Mapping[str, type[MarketplaceError]] = {
     "insufficient_credit": InsufficientCreditError,
     "budget_exceeded": BudgetExceededError,
 }
-# What waits of a version, and how long one of its runs takes; counted up to a limit.
+# What an account's next job of a version waits behind (what is on offer, and what of its own is not
+# yet), and how long one of the runs takes; counted up to a limit.
 _DEPTH = """
     SELECT (SELECT count(*) FROM (SELECT 1 FROM inference_job j WHERE j.version_id = %(version)s
-            AND j.state = 'queued' AND j.is_offered LIMIT 10000) q) AS waiting_count,
+            AND j.state = 'queued' AND j.is_offered LIMIT 10000) q)
+            + coalesce((SELECT f.parked_count FROM inference_jobflow f
+                WHERE f.version_id = %(version)s AND f.account_id = %(account)s), 0)
+            AS waiting_count,
         (SELECT p.mean_us FROM inference_jobpace p WHERE p.version_id = %(version)s) AS mean_us,
         (SELECT count(*) FROM inference_replica r JOIN inference_node n ON n.id = r.node_id
             WHERE r.version_id = %(version)s AND r.state = 'ready' AND r.wanted
@@ -72,12 +76,17 @@ _PLACE = """
     SELECT j.state, j.is_offered, j.attempt, j.cancel_requested_at IS NOT NULL AS is_canceling,
         CASE WHEN j.state = 'queued' THEN (SELECT count(*) FROM (
             SELECT 1 FROM inference_job o WHERE o.version_id = j.version_id
-                AND o.state = 'queued' AND o.is_offered AND o.rank_at < j.rank_at LIMIT 10000) a)
+                AND o.state = 'queued' AND o.is_offered
+                -- All on offer are ahead of one that is not: it has no rank yet.
+                AND (NOT j.is_offered
+                    OR (o.rank_at, o.deadline_at, o.id) < (j.rank_at, j.deadline_at, j.id))
+                LIMIT 10000) a)
             + CASE WHEN j.is_offered THEN 0 ELSE (SELECT count(*) FROM (
                 SELECT 1 FROM inference_job o WHERE o.account_id = j.account_id
                     AND o.version_id = j.version_id AND o.state = 'queued'
-                    AND NOT o.is_offered AND o.id < j.id LIMIT 10000) b) END
-        END AS ahead_count, j.version_id, r.state AS replica_state, r.progress,
+                    AND NOT o.is_offered AND (o.priority, o.id) < (j.priority, j.id)
+                LIMIT 10000) b) END
+        END AS ahead_count, j.version_id, j.account_id, r.state AS replica_state, r.progress,
         d.id IS NOT NULL AS is_waking,
         greatest(0, d.cold_start_ms / 1000.0
             - coalesce(extract(epoch FROM clock_timestamp() - d.waking_since), 0)
@@ -212,7 +221,7 @@ class Jobs:
             with await predictor.limits.admit(caller, prediction.offer, prediction.rows):
                 pass
         predictor.queries.admit(caller, prediction.offer, [tensors])
-        expected_ms = await self._refuse_long_wait(prediction.offer)
+        expected_ms = await self._refuse_long_wait(prediction.offer, caller.account_id)
         claim = prediction.claim
         if claim is not None:
             await predictor.idempotency.take(claim)
@@ -301,7 +310,7 @@ class Jobs:
         }
         if row["state"] != "queued":
             return place
-        depth = await self._measure(row["version_id"])
+        depth = await self._measure(row["version_id"], row["account_id"])
         eta_s = _predict_wait_s(depth, row["ahead_count"])
         if row["replica_state"] is not None:
             place["stage"] = _WAY[row["replica_state"]]
@@ -531,9 +540,9 @@ class Jobs:
         found = await self.broker.finish(lease.node_id, lease.id, lease.epoch, ending)
         return found[0]
 
-    async def _refuse_long_wait(self, offer: Offer) -> int:
+    async def _refuse_long_wait(self, offer: Offer, account_id: UUID) -> int:
         """How long a run will probably take, in milliseconds; an error if the queue is too long."""
-        depth = await self._measure(offer.version_id)
+        depth = await self._measure(offer.version_id, account_id)
         wait_s = _predict_wait_s(depth, depth["waiting_count"])
         if depth["mean_us"] and wait_s > JOB_WAIT_MAX_S:
             raise JobQueueFullError(
@@ -542,8 +551,9 @@ class Jobs:
             )
         return max(1, (depth["mean_us"] or 1_000_000) // 1_000)
 
-    async def _measure(self, version_id: UUID) -> dict[str, Any]:
-        row = await self.database.fetch_one(_DEPTH, {"version": version_id})
+    async def _measure(self, version_id: UUID, account_id: UUID) -> dict[str, Any]:
+        parameters = {"version": version_id, "account": account_id}
+        row = await self.database.fetch_one(_DEPTH, parameters)
         assert row is not None
         return row
 

@@ -12,9 +12,16 @@ from django.utils import timezone
 
 from billing.models import Hold, UsageEvent
 from inference.broker.job import TIMEOUT_MAX_S
-from inference.models import Job, JobAttempt, Node, Prediction
+from inference.models import Job, JobAttempt, JobFlow, JobPace, Node, Prediction
 from marketplace.core.ids import from_public, new_id, to_public
-from tests.gateway.conftest import PRICE_NANOS, REPLICA_IDS, X, check_books, make_node
+from tests.gateway.conftest import (
+    PRICE_NANOS,
+    REPLICA_IDS,
+    X,
+    check_books,
+    make_node,
+    problem_of,
+)
 from tests.gateway.processes import eventually
 from tests.gateway.pulling import PullingNode, give_token
 
@@ -303,6 +310,36 @@ def test_a_node_that_is_drained_finishes_and_takes_no_more(shop, client, pull):
     Node.objects.filter(pk=shop.node.pk).update(drain_requested_at=None)
     wait_for(client, second)
     check_books(shop, [first["id"], second["id"]])
+
+
+def test_places_count_what_is_not_on_offer_yet(shop, client):
+    made = [submit(client)]
+    JobFlow.objects.update(offered_max=2)
+    made += [submit(client) for _ in range(3)]
+    made.append(submit(client, priority="high"))
+
+    places = [show(client, one)["progress"]["position"] for one in made]
+
+    # Two are on offer; the urgent one is the next that will be.
+    assert places == [1, 2, 4, 5, 3]
+
+
+def test_a_long_line_of_one_s_own_is_refused_and_not_that_of_others(shop, client):
+    submit(client)
+    JobFlow.objects.update(offered_max=1)
+    submit(client)
+    # Half an hour each: the third would wait for an hour.
+    JobPace.objects.create(version_id=shop.version.pk, mean_us=1_801_000_000, job_count=1)
+
+    refused = client.post(
+        "/v1/models/maker/echo/predictions", json={"input": {"x": X}}, headers=ASYNC
+    )
+
+    assert problem_of(refused) == (429, "job_queue_full")
+    assert int(refused.headers["retry-after"]) >= 2
+    # At the limit it is taken.
+    JobPace.objects.update(mean_us=1_800_000_000)
+    submit(client)
 
 
 def test_a_slot_runs_one_at_a_time(shop, client, pull):

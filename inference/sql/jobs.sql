@@ -158,6 +158,8 @@ SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     v_now timestamptz := clock_timestamp();
     v_next record;
+    v_limit integer;
+    v_count integer;
     v_candidate record;
 BEGIN
     -- The first at its place or behind it, in the order of slots: a plan that was made while little
@@ -169,25 +171,31 @@ BEGIN
     IF v_next.lease_node_id = p_node AND v_next.lease_slot = p_slot THEN
         RAISE EXCEPTION 'the slot has a job already' USING ERRCODE = 'SR409';
     END IF;
-    FOR v_candidate IN
-        SELECT c.id FROM unnest(p_versions) AS v(id) CROSS JOIN LATERAL (
-            SELECT j.id, j.rank_at, j.deadline_at FROM inference_job j
-            WHERE j.version_id = v.id AND j.state = 'queued' AND j.is_offered
-                AND j.ready_at <= v_now AND j.deadline_at > v_now
-                AND j.cancel_requested_at IS NULL
-                AND (j.failed_node_id IS DISTINCT FROM p_node
-                    OR j.ready_at <= v_now - interval '30 seconds')
-            ORDER BY j.rank_at, j.deadline_at LIMIT 16
-        ) c ORDER BY c.rank_at, c.deadline_at, c.id LIMIT 32
-    LOOP
-        PERFORM 1 FROM inference_job j WHERE j.id = v_candidate.id AND j.state = 'queued'
-            AND j.is_offered FOR UPDATE SKIP LOCKED;
-        CONTINUE WHEN NOT FOUND;
-        RETURN QUERY UPDATE inference_job j SET state = 'leased', attempt = j.attempt + 1,
-                lease_node_id = p_node, lease_slot = p_slot, lease_epoch = j.lease_epoch + 1,
-                leased_at = v_now, lease_until = v_now + make_interval(secs => p_lease_s)
-            WHERE j.id = v_candidate.id RETURNING j.*;
-        RETURN;
+    -- Mostly the first is free. Where many claim at once, the first few may all be somebody's.
+    FOREACH v_limit IN ARRAY ARRAY[16, 128, 1024] LOOP
+        v_count := 0;
+        FOR v_candidate IN
+            SELECT c.id FROM unnest(p_versions) AS v(id) CROSS JOIN LATERAL (
+                SELECT j.id, j.rank_at, j.deadline_at FROM inference_job j
+                WHERE j.version_id = v.id AND j.state = 'queued' AND j.is_offered
+                    AND j.ready_at <= v_now AND j.deadline_at > v_now
+                    AND j.cancel_requested_at IS NULL
+                    AND (j.failed_node_id IS DISTINCT FROM p_node
+                        OR j.ready_at <= v_now - interval '30 seconds')
+                ORDER BY j.rank_at, j.deadline_at LIMIT v_limit
+            ) c ORDER BY c.rank_at, c.deadline_at, c.id LIMIT 2 * v_limit
+        LOOP
+            v_count := v_count + 1;
+            PERFORM 1 FROM inference_job j WHERE j.id = v_candidate.id AND j.state = 'queued'
+                AND j.is_offered FOR UPDATE SKIP LOCKED;
+            CONTINUE WHEN NOT FOUND;
+            RETURN QUERY UPDATE inference_job j SET state = 'leased', attempt = j.attempt + 1,
+                    lease_node_id = p_node, lease_slot = p_slot, lease_epoch = j.lease_epoch + 1,
+                    leased_at = v_now, lease_until = v_now + make_interval(secs => p_lease_s)
+                WHERE j.id = v_candidate.id RETURNING j.*;
+            RETURN;
+        END LOOP;
+        EXIT WHEN v_count = 0;
     END LOOP;
 END $$;
 

@@ -51,6 +51,19 @@ def test_two_claims_of_a_slot_at_once_get_one_job(queue: Queue):
     assert Job.objects.filter(state="leased").count() == 1
 
 
+@pytest.mark.parametrize("locked_count", [1, 20, 40])
+def test_who_finds_the_first_ones_taken_looks_further(queue: Queue, database_urls, locked_count):
+    queue.submit(41)
+    query = """SELECT id FROM inference_job ORDER BY rank_at, deadline_at, id LIMIT %s FOR UPDATE"""
+    with psycopg.connect(database_urls["owner"]) as other:
+        taken = {row[0] for row in other.execute(query, [locked_count]).fetchall()}
+        lease = queue.claim()
+
+    assert lease is not None
+    assert len(taken) == locked_count
+    assert lease.id not in taken
+
+
 @pytest.mark.parametrize("of_another", ["node", "epoch"])
 def test_a_result_for_anothers_job_leaves_it_to_the_other(queue: Queue, of_another):
     [job_id] = queue.submit()

@@ -261,7 +261,7 @@ PRICE = {"currency": "usd", "unit_amount": 2_500, "product_data": {"name": "Cred
             "line_items",
         ),
         ("ends too soon", {"expires_at": int(time.time()) + 600}, "expires_at"),
-        ("ends too late", {"expires_at": int(time.time()) + 90_000}, "expires_at"),
+        ("ends too late", {"expires_at": int(time.time()) + 1_000_000}, "expires_at"),
         ("tax", {"automatic_tax": {"enabled": True}}, None),
         ("fee for a platform", {"payment_intent_data": {"application_fee_amount": 5}}, None),
     ],

@@ -116,7 +116,8 @@ _WAY: Mapping[str, str] = {
 _RETENTION = "SELECT retention_days FROM marketplace_account WHERE id = %s"
 _STATE = "SELECT state FROM inference_job WHERE id = %s"
 _HELD = """
-    SELECT j.cancel_requested_at IS NOT NULL AS is_canceling FROM inference_job j
+    SELECT j.cancel_requested_at IS NOT NULL AS is_canceling, a.retention_days = 0 AS keeps_nothing
+    FROM inference_job j JOIN marketplace_account a ON a.id = j.account_id
     WHERE j.id = %s AND j.lease_node_id = %s AND j.lease_epoch = %s
         AND j.state IN ('leased', 'running')
 """
@@ -368,6 +369,9 @@ class Jobs:
             return "stale", 0
         if row["is_canceling"]:
             return "cancel", number
+        if row["keeps_nothing"]:
+            # Not in Redis either, which may write to a disk: all of it comes with the end.
+            return "full", number
         return await self.outputs.append(job_id, epoch, number, chunks)
 
     async def finish(

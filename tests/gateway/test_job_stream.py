@@ -619,6 +619,17 @@ def test_what_is_said_after_a_cancel_is_not_kept(leased, teller_client, redis_cl
     assert redis_client.xlen(f"{PREFIX}{leased.id}") == 1
 
 
+@pytest.mark.parametrize(("days", "word", "count"), [(0, "full", 0), (1, "kept", 1)])
+def test_of_an_account_that_keeps_nothing_redis_hears_nothing(
+    leased, teller, redis_client, days, word, count
+):
+    teller.consumer.retention_days = days
+    teller.consumer.save(update_fields=["retention_days"])
+
+    assert leased.say(0, "a").json()["word"] == word
+    assert redis_client.xlen(f"{PREFIX}{leased.id}") == count
+
+
 @pytest.mark.parametrize(
     ("chunks", "status"),
     [

@@ -321,6 +321,11 @@ BEGIN
         OR (p_state = 'succeeded' AND NOT p_is_charged) OR (p_state = 'failed' AND p_is_charged) THEN
         RAISE EXCEPTION 'what succeeds has its price, what fails has none' USING ERRCODE = 'SR422';
     END IF;
+    IF v_job.state = 'leased' AND p_predict_time_us > 0 THEN
+        -- It was over before its first heartbeat, which tells that it has begun.
+        PERFORM inference_note_event(v_job.account_id, 'prediction.started', v_job.id,
+            v_job.webhook_url, v_job.webhook_events);
+    END IF;
     IF NOT p_is_charged THEN
         IF v_job.hold_id IS NOT NULL THEN
             PERFORM billing_give_back(ARRAY[v_job.hold_id], NULL::bigint[]);

@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from billing.models import Hold, LedgerAccount
 from inference.broker.job import Ending, SlotTakenError
-from inference.models import Job, JobAttempt, JobFlow, JobInput, Prediction
+from inference.models import Job, JobAttempt, JobFlow, JobInput, Prediction, WebhookEvent
 from marketplace.core.ids import new_id
 from tests.factories import AccountFactory
 from tests.inference.broker.conftest import PRICE_NANOS, Queue, fund, make_version
@@ -125,6 +125,28 @@ def test_the_only_node_gets_it_back_after_a_while(queue: Queue):
     age(job_id, ready_at=timedelta(seconds=5))
 
     assert queue.claim(0).attempt == 2
+
+
+@pytest.mark.parametrize(
+    ("beats", "took_us", "told"),
+    [
+        (2, 5_000, ["prediction.started", "prediction.completed"]),
+        # It was over before its first heartbeat.
+        (0, 5_000, ["prediction.started", "prediction.completed"]),
+        # It never ran.
+        (0, 0, ["prediction.completed"]),
+    ],
+)
+def test_that_it_began_is_told_once(queue: Queue, beats, took_us, told):
+    queue.submit(webhook_url="https://hooks.example/a")
+    lease = queue.claim()
+    for _ in range(beats):
+        queue.beat(lease)
+
+    queue.finish(lease, "succeeded" if took_us else "failed", predict_time_us=took_us)
+
+    events = WebhookEvent.objects.order_by("created_at", "pk")
+    assert list(events.values_list("type", flat=True)) == told
 
 
 def test_a_heartbeat_keeps_the_lease(queue: Queue):

@@ -7,7 +7,7 @@ import io
 import json
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from fractions import Fraction
 from typing import Any
 from urllib.parse import urlencode
@@ -90,7 +90,15 @@ def read_csv(answer: Any) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
 
 
-TODAY = datetime.now(UTC).date()
+# Counted from the day of the test: tests may be collected on one day and run on the next.
+TWO_DAYS_AGO, YESTERDAY, TOMORROW, IN_TWO_DAYS = -2, -1, 1, 2
+
+
+def day(offset: int) -> date:
+    """A day, counted from the one of now."""
+    return datetime.now(UTC).date() + timedelta(days=offset)
+
+
 # All characters that a tag may have.
 EVERY_TAG = "".join(filter(is_tag, map(chr, range(sys.maxunicode + 1))))
 
@@ -111,13 +119,14 @@ EVERY_TAG = "".join(filter(is_tag, map(chr, range(sys.maxunicode + 1))))
         # The whole of it counts, and its case.
         ({"tag": "night"}, set()),
         ({"tag": "Nightly"}, set()),
-        ({"since": TODAY - timedelta(days=1), "until": TODAY + timedelta(days=1)}, None),
-        ({"until": TODAY - timedelta(days=2)}, set()),
-        ({"since": TODAY + timedelta(days=2)}, set()),
+        ({"since": YESTERDAY, "until": TOMORROW}, None),
+        ({"until": TWO_DAYS_AGO}, set()),
+        ({"since": IN_TWO_DAYS}, set()),
     ],
 )
 def test_each_way_to_choose(client, used, query, names):
     wanted = set(used.values()) if names is None else {used[one] for one in names}
+    query = {name: day(one) if isinstance(one, int) else one for name, one in query.items()}
 
     assert chosen(client, **query) == wanted
     # List, sums, and both exports agree.
@@ -169,7 +178,16 @@ def test_sums_by_day_model_key_and_tag(client, used, key):
         results = get(client, "/api/usage/sums", by=by).json()["results"]
         return {one["name"]: (one["predictions"], one["gross_nanos"]) for one in results}
 
-    assert sums("day") == {TODAY.isoformat(): (4, 3 * PRICE_NANOS + 7)}
+    # Midnight may come while they are made.
+    days = {
+        one.astimezone(UTC).date().isoformat()
+        for one in UsageEvent.objects.values_list("occurred_at", flat=True)
+    }
+    assert sums("day").keys() == days
+    assert [sum(column) for column in zip(*sums("day").values(), strict=True)] == [
+        4,
+        3 * PRICE_NANOS + 7,
+    ]
     assert sums("model") == {"creator/echo": (3, 3 * PRICE_NANOS), "creator/other": (1, 7)}
     assert sums("key") == {
         "try-it form": (2, 2 * PRICE_NANOS + 7),

@@ -27,6 +27,7 @@ from inference.triton.repository import model_name
 from marketplace.core.ids import from_public, new_id
 from tests.chaos.market import DEAD_AFTER_S, Servers
 from tests.chaos.own_servers import OwnPostgres, OwnTriton, Seat
+from tests.chaos.postman import Postman
 from tests.chaos.queue_judge import Told
 from tests.gateway.conftest import Shop
 from tests.gateway.processes import ROOT, Wire, eventually
@@ -198,6 +199,7 @@ class Fleet:
     shop: Shop
     servers: Servers
     seats: Sequence[Seat]
+    postman: Postman
     nodes: list[NodeProcess] = field(default_factory=list)
     feeders: list[Feeder] = field(default_factory=list)
 
@@ -277,6 +279,8 @@ class Blows:
         ("redis",),
         ("redis", "postgres"),
         ("flush",),
+        ("postman",),
+        ("postman", "postgres"),
         ("cut",),
         ("cut", "gateway"),
         ("cut for long",),
@@ -327,6 +331,8 @@ class Blows:
             connection.close()
         if "redis" in card:
             victims.append(fleet.servers.redis)
+        if "postman" in card:
+            victims.append(fleet.postman)
         if "triton" in card:
             victims += draw(list(fleet.servers.tritons), 1)
         return draw(victims, len(victims))

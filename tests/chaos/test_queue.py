@@ -13,27 +13,34 @@ import os
 import random
 from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import time_machine
 from django.db import connection
 
 from embedded import postgres
-from inference.models import Job, JobAttempt, WebhookDelivery, WebhookEndpoint, WebhookEvent
+from inference.models import Job, JobAttempt, WebhookDelivery, WebhookEvent
+from inference.selectors.webhook import name_message
 from inference.services.job import replay_job
-from inference.services.webhook_delivery import spread_events
+from marketplace.core.ids import from_public
 from marketplace.selectors.access import Actor
 from tests.chaos.market import DEADLINE_S, SETTLE_WAIT_S
 from tests.chaos.own_servers import Seat
+from tests.chaos.postman import Postman
 from tests.chaos.queue_fleet import Blows, Fleet, NodeProcess
 from tests.chaos.queue_judge import Known, judge
 from tests.chaos.test_two_gateways import gateway as gateway  # noqa: PLC0414 - a fixture
 from tests.chaos.test_two_gateways import servers as servers  # noqa: PLC0414 - a fixture
 from tests.chaos.test_two_gateways import triton as triton  # noqa: PLC0414 - a fixture
+from tests.factories import MembershipFactory
 from tests.gateway.conftest import PRICE_NANOS, REPLICA_IDS, make_node
 from tests.gateway.conftest import interface as interface  # noqa: PLC0414 - a fixture
 from tests.gateway.conftest import shop as shop  # noqa: PLC0414 - a fixture
 from tests.gateway.processes import eventually
+from tests.inference.hooked import add, make_due
+from tests.inference.receivers import Receiver, receive
 
 JOBS = int(os.environ.get("STRONGROOM_CHAOS_JOBS", "600"))
 SEED = int(os.environ.get("STRONGROOM_CHAOS_SEED") or random.randrange(10**6))
@@ -41,12 +48,25 @@ NODE_COUNT, FEEDER_COUNT = 4, 4
 # The machine's tests want some of it too.
 JOBS_PER_S = max(15.0, JOBS / 150)
 RICH_NANOS = 10**6 * PRICE_NANOS
+# A receiver of webhooks answers so, by chance, while others die.
+ANSWERS = (204,) * 8 + (500, 503)
+# Of all that is due, once nothing dies any more.
+BROUGHT_PER_S_MIN = 10
 
 
 @pytest.fixture
-def fleet(shop, servers, tmp_path: Path) -> Iterator[Fleet]:
+def receiver() -> Iterator[Receiver]:
+    with receive() as found:
+        moody = random.Random(SEED)
+        found.plan = moody.choices(ANSWERS, k=4 * JOBS)
+        yield found
+
+
+@pytest.fixture
+def fleet(shop, servers, tmp_path: Path, receiver: Receiver) -> Iterator[Fleet]:
     shop.fund(RICH_NANOS)
-    WebhookEndpoint.objects.create(account=shop.consumer, url="https://receiver.example/hooks")
+    owner = MembershipFactory(account=shop.consumer, role="owner").user
+    _, receiver.secret = add(Actor(user=owner), shop.consumer, receiver.url)
     settings = {
         "STRONGROOM_REDIS_URL": servers.redis.url,
         "STRONGROOM_GATEWAY_COUNT": "2",
@@ -54,7 +74,8 @@ def fleet(shop, servers, tmp_path: Path) -> Iterator[Fleet]:
         "STRONGROOM_GATEWAY_SETTLE_WAIT_S": str(SETTLE_WAIT_S),
     }
     url = servers.postgres.url(postgres.GATEWAY)
-    made = Fleet(shop, servers, [Seat(tmp_path, url, **settings) for _ in range(2)])
+    seats = [Seat(tmp_path, url, **settings) for _ in range(2)]
+    made = Fleet(shop, servers, seats, Postman(tmp_path, servers.postgres.url(postgres.APP)))
     second = make_node("node-1b", servers.tritons[1].config.http_url)
     shop.add_replica(REPLICA_IDS[1], node=second)
     for number in range(NODE_COUNT):
@@ -73,6 +94,7 @@ def fleet(shop, servers, tmp_path: Path) -> Iterator[Fleet]:
         feeder.finish()
     for node in made.nodes:
         node.stop()
+    made.postman.kill()
     for seat in made.seats:
         seat.stop()
     for feeder in made.feeders:
@@ -82,7 +104,9 @@ def fleet(shop, servers, tmp_path: Path) -> Iterator[Fleet]:
 
 
 @pytest.mark.timeout(JOBS + 600)
-def test_each_job_is_run_and_paid_for_once_whoever_dies(fleet: Fleet, platform_admin, capsys):
+def test_each_job_is_run_and_paid_for_once_whoever_dies(
+    fleet: Fleet, receiver: Receiver, platform_admin, capsys
+):
     blows = Blows(fleet, SEED)
     with capsys.disabled():
         print(f"\nSTRONGROOM_CHAOS_SEED={SEED}")
@@ -94,7 +118,7 @@ def test_each_job_is_run_and_paid_for_once_whoever_dies(fleet: Fleet, platform_a
     fleet.stop_feeding()
     fleet.wait_until_over()
     replays = replay_the_dead(fleet, Actor(user=platform_admin))
-    spread_events()
+    bring_all(fleet, receiver)
 
     outputs = {key: value for one in fleet.feeders for key, value in one.outputs.items()}
     known = Known(
@@ -107,12 +131,12 @@ def test_each_job_is_run_and_paid_for_once_whoever_dies(fleet: Fleet, platform_a
         is_hooked=True,
     )
     with capsys.disabled():
-        print("\n".join([*blows.lines, describe(fleet, replays)]))
+        print("\n".join([*blows.lines, describe(fleet, replays, receiver)]))
     # What is left of holds goes back within a second or two.
     faults = eventually(lambda: _require_none(judge(known)), timeout_s=30)
     assert faults == []
     check_ends(fleet)
-    check_told(fleet)
+    check_told(fleet, receiver)
 
 
 def check_going_on(fleet: Fleet) -> None:
@@ -153,20 +177,46 @@ def check_ends(fleet: Fleet) -> None:
     }
 
 
-def check_told(fleet: Fleet) -> None:
-    """Each event is on its way to the account's endpoint, with a delivery of its own."""
-    events = set(WebhookEvent.objects.values_list("pk", flat=True))
+def bring_all(fleet: Fleet, receiver: Receiver) -> None:
+    """The receiver is well again, and the days of the retries pass."""
+    receiver.plan = []
+    waiting = WebhookDelivery.objects.filter(state="waiting")
+    events = WebhookEvent.objects.all()
+
+    def check() -> None:
+        make_due()
+        assert not events.filter(spread_at=None).exists(), fleet.postman.log()[-2000:]
+        assert not waiting.exists(), fleet.postman.log()[-2000:]
+
+    eventually(check, timeout_s=60 + 2 * events.count() / BROUGHT_PER_S_MIN)
+
+
+def check_told(fleet: Fleet, receiver: Receiver) -> None:
+    """Each event has come, signed, as often as it takes; and of each job, that it is over."""
+    events = {name_message(one) for one in WebhookEvent.objects.all()}
     deliveries = WebhookDelivery.objects.filter(account=fleet.shop.consumer)
-    assert sorted(deliveries.values_list("event_id", flat=True)) == sorted(events)
+    assert {name_message(one.event) for one in deliveries.select_related("event")} == events
+    assert set(deliveries.values_list("state", flat=True)) == {"succeeded"}
+    assert {one.headers["webhook-id"] for one in receiver.seen} == events
+    over = set()
+    for one in receiver.seen:
+        # Its receivers refuse what is older than five minutes.
+        sent_at = datetime.fromtimestamp(int(one.headers["webhook-timestamp"]), UTC)
+        with time_machine.travel(sent_at, tick=False):
+            message = one.verify(receiver.secret)
+        if message["type"] == "prediction.completed":
+            over.add(from_public(message["data"]["id"]))
+    assert over == set(Job.objects.values_list("pk", flat=True))
 
 
-def describe(fleet: Fleet, replays: Counter) -> str:
+def describe(fleet: Fleet, replays: Counter, receiver: Receiver) -> str:
     states = Counter(Job.objects.values_list("state", flat=True))
     lost = Counter(JobAttempt.objects.filter(outcome="lost").values_list("code", flat=True))
     told = Counter(one.outcome for one in fleet.list_told())
     return (
         f"{fleet.count_accepted()} jobs {dict(states)}, leases lost {dict(lost)}, nodes were told"
-        f" {dict(told)}, replayed {sum(replays.values())}"
+        f" {dict(told)}, replayed {sum(replays.values())}, {WebhookEvent.objects.count()} events"
+        f" came as {len(receiver.seen)} messages"
     )
 
 

@@ -31,6 +31,8 @@ class Receiver:
     """Answers `plan` in its order, and `status` once that is used up."""
 
     url: str = ""
+    # What its sender signs with, where the test needs it.
+    secret: str = ""
     status: int = 204
     plan: list[int] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)

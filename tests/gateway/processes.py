@@ -241,7 +241,7 @@ class Wire:
             elif meter.is_set() and self.lose_next_booking and b'"price_id"' in data:
                 self.lose_next_booking = False
                 lost.set()
-            server.sendall(data)
+            _send(server, data)
         _shut(client, server)
 
     def _to_client(self, client, server, meter, lost) -> None:
@@ -253,8 +253,14 @@ class Wire:
                 if self.cut_on_loss:
                     self.cut()
                 break
-            client.sendall(data)
+            _send(client, data)
         _shut(client, server)
+
+
+def _send(target: socket.socket, data: bytes) -> None:
+    """To whom it may have been cut off a moment ago; the next read says so."""
+    with contextlib.suppress(OSError):
+        target.sendall(data)
 
 
 def _receive(source: socket.socket) -> bytes:

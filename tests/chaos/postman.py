@@ -1,33 +1,38 @@
-"""The worker that brings webhooks, as a process that may be killed at any moment.
-
-    python -m tests.chaos.postman
-
-It stands on the servers that its environment names, and goes on until it is ended.
-"""
+"""Who brings webhooks while all die, and what must have come in the end."""
 
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 import sys
-import time
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
-import django
-from django.db import DatabaseError, InterfaceError, connection
+import time_machine
+from standardwebhooks.webhooks import WebhookVerificationError
 
-from tests.gateway.processes import ROOT
+from inference.models import WebhookDelivery, WebhookEvent
+from inference.selectors.webhook import name_message
+from tests.gateway.processes import ROOT, eventually
+from tests.inference.hooked import make_due
+from tests.inference.receivers import Receiver
 
-PAUSE_S = 0.1
-logger = logging.getLogger(__name__)
+# Of all that is due, once nothing dies any more.
+BROUGHT_PER_S_MIN = 10
 
 
 class Postman:
     """A place for it: another process sits there after each death."""
 
-    def __init__(self, folder: Path, database_url: str) -> None:
+    def __init__(self, folder: Path, database_url: str, *, is_hasty: bool = False) -> None:
         self._log_path = folder / "postman.log"
+        self._command = [
+            sys.executable,
+            "-m",
+            "tests.chaos.postman_process",
+            *["hasty"][: int(is_hasty)],
+        ]
         # The run's own settings, keys included, but for the database.
         self._env = os.environ | {
             "DJANGO_SETTINGS_MODULE": "marketplace.settings",
@@ -39,7 +44,7 @@ class Postman:
     def start(self) -> None:
         with self._log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.chaos.postman"],
+                self._command,
                 env=self._env,
                 cwd=ROOT,
                 stdout=log,
@@ -54,19 +59,26 @@ class Postman:
         return self._log_path.read_text(errors="replace")
 
 
-def main() -> None:
-    django.setup()
-    from inference.services.webhook_delivery import send_webhooks
+def bring_all(postman: Postman) -> None:
+    """The receiver is well again, and the days of the retries pass."""
+    waiting = WebhookDelivery.objects.filter(state="waiting")
+    events = WebhookEvent.objects.all()
 
-    while True:
-        try:
-            send_webhooks()
-        except (DatabaseError, InterfaceError) as error:
-            # Its scheduler calls it again, as the product's does.
-            logger.warning("%s", error)
-            connection.close()
-        time.sleep(PAUSE_S)
+    def check() -> None:
+        make_due()
+        assert not events.filter(spread_at=None).exists(), postman.log()[-2000:]
+        assert not waiting.exists(), postman.log()[-2000:]
+
+    eventually(check, timeout_s=60 + 2 * events.count() / BROUGHT_PER_S_MIN)
 
 
-if __name__ == "__main__":
-    main()
+def list_missing(receiver: Receiver) -> list[str]:
+    """The messages about all there is to tell that have never come, or came as nobody signs."""
+    came = set()
+    for one in receiver.seen:
+        # Its receivers refuse what is older than five minutes.
+        sent_at = datetime.fromtimestamp(int(one.headers["webhook-timestamp"]), UTC)
+        with time_machine.travel(sent_at, tick=False), suppress(WebhookVerificationError):
+            one.verify(receiver.secret)
+            came.add(one.headers["webhook-id"])
+    return sorted({name_message(one) for one in WebhookEvent.objects.all()} - came)

@@ -8,6 +8,13 @@ from django.db import migrations, models
 import marketplace.core.ids
 
 SQL = Path(__file__).resolve().parent.parent / "sql" / "retention.sql"
+# The table of predictions stays where this goes.
+UNDO = """
+DROP TRIGGER inference_keep_nothing ON inference_prediction;
+DROP TRIGGER inference_keep_no_dead ON inference_job;
+DROP FUNCTION inference_keep_nothing();
+DROP FUNCTION inference_keep_no_dead();
+"""
 
 
 class Migration(migrations.Migration):
@@ -94,5 +101,5 @@ class Migration(migrations.Migration):
                 ],
             },
         ),
-        migrations.RunSQL([SQL.read_text()], migrations.RunSQL.noop),
+        migrations.RunSQL([SQL.read_text()], [UNDO]),
     ]

@@ -92,7 +92,8 @@ def test_a_call_wakes_the_version_waits_for_it_and_pays_the_prediction_alone(col
         wake.answer_wishes()
         connections.close_all()
 
-    before = Scrape(cold.url).sum("cold_start_seconds_count", model="maker/echo")
+    # Of all models: a gateway that has seen many puts the newest together.
+    before = Scrape(cold.url).sum("cold_start_seconds_count")
     thread = threading.Thread(target=control)
     thread.start()
     try:
@@ -104,7 +105,7 @@ def test_a_call_wakes_the_version_waits_for_it_and_pays_the_prediction_alone(col
     waited_ms = int(response.headers["x-cold-start-ms"])
     assert 0 < waited_ms < 55_000
     check_books(cold, [response.json()["id"]])
-    assert Scrape(cold.url).sum("cold_start_seconds_count", model="maker/echo") == before + 1
+    assert Scrape(cold.url).sum("cold_start_seconds_count") == before + 1
     deployment = Deployment.objects.get()
     assert deployment.slept_at is None
     assert deployment.waking_since is None

@@ -6,11 +6,13 @@ class BillingConfig(AppConfig):
     verbose_name = "Billing"
 
     def ready(self) -> None:
-        """Tell the marketplace what is kept of an account's money, and how billing is."""
+        """Tell the marketplace what is kept of an account's money, and who takes it."""
         from billing.services.closing import CLOSER
         from billing.services.own_data import EXPORTERS
         from billing.services.status import probe_billing
+        from billing.services.warm_hour import CASHIER
         from marketplace.models import Part
+        from marketplace.services.cashier import register_cashier
         from marketplace.services.closing import register_closer
         from marketplace.services.exporter import register_exporters
         from marketplace.services.status import register_probe
@@ -18,3 +20,4 @@ class BillingConfig(AppConfig):
         register_exporters(*EXPORTERS)
         register_closer(CLOSER)
         register_probe(Part.BILLING, probe_billing)
+        register_cashier(CASHIER)

@@ -8,6 +8,7 @@ from marketplace.core.errors import (
     AuthenticationError,
     ConflictError,
     GoneError,
+    InsufficientCreditError,
     InvalidInputError,
     LimitExceededError,
     MarketplaceError,
@@ -260,3 +261,8 @@ class FileLinkExpiredError(GoneError):
 class RetentionZeroError(ConflictError):
     code = "retention_zero"
     title = "The account keeps nothing of its predictions, and so no files either."
+
+
+class AlwaysWarmUnpaidError(InsufficientCreditError):
+    code = "always_warm_unpaid"
+    title = "The wallet does not hold enough credit to keep a version always warm for an hour."

@@ -49,6 +49,8 @@ _SCHEDULE: dict[str, dict[str, Any]] = {
     "score-abuse": {"task": "inference.score_abuse", "schedule": 900.0},
     "forget-queries": {"task": "inference.forget_queries", "schedule": 3600.0},
     "lost-nodes": {"task": "inference.sweep_nodes", "schedule": 10.0},
+    # Of hours that are over; what was missed is made up for, up to a day back.
+    "charge-warm-hours": {"task": "inference.charge_warm_hours", "schedule": 60.0},
     "roll-up-metrics": {"task": "inference.roll_up_metrics", "schedule": 60.0},
     "seal-drift": {"task": "inference.seal_drift", "schedule": 300.0},
     # What nobody asked to be sent at once; the first of its tries comes within seconds.

@@ -123,6 +123,8 @@ class Transfer(models.Model):
         WRITE_OFF = "write_off", "Written off"
         # A payment of an invoice that was written off.
         RECOVERY = "recovery", "Written-off invoice paid"
+        # A version that its owner has kept loaded, whether it was called or not.
+        WARM_HOUR = "warm_hour", "Hour kept warm"
 
     id = models.UUIDField(primary_key=True, editable=False)
     kind = models.CharField(max_length=16, choices=Kind)

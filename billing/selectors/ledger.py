@@ -13,6 +13,7 @@ from billing.selectors.invariant import Invariant
 from billing.selectors.payout_invariants import PAYOUT_INVARIANTS
 from billing.selectors.postpaid_invariants import POSTPAID_INVARIANTS
 from billing.selectors.prepaid_invariants import PREPAID_INVARIANTS
+from billing.selectors.warm_hour import WARM_HOUR_INVARIANT
 from strongroom.receipts import GENESIS
 
 # How many offending rows a check shows; the count is always exact.
@@ -361,6 +362,7 @@ INVARIANTS = (
                        (a.kind = 'wallet' AND a.holder_id = d.account_id AND e.amount_nanos < 0)
                        OR (a.kind = 'platform_revenue' AND e.amount_nanos > 0))))""",
     ),
+    WARM_HOUR_INVARIANT,
     *PREPAID_INVARIANTS,
     *PAYOUT_INVARIANTS,
     *POSTPAID_INVARIANTS,

@@ -17,6 +17,7 @@ from billing.models import LedgerAccount, Topup
 from billing.selectors.ledger import find_ledger_account, list_entries
 from billing.selectors.postpaid import find_credit
 from billing.selectors.topup import access_topup, list_topups
+from billing.selectors.warm_hour import describe_entries
 from billing.services.topup import settle_topup, start_topup
 from marketplace.context import actor_of, requested_account
 from marketplace.models import Account
@@ -44,10 +45,12 @@ def wallet(request: HttpRequest) -> HttpResponse:
                 saves_card=form.cleaned_data["saves_card"],
             )
             return redirect(topup.checkout_url)
+    page = statement_page(request, account)
     context = wallet_context(request, account) | {
         "form": form,
         "topups": list_topups(account)[:PANEL_SIZE],
-        "page": statement_page(request, account),
+        "page": page,
+        "lines": describe_entries(page or []),
     }
     return render(request, "billing/wallet.html", context, status=422 if form.errors else 200)
 

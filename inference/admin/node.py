@@ -11,6 +11,7 @@ from inference.services import deployment
 from inference.services import node as node_service
 from marketplace.admin.readonly import ReadOnlyAdmin, ReadOnlyInline
 from marketplace.core.clock import utc_now
+from marketplace.core.money import format_nanos
 from marketplace.models import User
 from marketplace.selectors.access import Actor
 
@@ -108,6 +109,8 @@ class DeploymentAdmin(ReadOnlyAdmin):
         "replica_count",
         "idle_after_s",
         "is_always_warm",
+        "warm_hour",
+        "next_warm_hour_at",
         "last_wanted_at",
         "created_at",
         "stopped_at",
@@ -126,6 +129,10 @@ class DeploymentAdmin(ReadOnlyAdmin):
         if row.stopped_at is not None:
             return "Stopped"
         return str(describe_temperature(row).state.label)
+
+    @admin.display(description="Warm hour")
+    def warm_hour(self, row: Deployment) -> str:
+        return "" if row.warm_hour_nanos is None else format_nanos(row.warm_hour_nanos)
 
     @admin.action(description="Stop the selected deployments")
     def stop(self, request: HttpRequest, rows: QuerySet[Deployment]) -> None:

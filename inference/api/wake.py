@@ -63,5 +63,6 @@ def _describe(found: Temperature) -> dict[str, Any]:
         "idle_after_s": deployment.idle_after_s,
         "is_always_warm": deployment.is_always_warm,
         "warm_hour_nanos": deployment.warm_hour_nanos,
+        "next_warm_hour_at": deployment.next_warm_hour_at,
         "last_wanted_at": deployment.last_wanted_at,
     }

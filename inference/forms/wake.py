@@ -22,7 +22,7 @@ class WakeForm(forms.Form):
     is_always_warm = forms.BooleanField(
         label="Always warm",
         required=False,
-        help_text="At least one copy stays loaded, whatever the time above says.",
+        help_text="Paid by the hour: a copy stays loaded, whatever the time above says.",
     )
 
     @property

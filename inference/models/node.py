@@ -80,8 +80,10 @@ class Deployment(models.Model):
     # Seconds without a call after which it is unloaded; null for never.
     idle_after_s = models.PositiveIntegerField(null=True, blank=True)
     is_always_warm = models.BooleanField(default=False)
-    # What an hour of that cost when it was chosen.
+    # What an hour of that costs: what it cost when it was chosen. 0 for nothing.
     warm_hour_nanos = models.BigIntegerField(null=True, blank=True)
+    # The first full hour of UTC that is neither charged nor let pass yet.
+    next_warm_hour_at = models.DateTimeField(null=True, blank=True)
     last_wanted_at = models.DateTimeField(default=utc_now)
     # Since when it is unloaded because nobody wanted it.
     slept_at = models.DateTimeField(null=True, blank=True)
@@ -101,6 +103,18 @@ class Deployment(models.Model):
                 condition=models.Q(idle_after_s=None)
                 | models.Q(idle_after_s__range=(IDLE_AFTER_MIN_S, IDLE_AFTER_MAX_S)),
                 name="inference_idle_after_range",
+            ),
+            models.CheckConstraint(
+                condition=models.Q(warm_hour_nanos=None) | models.Q(warm_hour_nanos__gte=0),
+                name="inference_warm_hour_not_negative",
+            ),
+            # What costs something is charged from a known hour on.
+            models.CheckConstraint(
+                condition=models.Q(is_always_warm=False)
+                | models.Q(warm_hour_nanos=None)
+                | models.Q(warm_hour_nanos=0)
+                | models.Q(next_warm_hour_at__isnull=False),
+                name="inference_warm_hour_begins",
             ),
         ]
 

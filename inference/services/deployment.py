@@ -19,6 +19,7 @@ from django.db.models.functions import Now
 from inference.models import Deployment, Node, Replica
 from inference.selectors import deployment as deployments
 from inference.selectors import node as nodes
+from inference.selectors.warm_hour import HOUR, read_hour
 from marketplace.core.clock import utc_now
 from marketplace.models import ModelVersion
 
@@ -77,6 +78,8 @@ def _choose_policy(version: ModelVersion) -> dict[str, Any]:
         "idle_after_s": before.idle_after_s,
         "is_always_warm": before.is_always_warm,
         "warm_hour_nanos": before.warm_hour_nanos,
+        # What ran before is charged by itself, up to where it ended.
+        "next_warm_hour_at": read_hour() + HOUR if before.is_always_warm else None,
     }
 
 

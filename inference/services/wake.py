@@ -10,7 +10,6 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
-from django.conf import settings
 from django.db import transaction
 from django.db.models import Min
 from django.db.models.functions import Now
@@ -19,6 +18,7 @@ from inference.models import Deployment, Replica, WakeWish
 from inference.models.node import IDLE_AFTER_MAX_S, IDLE_AFTER_MIN_S
 from inference.selectors import wake as selectors
 from inference.services import deployment as deployments
+from inference.services import warm_hour as warm_hours
 from marketplace.core.errors import InvalidInputError
 from marketplace.selectors.access import Actor, require_right
 from marketplace.services import audit
@@ -106,25 +106,26 @@ def set_policy(
         actor: Who says so; needs the right to push.
         deployment: Of which version.
         idle_after_s: Seconds without a call after which it is unloaded; None for never.
-        is_always_warm: Whether it stays loaded whatever `idle_after_s` says. It wakes at once.
+        is_always_warm: Whether it stays loaded whatever `idle_after_s` says. It wakes at once, and
+            each full hour is charged at the price of the moment in which it was chosen.
 
     Raises:
         InvalidInputError: The time is out of its range.
+        AlwaysWarmUnpaidError: The wallet of the model's owner could not pay a first hour.
+        AccountFrozenError: It pays nothing before its payments are clear.
     """
     model = deployment.version.model
     require_right(actor, model.account, "push")
     if idle_after_s is not None and not IDLE_AFTER_MIN_S <= idle_after_s <= IDLE_AFTER_MAX_S:
         detail = f"Between {IDLE_AFTER_MIN_S} and {IDLE_AFTER_MAX_S} seconds."
         raise InvalidInputError(errors=[{"pointer": "/idle_after_s", "detail": detail}])
-    warm_hour_nanos = settings.WARM_HOUR_NANOS if is_always_warm else None
     with transaction.atomic():
         found = lock_deployment(deployment.version_id)
         if found is None:
             raise InvalidInputError("The version is not deployed any more.")
         found.idle_after_s = idle_after_s
-        found.is_always_warm = is_always_warm
-        found.warm_hour_nanos = warm_hour_nanos
-        found.save(update_fields=["idle_after_s", "is_always_warm", "warm_hour_nanos"])
+        warm_hours.choose(found, is_always_warm=is_always_warm)
+        found.save(update_fields=["idle_after_s", *warm_hours.FIELDS])
         if is_always_warm or idle_after_s is None:
             deployments.load_again(found)
         payload = {
@@ -132,7 +133,7 @@ def set_policy(
             "version": deployment.version.number,
             "idle_after_s": idle_after_s,
             "is_always_warm": is_always_warm,
-            "warm_hour_nanos": warm_hour_nanos,
+            "warm_hour_nanos": found.warm_hour_nanos,
         }
         audit.record(
             actor.label,

@@ -15,6 +15,7 @@ from inference.tasks.release_log import anchor_release_logs
 from inference.tasks.signing_key import mail_signing_keys
 from inference.tasks.upload import expire_uploads
 from inference.tasks.wake import listen
+from inference.tasks.warm_hour import charge_warm_hours
 from inference.tasks.webhook import forget_webhooks, send_webhooks
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "anchor_release_logs",
     "archive_jobs",
     "cancel_waiting",
+    "charge_warm_hours",
     "expire_uploads",
     "forget_batches",
     "forget_predictions",

@@ -15,7 +15,12 @@ from inference.selectors import wake as selectors
 from inference.selectors.onboarding import access_own_model
 from inference.services import wake as services
 from marketplace.context import actor_of
-from marketplace.core.errors import InvalidInputError, NotFoundError
+from marketplace.core.errors import (
+    AccountFrozenError,
+    InsufficientCreditError,
+    InvalidInputError,
+    NotFoundError,
+)
 from marketplace.forms.problem import add_problem
 from marketplace.models import AIModel
 from marketplace.selectors.access import access_model, has_right
@@ -43,7 +48,7 @@ def cold_start(request: HttpRequest, owner: str, name: str) -> HttpResponse:
         if form.is_valid():
             try:
                 services.set_policy(actor=actor, deployment=changed, **form.policy)  # type: ignore[arg-type]
-            except InvalidInputError as error:
+            except (InvalidInputError, InsufficientCreditError, AccountFrozenError) as error:
                 add_problem(form, error)
             else:
                 messages.success(request, f"Saved for version {changed.version.number}.")

@@ -54,7 +54,7 @@ _PAYERS = ROLES_BY_RIGHT["billing"]
 POLICIES: dict[str, Policy] = {
     Kind.ACCOUNT: Policy("Suspended, or restored, by the platform.", Mail.ALWAYS, _OWNERS),
     Kind.SIGNING_KEY: Policy("A key that signs your models was added.", Mail.ALWAYS, _OWNERS),
-    Kind.PAYMENT: Policy("A card was declined, or a bank asks you.", Mail.ALWAYS, _PAYERS),
+    Kind.PAYMENT: Policy("Refused by a card, a bank or an empty wallet.", Mail.ALWAYS, _PAYERS),
     Kind.INVOICE: Policy("New invoices, and those that are late.", Mail.ALWAYS, _PAYERS),
     Kind.PAYOUT: Policy("Sent to your bank, or refused.", Mail.NEVER, _PAYERS),
     Kind.LOW_BALANCE: Policy("The wallet is below your threshold.", Mail.OPTIONAL, _PAYERS),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
@@ -23,15 +24,17 @@ from billing.models import (
 )
 from billing.models.adjustment import ALONE_NANOS_MAX
 from billing.selectors.ledger import INVARIANTS, Finding, check_invariants
-from billing.services import adjustment, ledger, reversal, topup
+from billing.services import adjustment, ledger, reversal, topup, warm_hour
 from billing.services.price import set_price
 from billing.services.royalty import promise_royalty
+from inference.models import Deployment
 from marketplace.core.errors import InsufficientCreditError, NotFoundError
 from marketplace.core.ids import new_id, to_public
 from marketplace.core.money import NANOS_PER_CENT
 from marketplace.models import Account, AIModel, APIKey, ModelVersion
 from marketplace.selectors.access import Actor
 from marketplace.services import audit
+from marketplace.services.cashier import WarmHour
 from tests.billing.conftest import (
     PRICE_NANOS,
     Shop,
@@ -406,6 +409,16 @@ HARMS = {
     " WHERE idempotency_key = 'topup:pi_test'",
     "topups-are-booked (amount)": "UPDATE billing_topup SET amount_cents = amount_cents + 1",
     # Moved by one person alone, without a proposal, or otherwise than proposed.
+    # An hour that was not over, that names nobody's version, or that somebody else paid.
+    "warm-hours-fit": "UPDATE billing_transfer SET idempotency_key = idempotency_key || '0'"
+    " WHERE kind = 'warm_hour'",
+    "warm-hours-fit (early)": "UPDATE billing_transfer SET created_at = '2026-01-02 03:59:59Z'"
+    " WHERE kind = 'warm_hour'",
+    "warm-hours-fit (version)": "UPDATE billing_transfer SET reference = uuidv7()::text"
+    " WHERE kind = 'warm_hour'",
+    "warm-hours-fit (owner)": "UPDATE marketplace_aimodel SET account_id = (SELECT id FROM"
+    " marketplace_account WHERE slug = 'creator') WHERE name = 'kept-warm'",
+    "warm-hours-fit (none)": "DELETE FROM inference_deployment",
     "credits-are-approved": "UPDATE billing_adjustment SET state = 'pending', transfer_id = NULL,"
     " decided_by_id = NULL",
     "credits-are-approved (alone)": "UPDATE billing_adjustment SET decided_by_id = created_by_id",
@@ -565,6 +578,17 @@ def give_back_and_dispute(shop: Shop, row: Topup) -> None:
     move(shop, "fee", "dispute_fee:du_test:2", cents, "du_test")
 
 
+def keep_warm(shop: Shop) -> None:
+    """An hour through which the consumer had a version of its own kept loaded."""
+    model = AIModel.objects.create(account=shop.consumer, name="kept-warm", title="Kept warm")
+    version = ModelVersion.objects.create(model=model, number=1)
+    deployment = Deployment.objects.create(version=version)
+    starts_at = datetime(2026, 1, 2, 3, tzinfo=UTC)
+    hour = WarmHour(shop.consumer, deployment.pk, version.pk, starts_at, 1_000)
+    assert warm_hour.charge(hour)
+    assert not warm_hour.charge(hour)
+
+
 def move(shop: Shop, kind: str, key: str, cents: dict[str, int], reference: str) -> None:
     own = {"wallet", "dispute_hold"}
     ledger.post_transfer(
@@ -614,6 +638,7 @@ def test_each_check_finds_its_harm(shop: Shop, fund: Fund, harm: str) -> None:
     record_answer(shop, slice_id)
     settle(shop.item(slice_id, api_key_id=str(key_id)))
     move_by_hand(shop, slice_id)
+    keep_warm(shop)
     assert broken() == set()
 
     with connection.cursor() as cursor:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 from django.utils import timezone
 
 from inference.models import Deployment, Replica
 from inference.models.node import IDLE_AFTER_MAX_S, IDLE_AFTER_MIN_S
-from marketplace.models import AuditEvent
+from marketplace.models import Account, AuditEvent
+from marketplace.services.cashier import WarmHour, get_cashier
 from tests.factories import ChannelFactory, ModelVersionFactory
 from tests.inference.django.test_deployment import make_node
+from tests.inference.django.wallets import fund
 
 PAGE = "/dashboard/models/acme/digits/monitoring/cold-start"
 API = "/api/models/acme/digits/deployments"
@@ -47,12 +51,83 @@ def test_the_page_shows_each_version_and_takes_its_policy(deployment, owner_clie
 
 def test_always_warm_is_shown_with_its_price_and_recorded(deployment, owner_client, settings):
     settings.WARM_HOUR_NANOS = 20_000_000
+    fund(deployment.version.model.account, 20_000_000)
 
     assert change(owner_client, is_always_warm="on").status_code == 302
 
     deployment.refresh_from_db()
     assert (deployment.is_always_warm, deployment.warm_hour_nanos) == (True, 20_000_000)
     assert "$0.02" in owner_client.get(PAGE).content.decode()
+
+
+def test_what_the_wallet_cannot_pay_is_refused(deployment, owner_client, settings):
+    settings.WARM_HOUR_NANOS = 20_000_000
+    account = deployment.version.model.account
+    fund(account, 19_999_999)
+
+    page = change(owner_client, is_always_warm="on", idle_minutes="5")
+    api = put(owner_client, idle_after_s=300, is_always_warm=True)
+
+    assert page.status_code == 422
+    assert "costs $0.02. The wallet does not hold it." in page.content.decode()
+    assert (api.status_code, api.json()["code"]) == (402, "always_warm_unpaid")
+    deployment.refresh_from_db()
+    assert (deployment.idle_after_s, deployment.is_always_warm) == (None, False)
+    assert not AuditEvent.objects.filter(action="deployment.set_policy").exists()
+
+    # One more is enough.
+    fund(account, 1)
+    assert put(owner_client, idle_after_s=300, is_always_warm=True).status_code == 200
+    # It is not asked for again by who only changes the time.
+    Account.objects.update(frozen_at=timezone.now())
+    assert put(owner_client, idle_after_s=600, is_always_warm=True).status_code == 200
+
+
+def test_a_frozen_account_is_told_so(deployment, owner_client):
+    fund(deployment.version.model.account, 1_000_000_000)
+    Account.objects.update(frozen_at=timezone.now())
+
+    page = change(owner_client, is_always_warm="on")
+    api = put(owner_client, idle_after_s=300, is_always_warm=True)
+
+    assert (page.status_code, api.status_code, api.json()["code"]) == (422, 403, "account_frozen")
+    assert "is frozen" in page.content.decode()
+
+
+def test_the_page_says_what_it_costs_and_from_when(deployment, owner_client, settings):
+    settings.WARM_HOUR_NANOS = 0
+    assert "Always warm costs nothing here" in owner_client.get(PAGE).content.decode()
+
+    settings.WARM_HOUR_NANOS = 20_000_000
+    fund(deployment.version.model.account, 20_000_000)
+    answer = put(owner_client, idle_after_s=None, is_always_warm=True).json()
+    text = owner_client.get(PAGE).content.decode()
+
+    assert answer["warm_hour_nanos"] == 20_000_000
+    assert answer["next_warm_hour_at"].endswith(":00:00Z")
+    assert "Always warm costs $0.02 an hour" in text
+    assert "charged from" in text
+    assert "/wallet?account=acme" in text
+
+
+def test_the_wallets_statement_and_the_admin_say_which_hour_it_was(
+    deployment, owner_client, platform_admin, client
+):
+    account = deployment.version.model.account
+    fund(account, 20_000_000)
+    starts_at = datetime(2026, 3, 4, 5, tzinfo=UTC)
+    hour = WarmHour(account, deployment.pk, deployment.version_id, starts_at, 7_000_000)
+    assert get_cashier().charge(hour)
+
+    text = owner_client.get("/console/wallet?account=acme").content.decode()
+    assert "Hour kept warm" in text
+    assert "acme/digits, version 3, 2026-03-04 05:00 UTC" in text
+    assert "$0.007" in text
+
+    client.force_login(platform_admin)
+    text = client.get("/admin/billing/transfer/?kind=warm_hour").content.decode()
+    assert f"warm_hour:{deployment.pk}:2026-03-04T05Z" in text
+    assert client.get("/admin/inference/deployment/").status_code == 200
 
 
 @pytest.mark.parametrize(("minutes", "status"), [("1", 302), ("10080", 302), ("", 302)])
@@ -109,7 +184,9 @@ def test_the_api_tells_and_takes_the_same(deployment, owner_client):
 
 
 @pytest.mark.parametrize("seconds", [IDLE_AFTER_MIN_S, IDLE_AFTER_MAX_S, None])
-def test_seconds_at_the_limit_are_taken(deployment, owner_client, seconds):
+def test_seconds_at_the_limit_are_taken(deployment, owner_client, settings, seconds):
+    settings.WARM_HOUR_NANOS = 0
+
     assert put(owner_client, idle_after_s=seconds, is_always_warm=True).status_code == 200
 
 

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from fractions import Fraction
 from math import ceil
 from typing import Any, ClassVar
@@ -53,7 +53,7 @@ from billing.models import (
     UsageReversal,
 )
 from billing.services import dispute as disputes
-from billing.services import ledger, payout, refund, release, stripe_client
+from billing.services import ledger, payout, refund, release, stripe_client, warm_hour
 from billing.services import topup as topups
 from billing.services.adjustment import approve, propose_adjustment, propose_credit
 from billing.services.coupon import make_credit_coupon, redeem_coupon
@@ -67,6 +67,7 @@ from billing.services.release import release_earnings
 from billing.services.reversal import reverse_usage
 from billing.services.royalty import promise_royalty
 from billing.services.stripe_client import get_stripe
+from inference.models import Deployment
 from marketplace.core import ids
 from marketplace.core.errors import (
     AccountFrozenError,
@@ -78,6 +79,7 @@ from marketplace.core.errors import (
 from marketplace.core.ids import new_id
 from marketplace.models import Account, AIModel, Membership, ModelVersion, User
 from marketplace.selectors.access import Actor
+from marketplace.services.cashier import WarmHour
 from tests.billing import payouts
 from tests.billing.conftest import Shop, asked, give_back, query, reserve, settle
 from tests.billing.lock_order import whole_history
@@ -241,7 +243,8 @@ class Money(RuleBasedStateMachine):
         self.royalty: Royalty | None = None
         self.freezes: set[str] = set()
         self.signals: set[str] = set()
-        self.coupons = self.releases = 0
+        self.coupons = self.releases = self.hours = 0
+        self.kept_warm = deploy_own(self.consumer)
         self.alone_nanos = 0
         # Something to begin with.
         self.open_page(6_000)
@@ -493,6 +496,26 @@ class Money(RuleBasedStateMachine):
             self.admin, self.agreement, limit_nanos=cents * CENT, due_days=14, reason="Anew."
         )
         self.limit_nanos = cents * CENT
+
+    @rule(cents=st.integers(0, 900))
+    def keep_warm(self, cents: int) -> None:
+        nanos = cents * CENT + 1
+        hour = name_hour(self.kept_warm, self.hours, nanos)
+        self.hours += 1
+        try:
+            assert warm_hour.charge(hour)
+        except AccountFrozenError:
+            assert self.freezes
+            return
+        except InsufficientCreditError:
+            assert self.sheet[self.wallet] < nanos
+            return
+        assert not self.freezes
+        # Nor at another price.
+        assert not warm_hour.charge(hour)
+        assert not warm_hour.charge(replace(hour, amount_nanos=nanos + 1))
+        self.move({self.wallet: -nanos, ("platform_revenue", None): nanos})
+        self.spend(nanos)
 
     # --- Refunds
 
@@ -903,6 +926,19 @@ def pockets(taken_nanos: int, withdrawn_nanos: int) -> tuple[int, int, int, int]
     )
 
 
+def deploy_own(account: Account) -> Deployment:
+    """A version of an account's own that runs."""
+    model = AIModel.objects.create(account=account, name="kept-warm", title="Kept warm")
+    return Deployment.objects.create(version=ModelVersion.objects.create(model=model, number=1))
+
+
+def name_hour(deployment: Deployment, number: int, nanos: int) -> WarmHour:
+    """One of the hours of a year that is over."""
+    starts_at = datetime(2020, 1, 1, tzinfo=UTC) + timedelta(hours=number)
+    account = deployment.version.model.account
+    return WarmHour(account, deployment.pk, deployment.version_id, starts_at, nanos)
+
+
 def make_shop(slug: str, consumer: Account) -> Shop:
     creator = Account.objects.create(slug=slug, name="Creator")
     model = AIModel.objects.create(account=creator, name="echo", title="Echo")
@@ -987,6 +1023,12 @@ HISTORIES: dict[str, tuple[Step, ...]] = {
         lambda one: one.coupon(500),
         lambda one: one.ask_for_refund(None, ""),
         lambda one: one.ask_for_refund(None, ""),
+    ),
+    "kept warm": (
+        lambda one: one.coupon(500),
+        lambda one: one.keep_warm(700),
+        lambda one: one.ask_for_refund(None, ""),
+        lambda one: one.keep_warm(900),
     ),
     "dispute lost": (
         *SELL,
@@ -1175,6 +1217,10 @@ CONTROLS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], Any]]] = {
             "v_event.gross_nanos::numeric * p_gross_nanos",
         ),
     ),
+    "an hour's key is random": (
+        "kept warm",
+        lambda patch: patch.setattr(warm_hour, "name_hour", lambda _: f"warm_hour:{new_id()}"),
+    ),
     "a release forgets, and its key is random": ("released again", lose_the_mark),
     "a payout's key is random": (
         "paid out",
@@ -1215,6 +1261,8 @@ class Worker:
     coupon: str
     done: Counter[str] = field(default_factory=Counter)
     failures: list[BaseException] = field(default_factory=list)
+    # The hours kept warm that it was told are charged now.
+    hours: list[int] = field(default_factory=list)
 
     def run(self, gate: threading.Barrier) -> None:
         dice = random.Random(self.seed)
@@ -1272,6 +1320,11 @@ class Worker:
 
     def do_coupon(self, dice: random.Random) -> None:
         redeem_coupon(Actor(), self.money.consumer, self.coupon)
+
+    def do_keep_warm(self, dice: random.Random) -> None:
+        number = dice.randint(0, 5)
+        if warm_hour.charge(name_hour(self.money.kept_warm, number, CENT)):
+            self.hours.append(number)
 
     def do_release(self, dice: random.Random) -> None:
         release_earnings(payouts.at(16 - 100))
@@ -1346,7 +1399,9 @@ def test_many_at_once_keep_the_books_and_wait_for_nobody_in_a_circle(
         advance_payouts()
     give_back(*Hold.objects.filter(state="pending").values_list("pk", flat=True))
     wallet = LedgerAccount.objects.get(kind="wallet", holder=money.consumer)
-    assert wallet.posted_nanos == sum_wallet(money) >= 0
+    hours = [number for one in workers for number in one.hours]
+    assert len(hours) == len(set(hours))
+    assert wallet.posted_nanos == sum_wallet(money) - len(hours) * CENT >= 0
     clearing = LedgerAccount.objects.get(kind="stripe_clearing")
     balance = get_stripe().retrieve_balance()
     assert -clearing.posted_nanos == (balance.available_cents + balance.pending_cents) * CENT

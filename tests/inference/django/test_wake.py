@@ -28,6 +28,7 @@ from marketplace.services import catalog
 from tests.factories import ModelVersionFactory
 from tests.gateway.processes import eventually
 from tests.inference.django.test_deployment import load, make_node, placed
+from tests.inference.django.wallets import fund
 
 IDLE_AFTER_S = 300
 
@@ -504,6 +505,7 @@ def test_who_may_not_push_sets_no_policy(version, owner):
 @pytest.mark.parametrize(("idle_after_s", "is_always_warm"), [(IDLE_AFTER_S, True), (None, False)])
 def test_what_may_not_sleep_any_more_wakes_at_once(owned, owner, idle_after_s, is_always_warm):
     put_to_sleep(owned)
+    fund(owned.model.account, 123)
 
     service.set_policy(
         actor=Actor(user=owner),

@@ -8,6 +8,7 @@ from marketplace.core.errors import (
     ConflictError,
     DeadlineError,
     ForbiddenError,
+    GoneError,
     InvalidInputError,
     LimitExceededError,
     MarketplaceError,
@@ -50,6 +51,8 @@ __all__ = [
     "RequestTimeoutError",
     "StreamBrokenError",
     "StreamKeyedError",
+    "StreamLinkError",
+    "StreamLinkExpiredError",
     "StreamRestartedError",
     "TagInvalidError",
     "UnitsExceedLimitError",
@@ -300,6 +303,17 @@ class StreamRestartedError(ConflictError):
     code = "stream_restarted"
     retryable = True
     title = "The prediction began anew. What was put out so far is void: watch it again."
+
+
+class StreamLinkError(MarketplaceError):
+    code = "stream_link_invalid"
+    http_status = 403
+    title = "This address of a prediction's events was changed, or belongs to another one."
+
+
+class StreamLinkExpiredError(GoneError):
+    code = "stream_link_expired"
+    title = "This address of events has expired. Ask for the prediction again to get another."
 
 
 class BookingUnknownError(UnavailableError):

@@ -42,6 +42,7 @@ __all__ = [
     "ModelNotAllowedError",
     "ModelNotReadyError",
     "ModelWakingError",
+    "NoNodeLargeEnoughError",
     "NotOfferedError",
     "OutputRemovedError",
     "ParameterError",
@@ -120,6 +121,14 @@ class ModelWakingError(UnavailableError):
 
     code = "model_waking"
     title = "The model is being loaded. Nothing was charged."
+
+
+class NoNodeLargeEnoughError(UnavailableError):
+    """Its files weigh more than all memory of any node: to wait for one would help nobody."""
+
+    code = "no_node_large_enough"
+    retryable = False
+    title = "No node has memory enough for this version."
 
 
 class WakeQueueFullError(UnavailableError):

@@ -63,6 +63,7 @@ ERRORS: Sequence[type[MarketplaceError]] = (
     errors.MaximumCostError,
     errors.ModelNotAllowedError,
     errors.ModelWakingError,
+    errors.NoNodeLargeEnoughError,
     errors.OutputRemovedError,
     errors.ParameterError,
     errors.PriceUnboundedError,

@@ -272,7 +272,10 @@ class NativeProtocol:
         caller.require(PREDICT, READ)
         row = await self.find_row(caller, read_prediction_id(public_id))
         request.prediction_id = row["id"]
-        return json_answer(await self._render_live(row), cost_nanos=row["cost_nanos"])
+        document = await self._render_live(row)
+        if row["state"] in ("leased", "running"):
+            document["output"] = await self.gateway.jobs.show_output(row["id"])
+        return json_answer(document, cost_nanos=row["cost_nanos"])
 
     async def _watch(self, request: Request, caller: Caller, public_id: str) -> Answer:
         """All that happens to the prediction, to its end."""

@@ -73,6 +73,7 @@ JOB_FUNCTIONS = (
     "inference_cancel_job(uuid, uuid)",
     "inference_reap()",
     "inference_return_holds(integer)",
+    "inference_fits_nowhere(uuid)",
 )
 # What the workers and the web do.
 JOB_UPKEEP_FUNCTIONS = (
@@ -83,6 +84,7 @@ JOB_UPKEEP_FUNCTIONS = (
     "inference_forget_jobs(timestamptz, integer)",
     "inference_erase_jobs(uuid)",
     "inference_replay_job(uuid, double precision)",
+    "inference_end_unplaceable()",
 )
 # Of whoever changes a prediction, in the transaction of the change.
 EVENT_FUNCTION = "inference_note_event(uuid, text, uuid, text, text[])"
@@ -106,6 +108,8 @@ INNER_FUNCTIONS = (
     "inference_end_attempt(inference_job, text, text, text)",
     "inference_close_job(inference_job, text, bigint, jsonb, text, text, bigint, boolean)",
     "inference_requeue(inference_job, text, text)",
+    "inference_largest_capacity()",
+    "inference_node_capacity(jsonb)",
     "billing_budget_left(uuid, date)",
     "billing_note_spend(uuid[], date[], bigint[], bigint[])",
 )

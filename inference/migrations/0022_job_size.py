@@ -2,10 +2,12 @@ from pathlib import Path
 
 from django.db import migrations
 
-SQL = Path(__file__).resolve().parent.parent / "sql" / "job_size.sql"
+FOLDER = Path(__file__).resolve().parent.parent / "sql"
+# What waits, and what may be waited for.
+SQL = [(FOLDER / name).read_text() for name in ("job_size.sql", "wake.sql")]
 
 
 class Migration(migrations.Migration):
     dependencies = [("inference", "0020_batches")]
 
-    operations = [migrations.RunSQL([SQL.read_text()], migrations.RunSQL.noop)]
+    operations = [migrations.RunSQL(SQL, migrations.RunSQL.noop)]

@@ -91,7 +91,11 @@ EVENT_FUNCTION = "inference_note_event(uuid, text, uuid, text, text[])"
 # Of the workers alone.
 APP_FUNCTIONS = ("billing_lock(uuid[])",)
 # To say that versions are wanted; what that leads to is for the workers.
-WAKE_FUNCTIONS = ("inference_wake(uuid)", "inference_note_use(uuid[])")
+WAKE_FUNCTIONS = (
+    "inference_wake(uuid)",
+    "inference_may_wait(uuid)",
+    "inference_note_use(uuid[])",
+)
 # Of the gateways, which put lines of batches into the queue.
 BATCH_FUNCTIONS = (
     "inference_take_batch(double precision)",
@@ -110,6 +114,7 @@ INNER_FUNCTIONS = (
     "inference_requeue(inference_job, text, text)",
     "inference_largest_capacity()",
     "inference_node_capacity(jsonb)",
+    "inference_is_missing(uuid)",
     "billing_budget_left(uuid, date)",
     "billing_note_spend(uuid[], date[], bigint[], bigint[])",
 )

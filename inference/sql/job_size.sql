@@ -17,7 +17,7 @@ $$;
 -- The largest capacity of the fleet; null where no node is known. One that is silent or draining
 -- may come back, and one that was revoked lately is perhaps being replaced: they count.
 CREATE OR REPLACE FUNCTION inference_largest_capacity() RETURNS numeric
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
+LANGUAGE sql STABLE SET search_path = public, pg_temp AS $$
     SELECT max(inference_node_capacity(n.info)) FROM inference_node n
         WHERE n.revoked_at IS NULL OR n.revoked_at > clock_timestamp() - interval '10 minutes';
 $$;
@@ -29,9 +29,8 @@ CREATE OR REPLACE FUNCTION inference_fits_nowhere(p_version uuid) RETURNS boolea
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
     SELECT coalesce((SELECT a.size_bytes > inference_largest_capacity() FROM inference_artifact a
             WHERE a.version_id = p_version), false)
-        AND NOT EXISTS (SELECT FROM inference_replica r JOIN inference_node n ON n.id = r.node_id
-            WHERE r.version_id = p_version AND r.state = 'ready' AND r.wanted
-                AND n.revoked_at IS NULL);
+        AND NOT EXISTS (SELECT FROM inference_replica r
+            WHERE r.version_id = p_version AND r.state = 'ready' AND r.wanted);
 $$;
 
 -- End one job that waits for a node that is large enough, where there is none any more: it is

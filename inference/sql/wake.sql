@@ -2,7 +2,7 @@
 
 -- Whether no node holds a version, nor is told to.
 CREATE OR REPLACE FUNCTION inference_is_missing(p_version uuid) RETURNS boolean
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
+LANGUAGE plpgsql STABLE SET search_path = public, pg_temp AS $$
 BEGIN
     RETURN NOT EXISTS (SELECT FROM inference_replica r WHERE r.version_id = p_version
         AND r.purpose = 'serve' AND r.wanted AND r.state NOT IN ('failed', 'lost', 'unloaded'));
@@ -12,7 +12,7 @@ END $$;
 -- is being woken; or a node that is heard is loading it; or none has it, and there is a node that
 -- could take it. One that has failed to load in the last hour is more likely out of order.
 CREATE OR REPLACE FUNCTION inference_may_wait(p_version uuid) RETURNS boolean
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
+LANGUAGE plpgsql STABLE SET search_path = public, pg_temp AS $$
 DECLARE
     v_heard_after timestamptz := clock_timestamp() - interval '15 seconds';
 BEGIN

@@ -94,6 +94,7 @@ APP_FUNCTIONS = ("billing_lock(uuid[])",)
 WAKE_FUNCTIONS = (
     "inference_wake(uuid)",
     "inference_may_wait(uuid)",
+    "inference_is_missing(uuid)",
     "inference_note_use(uuid[])",
 )
 # Of the gateways, which put lines of batches into the queue.
@@ -114,7 +115,6 @@ INNER_FUNCTIONS = (
     "inference_requeue(inference_job, text, text)",
     "inference_largest_capacity()",
     "inference_node_capacity(jsonb)",
-    "inference_is_missing(uuid)",
     "billing_budget_left(uuid, date)",
     "billing_note_spend(uuid[], date[], bigint[], bigint[])",
 )

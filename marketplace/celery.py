@@ -44,6 +44,7 @@ _SCHEDULE: dict[str, dict[str, Any]] = {
     "advance-batches": {"task": "inference.advance_batches", "schedule": 3.0},
     "forget-batches": {"task": "inference.forget_batches", "schedule": 600.0},
     "archive-jobs": {"task": "inference.archive_jobs", "schedule": 60.0},
+    "end-unplaceable-jobs": {"task": "inference.end_unplaceable_jobs", "schedule": 60.0},
     "forget-predictions": {"task": "inference.forget_predictions", "schedule": 120.0},
     "sweep-files": {"task": "inference.sweep_files", "schedule": 120.0},
     "score-abuse": {"task": "inference.score_abuse", "schedule": 900.0},

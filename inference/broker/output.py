@@ -36,8 +36,9 @@ KEPT_S = 3_600
 KEPT_AFTER_END_S = 60
 # How often the logs are looked at, all that somebody waits for at once.
 LOOK_S = 0.1
-# Chunks that one look at one log brings.
+# Chunks that one look at one log brings, and one who wants all of it at once.
 READ_MAX = 64
+PAGE_MAX = 1_000
 # Redis answers in well under a millisecond. One that does not is left alone for a moment.
 WAIT_S = 1.0
 AWAY_S = 1.0
@@ -160,6 +161,38 @@ class Outputs:
         finally:
             if reader in self._readers:
                 self._readers.remove(reader)
+
+    async def read_text(self, job_id: UUID, epoch: int, chars_max: int) -> str:
+        """What a job has said under a lease so far, from its beginning, at once.
+
+        Args:
+            job_id: Which.
+            epoch: Of the lease.
+            chars_max: What is beyond is left out.
+
+        Returns:
+            Empty where nothing of it is there: it has said nothing, or its beginning was lost.
+        """
+        if self._redis is None or time.monotonic() < self._away_until_s:
+            return ""
+        text, after = "", f"{epoch}-0"
+        try:
+            async with asyncio.timeout(WAIT_S):
+                while len(text) < chars_max:
+                    entries: Any = await self._redis.xrange(
+                        f"{PREFIX}{job_id}", f"({after}", f"({epoch}-{_END}", count=PAGE_MAX
+                    )
+                    for chunk in [_read_entry(*one) for one in entries]:
+                        if chunk.start != len(text):
+                            # Redis has forgotten what comes before.
+                            return text
+                        text, after = text + chunk.text, chunk.place
+                    if len(entries) < PAGE_MAX:
+                        break
+        except (RedisError, OSError, TimeoutError) as error:
+            self._note_away(error)
+            return ""
+        return text[:chars_max]
 
     async def _run(self, job_id: UUID, *arguments: Any) -> Any:
         if self._redis is None or time.monotonic() < self._away_until_s:

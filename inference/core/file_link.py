@@ -24,6 +24,7 @@ LINK_PATH = FILES_PATH + "{}/content"
 WORD_TTL_S = 60
 _EXPIRES_LENGTH_MAX = 12
 _WORD_LENGTH_MAX = 1024
+_FILE = b"link to a file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class Word:
 
 
 class LinkWrongError(Exception):
-    """Not signed by us for this file and moment."""
+    """Not signed by us for this thing and moment."""
 
 
 class LinkExpiredError(Exception):
@@ -52,16 +53,35 @@ def make_link(site_url: str, secret: str, file_id: UUID, expires_s: int) -> str:
         expires_s: Until when, in seconds since 1970.
     """
     path = LINK_PATH.format(FILE_PREFIX + to_public(file_id))
-    signature = _sign_link(secret, file_id, expires_s)
-    return f"{site_url}{path}?expires={expires_s}&signature={signature}"
+    return f"{site_url}{path}?{write_right(secret, _FILE, file_id, expires_s)}"
 
 
 def check_link(secret: str, file_id: UUID, expires: str, signature: str, *, now_s: float) -> None:
-    """Refuse a link that does not open the file now.
+    """Refuse a link that does not open the file now; see `check_right`."""
+    check_right(secret, _FILE, file_id, expires, signature, now_s=now_s)
+
+
+def write_right(secret: str, purpose: bytes, thing_id: UUID, expires_s: int) -> str:
+    """The part of an address that carries its right, for its query.
 
     Args:
         secret: What the gateways and the site share.
-        file_id: Which file the address names.
+        purpose: What it opens; no signature for one purpose is good for another.
+        thing_id: Which of them.
+        expires_s: Until when, in seconds since 1970.
+    """
+    return f"expires={expires_s}&signature={_sign(secret, purpose, thing_id, expires_s)}"
+
+
+def check_right(
+    secret: str, purpose: bytes, thing_id: UUID, expires: str, signature: str, *, now_s: float
+) -> None:
+    """Refuse an address that does not open the thing that it names now.
+
+    Args:
+        secret: What the gateways and the site share.
+        purpose: What it opens.
+        thing_id: Which of them it names.
         expires: As it stands in the address.
         signature: As it stands there.
         now_s: Seconds since 1970.
@@ -72,7 +92,7 @@ def check_link(secret: str, file_id: UUID, expires: str, signature: str, *, now_
     """
     if not (expires.isascii() and expires.isdigit() and len(expires) <= _EXPIRES_LENGTH_MAX):
         raise LinkWrongError
-    wanted = _sign_link(secret, file_id, int(expires))
+    wanted = _sign(secret, purpose, thing_id, int(expires))
     if not hmac.compare_digest(wanted.encode(), signature.encode()):
         raise LinkWrongError
     if int(expires) <= now_s:
@@ -106,8 +126,8 @@ def read_word(secret: str, text: str, *, now_s: float) -> Word | None:
     return Word(UUID(document["account"]), tuple(scopes))
 
 
-def _sign_link(secret: str, file_id: UUID, expires_s: int) -> str:
-    return _encode(_mac(secret, b"link to a file", f"{file_id}\n{expires_s}".encode()))
+def _sign(secret: str, purpose: bytes, thing_id: UUID, expires_s: int) -> str:
+    return _encode(_mac(secret, purpose, f"{thing_id}\n{expires_s}".encode()))
 
 
 def _mac(secret: str, purpose: bytes, message: bytes) -> bytes:

@@ -10,6 +10,7 @@ _REASONS: Mapping[str, str] = {
     "node_drained": "The node was shut down and gave it back.",
     "triton_unavailable": "The model's server on the node did not answer.",
     "model_not_ready": "The model was not loaded on the node.",
+    "no_node_large_enough": "No node has memory enough for the version.",
     "deadline_exceeded": "Its time was over.",
     "canceled": "It was canceled.",
     "insufficient_credit": "The credit that was reserved for it was gone.",

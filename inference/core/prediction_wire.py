@@ -5,12 +5,14 @@ Source: Replicate HTTP API; replicate-python 1.0, `prediction.py`.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from inference.core.stream_link import write_stream_right
 from marketplace.core.clock import to_wire
 from marketplace.core.ids import to_public
 
@@ -48,6 +50,9 @@ class Renderer:
     gateway_url: str
     web_url: str
     deadline_s: float
+    # Signs the address of a prediction's events; empty where it is told without its right, as in
+    # what is kept in a log.
+    link_secret: str = field(default="", repr=False)
 
     def render_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """A stored prediction. Of one that was waited for, the output is kept only for a retry.
@@ -72,7 +77,8 @@ class Renderer:
             completed_at=completed_at,
             predict_time_s=predict_time_s,
             cost_nanos=row["cost_nanos"],
-        ) | ({} if row["deadline_at"] is None else {"deadline": to_wire(row["deadline_at"])})
+            deadline=row["deadline_at"],
+        )
 
     def make_envelope(
         self,
@@ -80,17 +86,18 @@ class Renderer:
         *,
         given: Mapping[str, Any] | None,
         output: Any,
-        error: str | None,
         created_at: datetime,
         started_at: datetime | None,
         completed_at: datetime | None,
         predict_time_s: float,
         cost_nanos: int,
-        **members: str,
+        deadline: datetime | None = None,
+        **members: str | None,
     ) -> dict[str, Any]:
-        """The object that Replicate's clients know; `members` are its model, version and so on."""
+        """The object that Replicate's clients know; `members` are its model, error and so on."""
         public_id = to_public(prediction_id)
         get_url = f"{self.gateway_url}/v1/predictions/{public_id}"
+        deadline = deadline or created_at + timedelta(seconds=self.deadline_s)
         metrics: dict[str, Any] = {"cost_nano_usd": cost_nanos, "predict_time": predict_time_s}
         if completed_at is not None:
             metrics["total_time"] = (completed_at - created_at).total_seconds()
@@ -100,18 +107,24 @@ class Renderer:
             "input": given,
             "output": output,
             "logs": "",
-            "error": error,
             "data_removed": output is None and members["status"] in _TERMINAL,
             "created_at": to_wire(created_at),
             "started_at": started_at and to_wire(started_at),
             "completed_at": completed_at and to_wire(completed_at),
-            "deadline": to_wire(created_at + timedelta(seconds=self.deadline_s)),
+            "deadline": to_wire(deadline),
             "metrics": metrics,
             "urls": {
                 "get": get_url,
                 "cancel": f"{get_url}/cancel",
-                # Replicate's clients fail at events of kinds that they do not know.
-                "stream": f"{get_url}/stream?events=output",
+                "stream": self._link_to_stream(get_url, prediction_id, deadline),
                 "web": f"{self.web_url}/predictions/{public_id}",
             },
         }
+
+    def _link_to_stream(self, get_url: str, prediction_id: UUID, deadline: datetime) -> str:
+        # Replicate's clients fail at events of kinds that they do not know.
+        url = f"{get_url}/stream?events=output"
+        if not self.link_secret:
+            return url
+        right = write_stream_right(self.link_secret, prediction_id, deadline, now_s=time.time())
+        return f"{url}&{right}"

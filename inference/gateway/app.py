@@ -86,6 +86,7 @@ _NO_RETRY = frozenset(
         "output_invalid",
         "media_too_large",
         "units_exceed_limit",
+        "no_node_large_enough",
         "canceled",
         # Not within the time that a client waits by itself.
         "query_budget_exceeded",

@@ -492,3 +492,6 @@ REPEATS_MAX = 3
 REPEATS_KNOWN_MAX = 10_000
 # Of a file that an input names: it lies in memory on its way to the model, with others beside it.
 FILE_INPUT_BYTES_MAX = 16 * 1024 * 1024
+# Characters of what a prediction has said so far that its GET shows: clients ask twice a second,
+# and who wants all of a long text watches its stream.
+OUTPUT_SO_FAR_CHARS_MAX = 64 * 1024

@@ -8,6 +8,7 @@ from marketplace.core.errors import (
     ConflictError,
     DeadlineError,
     ForbiddenError,
+    GoneError,
     InvalidInputError,
     LimitExceededError,
     MarketplaceError,
@@ -41,6 +42,7 @@ __all__ = [
     "ModelNotAllowedError",
     "ModelNotReadyError",
     "ModelWakingError",
+    "NoNodeLargeEnoughError",
     "NotOfferedError",
     "OutputRemovedError",
     "ParameterError",
@@ -50,6 +52,8 @@ __all__ = [
     "RequestTimeoutError",
     "StreamBrokenError",
     "StreamKeyedError",
+    "StreamLinkError",
+    "StreamLinkExpiredError",
     "StreamRestartedError",
     "TagInvalidError",
     "UnitsExceedLimitError",
@@ -117,6 +121,14 @@ class ModelWakingError(UnavailableError):
 
     code = "model_waking"
     title = "The model is being loaded. Nothing was charged."
+
+
+class NoNodeLargeEnoughError(UnavailableError):
+    """Its files weigh more than all memory of any node: to wait for one would help nobody."""
+
+    code = "no_node_large_enough"
+    retryable = False
+    title = "No node has memory enough for this version."
 
 
 class WakeQueueFullError(UnavailableError):
@@ -300,6 +312,17 @@ class StreamRestartedError(ConflictError):
     code = "stream_restarted"
     retryable = True
     title = "The prediction began anew. What was put out so far is void: watch it again."
+
+
+class StreamLinkError(MarketplaceError):
+    code = "stream_link_invalid"
+    http_status = 403
+    title = "This address of a prediction's events was changed, or belongs to another one."
+
+
+class StreamLinkExpiredError(GoneError):
+    code = "stream_link_expired"
+    title = "This address of events has expired. Ask for the prediction again to get another."
 
 
 class BookingUnknownError(UnavailableError):

@@ -33,6 +33,7 @@ from inference.gateway.config import (
     JOB_LOOK_S,
     JOB_RUN_MAX_S,
     JOB_WAIT_MAX_S,
+    OUTPUT_SO_FAR_CHARS_MAX,
     REAP_S,
 )
 from inference.gateway.database import Database, DatabaseUnavailableError
@@ -41,6 +42,7 @@ from inference.gateway.errors import (
     ClaimLostError,
     FilesUnavailableError,
     JobQueueFullError,
+    NoNodeLargeEnoughError,
 )
 from inference.gateway.input_files import fetch_named
 from inference.gateway.output_files import OutputFiles
@@ -113,6 +115,7 @@ _WAY: Mapping[str, str] = {
     "warming": "warming",
     "ready": "queued",
 }
+_FITS_NOWHERE = "SELECT inference_fits_nowhere(%s) AS fits_nowhere"
 _RETENTION = "SELECT retention_days FROM marketplace_account WHERE id = %s"
 _STATE = "SELECT state FROM inference_job WHERE id = %s"
 _HELD = """
@@ -120,6 +123,14 @@ _HELD = """
     FROM inference_job j JOIN marketplace_account a ON a.id = j.account_id
     WHERE j.id = %s AND j.lease_node_id = %s AND j.lease_epoch = %s
         AND j.state IN ('leased', 'running')
+"""
+# What is being said now, and under which lease; nothing of an account that keeps nothing.
+_SAYING = """
+    SELECT j.lease_epoch, (SELECT o->>'name' FROM jsonb_array_elements(v.interface->'outputs') o
+        WHERE o->'stream' = 'true'::jsonb LIMIT 1) AS streamed
+    FROM inference_job j JOIN marketplace_modelversion v ON v.id = j.version_id
+        JOIN marketplace_account a ON a.id = j.account_id
+    WHERE j.id = %s AND j.state IN ('leased', 'running') AND a.retention_days > 0
 """
 _PRICE = "SELECT to_jsonb(p) AS price FROM billing_price p WHERE p.id = %s"
 OVER = frozenset({"succeeded", "failed", "canceled", "dead"})
@@ -210,6 +221,7 @@ class Jobs:
 
         Raises:
             JobQueueFullError: It would wait too long, or its account has too many waiting.
+            NoNodeLargeEnoughError: It would wait for ever.
             DatabaseUnavailableError: It may have been accepted; a keyed retry will tell.
             LineGoneError: It is the line of a batch, and nothing is to be done.
             MarketplaceError: Nothing was accepted.
@@ -222,7 +234,7 @@ class Jobs:
             with await predictor.limits.admit(caller, prediction.offer, prediction.rows):
                 pass
         predictor.queries.admit(caller, prediction.offer, [tensors])
-        expected_ms = await self._refuse_long_wait(prediction.offer, caller.account_id)
+        expected_ms = await self._refuse_wait(prediction.offer, caller.account_id)
         claim = prediction.claim
         if claim is not None:
             await predictor.idempotency.take(claim)
@@ -322,6 +334,18 @@ class Jobs:
             if row["progress"]:
                 place["percent"] = min(100, math.floor(row["progress"] * 100))
         return place | {"position": row["ahead_count"] + 1, "eta_s": round(eta_s, 1)}
+
+    async def show_output(self, job_id: UUID) -> dict[str, str] | None:
+        """What a job that runs has said so far, by the name of its output; None for nothing.
+
+        The beginning of it where it is long. None as well where nothing may be kept of it, and
+        where Redis has lost it: then it is told when it is over.
+        """
+        row = await self.database.fetch_one(_SAYING, [job_id])
+        if row is None or row["streamed"] is None:
+            return None
+        text = await self.outputs.read_text(job_id, row["lease_epoch"], OUTPUT_SO_FAR_CHARS_MAX)
+        return {row["streamed"]: text} if text else None
 
     async def claim(self, node_id: UUID, slot: int, version_ids: list[UUID]) -> Work | None:
         """The next job for a slot, with its tensors. One that cannot be run any more is ended."""
@@ -544,9 +568,18 @@ class Jobs:
         found = await self.broker.finish(lease.node_id, lease.id, lease.epoch, ending)
         return found[0]
 
-    async def _refuse_long_wait(self, offer: Offer, account_id: UUID) -> int:
-        """How long a run will probably take, in milliseconds; an error if the queue is too long."""
+    async def _refuse_wait(self, offer: Offer, account_id: UUID) -> int:
+        """How long a run will probably take, in milliseconds.
+
+        Raises:
+            NoNodeLargeEnoughError: None will ever run it.
+            JobQueueFullError: The queue is too long.
+        """
         depth = await self._measure(offer.version_id, account_id)
+        if not depth["place_count"]:
+            row = await self.database.fetch_one(_FITS_NOWHERE, [offer.version_id])
+            if row is not None and row["fits_nowhere"]:
+                raise NoNodeLargeEnoughError
         wait_s = _predict_wait_s(depth, depth["waiting_count"])
         if depth["mean_us"] and wait_s > JOB_WAIT_MAX_S:
             raise JobQueueFullError(

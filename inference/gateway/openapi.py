@@ -63,6 +63,7 @@ ERRORS: Sequence[type[MarketplaceError]] = (
     errors.MaximumCostError,
     errors.ModelNotAllowedError,
     errors.ModelWakingError,
+    errors.NoNodeLargeEnoughError,
     errors.OutputRemovedError,
     errors.ParameterError,
     errors.PriceUnboundedError,
@@ -72,6 +73,8 @@ ERRORS: Sequence[type[MarketplaceError]] = (
     errors.RequestTimeoutError,
     errors.StreamBrokenError,
     errors.StreamKeyedError,
+    errors.StreamLinkError,
+    errors.StreamLinkExpiredError,
     errors.StreamRestartedError,
     errors.TagInvalidError,
     errors.UnitsExceedLimitError,
@@ -183,6 +186,9 @@ def _native() -> Document:
                     {},
                     parameters=[
                         _query("events", {"enum": ["all", "output"]}),
+                        # Of the address that the prediction names; with them it needs no key.
+                        _query("expires", {"type": "string", "pattern": "^[0-9]{1,12}$"}),
+                        _query("signature", {"type": "string", "pattern": "^[A-Za-z0-9_-]{43}$"}),
                         _header(
                             "Last-Event-ID", r"^[a-z2-7]{26}(\.[0-9a-f]+){2}\.(end|[0-9a-f]{8})$"
                         ),
@@ -476,6 +482,7 @@ def _stream_only(operation: Document) -> Document:
 def _watch_only(operation: Document) -> Document:
     answer = _response("What happens to it, to its end.", _EVENTS, _ref("Event"))
     answer["headers"] = {**_HEADERS, "X-Cost-Nano-USD": _COST_AT_END}
+    operation["security"] = [{"key": []}, {}]
     operation["responses"] |= {
         "200": answer,
         "204": {"description": "The end was told already.", "headers": _HEADERS},

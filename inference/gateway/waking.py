@@ -1,8 +1,8 @@
 """Versions that are unloaded while nobody calls them: say what is used, and wake what sleeps.
 
-A request for a version that sleeps tells Postgres that it wants it, and waits for a replica as
-long as it has time. The control plane places one, however many ask, and the same notice that
-tells of every replica tells of this one. Nothing is held or charged meanwhile.
+A request for a version that sleeps, or that no node has, tells Postgres that it wants it, and waits
+for a replica as long as it has time. The control plane places one, however many ask, and the same
+notice that tells of every replica tells of this one. Nothing is held or charged meanwhile.
 """
 
 from __future__ import annotations
@@ -41,10 +41,7 @@ from marketplace.core.errors import InsufficientCreditError
 
 logger = logging.getLogger(__name__)
 
-_CAN_WAKE = """
-    SELECT slept_at IS NOT NULL OR waking_since IS NOT NULL AS can_wake
-    FROM inference_deployment WHERE version_id = %s AND stopped_at IS NULL
-"""
+_MAY_WAIT = "SELECT inference_may_wait(%s) AS may_wait"
 _WAKE = "SELECT may_wait, load_ms FROM inference_wake(%s)"
 _NOTE_USE = "SELECT inference_note_use(%s)"
 # As `billing_reserve` chooses it. What is held counts as well: it may be this gateway's own.
@@ -86,7 +83,7 @@ class Waking:
         self._asking: dict[UUID, asyncio.Task[Told]] = {}
 
     async def find(self, version_id: UUID) -> Replica | None:
-        """A replica of a version; None if it sleeps or is being woken: then it can be waited for.
+        """A replica of a version; None if it sleeps or is on its way: then it can be waited for.
 
         Raises:
             ModelNotReadyError: None is ready, and none is to be expected.
@@ -97,8 +94,8 @@ class Waking:
         except ModelNotReadyError:
             if version_id in self._waiting_for:
                 return None
-            row = await self.database.fetch_one(_CAN_WAKE, [version_id])
-            if row is None or not row["can_wake"]:
+            row = await self.database.fetch_one(_MAY_WAIT, [version_id])
+            if row is None or not row["may_wait"]:
                 raise
             return None
 

@@ -27,6 +27,8 @@ HISTORY_KEPT = timedelta(days=30)
 BATCH_SIZE = 1_000
 # One sweep's share; the next one goes on.
 BATCHES_MAX = 50
+# Each is a transaction of its own, which gives money back; the next sweep goes on.
+UNPLACEABLE_MAX = 1_000
 REPLAY_TIMEOUT = timedelta(hours=1)
 
 
@@ -42,6 +44,17 @@ def archive_jobs() -> int:
     )
     before = utc_now() - HISTORY_KEPT
     return count + _repeat("SELECT inference_forget_jobs(%s, %s)", [before, BATCH_SIZE])
+
+
+def end_unplaceable() -> int:
+    """End what waits and is larger than every node that there is; returns how many jobs.
+
+    They are dead: an admin may run them again when there is a node for them.
+    """
+    count = 0
+    while count < UNPLACEABLE_MAX and _call("SELECT inference_end_unplaceable()", []):
+        count += 1
+    return count
 
 
 def replay_job(*, actor: Actor, job_id: UUID, reason: str = "") -> Job:

@@ -44,7 +44,7 @@ def answer_wishes() -> int:
 
 
 def wake_version(version_id: UUID) -> bool:
-    """Answer all wishes for a version; true if it slept, and is being loaded now."""
+    """Answer all wishes for a version; true if it slept, and is being loaded again now."""
     with transaction.atomic():
         deployment = lock_deployment(version_id)
         WakeWish.objects.filter(version_id=version_id).delete()
@@ -52,7 +52,11 @@ def wake_version(version_id: UUID) -> bool:
             # It was withdrawn, or stopped, since somebody wanted it.
             return False
         Deployment.objects.filter(pk=deployment.pk).update(last_wanted_at=Now())
-        return deployments.load_again(deployment)
+        if deployments.load_again(deployment):
+            return True
+        # It does not sleep: where its replicas are missing, they are placed without delay.
+        deployments.place_replicas(deployment_id=deployment.pk)
+        return False
 
 
 def lock_deployment(version_id: UUID) -> Deployment | None:

@@ -5,7 +5,7 @@ from inference.tasks.alert import send_alerts
 from inference.tasks.batch import advance_batches, forget_batches
 from inference.tasks.drift import seal_drift
 from inference.tasks.file import sweep_files
-from inference.tasks.job import archive_jobs
+from inference.tasks.job import archive_jobs, end_unplaceable_jobs
 from inference.tasks.metric import roll_up_metrics
 from inference.tasks.node import sweep_nodes
 from inference.tasks.onboarding import advance_onboarding, sweep_onboarding
@@ -25,6 +25,7 @@ __all__ = [
     "archive_jobs",
     "cancel_waiting",
     "charge_warm_hours",
+    "end_unplaceable_jobs",
     "expire_uploads",
     "forget_batches",
     "forget_predictions",

@@ -9,3 +9,11 @@ def archive_jobs() -> None:
     from inference.services import job
 
     job.archive_jobs()
+
+
+@shared_task(name="inference.end_unplaceable_jobs")
+def end_unplaceable_jobs() -> None:
+    """End what waits and fits on no node."""
+    from inference.services import job
+
+    job.end_unplaceable()

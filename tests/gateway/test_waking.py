@@ -188,13 +188,71 @@ def test_where_no_node_is_free_it_stays_waking(cold):
     check_untouched(cold)
 
 
-def test_a_version_that_never_slept_is_not_waited_for(cold):
-    Deployment.objects.update(slept_at=None)
+@pytest.fixture
+def missing(cold):
+    """The shop, whose model does not sleep, and which no node has."""
+    Deployment.objects.update(slept_at=None, last_wanted_at=timezone.now())
+    # It is heard for as long as the test takes.
+    Node.objects.update(last_seen_at=timezone.now() + timedelta(hours=1))
+    return cold
 
-    response = predict(cold.client(), headers=LONG)
+
+def test_a_version_that_was_never_placed_is_placed_by_its_callers_once(missing, triton):
+    """With the real control plane, and a real load of the model."""
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        waiting = [pool.submit(predict, missing.client(), headers=LONG) for _ in range(4)]
+        wait_until(lambda: WakeWish.objects.count() == 1 and count_waiting(missing) == 4)
+
+        wake.answer_wishes()
+        replica = Replica.objects.get(version=missing.version)
+        wake.answer_wishes()
+        assert Replica.objects.count() == 1
+        triton.load(Interface.parse(INTERFACE), replica.pk)
+        Replica.objects.filter(pk=replica.pk).update(state="ready", changed_at=timezone.now())
+        answers = [one.result(90) for one in waiting]
+
+    assert {one.status_code for one in answers} == {201}
+    assert all(int(one.headers["x-cold-start-ms"]) > 0 for one in answers)
+    check_books(missing, [one.json()["id"] for one in answers])
+
+
+def test_a_version_that_a_node_is_loading_is_waited_for(missing):
+    missing.add_replica(REPLICA_IDS[1])
+    Replica.objects.update(state="loading")
+    assert problem_of(predict(missing.client(), headers=SHORT)) == (503, "model_waking")
+
+    # Not once that node is silent: it is there still, and nothing says that it will come.
+    Node.objects.update(last_seen_at=timezone.now() - timedelta(seconds=16))
+    assert problem_of(predict(missing.client(), headers=LONG)) == (503, "model_not_ready")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"triton_ready": False},
+        {"drain_requested_at": timezone.now()},
+        {"revoked_at": timezone.now()},
+        {"last_seen_at": None},
+    ],
+)
+def test_where_no_node_could_take_it_nobody_waits(missing, change):
+    Node.objects.update(**change)
+
+    response = predict(missing.client(), headers=LONG)
 
     assert problem_of(response) == (503, "model_not_ready")
     assert WakeWish.objects.count() == 0
+    check_untouched(missing)
+
+
+@pytest.mark.parametrize(("minutes_ago", "code"), [(59, "model_not_ready"), (61, "model_waking")])
+def test_a_version_that_has_just_failed_to_load_is_not_waited_for(missing, minutes_ago, code):
+    missing.add_replica(REPLICA_IDS[1], deployment=Deployment.objects.get())
+    Replica.objects.update(
+        state="failed", changed_at=timezone.now() - timedelta(minutes=minutes_ago)
+    )
+
+    assert problem_of(predict(missing.client(), headers=SHORT)) == (503, code)
 
 
 def test_who_cannot_pay_wakes_nothing(cold):

@@ -36,7 +36,8 @@ class Watcher:
         self.body = b""
         self._query = {"events": how["events"]} if "events" in how else {}
         self._last = {"Last-Event-ID": how["last"]} if "last" in how else {}
-        self._path = f"/v1/predictions/{prediction_id}/stream"
+        # With the address that a prediction names, the signature in it takes the key's place.
+        self._path = how.get("address") or f"/v1/predictions/{prediction_id}/stream"
         self._client = client
         self._news: queue.Queue[Told | None] = queue.Queue()
         self._leave = threading.Event()
@@ -46,7 +47,7 @@ class Watcher:
     def _read(self) -> None:
         try:
             with self._client.stream(
-                "GET", self._path, params=self._query, headers=self._last
+                "GET", self._path, params=self._query or None, headers=self._last
             ) as response:
                 self.status, self.headers = response.status_code, response.headers
                 if response.headers.get("content-type") != "text/event-stream":

@@ -225,6 +225,8 @@ def test_a_prediction_s_own_webhook_gets_the_bare_object(actor, account, version
     assert document["id"] == to_public(prediction.pk)
     assert document["output"] == {"y": 2}
     assert set(document["urls"]) == {"get", "cancel", "web", "stream"}
+    # Its log keeps no address that opens anything.
+    assert "signature" not in json.dumps(document)
 
 
 def test_what_is_not_kept_is_null(account, version, endpoint, receiver):

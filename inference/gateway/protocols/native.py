@@ -68,7 +68,10 @@ class NativeProtocol:
         self.gateway = gateway
         self.config = gateway.config
         self.renderer = Renderer(
-            self.config.gateway_url, self.config.web_url, self.config.deadline_s
+            self.config.gateway_url,
+            self.config.web_url,
+            self.config.deadline_s,
+            self.config.playground_secret,
         )
 
     async def answer(self, request: Request) -> Answer:
@@ -84,7 +87,7 @@ class NativeProtocol:
         link = self.gateway.files.find_link(request, segments)
         if link is not None:
             return link
-        caller = await self.gateway.authenticator.authenticate(request, allow_basic=False)
+        caller = await self._find_caller(request, segments)
         request.caller = caller
         if segments[:1] == ["files"]:
             self.gateway.limits.admit_read(caller)
@@ -95,6 +98,14 @@ class NativeProtocol:
             case "GET":
                 return await self._answer_get(request, caller, segments)
         raise MethodNotAllowedError
+
+    async def _find_caller(self, request: Request, segments: list[str]) -> Caller:
+        match request.method, segments:
+            case "GET", ["predictions", public_id, "stream"] if "signature" in request.query:
+                return await native_watch.open_link(
+                    request, read_prediction_id(public_id), self.gateway
+                )
+        return await self.gateway.authenticator.authenticate(request, allow_basic=False)
 
     async def _answer_post(self, request: Request, caller: Caller, segments: list[str]) -> Answer:
         match segments:
@@ -261,7 +272,10 @@ class NativeProtocol:
         caller.require(PREDICT, READ)
         row = await self.find_row(caller, read_prediction_id(public_id))
         request.prediction_id = row["id"]
-        return json_answer(await self._render_live(row), cost_nanos=row["cost_nanos"])
+        document = await self._render_live(row)
+        if row["state"] in ("leased", "running"):
+            document["output"] = await self.gateway.jobs.show_output(row["id"])
+        return json_answer(document, cost_nanos=row["cost_nanos"])
 
     async def _watch(self, request: Request, caller: Caller, public_id: str) -> Answer:
         """All that happens to the prediction, to its end."""
@@ -474,6 +488,7 @@ class NativeProtocol:
         assert prediction.started_at is not None
         return self.renderer.make_envelope(
             prediction.id,
+            deadline=_choose_deadline(prediction.created_at, prediction.allowed_s),
             model=prediction.offer.model,
             version=prediction.offer.wire_version,
             given=given,
@@ -486,11 +501,12 @@ class NativeProtocol:
             completed_at=prediction.completed_at,
             predict_time_s=prediction.predict_time_s,
             cost_nanos=prediction.gross_nanos,
-        ) | {"deadline": _render_deadline(prediction.created_at, prediction.allowed_s)}
+        )
 
     def _render_canceled(self, prediction: Prediction, given: Mapping[str, Any]) -> dict[str, Any]:
         return self.renderer.make_envelope(
             prediction.id,
+            deadline=_choose_deadline(prediction.created_at, prediction.allowed_s),
             model=prediction.offer.model,
             version=prediction.offer.wire_version,
             given=given,
@@ -503,7 +519,7 @@ class NativeProtocol:
             completed_at=utc_now(),
             predict_time_s=0.0,
             cost_nanos=0,
-        ) | {"deadline": _render_deadline(prediction.created_at, prediction.allowed_s)}
+        )
 
     def render_row(self, row: Row) -> dict[str, Any]:
         """A stored prediction. Of one that was waited for, the output is kept only for a retry."""
@@ -556,8 +572,8 @@ def _invalid(pointer: str, detail: str) -> InvalidInputError:
     return InvalidInputError(detail, errors=[FieldError(pointer=pointer, detail=detail)])
 
 
-def _render_deadline(created_at: datetime, allowed_s: float) -> str:
-    return to_wire(created_at + timedelta(seconds=allowed_s))
+def _choose_deadline(created_at: datetime, allowed_s: float) -> datetime:
+    return created_at + timedelta(seconds=allowed_s)
 
 
 def read_prediction_id(public_id: str) -> UUID:

@@ -12,6 +12,9 @@
 With `?events=output` only output, done and error are sent, the kinds that Replicate's clients know;
 where it begins anew the stream ends with an error then, for they could not be told otherwise.
 
+The address that a prediction names carries its own right to this one stream, until a moment:
+Replicate's JavaScript client opens it without a key.
+
 Every event has an id, from which `Last-Event-ID` goes on.
 
 Source: replicate-python 1.0, `stream.py`; WHATWG HTML, "Server-sent events".
@@ -19,23 +22,68 @@ Source: replicate-python 1.0, `stream.py`; WHATWG HTML, "Server-sent events".
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import orjson
 
+from inference.core.file_link import LinkExpiredError, LinkWrongError
+from inference.core.stream_link import check_stream_right
 from inference.gateway.auth import PREDICT, READ, Caller
 from inference.gateway.database import Row
-from inference.gateway.errors import ClientGoneError, StreamRestartedError
+from inference.gateway.errors import (
+    ClientGoneError,
+    StreamLinkError,
+    StreamLinkExpiredError,
+    StreamRestartedError,
+)
 from inference.gateway.events import EventStream, streamed
 from inference.gateway.http import Answer, Request
 from inference.gateway.job_watch import Cursor, Event, JobWatches
 from inference.gateway.protocols.native_stream import render_event
-from marketplace.core.errors import BadRequestError, MarketplaceError
+from marketplace.core.errors import BadRequestError, MarketplaceError, NotFoundError
 from marketplace.core.problem import problem
+
+if TYPE_CHECKING:
+    from inference.gateway.app import Gateway
 
 _LAST = "last-event-id"
 _QUIET = frozenset({"status", "restart"})
+
+_WHOSE = """
+    SELECT account_id FROM inference_prediction WHERE id = %(id)s
+    UNION ALL SELECT account_id FROM inference_job WHERE id = %(id)s LIMIT 1
+"""
+
+
+async def open_link(request: Request, prediction_id: UUID, gateway: Gateway) -> Caller:
+    """The account whose prediction an address with a signature names: it needs no key.
+
+    Raises:
+        StreamLinkError: It was not made by us for this prediction, or was changed.
+        StreamLinkExpiredError: Its time is over.
+        NotFoundError: The prediction is gone.
+        AccountSuspendedError, AccountFrozenError: Its account may not see it now.
+    """
+    query = request.query
+    try:
+        check_stream_right(
+            gateway.config.playground_secret,
+            prediction_id,
+            query.get("expires", ""),
+            query["signature"],
+            now_s=time.time(),
+        )
+    except LinkWrongError:
+        raise StreamLinkError from None
+    except LinkExpiredError:
+        raise StreamLinkExpiredError from None
+    row = await gateway.database.fetch_one(_WHOSE, {"id": prediction_id})
+    if row is None:
+        raise NotFoundError("There is no such prediction any more.")
+    return await gateway.authenticator.find_caller(row["account_id"], None)
 
 
 async def answer(

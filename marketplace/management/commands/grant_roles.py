@@ -73,6 +73,7 @@ JOB_FUNCTIONS = (
     "inference_cancel_job(uuid, uuid)",
     "inference_reap()",
     "inference_return_holds(integer)",
+    "inference_fits_nowhere(uuid)",
 )
 # What the workers and the web do.
 JOB_UPKEEP_FUNCTIONS = (
@@ -83,13 +84,19 @@ JOB_UPKEEP_FUNCTIONS = (
     "inference_forget_jobs(timestamptz, integer)",
     "inference_erase_jobs(uuid)",
     "inference_replay_job(uuid, double precision)",
+    "inference_end_unplaceable()",
 )
 # Of whoever changes a prediction, in the transaction of the change.
 EVENT_FUNCTION = "inference_note_event(uuid, text, uuid, text, text[])"
 # Of the workers alone.
 APP_FUNCTIONS = ("billing_lock(uuid[])",)
 # To say that versions are wanted; what that leads to is for the workers.
-WAKE_FUNCTIONS = ("inference_wake(uuid)", "inference_note_use(uuid[])")
+WAKE_FUNCTIONS = (
+    "inference_wake(uuid)",
+    "inference_may_wait(uuid)",
+    "inference_is_missing(uuid)",
+    "inference_note_use(uuid[])",
+)
 # Of the gateways, which put lines of batches into the queue.
 BATCH_FUNCTIONS = (
     "inference_take_batch(double precision)",
@@ -106,6 +113,8 @@ INNER_FUNCTIONS = (
     "inference_end_attempt(inference_job, text, text, text)",
     "inference_close_job(inference_job, text, bigint, jsonb, text, text, bigint, boolean)",
     "inference_requeue(inference_job, text, text)",
+    "inference_largest_capacity()",
+    "inference_node_capacity(jsonb)",
     "billing_budget_left(uuid, date)",
     "billing_note_spend(uuid[], date[], bigint[], bigint[])",
 )

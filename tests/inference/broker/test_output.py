@@ -172,3 +172,36 @@ def test_without_redis_nothing_is_kept_and_nobody_waits(make, url):
     assert log.say(0, "a") == ("away", 0)
     log.run(log.outputs.end(log.job_id, 1))
     assert log.read(timeout_s=0.2) == []
+
+
+def test_all_that_was_said_is_read_at_once(log, monkeypatch):
+    monkeypatch.setattr("inference.broker.output.PAGE_MAX", 2)
+    log.say(0, "a", "bç", "d", "e", "f")
+
+    assert log.run(log.outputs.read_text(log.job_id, 1, 100)) == "abçdef"
+    # So many characters and no more.
+    assert log.run(log.outputs.read_text(log.job_id, 1, 6)) == "abçdef"
+    assert log.run(log.outputs.read_text(log.job_id, 1, 5)) == "abçde"
+    # Of this lease, and of no other.
+    assert log.run(log.outputs.read_text(log.job_id, 2, 100)) == ""
+    log.say(0, "x", epoch=2)
+    assert log.run(log.outputs.read_text(log.job_id, 2, 100)) == "x"
+    assert log.run(log.outputs.read_text(log.job_id, 1, 100)) == ""
+    # Its end says nothing.
+    log.run(log.outputs.end(log.job_id, 2))
+    assert log.run(log.outputs.read_text(log.job_id, 2, 100)) == "x"
+
+
+@pytest.mark.parametrize(("lost", "text"), [("1-1", ""), ("1-2", "a"), ("1-3", "abc")])
+def test_what_lacks_a_piece_is_read_up_to_there(log, redis_client, lost, text):
+    log.say(0, "a", "bc", "d")
+    assert redis_client.xdel(f"{PREFIX}{log.job_id}", lost) == 1
+
+    assert log.run(log.outputs.read_text(log.job_id, 1, 100)) == text
+
+
+@pytest.mark.parametrize("url", [None, "closed"])
+def test_without_redis_nothing_is_read(make, url):
+    log = make(url and f"redis://127.0.0.1:{ports.choose()}/0")
+
+    assert log.run(log.outputs.read_text(log.job_id, 1, 100)) == ""

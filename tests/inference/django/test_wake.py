@@ -227,10 +227,25 @@ def test_a_version_that_is_not_deployed_cannot_be_woken(version):
     assert WakeWish.objects.count() == 0
 
 
-def test_one_that_never_slept_is_not_waited_for(version):
+def test_one_that_no_node_could_take_is_not_waited_for(version):
     deployments.ensure_deployment(version=version)
 
     assert ask(version)[:2] == ("waking", False)
+
+
+def test_one_that_was_never_placed_is_placed_by_a_wish(version):
+    deployments.ensure_deployment(version=version)
+    make_node("node-1")
+
+    assert ask(version)[:2] == ("waking", True)
+    assert ask(version)[:2] == ("waking", True)
+    assert WakeWish.objects.count() == 1
+    assert service.answer_wishes() == 0
+
+    assert placed() == [("node-1", "assigned", True)]
+    # Wanted a moment ago, and on its way: nobody need be told again.
+    assert ask(version)[:2] == ("waking", True)
+    assert WakeWish.objects.count() == 0
 
 
 @pytest.mark.parametrize(

@@ -672,6 +672,8 @@ NAMELESS = {
     "inference:dead-jobs": "platform admins",
     "inference:dead-job": "platform admins",
     "inference:dead-replay": "platform admins",
+    "inference:dead-discard": "platform admins",
+    "inference:dead-discarded": "platform admins",
     "inference:review-panel": "platform admins",
     "marketplace-api:models": "what the caller may see; a filter for an owner hides the same",
     "marketplace-api:me": "the caller",

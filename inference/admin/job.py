@@ -33,7 +33,7 @@ class FinishedJobAdmin(ReadOnlyAdmin):
     """What has left the queue."""
 
     list_display = ["id", "account_id", "state", "priority", "attempt", "error", "finished_at"]
-    list_filter = ["state", "priority"]
+    list_filter = ["state", "priority", "discarded_at"]
     search_fields = ["=id", "=account_id", "=node_id"]
     ordering = ["-finished_at"]
 

@@ -8,6 +8,6 @@ SQL = [(FOLDER / name).read_text() for name in ("job_size.sql", "wake.sql")]
 
 
 class Migration(migrations.Migration):
-    dependencies = [("inference", "0020_batches")]
+    dependencies = [("inference", "0021_warm_hours")]
 
     operations = [migrations.RunSQL(SQL, migrations.RunSQL.noop)]

@@ -72,6 +72,8 @@ class Batch(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
     ready_at = models.DateTimeField(null=True, blank=True)
     paused_at = models.DateTimeField(null=True, blank=True)
+    # The `paused_at` that its account was told of: each pause is told once.
+    pause_told_at = models.DateTimeField(null=True, blank=True)
     deadline_at = models.DateTimeField()
     finished_at = models.DateTimeField(null=True, blank=True)
     # When its lines and results go.

@@ -250,10 +250,17 @@ class FinishedJob(models.Model):
     created_at = models.DateTimeField()
     started_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField()
+    # It was dead, and an admin has given it up.
+    discarded_at = models.DateTimeField(null=True)
 
     class Meta:
         indexes = [
             models.Index(fields=["finished_at"], name="inference_finishedjob_age"),
+            models.Index(
+                fields=["-discarded_at"],
+                name="inference_finishedjob_given_up",
+                condition=Q(discarded_at__isnull=False),
+            ),
             models.Index(fields=["account_id", "-id"], name="inference_finishedjob_account"),
         ]
 

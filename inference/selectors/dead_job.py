@@ -9,10 +9,10 @@ from uuid import UUID
 
 from django.db.models import Count, Exists, Min, OuterRef, QuerySet
 
-from inference.models import Job, JobAttempt, JobInput, Node
+from inference.models import FinishedJob, Job, JobAttempt, JobInput, Node
 from marketplace.core import ids
 from marketplace.core.errors import NotFoundError
-from marketplace.models import Account
+from marketplace.models import Account, AuditEvent, ModelVersion
 from marketplace.selectors.found import get_one
 
 # Of one job; it has at most a handful, and a handful more for each time it was run again.
@@ -59,6 +59,25 @@ def list_dead(chosen: DeadFilter | None = None) -> QuerySet[Job]:
         .defer("version__interface", "version__model__card")
         .order_by("-finished_at", "-pk")
     )
+
+
+def list_discarded() -> QuerySet[FinishedJob]:
+    """Those that admins have given up, the latest first, for as long as their history is kept."""
+    return FinishedJob.objects.filter(discarded_at__isnull=False).order_by("-discarded_at", "-pk")
+
+
+def explain_discarded(jobs: Iterable[FinishedJob]) -> dict[UUID, tuple[str, str]]:
+    """Who gave them up and why, as the audit log has it."""
+    events = AuditEvent.objects.filter(
+        action="job.discard", object_id__in=[str(one.pk) for one in jobs]
+    )
+    return {UUID(one.object_id): (one.actor, one.payload["reason"]) for one in events}
+
+
+def name_versions(version_ids: Iterable[UUID]) -> dict[UUID, str]:
+    """Versions as `owner/model:number`."""
+    found = ModelVersion.objects.filter(pk__in=set(version_ids)).select_related("model__account")
+    return {one.pk: str(one) for one in found.defer("interface", "model__card")}
 
 
 def count_dead() -> tuple[int, datetime | None]:

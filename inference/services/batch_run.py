@@ -33,6 +33,7 @@ from inference.services import batch as services
 from inference.services import file as files
 from marketplace.core.clock import utc_now
 from marketplace.models import Notification
+from marketplace.services.notice import owe_mails
 from marketplace.services.notification import notify
 
 logger = logging.getLogger(__name__)
@@ -312,6 +313,7 @@ def _tell_over(row: Batch) -> None:
         text=row.detail or words,
         path=reverse("inference:batch", args=[row.pk]),
     )
+    _mail(row)
     endpoints = WebhookEndpoint.objects.filter(account=row.account, is_enabled=True)
     if row.webhook_url or endpoints.exists():
         WebhookEvent.objects.create(
@@ -327,8 +329,13 @@ def _tell_over(row: Batch) -> None:
 @transaction.atomic
 def _tell_paused(batch: Batch) -> None:
     """Once for each pause."""
-    if batch.paused_at is None:
+    rows = Batch.objects.select_for_update(no_key=True, of=("self",)).select_related("account")
+    batch = rows.get(pk=batch.pk)
+    if batch.state != State.PAUSED or batch.pause_told_at == batch.paused_at:
         return
+    assert batch.paused_at is not None, "whoever pauses one says when"
+    batch.pause_told_at = batch.paused_at
+    batch.save(update_fields=["pause_told_at"])
     notify(
         Notification.Kind.BATCH,
         batch.account,
@@ -337,3 +344,16 @@ def _tell_paused(batch: Batch) -> None:
         text=batch.detail,
         path=reverse("inference:batch", args=[batch.pk]),
     )
+    _mail(batch)
+
+
+def _mail(batch: Batch) -> None:
+    """To whoever wants mails about batches, how this one is."""
+    context = {
+        "batch": batch,
+        "name": batch.name or str(batch.pk),
+        "is_paused": batch.state == State.PAUSED,
+        "path": reverse("inference:batch", args=[batch.pk]),
+    }
+    kind = Notification.Kind.BATCH
+    owe_mails("batch", context, kind=kind, account=batch.account)

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from django.db import connection, transaction
 
-from inference.models import Job, JobInput
+from inference.models import FinishedJob, Job, JobInput
 from marketplace.core.clock import utc_now
 from marketplace.core.errors import ConflictError, InsufficientCreditError
 from marketplace.models import Account
@@ -34,7 +34,7 @@ REPLAY_TIMEOUT = timedelta(hours=1)
 
 class JobNotDeadError(ConflictError):
     code = "job_not_dead"
-    title = "Only a job that no node could run can be run again."
+    title = "Only a job that no node could run can be run again or discarded."
 
 
 def archive_jobs() -> int:
@@ -80,6 +80,34 @@ def replay_job(*, actor: Actor, job_id: UUID, reason: str = "") -> Job:
         audit.record(actor.label, "job.replay", job, account_id=job.account_id, payload=payload)
     job.refresh_from_db()
     return job
+
+
+def discard_job(*, actor: Actor, job_id: UUID, reason: str) -> bool:
+    """Give a dead job up, for a reason that the audit log keeps; once more changes nothing.
+
+    To its account it stays a prediction that failed, and that cost nothing.
+
+    Returns:
+        Whether it was discarded now, and not before.
+
+    Raises:
+        JobNotDeadError: It is not dead; it may have been run again.
+    """
+    with transaction.atomic():
+        outcome = _call("SELECT inference_discard_job(%s)", [job_id])
+        if outcome == "not_dead":
+            raise JobNotDeadError
+        if outcome == "was_discarded":
+            return False
+        job = FinishedJob.objects.get(pk=job_id)
+        audit.record(
+            actor.label,
+            "job.discard",
+            job,
+            account_id=job.account_id,
+            payload={"reason": reason, "error": job.error},
+        )
+    return True
 
 
 def cancel_jobs(account: Account) -> int:

@@ -18,7 +18,7 @@ from inference.selectors import dead_job as dead
 from inference.selectors import queue as selectors
 from inference.selectors.fleet import describe_condition
 from inference.services import dead_job as services
-from inference.services.job import DEAD_KEPT
+from inference.services.job import DEAD_KEPT, HISTORY_KEPT
 from marketplace.context import actor_of
 from marketplace.core import ids
 from marketplace.core.errors import NotFoundError
@@ -62,7 +62,7 @@ def dead_jobs(request: HttpRequest) -> HttpResponse:
         "lines": [_describe_dead(one, names.get(one.account_id, "")) for one in page],
         "is_chosen": bool(chosen.model or chosen.reason),
         "kept_days": DEAD_KEPT.days,
-        "replayed_max": services.REPLAYED_AT_ONCE_MAX,
+        "replayed_max": services.DEAD_AT_ONCE_MAX,
         "all_query": urlencode({"all": 1, "model": chosen.model, "reason": chosen.reason}),
     }
     return render(request, "inference/platform/dead_jobs.html", context, status=status)
@@ -119,10 +119,63 @@ def replay(request: HttpRequest) -> HttpResponse:
     )
 
 
+@platform_admin_required
+@require_http_methods(["GET", "HEAD", "POST"])
+def discard(request: HttpRequest) -> HttpResponse:
+    """Give those up that `job` names: asks for a reason first, and shows what came of it.
+
+    The same form sent again finds that all is done, and changes nothing.
+    """
+    wanted = services.read_ids(request.GET.getlist("job"))
+    jobs = list(dead.list_dead().filter(pk__in=wanted))
+    done_before = dead.list_discarded().filter(pk__in=wanted)
+    if not jobs and not (request.method == "POST" and done_before.exists()):
+        raise NotFoundError("None of these predictions is dead; they may have been run again.")
+
+    def do(reason: str) -> HttpResponse:
+        done = services.discard_jobs(actor=actor_of(request), job_ids=wanted, reason=reason)
+        context = {"done": done, "discarded_count": sum(one.is_discarded for one in done)}
+        return render(request, "inference/platform/discarding.html", context)
+
+    return ask_or_do(
+        request,
+        do=do,
+        title=f"Discard {_count(len(jobs), 'dead prediction')}",
+        button="Discard it" if len(jobs) == 1 else f"Discard {len(jobs)}",
+        back=reverse("inference:dead-jobs"),
+        consequences=_foretell_discard(jobs, len(wanted)),
+    )
+
+
+@platform_admin_required
+@require_safe
+def discarded(request: HttpRequest) -> HttpResponse:
+    """What was given up, with whoever did that and why."""
+    page = page_of(request, dead.list_discarded(), PAGE_SIZE)
+    accounts = dead.name_accounts(one.account_id for one in page)
+    versions = dead.name_versions(one.version_id for one in page)
+    reasons = dead.explain_discarded(page)
+    lines = []
+    for one in page:
+        actor, reason = reasons.get(one.pk, ("", ""))
+        lines.append(
+            {
+                "job": one,
+                "public_id": ids.to_public(one.pk),
+                "account": accounts.get(one.account_id, ""),
+                "version": versions.get(one.version_id, ""),
+                "actor": actor,
+                "reason": reason,
+            }
+        )
+    context = {"page": page, "lines": lines, "kept_days": HISTORY_KEPT.days}
+    return render(request, "inference/platform/discarded.html", context)
+
+
 def _name_all(request: HttpRequest) -> HttpResponse:
     chosen = DeadForm(request.GET).filter
     oldest = dead.list_dead(chosen).order_by("finished_at", "pk")
-    found = oldest.values_list("pk", flat=True)[: services.REPLAYED_AT_ONCE_MAX]
+    found = oldest.values_list("pk", flat=True)[: services.DEAD_AT_ONCE_MAX]
     query = urlencode({"job": [ids.to_public(one) for one in found]}, doseq=True)
     return redirect(f"{reverse('inference:dead-replay')}?{query}")
 
@@ -138,10 +191,25 @@ def _foretell(jobs: Sequence[Job], wanted_count: int) -> list[str]:
         f"At most {format_nanos(most)} is reserved anew. Who has no credit is left out.",
         "Who is told of its predictions has heard that they failed, and hears how they end now.",
     ]
-    if wanted_count > count:
-        gone = wanted_count - count
-        lines.append(f"{gone} of those chosen {'is' if gone == 1 else 'are'} not dead any more.")
-    return lines
+    return lines + _foretell_gone(wanted_count - count)
+
+
+def _foretell_discard(jobs: Sequence[Job], wanted_count: int) -> list[str]:
+    accounts = len({one.account_id for one in jobs})
+    count = len(jobs)
+    lines = [
+        f"{_count(count, 'prediction')} of {_count(accounts, 'account')} can never run again.",
+        "What went in is deleted.",
+        "To their accounts they stay predictions that failed, and that cost nothing.",
+        "Nobody is told: who is told of its predictions has heard that they failed.",
+    ]
+    return lines + _foretell_gone(wanted_count - count)
+
+
+def _foretell_gone(gone: int) -> list[str]:
+    if not gone:
+        return []
+    return [f"{gone} of those chosen {'is' if gone == 1 else 'are'} not dead any more."]
 
 
 def _count(count: int, noun: str) -> str:

@@ -65,7 +65,7 @@ POLICIES: dict[str, Policy] = {
     Kind.MODERATION: Policy("Warnings and suspensions of models.", Mail.ALWAYS, _OWNERS),
     Kind.ALERT: Policy("What you watch on your models.", Mail.CHANNELS, _BUILDERS),
     Kind.ABUSE: Policy("A consumer seems to copy a model.", Mail.OPTIONAL, _DECIDERS),
-    Kind.BATCH: Policy("A batch of predictions is over, or stands still.", Mail.NEVER, _BUILDERS),
+    Kind.BATCH: Policy("A batch is over, or stands still.", Mail.OPTIONAL, _BUILDERS),
     Kind.SECURITY: Policy("How you sign in has changed.", Mail.ALWAYS),
     Kind.REPORT: Policy("What became of models that you reported.", Mail.ALWAYS),
     Kind.ANNOUNCEMENT: Policy("News of the platform.", Mail.NEVER),

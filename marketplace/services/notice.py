@@ -12,6 +12,7 @@ from django.template.loader import render_to_string
 
 from marketplace.models import Account, Notice, Notification, User
 from marketplace.selectors.account import list_owner_addresses
+from marketplace.selectors.notification import choose_mailed
 from marketplace.services.mail import mail_once
 from marketplace.services.notification import notify
 
@@ -47,6 +48,29 @@ def owe_notice(
     owed = Notice.objects.create(account=account, person=person, subject=subject[:200], text=text)
     notify(kind, to, key=f"notice:{owed.pk}", title=subject, path=path)
     return owed
+
+
+def owe_mails(
+    template: str, context: dict[str, Any], *, kind: Notification.Kind, account: Account
+) -> int:
+    """Owe a mail to each person of an account who wants this kind by mail; returns how many.
+
+    The inbox is another matter: see `notify`.
+
+    Args:
+        template: Its name below `emails/`; the subject is in `…_subject.txt` beside it.
+        context: What the templates show.
+        kind: Whose roles and preferences say who is mailed.
+        account: What it is about.
+    """
+    assert connection.in_atomic_block, "a mail belongs into the transaction of its deed"
+    context = context | {"web_url": settings.WEB_URL}
+    subject = " ".join(render_to_string(f"emails/{template}_subject.txt", context).split())
+    text = render_to_string(f"emails/{template}.txt", context)
+    mailed = choose_mailed(account.memberships.all(), kind).order_by("user_id")
+    people = mailed.values_list("user_id", flat=True)
+    owed = [Notice(person_id=one, subject=subject[:200], text=text) for one in people]
+    return len(Notice.objects.bulk_create(owed))
 
 
 def mail_notices() -> int:

@@ -218,10 +218,19 @@ def once() -> str:
 @register.simple_tag(takes_context=True)
 def navlink(context: template.Context, url: str, text: str, *, exact: bool = False) -> str:
     """A link that is marked while the page is at or below its address."""
-    path = context["request"].path if "request" in context else ""
-    below = path.startswith(url.rstrip("/") + "/") and not exact
-    current = SafeString(' aria-current="page"') if path == url or below else ""
+    current = SafeString(' aria-current="page"') if _is_at(context, url, exact=exact) else ""
     return format_html('<a href="{}"{}>{}</a>', url, current, text)
+
+
+@register.simple_tag(takes_context=True)
+def is_below(context: template.Context, *urls: str) -> bool:
+    """Whether the page is at or below one of some addresses: one of a group of tabs is current."""
+    return any(_is_at(context, url) for url in urls if url)
+
+
+def _is_at(context: template.Context, url: str, *, exact: bool = False) -> bool:
+    path = context["request"].path if "request" in context else ""
+    return path == url or (path.startswith(url.rstrip("/") + "/") and not exact)
 
 
 @register.filter

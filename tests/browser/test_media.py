@@ -90,7 +90,7 @@ def gateway(settings) -> Iterator[Gateway]:
 def run(page: Page) -> None:
     page.goto("/acme/artist")
     expect(page.locator(".panel[aria-busy=true]")).to_have_count(0, timeout=60_000)
-    page.locator("#try-form button[type=submit]").click()
+    page.get_by_role("button", name="Run", exact=True).click()
     page.locator("audio").wait_for(timeout=60_000)
 
 

@@ -271,7 +271,7 @@ def test_all_of_a_filter_are_named_before_they_run(admin_client, dead, monkeypat
     assert answer.status_code == 302
     assert answer.url == ask(dead[0], dead[1])
 
-    monkeypatch.setattr(services, "REPLAYED_AT_ONCE_MAX", 1)
+    monkeypatch.setattr(services, "DEAD_AT_ONCE_MAX", 1)
     assert admin_client.get(f"{REPLAY}?all=1").url == ask(dead[0])
 
 

@@ -91,6 +91,7 @@ def test_every_kind_has_a_policy():
         Kind.BUDGET,
         Kind.PRICE,
         Kind.ABUSE,
+        Kind.BATCH,
     }
 
 

@@ -19,6 +19,14 @@ NETWORK_NOISE = "Failed to load resource"
 Visit = Callable[..., Page]
 
 
+def out_of_sight(page: Page) -> list[int]:
+    """By how many pixels tables are wider than the room that they have, one number for each."""
+    found: list[int] = page.locator(".table-wrap").evaluate_all(
+        "all => all.map(one => one.scrollWidth - one.clientWidth)"
+    )
+    return found
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:

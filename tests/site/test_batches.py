@@ -14,6 +14,7 @@ from marketplace.core.ids import new_id
 from tests.factories import AIModelFactory, ChannelFactory, ModelVersionFactory
 from tests.faults import find_faults
 from tests.inference.storing import use_store
+from tests.site.conftest import out_of_sight
 
 LOOKS = {
     "light": {"color_scheme": "light", "viewport": {"width": 1440, "height": 900}},
@@ -84,6 +85,7 @@ def test_the_pages_have_no_fault(visit, owner, account, version, look):
 
         assert find_faults(page) == [], url
         assert width <= 0, url
+        assert not any(out_of_sight(page)), url
 
 
 def test_a_batch_is_begun_looked_at_and_canceled_by_the_keyboard(visit, owner, version, tmp_path):

@@ -11,6 +11,7 @@ from inference.models import File
 from inference.services import file as files
 from tests.faults import find_faults
 from tests.inference.storing import use_store
+from tests.site.conftest import out_of_sight
 from tests.site.test_webhooks import LOOKS
 
 
@@ -31,6 +32,8 @@ def test_the_pages_have_no_fault(visit, owner, account, site, look):
     width = page.evaluate("document.documentElement.scrollWidth - innerWidth")
     assert find_faults(page) == []
     assert width <= 0
+    # On a phone the button that deletes one was once out of sight.
+    assert out_of_sight(page) == [0]
 
 
 def test_a_file_is_put_up_and_deleted_by_the_keyboard(visit, owner, account, site):

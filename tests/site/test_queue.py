@@ -12,12 +12,15 @@ from playwright.sync_api import Page, expect
 
 from inference.models import Deployment, FinishedJob, Job, JobPace, Replica
 from inference.services import playground
+from inference.services.job import discard_job
 from marketplace.core.ids import new_id, to_public
 from marketplace.models import ModelVersion
+from marketplace.selectors.access import Actor
 from tests.factories import ModelVersionFactory
 from tests.faults import find_faults
 from tests.inference import queued
 from tests.inference.django import gateway as gateway_server
+from tests.site.conftest import out_of_sight
 
 LOOKS = {
     "light": {"color_scheme": "light", "viewport": {"width": 1440, "height": 900}},
@@ -119,6 +122,68 @@ def test_the_pages_have_no_fault(visit, owner, platform_admin, busy, look):
     expect(page.get_by_text("1 of 1 waits in the queue again.")).to_be_visible()
     picture(page, "dead-replayed", look)
     assert find_faults(page) == []
+
+
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_on_a_phone_the_dead_are_seen_as_a_whole(visit, platform_admin, busy, is_broken):
+    given_up, kept = Job.objects.filter(state="dead").order_by("pk")[:2]
+    discard_job(actor=Actor(), job_id=given_up.pk, reason="It is not needed any more. " * 9)
+    page = visit(platform_admin, **LOOKS["dark phone"])
+    for url in (
+        "/platform/queue/dead",
+        f"/platform/queue/dead/{to_public(kept.pk)}",
+        "/platform/queue/dead/discarded",
+    ):
+        page.goto(url)
+        if is_broken:
+            page.locator(".table td").evaluate_all(
+                "all => { for (const one of all) one.style.whiteSpace = 'nowrap'; }"
+            )
+        assert len(found := out_of_sight(page)) == 1, url
+        assert any(found) is is_broken, url
+
+
+def test_a_dead_one_is_discarded_by_the_keyboard(visit, platform_admin, account, version, node):
+    first, second = (queued.kill(account, version, node) for _ in range(2))
+    page = visit(platform_admin)
+    page.goto("/platform/queue/dead")
+    page.get_by_label(f"Choose {to_public(first)}").press("Space")
+    page.get_by_role("button", name="Discard the chosen ones …").press("Enter")
+    expect(page.get_by_role("heading", name="Discard 1 dead prediction")).to_be_visible()
+    # Whoever thinks again has lost nothing.
+    page.get_by_role("link", name="Cancel").press("Enter")
+    expect(page.get_by_role("heading", name="Dead predictions")).to_be_visible()
+    assert Job.objects.filter(state="dead").count() == 2
+
+    page.goto(f"/platform/queue/dead/{to_public(first)}")
+    page.get_by_role("link", name="Discard it …").press("Enter")
+    page.get_by_label("reason").fill("Its consumer wrote that it is not needed.")
+    page.get_by_role("button", name="Discard it").press("Enter")
+    expect(page.get_by_text("1 of 1 is discarded.")).to_be_visible()
+    assert find_faults(page) == []
+    assert list(Job.objects.values_list("pk", flat=True)) == [second]
+
+    page.get_by_role("link", name="To the discarded ones").press("Enter")
+    expect(page.get_by_text("Its consumer wrote that it is not needed.")).to_be_visible()
+    assert find_faults(page) == []
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_the_tabs_of_predictions_are_one_tab_and_a_row_of_their_own(visit, owner, digits, look):
+    page = visit(owner, **LOOKS[look])
+    page.goto("/console/keys")
+    tabs = page.get_by_role("navigation", name="Consumer")
+    row = page.get_by_role("navigation", name="Predictions")
+    expect(row).to_have_count(0)
+    tabs.get_by_role("link", name="Predictions").press("Enter")
+    for name in ("All", "Queue", "Batches", "Files", "Webhooks", "Shared runs"):
+        row.get_by_role("link", name=name, exact=True).press("Enter")
+        expect(row.locator("[aria-current]")).to_have_text(name)
+        expect(tabs.locator("[aria-current]")).to_have_text("Predictions")
+        boxes = [one.bounding_box() for one in row.get_by_role("link").all()]
+        width = page.viewport_size["width"]
+        # None has to be looked for beyond the edge.
+        assert all(one["x"] >= 0 and one["x"] + one["width"] <= width for one in boxes), name
 
 
 @pytest.mark.parametrize("look", LOOKS)

@@ -12,6 +12,7 @@ from marketplace.selectors.access import Actor
 from tests.factories import ModelVersionFactory
 from tests.faults import find_faults
 from tests.inference.hooked import add, finish
+from tests.site.conftest import out_of_sight
 
 LOOKS = {
     "light": {"color_scheme": "light", "viewport": {"width": 1440, "height": 900}},
@@ -64,6 +65,7 @@ def test_the_pages_have_no_fault(visit, owner, endpoint, look, request):
 
         assert find_faults(page) == [], url
         assert width <= 0, url
+        assert not any(out_of_sight(page)), url
     WebhookEndpoint.objects.update(is_enabled=False, disabled_reason="gone")
     page.goto(f"/console/webhooks/{endpoint.pk}")
     assert find_faults(page) == []

@@ -85,6 +85,7 @@ JOB_UPKEEP_FUNCTIONS = (
     "inference_erase_jobs(uuid)",
     "inference_replay_job(uuid, double precision)",
     "inference_end_unplaceable()",
+    "inference_discard_job(uuid)",
 )
 # Of whoever changes a prediction, in the transaction of the change.
 EVENT_FUNCTION = "inference_note_event(uuid, text, uuid, text, text[])"

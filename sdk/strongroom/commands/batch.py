@@ -11,9 +11,10 @@ from typing import Any, BinaryIO
 
 import click
 
-from strongroom.client import ApiError, Transport, is_private_path
+from strongroom.client import ApiError, Transport
+from strongroom.commands.api_key import allow_http_option, check_way, key_option, need_key
 from strongroom.commands.context import answer_json, say
-from strongroom.config import ConfigError, ConfigFolder
+from strongroom.config import ConfigFolder
 from strongroom.listing import format_price
 
 _OPEN = frozenset({"reading", "running", "paused", "canceling", "expiring"})
@@ -26,17 +27,14 @@ _SEND_TIMEOUT_S = 300.0
 def _with_platform(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the platform, with the key of its options."""
 
-    @click.option("--key", envvar="STRONGROOM_API_KEY", help="API key (sk_…).")
+    @key_option
     @click.option("--url", envvar="STRONGROOM_WEB_URL", help="[default: the login's platform]")
-    @click.option("--allow-http", is_flag=True, help="Send the key without encryption.")
+    @allow_http_option
     @wraps(command)
     def wrapped(key: str | None, url: str | None, allow_http: bool, **said: Any) -> None:
-        if not key:
-            raise click.UsageError("Missing option '--key' (or STRONGROOM_API_KEY).")
+        key = need_key(key)
         url = url or ConfigFolder().load_profile().web_url
-        if not (is_private_path(url) or allow_http):
-            detail = f"{url} is not encrypted. Use https, or --allow-http if you must."
-            raise ConfigError("url_insecure", detail)
+        check_way(url, allow_http=allow_http)
         transport = Transport(url, key)
         try:
             command(transport, **said)

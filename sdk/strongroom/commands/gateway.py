@@ -7,17 +7,16 @@ from typing import Any
 
 import click
 
-from strongroom.client import Client, is_private_path
+from strongroom.client import Client
+from strongroom.commands.api_key import allow_http_option, check_way, key_option, need_key
 from strongroom.config import ConfigError, ConfigFolder
 
 _OPTIONS = (
-    click.option(
-        "--key", envvar="STRONGROOM_API_KEY", help="API key (sk_…), or set STRONGROOM_API_KEY."
-    ),
+    key_option,
     click.option(
         "--gateway", envvar="STRONGROOM_GATEWAY_URL", help="[default: the login's platform]"
     ),
-    click.option("--allow-http", is_flag=True, help="Send the key without encryption."),
+    allow_http_option,
 )
 
 
@@ -35,13 +34,10 @@ def open_gateway(key: str | None, gateway: str | None, *, allow_http: bool) -> C
         UsageError: There is no key.
         ConfigError: It is not known where the gateway is, or the way there is not encrypted.
     """
-    if not key:
-        raise click.UsageError("Missing option '--key' (or STRONGROOM_API_KEY).")
+    key = need_key(key)
     if not gateway:
         gateway = ConfigFolder().load_profile().gateway_url
         if not gateway:
             raise ConfigError("gateway_unknown", "Name the gateway with --gateway.")
-    if not (is_private_path(gateway) or allow_http):
-        detail = f"{gateway} is not encrypted. Use https, or --allow-http if you must."
-        raise ConfigError("url_insecure", detail)
+    check_way(gateway, allow_http=allow_http)
     return Client(gateway, key)

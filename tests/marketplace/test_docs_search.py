@@ -34,7 +34,7 @@ EXPECTED = [
     ("data retention", "/docs/consumers/your-data"),
     ("suspend an account", "/docs/admins/accounts#suspend-and-restore"),
     ("reconcile with Stripe", "/docs/admins/money#every-night"),
-    ("Retry-After", "/docs/consumers/retries#what-may-be-repeated"),
+    ("Retry-After", "/docs/consumers/errors#what-to-do-about-the-usual-ones"),
     ("pickle_refused", "/docs/creators/onboarding#all-reasons"),
     ("chat completions", "/docs/reference/gateway/openai#create-chat-completion"),
     ("new signing key", "/docs/creators/onboarding#signed-by-a-new-key"),

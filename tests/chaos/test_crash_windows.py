@@ -29,12 +29,7 @@ from inference.models import APIRequest
 from marketplace.core.ids import from_public
 from tests.chaos.dying import POINTS, VARIABLE
 from tests.gateway.conftest import PRICE_NANOS, Shop, check_ledger, predict
-from tests.gateway.conftest import gateway as gateway  # noqa: PLC0414 - a fixture
-from tests.gateway.conftest import interface as interface  # noqa: PLC0414 - a fixture
-from tests.gateway.conftest import shop as shop  # noqa: PLC0414 - a fixture
-from tests.gateway.conftest import start_gateway as start_gateway  # noqa: PLC0414 - a fixture
 from tests.gateway.conftest import teller as teller  # noqa: PLC0414 - a fixture
-from tests.gateway.conftest import triton as triton  # noqa: PLC0414 - a fixture
 from tests.gateway.processes import GatewayProcess, eventually
 from tests.gateway.test_native_stream import stream
 

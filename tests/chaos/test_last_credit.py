@@ -19,11 +19,6 @@ from billing.services.postpaid import set_credit
 from tests import tables
 from tests.chaos import wrong_money
 from tests.gateway.conftest import PRICE_NANOS, Shop, X, check_holds, check_ledger
-from tests.gateway.conftest import gateway as gateway  # noqa: PLC0414 - a fixture
-from tests.gateway.conftest import interface as interface  # noqa: PLC0414 - a fixture
-from tests.gateway.conftest import shop as shop  # noqa: PLC0414 - a fixture
-from tests.gateway.conftest import start_gateway as start_gateway  # noqa: PLC0414 - a fixture
-from tests.gateway.conftest import triton as triton  # noqa: PLC0414 - a fixture
 from tests.gateway.processes import eventually
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -34,8 +34,6 @@ from tests.chaos.test_two_gateways import servers as servers  # noqa: PLC0414 - 
 from tests.chaos.test_two_gateways import triton as triton  # noqa: PLC0414 - a fixture
 from tests.factories import MembershipFactory
 from tests.gateway.conftest import PRICE_NANOS, REPLICA_IDS, make_node
-from tests.gateway.conftest import interface as interface  # noqa: PLC0414 - a fixture
-from tests.gateway.conftest import shop as shop  # noqa: PLC0414 - a fixture
 from tests.gateway.processes import eventually
 from tests.inference.hooked import add
 from tests.inference.receivers import Receiver, receive

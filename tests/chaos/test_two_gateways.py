@@ -46,8 +46,6 @@ from tests.chaos.market import (
 from tests.chaos.own_servers import OwnPostgres, OwnTriton, Seat
 from tests.factories import AccountFactory, APIKeyFactory
 from tests.gateway.conftest import PRICE_NANOS, REPLICA_IDS, make_node
-from tests.gateway.conftest import interface as interface  # noqa: PLC0414 - a fixture
-from tests.gateway.conftest import shop as shop  # noqa: PLC0414 - a fixture
 from tests.gateway.limiting import OwnRedis
 from tests.gateway.processes import Wire, eventually
 

@@ -57,7 +57,7 @@ MIRROR = {
 _MIRROR_ID = new_id()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def mirror_replica(triton) -> UUID:  # noqa: F811
     """Loaded once; its row is made for each test."""
     source = Path(__file__).with_name("mirror_model.py")

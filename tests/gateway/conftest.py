@@ -157,7 +157,9 @@ def interface() -> Interface:
     return Interface.parse(INTERFACE)
 
 
-@pytest.fixture(scope="session")
+# Of one package: whose conftest imports them has others, and a gateway that outlived its tests
+# would take the batches of the next ones.
+@pytest.fixture(scope="package")
 def triton(tmp_path_factory, interface) -> Iterator[ToyTriton]:
     server = ToyTriton(tmp_path_factory.mktemp("triton"), interface, REPLICA_IDS)
     for name, described in (("vectors", VECTORS), ("writer", WRITER), ("teller", TELLER)):
@@ -168,7 +170,7 @@ def triton(tmp_path_factory, interface) -> Iterator[ToyTriton]:
     server.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def gateway(tmp_path_factory, database_urls) -> Iterator[GatewayProcess]:
     process = GatewayProcess(
         tmp_path_factory.mktemp("gateway"), database_urls["gateway"], **with_grpc()

@@ -71,7 +71,7 @@ def store(settings, tmp_path):
 
 @pytest.fixture
 def lonely(shop, gateway) -> Iterator[Shop]:
-    """The shop, while the gateway of all tests stands still: it would take the batches itself."""
+    """The shop, while the gateway of these tests stands still: it would take the batches itself."""
     MembershipFactory(account=shop.consumer)
     WebhookEndpoint.objects.create(account=shop.consumer, url="https://93.184.216.34/hook")
     gateway.pause()

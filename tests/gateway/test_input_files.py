@@ -15,6 +15,7 @@ import pytest
 from inference.gateway.config import FILE_INPUT_BYTES_MAX
 from inference.models import File, Job
 from inference.services.file import store_file
+from inference.triton import repository
 from marketplace.core.ids import new_id
 from marketplace.models import ModelVersion
 from strongroom.interface import PLAIN_FILES, Interface
@@ -45,6 +46,9 @@ DOT = base64.b64decode(PLAIN_FILES["image"].partition(",")[2])
 
 @pytest.fixture(scope="module")
 def _loaded(triton):
+    # By another module of tests, perhaps.
+    if (triton.config.repository_dir / repository.model_name(REPLICA_ID)).exists():
+        return
     source = Path(__file__).with_name("toy_file.py")
     triton.load(Interface.parse(READER), REPLICA_ID, model_source=source)
 

@@ -22,7 +22,8 @@ from tests.stack import Stack
 MODEL = f"demo/{speech.NAME}"
 # The least that a creator may choose.
 IDLE_AFTER_S = 60
-PATIENCE_S = 240.0
+# Everything around it may be busy: what is asked is that it comes, not when.
+PATIENCE_S = 480.0
 # Of a webhook; what is larger is fetched.
 MESSAGE_BYTES_MAX = 64 * 1024
 
@@ -84,7 +85,7 @@ def show_secret(sign_in: SignIn) -> str:
     return page.locator("#secret").inner_text()
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_sleeping_model_speaks_later_and_tells(stack, sign_in, sleeping, consumer, receiver):
     secret = show_secret(sign_in)
     assert re.fullmatch(r"whsec_[A-Za-z0-9+/]+=*", secret)

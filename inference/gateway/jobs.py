@@ -40,7 +40,6 @@ from inference.gateway.database import Database, DatabaseUnavailableError
 from inference.gateway.errors import (
     BudgetExceededError,
     ClaimLostError,
-    FilesUnavailableError,
     JobQueueFullError,
     NoNodeLargeEnoughError,
 )
@@ -51,7 +50,11 @@ from inference.gateway.predictor import Predictor, refuse_nul
 from inference.triton import tensors as wire
 from inference.triton.errors import OutputError, TensorError
 from inference.triton.tensors import Tensor
-from marketplace.core.errors import InsufficientCreditError, MarketplaceError
+from marketplace.core.errors import (
+    InsufficientCreditError,
+    MarketplaceError,
+    UnavailableError,
+)
 from strongroom.interface import Interface
 
 logger = logging.getLogger(__name__)
@@ -356,9 +359,9 @@ class Jobs:
             try:
                 offer = await self.catalog.find_version(lease.version_id)
                 tensors = await self._encode(offer, lease)
-            except FilesUnavailableError:
-                # No fault of the job's: it waits a moment for the site.
-                await self.broker.hand_back(node_id, lease.id, lease.epoch, "files_unavailable")
+            except UnavailableError as error:
+                # No fault of the job's: it waits a moment for the site, or for Postgres.
+                await self.broker.hand_back(node_id, lease.id, lease.epoch, error.code)
                 return None
             except (MarketplaceError, TensorError) as error:
                 code = error.code if isinstance(error, MarketplaceError) else "model_not_ready"
@@ -452,8 +455,9 @@ class Jobs:
             return (await self.broker.finish(node_id, job_id, epoch, ending))[0]
         try:
             ending, note = await self._judge(lease, outputs, predict_time_us)
-        except FilesUnavailableError:
-            # No fault of the model's: the node comes again with what it found.
+        except UnavailableError:
+            # The site or Postgres is away, which is no fault of the model's: the node comes again
+            # with what it found.
             raise
         except MarketplaceError as fault:
             return await self._fail(lease, fault.code, predict_time_us)
@@ -505,6 +509,8 @@ class Jobs:
             offer = await self.catalog.find_version(lease.version_id)
             output = _read_part(offer.interface, outputs)
             batches = [await self._encode(offer, lease)]
+        except UnavailableError:
+            raise
         except (MarketplaceError, TensorError):
             return free
         if not output:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import timedelta
 
 import httpx
+import psycopg
 import pytest
 from django.utils import timezone
 
@@ -116,6 +119,42 @@ def test_who_waits_in_vain_is_told_that_it_starts(client):
     )
 
     assert (answer.status_code, answer.json()["status"]) == (202, "starting")
+
+
+def test_a_database_that_is_away_at_the_end_fails_nobodys_job(shop, client, pull, database_urls):
+    """What the model found is handed in while nobody can read a price, and then again."""
+    made = submit(client)
+    with ExitStack() as locks:
+        has_come_again = threading.Event()
+        locker = locks.enter_context(psycopg.connect(database_urls["owner"]))
+
+        def bend(job, infer):
+            outputs = infer(job)
+            locker.execute("LOCK TABLE billing_price IN ACCESS EXCLUSIVE MODE")
+            return outputs
+
+        node = pull(bend=bend)
+        finish, comings = node.queue.finish, []
+
+        def count_comings(*arguments):
+            comings.append(arguments)
+            if len(comings) == 2:
+                has_come_again.set()
+            return finish(*arguments)
+
+        node.queue.finish = count_comings
+        assert has_come_again.wait(120)
+
+    found = eventually(lambda: _require_over(client, made), timeout_s=60)
+    assert (found["status"], found["error"]) == ("succeeded", None)
+    assert JobAttempt.objects.count() == 1
+    check_books(shop, [made["id"]])
+
+
+def _require_over(client: httpx.Client, prediction: dict) -> dict:
+    found = show(client, prediction)
+    assert found["status"] not in ("starting", "processing")
+    return found
 
 
 def test_a_fault_of_the_model_is_told_and_costs_nothing(shop, client, pull):

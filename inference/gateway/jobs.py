@@ -40,6 +40,7 @@ from inference.gateway.database import Database, DatabaseUnavailableError
 from inference.gateway.errors import (
     BudgetExceededError,
     ClaimLostError,
+    FilesUnavailableError,
     JobQueueFullError,
     NoNodeLargeEnoughError,
 )
@@ -50,15 +51,13 @@ from inference.gateway.predictor import Predictor, refuse_nul
 from inference.triton import tensors as wire
 from inference.triton.errors import OutputError, TensorError
 from inference.triton.tensors import Tensor
-from marketplace.core.errors import (
-    InsufficientCreditError,
-    MarketplaceError,
-    UnavailableError,
-)
+from marketplace.core.errors import InsufficientCreditError, MarketplaceError
 from strongroom.interface import Interface
 
 logger = logging.getLogger(__name__)
 
+# Postgres or the site does not answer, which is no fault of a job's.
+_AWAY = (DatabaseUnavailableError, FilesUnavailableError)
 _REFUSALS: Mapping[str, type[MarketplaceError]] = {
     "insufficient_credit": InsufficientCreditError,
     "budget_exceeded": BudgetExceededError,
@@ -359,8 +358,8 @@ class Jobs:
             try:
                 offer = await self.catalog.find_version(lease.version_id)
                 tensors = await self._encode(offer, lease)
-            except UnavailableError as error:
-                # No fault of the job's: it waits a moment for the site, or for Postgres.
+            except _AWAY as error:
+                # It waits a moment.
                 await self.broker.hand_back(node_id, lease.id, lease.epoch, error.code)
                 return None
             except (MarketplaceError, TensorError) as error:
@@ -455,9 +454,8 @@ class Jobs:
             return (await self.broker.finish(node_id, job_id, epoch, ending))[0]
         try:
             ending, note = await self._judge(lease, outputs, predict_time_us)
-        except UnavailableError:
-            # The site or Postgres is away, which is no fault of the model's: the node comes again
-            # with what it found.
+        except _AWAY:
+            # The node comes again with what it found.
             raise
         except MarketplaceError as fault:
             return await self._fail(lease, fault.code, predict_time_us)
@@ -509,7 +507,7 @@ class Jobs:
             offer = await self.catalog.find_version(lease.version_id)
             output = _read_part(offer.interface, outputs)
             batches = [await self._encode(offer, lease)]
-        except UnavailableError:
+        except _AWAY:
             raise
         except (MarketplaceError, TensorError):
             return free

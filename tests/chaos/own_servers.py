@@ -65,7 +65,8 @@ class OwnPostgres:
         """All of its processes at once, as the loss of the machine's power does."""
         # It must not make another one meanwhile: that one would wait for ever for what the dead
         # have locked, and hold their memory.
-        os.kill(self._process.pid, signal.SIGSTOP)
+        with suppress(ProcessLookupError):
+            os.kill(self._process.pid, signal.SIGSTOP)
         for pid in [self._process.pid, *descendants.list_descendants(self._process.pid)]:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

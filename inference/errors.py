@@ -143,7 +143,7 @@ class ObjectStoreUnavailableError(UnavailableError):
 
 class JoinTokenInvalidError(AuthenticationError):
     code = "join_token_invalid"
-    title = "The join token is unknown, used, expired or for another name."
+    title = "The join token is unknown, used, expired, revoked, or for another name or pool."
 
 
 class NodeRevokedError(MarketplaceError):

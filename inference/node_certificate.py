@@ -9,6 +9,7 @@ Source: RFC 5280; RFC 8410 (Ed25519 in certificates).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -33,6 +34,8 @@ RENEWAL_GRACE = timedelta(days=7)
 # A certificate of ours has some 600 bytes as PEM.
 PEM_BYTES_MAX = 4096
 URI_PREFIX = "strongroom:node:"
+# Of nodes and of pools: what a host name and a label of Kubernetes may be.
+NODE_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
 class CertificateError(Exception):

@@ -1,8 +1,11 @@
-"""Who is a node: joining with a one-time token, and certificates that are renewed.
+"""Who is a node: joining with a token, and certificates that are renewed.
 
 The broker itself decides who may ever ask for a key. Tokens are made by the schema's owner
 and used up here; the web can neither make one nor write an identity. What the web holds of
 a node (`inference_node`) can only take a right away: a node that is revoked there is refused.
+
+Every machine of a pool holds the pool's token, so that to put one of them out is to put the
+token out: it, and every one of that pool made before, lets nobody in any more.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from inference.errors import CertificateExpiredError, JoinTokenInvalidError, Nod
 from inference.keybroker import queries
 from inference.keybroker.errors import NonceReplayedError, SignatureInvalidError
 from inference.keybroker.node_ca import NodeAuthority, read_request
-from inference.node_certificate import RENEWAL_GRACE
+from inference.node_certificate import NODE_NAME, RENEWAL_GRACE
 from marketplace.core import keys
 from marketplace.core.clock import utc_now
 from marketplace.core.errors import InvalidInputError
@@ -27,8 +30,6 @@ from marketplace.core.ids import new_id
 from strongroom.errors import StrongroomError
 from strongroom.sealing import signature
 from strongroom.sealing.canonical import decode_base64, encode_base64
-
-NAME_LENGTH_MAX = 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +47,32 @@ class IdentityRow:
 class _TokenRow:
     id: int
     created_at: datetime
-    node_id: UUID | None
-    is_used: bool
+    is_for_pool: bool
+    pool: str
+    is_used_up: bool
+
+
+# A node of this name was revoked, or replaced, after the token was made: also one that was made
+# for it and lies unused on its disk.
+_NAME_IS_CLOSED = """
+    SELECT 1 FROM inference_nodeidentity WHERE name = %(name)s AND revoked_at >= %(since)s
+    UNION ALL SELECT 1 FROM inference_node WHERE name = %(name)s AND revoked_at >= %(since)s
+"""
+# A machine that held a token of this pool was put out after this one was made (what only lost
+# its name to the next of its kind was not), or the name is that of a node of another kind.
+_POOL_IS_CLOSED = """
+    SELECT 1
+    FROM inference_nodeidentity i
+        LEFT JOIN inference_nodejointoken t ON t.id = i.join_token_id
+        LEFT JOIN inference_node n ON n.id = i.node_id
+    WHERE i.pool = %(pool)s AND t.name = '' AND i.replaced_at IS NULL
+        AND (i.revoked_at >= %(since)s OR n.revoked_at >= %(since)s)
+    UNION ALL
+    SELECT 1
+    FROM inference_nodeidentity i LEFT JOIN inference_nodejointoken t ON t.id = i.join_token_id
+    WHERE i.name = %(name)s AND i.revoked_at IS NULL
+        AND (t.name = '' AND t.pool = %(pool)s) IS NOT TRUE
+"""
 
 
 async def join(
@@ -55,27 +80,27 @@ async def join(
 ) -> dict[str, str]:
     """Make a node of whoever holds a join token, and certify its key.
 
-    A node of the same name is replaced. The same key may repeat the call with the same token,
-    in case the answer was lost, and is the same node again.
+    A node of the same name is replaced; by a pool's token only one that joined with such a
+    token of the same pool. The same key may repeat the call with the same token, in case the
+    answer was lost, and is the same node again.
 
     Raises:
-        JoinTokenInvalidError: Unknown, expired, used by another key, for another name, or made
-            before a node of this name was revoked.
+        JoinTokenInvalidError: Unknown, expired, revoked, used up, for another name or pool, made
+            before a node of this name or (of a pool's token) of this pool was revoked.
         InvalidInputError: The request is not in its form.
     """
-    token_text, name = body.get("join_token"), body.get("name")
     public_key = read_request(body.get("csr"))
-    if not isinstance(token_text, str) or not isinstance(name, str) or "\0" in name:
-        raise InvalidInputError("join_token and name must be texts.")
-    if len(name) > NAME_LENGTH_MAX or not keys.is_well_formed(token_text):
+    token_text, name = _read_text(body, "join_token"), _read_text(body, "name")
+    pool = _read_text(body, "pool", "")
+    if not NODE_NAME.fullmatch(name) or not keys.is_well_formed(token_text):
         raise JoinTokenInvalidError
     token = await _lock_token(connection, keys.digest(token_text), name)
-    if token is None:
+    if token is None or pool not in ("", token.pool):
         raise JoinTokenInvalidError
-    if token.is_used:
-        node_id = await _find_repeated(connection, token, encode_base64(public_key))
-    else:
-        node_id = await _admit(connection, token, name, encode_base64(public_key))
+    encoded_key = encode_base64(public_key)
+    node_id = await _find_repeated(connection, token, name, encoded_key)
+    if node_id is None:
+        node_id = await _admit(connection, token, name, encoded_key)
     return await _certify(connection, authority, node_id, name, public_key)
 
 
@@ -159,57 +184,88 @@ async def revoke(connection: AsyncConnection, name: str) -> int:
     return cursor.rowcount
 
 
+def _read_text(body: dict[str, Any], member: str, default: str | None = None) -> str:
+    text = body.get(member, default)
+    if not isinstance(text, str) or "\0" in text:
+        raise InvalidInputError(f"{member} must be a text.")
+    return text
+
+
 async def _lock_token(connection: AsyncConnection, digest: bytes, name: str) -> _TokenRow | None:
     async with connection.cursor(row_factory=class_row(_TokenRow)) as cursor:
         await cursor.execute(
             """
-            SELECT id, created_at, node_id, used_at IS NOT NULL AS is_used
+            SELECT id, created_at, name = '' AS is_for_pool, pool,
+                CASE name WHEN '' THEN use_count >= use_count_max ELSE used_at IS NOT NULL END
+                    AS is_used_up
             FROM inference_nodejointoken
-            WHERE digest = %s AND name = %s AND expires_at > clock_timestamp() FOR UPDATE
+            WHERE digest = %s AND name IN (%s, '') AND expires_at > clock_timestamp()
+                AND revoked_at IS NULL
+            FOR UPDATE
             """,
             [digest, name],
         )
         return await cursor.fetchone()
 
 
-async def _find_repeated(connection: AsyncConnection, token: _TokenRow, public_key: str) -> UUID:
-    """The node that used this token, if it is the same key that comes again."""
-    identity = await find_identity(connection, token.node_id) if token.node_id else None
-    if identity is None or identity.revoked or identity.public_key != public_key:
+async def _find_repeated(
+    connection: AsyncConnection, token: _TokenRow, name: str, public_key: str
+) -> UUID | None:
+    """The node that this key became with this token, under this name.
+
+    Raises:
+        JoinTokenInvalidError: That one is revoked.
+    """
+    cursor = await connection.execute(
+        """SELECT node_id FROM inference_nodeidentity
+           WHERE join_token_id = %s AND name = %s AND public_key = %s""",
+        [token.id, name, public_key],
+    )
+    row = await cursor.fetchone()
+    if row is None:
+        return None
+    identity = await find_identity(connection, row[0])
+    if identity is None or identity.revoked:
         raise JoinTokenInvalidError
     return identity.node_id
 
 
 async def _admit(connection: AsyncConnection, token: _TokenRow, name: str, public_key: str) -> UUID:
-    """Use the token up: from now on its name is that of a new node."""
+    """Use the token: from now on the name is that of a new node."""
     # Two tokens for one name are used one after the other.
     await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [name])
-    cursor = await connection.execute(
-        """
-        SELECT 1 FROM inference_nodeidentity WHERE name = %(name)s AND revoked_at >= %(since)s
-        UNION ALL SELECT 1 FROM inference_node WHERE name = %(name)s AND revoked_at >= %(since)s
-        """,
-        {"name": name, "since": token.created_at},
-    )
-    if await cursor.fetchone() is not None:
-        # Also one that was made for a revoked node and lies unused on its disk.
+    is_closed = _POOL_IS_CLOSED if token.is_for_pool else _NAME_IS_CLOSED
+    arguments = {"name": name, "pool": token.pool, "since": token.created_at}
+    cursor = await connection.execute(is_closed, arguments)
+    if token.is_used_up or await cursor.fetchone() is not None:
         raise JoinTokenInvalidError
-    await revoke(connection, name)
     node_id = new_id()
+    await _replace(connection, name)
     await connection.execute(
         """
         INSERT INTO inference_nodeidentity (node_id, name, public_key, serial,
-            certificate_expires_at, joined_at)
-        VALUES (%s, %s, %s, '', clock_timestamp(), clock_timestamp())
+            certificate_expires_at, joined_at, pool, join_token_id)
+        VALUES (%s, %s, %s, '', clock_timestamp(), clock_timestamp(), %s, %s)
         """,
-        [node_id, name, public_key],
+        [node_id, name, public_key, token.pool, token.id],
     )
     await connection.execute(
-        """UPDATE inference_nodejointoken SET used_at = clock_timestamp(), node_id = %s
+        """UPDATE inference_nodejointoken
+           SET used_at = clock_timestamp(), node_id = %s, use_count = use_count + 1
            WHERE id = %s""",
         [node_id, token.id],
     )
     return node_id
+
+
+async def _replace(connection: AsyncConnection, name: str) -> None:
+    """Whoever has the name loses it to one that joins."""
+    await connection.execute(
+        """UPDATE inference_nodeidentity
+           SET revoked_at = clock_timestamp(), replaced_at = clock_timestamp()
+           WHERE name = %s AND revoked_at IS NULL""",
+        [name],
+    )
 
 
 async def _certify(

@@ -135,6 +135,13 @@ class NodeIdentity(models.Model):
     serial = models.CharField("serial of its certificate", max_length=48)
     certificate_expires_at = models.DateTimeField()
     joined_at = models.DateTimeField()
+    pool = models.CharField(max_length=63, default="default", db_default="default")
+    # None for those that joined before this was kept.
+    join_token = models.ForeignKey(
+        "inference.NodeJoinToken", models.PROTECT, null=True, blank=True, related_name="+"
+    )
+    # Revoked because another joined under its name: nothing is said against its machine.
+    replaced_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:

@@ -14,22 +14,53 @@ IDLE_AFTER_MIN_S = 60
 IDLE_AFTER_MAX_S = 7 * 24 * 3600
 
 
-class NodeJoinToken(models.Model):
-    """A one-time secret with which a node joins at the key broker; stored as a digest.
+# Of nodes whose token was for none.
+POOL_DEFAULT = "default"
 
-    Only the schema's owner makes one, and only the broker uses it up: the web can do neither.
+
+class NodeJoinToken(models.Model):
+    """A secret with which nodes join at the key broker; stored as a digest.
+
+    One for a name makes one node. One for a pool makes nodes of whatever names, up to a number:
+    machines that come and go by themselves all hold the same. Only the schema's owner makes
+    one, and only the broker uses it up: the web can do neither.
     """
 
     digest = models.BinaryField(max_length=32, unique=True)
-    name = models.CharField(max_length=63)
+    # Empty in one for a pool.
+    name = models.CharField(max_length=63, blank=True)
+    pool = models.CharField(max_length=63, default=POOL_DEFAULT, db_default=POOL_DEFAULT)
+    use_count_max = models.PositiveIntegerField(default=1, db_default=1)
+    # Of one for a pool; one for a name is used up when it has been used at all.
+    use_count = models.PositiveIntegerField(default=0, db_default=0)
+    revoked_at = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
     expires_at = models.DateTimeField()
     used_at = models.DateTimeField(null=True, blank=True)
-    # The node that it became, so that one whose answer was lost may ask again.
+    # The node that it last made.
     node_id = models.UUIDField(null=True, blank=True)
 
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(name="") | models.Q(use_count_max=1),
+                name="inference_join_token_of_a_name_once",
+            ),
+            models.CheckConstraint(
+                condition=models.Q(use_count__lte=models.F("use_count_max")),
+                name="inference_join_token_uses",
+            ),
+        ]
+
     def __str__(self) -> str:
-        return self.name
+        return self.name or f"pool {self.pool}"
+
+    @property
+    def is_used_up(self) -> bool:
+        """Whether it lets nobody new in."""
+        if self.name:
+            return self.used_at is not None
+        return self.use_count >= self.use_count_max
 
 
 class Node(models.Model):
@@ -50,6 +81,10 @@ class Node(models.Model):
     # Since when its reports have come without a gap.
     heard_since = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True)
+    # As its join token had it.
+    pool = models.CharField(max_length=63, default=POOL_DEFAULT, db_default=POOL_DEFAULT)
+    # It said goodbye, or was of a pool and has long been silent. A report takes that back.
+    left_at = models.DateTimeField(null=True, blank=True)
     # From then on it takes no new jobs, and finishes those that it has.
     drain_requested_at = models.DateTimeField(null=True, blank=True)
 

@@ -105,6 +105,7 @@ class Node:
         )
         self._link = PlatformLink(
             name=config.name,
+            pool=config.pool,
             control_plane=self._control_plane,
             broker=self._broker,
             identities=identities,
@@ -245,7 +246,7 @@ class Node:
         self._certificates.stop()
         self._workbench.stop(timeout_s=1.0)
         held = self._reconciler.list_leases()
-        last_words = self._describe()
+        last_words = self._describe() | {"leaving": True}
         last_words["triton"]["ready"] = False
         is_heard = self._link.report_once(last_words)
         self._stubs.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from inference.node import evidence
 from inference.node.canary import INTERVAL_S_DEFAULT
 from inference.node.evidence import Evidence, NoEvidence
+from inference.node_certificate import NODE_NAME
 from inference.triton.server import HOST, TritonConfig
 from marketplace.core.env import SettingError, env_int, env_secret, env_text
 
@@ -19,7 +19,6 @@ SOCKET_PATH_LENGTH_MAX = 107
 CACHE_BYTES_DEFAULT = 20 * 1024**3
 SLOTS_DEFAULT = 1
 DRAIN_S_DEFAULT = 5
-_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +33,8 @@ class NodeConfig:
     triton: TritonConfig
     # Read again at each enrolment: the file may be written after the node was started.
     environment: Mapping[str, str] = field(repr=False)
+    # Which pool its join token must be for; empty: whichever it is for.
+    pool: str = ""
     cache_bytes: int = CACHE_BYTES_DEFAULT
     # What it shows of itself when it asks for a key.
     evidence: Evidence = field(default_factory=NoEvidence)
@@ -80,16 +81,15 @@ class NodeConfig:
         env = dict(os.environ if env is None else env)
         node_dir = Path(env_text("STRONGROOM_NODE_DIR", env=env)).resolve()
         run_dir = Path(env_text("STRONGROOM_NODE_RUN_DIR", str(node_dir / "run"), env=env))
-        name = env_text("STRONGROOM_NODE_NAME", env=env)
-        if not _NAME.fullmatch(name):
-            detail = "must have lowercase letters, digits and inner hyphens, at most 63"
-            raise SettingError(f"STRONGROOM_NODE_NAME {detail}")
+        name = _read_name("STRONGROOM_NODE_NAME", env_text("STRONGROOM_NODE_NAME", env=env))
+        pool = env_text("STRONGROOM_NODE_POOL", "", env=env)
         triton_dir = env.get("STRONGROOM_NODE_TRITON_DIR")
         slot_count = env_int("STRONGROOM_NODE_SLOTS", SLOTS_DEFAULT, minimum=0, env=env)
         config = cls(
             node_dir=node_dir,
             run_dir=run_dir.resolve(),
             name=name,
+            pool=_read_name("STRONGROOM_NODE_POOL", pool) if pool else "",
             web_url=_read_url("STRONGROOM_WEB_URL", env),
             keybroker_url=_read_broker_url(env),
             triton=TritonConfig(
@@ -119,6 +119,13 @@ class NodeConfig:
         if len(os.fsencode(config.socket_path)) > SOCKET_PATH_LENGTH_MAX:
             raise SettingError("STRONGROOM_NODE_RUN_DIR is too long for a unix socket below it")
         return config
+
+
+def _read_name(setting: str, name: str) -> str:
+    if not NODE_NAME.fullmatch(name):
+        detail = "must have lowercase letters, digits and inner hyphens, at most 63"
+        raise SettingError(f"{setting} {detail}")
+    return name
 
 
 def _read_port(plane: str, default: int, env: Mapping[str, str]) -> int:

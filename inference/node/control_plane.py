@@ -263,14 +263,19 @@ class KeyBroker(_Api):
         context = self._find_context(self._identities.current)
         return httpx.Client(base_url=self._url, timeout=timeout, trust_env=False, verify=context)
 
-    def join(self, *, join_token: str, name: str) -> None:
+    def join(self, *, join_token: str, name: str, pool: str = "") -> None:
         """Become a node of the platform; the identity is kept.
+
+        Args:
+            join_token: For this name, or for a pool.
+            name: Of the node.
+            pool: Which pool the token must be for; empty: whichever it is for.
 
         Raises:
             RefusedError: The token is not good for that.
         """
         request = make_request(self._identities.current.private_key, name)
-        body = {"join_token": join_token, "name": name, "csr": request}
+        body = {"join_token": join_token, "name": name, "pool": pool, "csr": request}
         answer = self.call("POST", "/v1/nodes/join", body)
         try:
             self._identities.join(

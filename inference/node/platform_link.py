@@ -35,6 +35,7 @@ class PlatformLink:
 
     Args:
         name: Of the node.
+        pool: Which pool its join token must be for; empty: whichever it is for.
         control_plane: The node API.
         broker: Where a join token becomes a certificate.
         identities: Where that is kept.
@@ -48,6 +49,7 @@ class PlatformLink:
         self,
         *,
         name: str,
+        pool: str = "",
         control_plane: ControlPlane,
         broker: KeyBroker,
         identities: IdentityStore,
@@ -57,6 +59,7 @@ class PlatformLink:
         on_reported: Callable[[dict[str, Any]], None],
     ) -> None:
         self._name = name
+        self._pool = pool
         self._control_plane = control_plane
         self._broker = broker
         self._identities = identities
@@ -173,7 +176,7 @@ class PlatformLink:
         token = self._read_join_token()
         if not token:
             raise RefusedError(401, "join_token_missing", "There is no token to join with.")
-        self._broker.join(join_token=token, name=self._name)
+        self._broker.join(join_token=token, name=self._name, pool=self._pool)
         self._must_join = False
         event(logger, "node.joined", node=self._identities.current.node_id, name=self._name)
 

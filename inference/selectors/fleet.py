@@ -19,6 +19,8 @@ State = Replica.State
 CERTIFICATE_SOON = timedelta(days=3)
 # More nodes than this are looked at in a monitoring system.
 NODES_SHOWN = 200
+# A node that said goodbye is shown for as long: machines of pools come and go.
+LEFT_SHOWN = timedelta(hours=1)
 REPLICAS_SHOWN = 100
 
 
@@ -35,6 +37,11 @@ class FleetNode:
     def is_good(self) -> bool:
         """Whether it serves."""
         return self.condition == "ready"
+
+    @property
+    def tone(self) -> str:
+        """Of the badge: one that left did as it should."""
+        return "info" if self.condition == "left" else "bad"
 
     @property
     def ready_count(self) -> int:
@@ -78,7 +85,7 @@ class FleetTotals:
 
 
 def list_fleet() -> list[FleetNode]:
-    """Nodes that are not revoked with what they should hold, those in trouble first."""
+    """Nodes that are here, with what they should hold, those in trouble first."""
     wanted = (
         Replica.objects.filter(wanted=True)
         .select_related("version__model__account")
@@ -86,6 +93,7 @@ def list_fleet() -> list[FleetNode]:
     )
     nodes = list(
         Node.objects.filter(revoked_at=None)
+        .exclude(left_at__lt=utc_now() - LEFT_SHOWN)
         .prefetch_related(Prefetch("replicas", wanted, to_attr="wanted_replicas"))
         .order_by("name")[:NODES_SHOWN]
     )
@@ -108,6 +116,8 @@ def describe_condition(node: Node) -> str:
     """How a node is, in a word."""
     if node.revoked_at is not None:
         return "revoked"
+    if node.left_at is not None:
+        return "left"
     if node.last_seen_at is None or node.last_seen_at < utc_now() - QUIET_AFTER:
         return "silent"
     if node.drain_requested_at is not None:
@@ -118,7 +128,7 @@ def describe_condition(node: Node) -> str:
 def count_fleet() -> FleetTotals:
     """The fleet in a few numbers."""
     now = utc_now()
-    nodes = Node.objects.filter(revoked_at=None).aggregate(
+    nodes = Node.objects.filter(revoked_at=None, left_at=None).aggregate(
         all=Count("pk"),
         ready=Count("pk", filter=Q(triton_ready=True, last_seen_at__gt=now - QUIET_AFTER)),
     )

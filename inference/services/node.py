@@ -28,7 +28,8 @@ from inference.models import (
     Replica,
     ReplicaWork,
 )
-from inference.node_certificate import CertificateError, NodeCertificate
+from inference.models.node import POOL_DEFAULT
+from inference.node_certificate import NODE_NAME, CertificateError, NodeCertificate
 from inference.selectors.node import QUIET_AFTER
 from inference.services import deployment, keybroker_client, onboarding
 from inference.services.untrusted import clean_code, clean_fraction, clean_object, clean_text
@@ -43,13 +44,17 @@ from strongroom.sealing.canonical import decode_base64
 
 # Long enough to start a machine with it, short enough to be useless in an old log.
 JOIN_TOKEN_LIFETIME = timedelta(hours=24)
+# A pool's token lies where machines start by themselves: it is to be replaced once a quarter.
+JOIN_TOKEN_LIFETIME_MAX = timedelta(days=90)
+JOIN_TOKEN_USES_MAX = 10_000
+# Machines of a pool come and go. One that did not say goodbye has left after this silence.
+LEFT_AFTER = timedelta(hours=1)
 # An enrolment is signed when it is sent; the rest is for clocks that differ.
 ENROLMENT_AGE_MAX = timedelta(minutes=5)
 # Replicas that one report may speak of; far above what fits on one GPU.
 REPORTED_REPLICAS_MAX = 256
 REASON_UNKNOWN = "reason_unknown"
 
-NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _URL = re.compile(
     r"(?:(?:https?|grpcs?)://)?(?:[A-Za-z0-9.-]{1,120}|\[[0-9A-Fa-f:]{2,45}\]):\d{1,5}"
     r"(?:/[A-Za-z0-9/_-]{0,40})?"
@@ -63,26 +68,74 @@ REPORT_MEMBERS = ("validation", "load", "canary")
 REPORT_TOO_LARGE = "The report was too large to be kept."
 
 
-def create_join_token(*, name: str) -> str:
+def create_join_token(
+    *, name: str, pool: str = POOL_DEFAULT, lifetime: timedelta = JOIN_TOKEN_LIFETIME
+) -> str:
     """A secret with which one node of this name may join once; it is shown only here.
 
     For the schema's owner alone: the web's role may not write it.
 
     Raises:
         RefusedError: `node_name_invalid`.
+        InvalidInputError: The lifetime is out of bounds.
     """
     _check_name(name)
+    return _create_token(name=name, pool=pool, use_count_max=1, lifetime=lifetime)
+
+
+def create_pool_token(
+    *, pool: str, use_count_max: int, lifetime: timedelta = JOIN_TOKEN_LIFETIME
+) -> str:
+    """A secret with which so many nodes, whatever their names, may join a pool.
+
+    For the schema's owner alone, as `create_join_token`.
+
+    Raises:
+        RefusedError: `node_name_invalid`.
+        InvalidInputError: The lifetime or the number of uses is out of bounds.
+    """
+    if not 1 <= use_count_max <= JOIN_TOKEN_USES_MAX:
+        detail = f"A token is good for 1 to {JOIN_TOKEN_USES_MAX} nodes."
+        raise InvalidInputError(detail)
+    return _create_token(name="", pool=pool, use_count_max=use_count_max, lifetime=lifetime)
+
+
+def _create_token(*, name: str, pool: str, use_count_max: int, lifetime: timedelta) -> str:
+    _check_name(pool, pointer="/pool")
+    if not timedelta(0) < lifetime <= JOIN_TOKEN_LIFETIME_MAX:
+        detail = f"A token is good for up to {JOIN_TOKEN_LIFETIME_MAX.days} days."
+        raise InvalidInputError(detail)
     secret = keys.generate(keys.NODE)
     NodeJoinToken.objects.create(
-        digest=secret.digest, name=name, expires_at=utc_now() + JOIN_TOKEN_LIFETIME
+        digest=secret.digest,
+        name=name,
+        pool=pool,
+        use_count_max=use_count_max,
+        expires_at=utc_now() + lifetime,
     )
     return secret.text
 
 
-def _check_name(name: str) -> None:
-    if not NAME.fullmatch(name):
+def revoke_join_tokens(*, name: str = "", pool: str = "") -> int:
+    """Make the tokens of a name, or of a pool, worthless; returns how many still were of use.
+
+    Nodes that joined stay. For the schema's owner alone.
+    """
+    live = NodeJoinToken.objects.filter(revoked_at=None, expires_at__gt=utc_now(), name=name)
+    return (live if name else live.filter(pool=pool)).update(revoked_at=utc_now())
+
+
+def note_departures() -> int:
+    """Nodes of pools that have long been silent have left; returns how many did now."""
+    pooled = Node.objects.filter(left_at=None, revoked_at=None).exclude(pool=POOL_DEFAULT)
+    now = utc_now()
+    return pooled.filter(last_seen_at__lt=now - LEFT_AFTER).update(left_at=now)
+
+
+def _check_name(name: str, *, pointer: str = "/name") -> None:
+    if not NODE_NAME.fullmatch(name):
         detail = "Lowercase letters, digits and hyphens inside, at most 63 characters."
-        raise RefusedError("node_name_invalid", detail, pointer="/name")
+        raise RefusedError("node_name_invalid", detail, pointer=pointer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +168,7 @@ def enrol_node(enrolment: Enrolment) -> Node:
     """
     _check_name(enrolment.name)
     urls = _check_urls(enrolment.urls)
-    certificate = _check_certificate(enrolment)
+    certificate, pool = _check_certificate(enrolment)
     now = utc_now()
     try:
         with transaction.atomic():
@@ -127,16 +180,19 @@ def enrol_node(enrolment: Enrolment) -> Node:
             node.triton_metrics_url = urls["metrics_url"]
             node.info = clean_object(enrolment.info)
             node.triton_ready = False
+            node.pool = pool
+            node.left_at = None
             node.last_seen_at = node.heard_since = now
             node.save()
-            payload = {"name": node.name, "public_key": node.public_key}
+            payload = {"name": node.name, "pool": pool, "public_key": node.public_key}
             audit.record(f"node:{node.name}", "node.enrol", node, payload=payload)
     except IntegrityError:
         raise ConflictError("Another enrolment came at the same time. Repeat this one.") from None
     return node
 
 
-def _check_certificate(enrolment: Enrolment) -> NodeCertificate:
+def _check_certificate(enrolment: Enrolment) -> tuple[NodeCertificate, str]:
+    """The certificate, and the pool that the broker let the node in for."""
     authority = keybroker_client.get_node_ca()
     try:
         certificate = NodeCertificate.verify(enrolment.certificate, authority)
@@ -161,7 +217,7 @@ def _check_certificate(enrolment: Enrolment) -> NodeCertificate:
     identity = NodeIdentity.objects.filter(pk=certificate.node_id).first()
     if identity is None or identity.revoked_at is not None:
         raise NodeRevokedError
-    return certificate
+    return certificate, identity.pool
 
 
 def _lock_node(certificate: NodeCertificate) -> Node:
@@ -206,7 +262,7 @@ def record_report(*, node: Node, report: dict[str, Any]) -> None:
     """
     triton, info = report.get("triton"), report.get("info")
     said = _read_replicas(report.get("replicas"))
-    node_changes = _read_node(node, triton, info)
+    node_changes = _read_node(node, triton, info, is_leaving=report.get("leaving") is True)
     with transaction.atomic():
         # By key, as every writer does, so that two never wait for each other.
         rows = node.replicas.exclude(_SETTLED).order_by("pk")
@@ -224,13 +280,15 @@ def record_report(*, node: Node, report: dict[str, Any]) -> None:
 _SETTLED = Q(state=State.FAILED) | Q(wanted=False, state__in=(State.UNLOADED, State.LOST))
 
 
-def _read_node(node: Node, triton: Any, info: Any) -> dict[str, Any]:
+def _read_node(node: Node, triton: Any, info: Any, *, is_leaving: bool) -> dict[str, Any]:
     if not isinstance(triton, dict):
         raise InvalidInputError("An object was expected.", errors=[_fault("/triton")])
     now = utc_now()
     changes: dict[str, Any] = {"last_seen_at": now}
     if node.last_seen_at is None or node.last_seen_at < now - QUIET_AFTER:
         changes["heard_since"] = now
+    if is_leaving != (node.left_at is not None):
+        changes["left_at"] = now if is_leaving else None
     is_ready = triton.get("ready") is True
     if is_ready != node.triton_ready:
         changes["triton_ready"] = is_ready

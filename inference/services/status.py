@@ -30,7 +30,7 @@ def probe_gateway() -> StatusDay.State:
 def probe_serving() -> StatusDay.State:
     """How many of the nodes serve. Where the site is away nobody could hear them."""
     heard = Q(last_seen_at__gt=utc_now() - QUIET_AFTER)
-    nodes = Node.objects.filter(revoked_at=None).aggregate(
+    nodes = Node.objects.filter(revoked_at=None, left_at=None).aggregate(
         all=Count("pk"),
         heard=Count("pk", filter=heard),
         ready=Count("pk", filter=heard & Q(triton_ready=True)),

@@ -201,7 +201,7 @@ KEYBROKER_GRANTS = {
     "inference_wrappedkey": "SELECT",
     **dict.fromkeys(BROKER_TABLES, "SELECT, INSERT, UPDATE, DELETE"),
     "inference_platformkey": "SELECT, INSERT, UPDATE (state, retired_at)",
-    "inference_nodejointoken": "SELECT, UPDATE (used_at, node_id)",
+    "inference_nodejointoken": "SELECT, UPDATE (used_at, node_id, use_count)",
     "inference_nodeidentity": "SELECT, INSERT, UPDATE",
     "inference_keyrelease": "SELECT, INSERT",
     "inference_keyshred": "SELECT, INSERT",

@@ -29,9 +29,12 @@ from inference.models import (
     UploadPart,
 )
 from inference.node_certificate import NodeCertificate
+from inference.selectors.fleet import count_fleet, list_fleet
 from inference.services import keybroker_client
 from inference.services import node as service
+from inference.services.node import note_departures
 from marketplace.core import keys
+from marketplace.core.clock import utc_now
 from marketplace.models import AuditEvent, ModelVersion
 from marketplace.selectors.access import Actor
 from strongroom.sealing import signature
@@ -117,6 +120,45 @@ def test_the_webs_own_role_makes_no_token(transactional_db, database_urls):
     assert "that of the schema's owner" in refused.stderr
     assert not NodeJoinToken.objects.exists()
     assert keys.is_well_formed(run("owner").stdout.strip())
+
+
+def test_a_token_for_a_pool_says_for_how_many_and_how_long(db):
+    out = StringIO()
+    words = ("--pool", "gpu", "--uses", "10000", "--hours", "2160")
+    call_command("create_join_token", *words, stdout=out)
+
+    row = NodeJoinToken.objects.get()
+    assert bytes(row.digest) == keys.digest(out.getvalue().strip())
+    assert (row.name, row.pool, row.use_count, row.use_count_max) == ("", "gpu", 0, 10_000)
+    assert timedelta(days=89) < row.expires_at - utc_now() <= timedelta(days=90)
+
+    out = StringIO()
+    call_command("list_join_tokens", stdout=out)
+    assert "pool gpu" in out.getvalue()
+    assert "0 of 10000 used" in out.getvalue()
+    call_command("revoke_join_token", "--pool", "gpu", stdout=out)
+    out = StringIO()
+    call_command("list_join_tokens", stdout=out)
+    assert "No join token is good" in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "Give a --name"),
+        (("--pool", "gpu"), "--uses"),
+        (("--name", "a", "--uses", "2"), "used once"),
+        (("--pool", "gpu", "--uses", "0"), "1 to 10000 nodes"),
+        (("--pool", "gpu", "--uses", "10001"), "1 to 10000 nodes"),
+        (("--pool", "GPU", "--uses", "1"), "Lowercase"),
+        (("--pool", "gpu", "--uses", "1", "--hours", "2161"), "up to 90 days"),
+        (("--name", "a", "--hours", "0"), "up to 90 days"),
+    ],
+)
+def test_a_token_out_of_bounds_is_not_made(db, words, said):
+    with pytest.raises(CommandError, match=said):
+        call_command("create_join_token", *words)
+    assert not NodeJoinToken.objects.exists()
 
 
 @pytest.mark.parametrize("name", ["", "Node", "-a", "a-", "a" * 64, "a_b", "a b", "a/b"])
@@ -686,3 +728,51 @@ def test_ids_of_replicas_are_read_in_any_spelling(node):
 
     replica.refresh_from_db()
     assert (replica.state, replica.pk) == ("ready", UUID(replica.pk.hex))
+
+
+# --- Pools --------------------------------------------------------------------------
+
+
+def test_a_node_is_in_the_pool_that_the_broker_let_it_in_for(db, broker):
+    node = ScriptedNode("node-7")
+    node.join()
+    NodeIdentity.objects.update(pool="gpu")
+    assert node.enrol().status_code == 201
+    assert Node.objects.get().pool == "gpu"
+
+
+def test_a_node_that_says_goodbye_has_left_until_it_is_heard_again(db, node):
+    row = Node.objects.get(pk=node.node_id)
+    for leaving, has_left in ((True, True), (True, True), (False, False), ("yes", False)):
+        node.report(leaving=leaving)
+        row.refresh_from_db()
+        assert (row.left_at is not None) is has_left, leaving
+
+
+def test_a_silent_machine_of_a_pool_has_left_after_an_hour(db):
+    now = utc_now()
+
+    def make(name, pool, silent, **more):
+        return Node.objects.create(
+            name=name, pool=pool, token_digest=name.encode(), last_seen_at=now - silent, **more
+        )
+
+    hour = timedelta(hours=1)
+    gone = make("gone", "gpu", hour + timedelta(seconds=1))
+    make("here", "gpu", hour - timedelta(minutes=1))
+    make("fixed", "default", hour * 100)
+    make("revoked", "gpu", hour * 2, revoked_at=now)
+
+    assert (note_departures(), note_departures()) == (1, 0)
+    assert list(Node.objects.exclude(left_at=None)) == [gone]
+
+
+def test_the_fleet_forgets_who_left(db):
+    now = utc_now()
+    for name, left in (("long-ago", timedelta(hours=2)), ("just-now", timedelta(minutes=5))):
+        Node.objects.create(
+            name=name, pool="gpu", token_digest=name.encode(), last_seen_at=now, left_at=now - left
+        )
+    [shown] = list_fleet()
+    assert (shown.node.name, shown.condition, shown.tone) == ("just-now", "left", "info")
+    assert count_fleet().nodes == 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import signal
 import ssl
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,11 @@ from inference.node_certificate import (
     NodeCertificate,
     make_request,
 )
-from inference.services.node import create_join_token
+from inference.services.node import (
+    create_join_token,
+    create_pool_token,
+    revoke_join_tokens,
+)
 from marketplace.core import keys
 from marketplace.core.clock import utc_now
 from marketplace.core.env import SettingError
@@ -196,6 +201,8 @@ def test_a_request_out_of_its_form_is_refused_and_uses_nothing_up(broker: Broker
         {"csr": request + "x" * (PEM_BYTES_MAX + 1 - len(request))},
         {"name": 1},
         {"name": "a\0b"},
+        {"pool": None},
+        {"pool": "a\0b"},
         {"join_token": None},
     ):
         answer = broker.post("/v1/nodes/join", right | wrong, token=None)
@@ -432,6 +439,131 @@ def test_a_revoked_node_renews_nothing_and_gets_nothing(
     path = f"/v1/leases/{lease['lease_id']}/renew"
     body = {"node_id": str(node.row.pk), "nonce": node.nonce(broker)}
     assert_refused(broker.post(path, node.sign(body), peer=node), 403, "node_revoked")
+
+
+# --- Pools --------------------------------------------------------------------------
+
+
+def join_pool(broker: Broker, token: str, name: str, key: bytes | None = None, **more: str) -> Any:
+    """Ask as a new machine of a pool, or as the one with this key."""
+    key = key or signature.generate_signing_key()
+    body = {"join_token": token, "name": name, "csr": make_request(key, name)} | more
+    return broker.post("/v1/nodes/join", body, token=None)
+
+
+def test_a_pools_token_makes_so_many_nodes_of_whatever_names(broker: Broker) -> None:
+    token = create_pool_token(pool="gpu", use_count_max=2)
+    key = signature.generate_signing_key()
+
+    first = join_pool(broker, token, "gpu-a", key).json()
+    # Whose answer was lost is the same node again, and uses nothing up.
+    assert join_pool(broker, token, "gpu-a", key).json()["node_id"] == first["node_id"]
+    assert join_pool(broker, token, "gpu-b").status_code == 200
+    assert_refused(join_pool(broker, token, "gpu-c"), 401, "join_token_invalid")
+    # Also when it is used up.
+    assert join_pool(broker, token, "gpu-a", key).json()["node_id"] == first["node_id"]
+
+    assert NodeJoinToken.objects.get().use_count == 2
+    assert set(NodeIdentity.objects.values_list("name", "pool")) == {
+        ("gpu-a", "gpu"),
+        ("gpu-b", "gpu"),
+    }
+
+
+def test_as_many_at_once_as_the_token_is_good_for(broker: Broker) -> None:
+    token = create_pool_token(pool="gpu", use_count_max=5)
+    with ThreadPoolExecutor(12) as threads:
+        answers = threads.map(lambda index: join_pool(broker, token, f"gpu-{index}"), range(12))
+        codes = [answer.status_code for answer in answers]
+    assert sorted(codes) == [200] * 5 + [401] * 7
+    assert NodeIdentity.objects.count() == NodeJoinToken.objects.get().use_count == 5
+
+
+def test_a_token_is_for_its_pool(broker: Broker) -> None:
+    of_pool, of_name = create_pool_token(pool="gpu", use_count_max=9), create_join_token(name=NAME)
+    for token in (of_pool, of_name):
+        answer = join_pool(broker, token, NAME, pool="cpu")
+        assert_refused(answer, 401, "join_token_invalid")
+    assert not NodeIdentity.objects.exists()
+    assert join_pool(broker, of_pool, "gpu-a", pool="gpu").status_code == 200
+    assert join_pool(broker, of_name, NAME, pool="default").status_code == 200
+
+
+@pytest.mark.parametrize("name", ["", "Gpu", "-a", "a" * 64, "a.b"])
+def test_a_node_of_a_pool_has_a_nodes_name(broker: Broker, name: str) -> None:
+    token = create_pool_token(pool="gpu", use_count_max=9)
+    request = make_request(signature.generate_signing_key(), "x")
+    body = {"join_token": token, "name": name, "csr": request}
+    assert_refused(broker.post("/v1/nodes/join", body, token=None), 401, "join_token_invalid")
+    assert NodeJoinToken.objects.get().use_count == 0
+
+
+def test_a_machine_of_the_same_name_follows_in_its_pool_alone(broker: Broker) -> None:
+    """Otherwise any machine of a pool could take the place of any node there is."""
+    gpu = create_pool_token(pool="gpu", use_count_max=9)
+    cpu = create_pool_token(pool="cpu", use_count_max=9)
+    assert join_pool(broker, create_join_token(name=NAME, pool="gpu"), NAME).status_code == 200
+    before = join_pool(broker, gpu, "gpu-a").json()
+
+    assert_refused(join_pool(broker, cpu, "gpu-a"), 401, "join_token_invalid")
+    # That one has a token of its own, though it is in the pool.
+    assert_refused(join_pool(broker, gpu, NAME), 401, "join_token_invalid")
+    after = join_pool(broker, gpu, "gpu-a").json()
+
+    replaced = NodeIdentity.objects.get(pk=before["node_id"])
+    assert replaced.revoked_at == replaced.replaced_at is not None
+    assert NodeIdentity.objects.get(pk=after["node_id"]).revoked_at is None
+    # Nothing was said against the machine that lost its name: the pool goes on.
+    Node.objects.create(
+        pk=before["node_id"], name="gpu-a", token_digest=bytes(32), revoked_at=utc_now()
+    )
+    assert join_pool(broker, gpu, "gpu-b").status_code == 200
+
+
+@pytest.mark.parametrize("by", ["web", "operator"])
+def test_putting_one_machine_out_puts_out_the_token_that_it_holds(broker: Broker, by: str) -> None:
+    used, other = (create_pool_token(pool="gpu", use_count_max=9) for _ in range(2))
+    cpu = create_pool_token(pool="cpu", use_count_max=9)
+    stays = join_pool(broker, used, "gpu-a").json()
+    joined = join_pool(broker, used, "gpu-b").json()
+    if by == "operator":
+        assert broker.run("revoke-node", "gpu-b").returncode == 0
+    else:
+        Node.objects.create(
+            pk=joined["node_id"], name="gpu-b", token_digest=bytes(32), revoked_at=utc_now()
+        )
+
+    # Not under another name, and not with what it may have been given since.
+    for token in (used, other):
+        assert_refused(join_pool(broker, token, "gpu-c"), 401, "join_token_invalid")
+    assert join_pool(broker, cpu, "cpu-a").status_code == 200
+    assert NodeIdentity.objects.get(pk=stays["node_id"]).revoked_at is None
+    fresh = create_pool_token(pool="gpu", use_count_max=9)
+    assert join_pool(broker, fresh, "gpu-c").status_code == 200
+
+
+def test_without_that_rule_it_would_come_back(broker: Broker) -> None:
+    """The control: a machine that only lost its name to another one comes back."""
+    token = create_pool_token(pool="gpu", use_count_max=9)
+    joined = join_pool(broker, token, "gpu-b").json()
+    now = utc_now()
+    NodeIdentity.objects.filter(pk=joined["node_id"]).update(revoked_at=now, replaced_at=now)
+    assert join_pool(broker, token, "gpu-c").status_code == 200
+
+
+def test_revoked_tokens_let_nobody_in_and_put_nobody_out(broker: Broker) -> None:
+    gpu = create_pool_token(pool="gpu", use_count_max=9)
+    cpu = create_pool_token(pool="cpu", use_count_max=9)
+    named = create_join_token(name=NAME, pool="gpu")
+    joined = join_pool(broker, gpu, "gpu-a").json()
+
+    assert (revoke_join_tokens(pool="gpu"), revoke_join_tokens(pool="gpu")) == (1, 0)
+
+    assert_refused(join_pool(broker, gpu, "gpu-b"), 401, "join_token_invalid")
+    assert NodeIdentity.objects.get(pk=joined["node_id"]).revoked_at is None
+    assert join_pool(broker, cpu, "cpu-a").status_code == 200
+    assert revoke_join_tokens(name=NAME) == 1
+    assert_refused(join_pool(broker, named, NAME), 401, "join_token_invalid")
 
 
 # --- The node's own client ----------------------------------------------------------

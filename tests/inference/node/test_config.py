@@ -79,3 +79,10 @@ def test_the_join_token_is_read_when_it_is_needed(tmp_path):
 
     assert config.read_join_token() == "snt_secret"
     assert "snt_secret" not in repr(config)
+
+
+def test_the_pool_is_a_name_or_nothing():
+    assert NodeConfig.from_env(ENV).pool == ""
+    assert NodeConfig.from_env(ENV | {"STRONGROOM_NODE_POOL": "gpu-l4"}).pool == "gpu-l4"
+    with pytest.raises(SettingError, match="STRONGROOM_NODE_POOL must have lowercase"):
+        NodeConfig.from_env(ENV | {"STRONGROOM_NODE_POOL": "GPU"})

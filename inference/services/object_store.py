@@ -150,6 +150,24 @@ def hash_part(storage_name: str) -> tuple[str, int]:
     return digest.hexdigest(), size_bytes
 
 
+def list_stored() -> Iterator[tuple[str, int]]:
+    """Name and size in bytes of every object of artifacts.
+
+    Raises:
+        ObjectStoreUnavailableError: The store does not give the list.
+    """
+    storage, waiting = artifact_storage(), [ARTIFACTS_FOLDER]
+    with _refusing_when_unavailable("the store could not be listed"):
+        while waiting:
+            folder = waiting.pop()
+            try:
+                folders, names = storage.listdir(folder)
+            except FileNotFoundError:
+                continue
+            waiting += [f"{folder}/{one}" for one in folders if one]
+            yield from ((name, storage.size(name)) for name in (f"{folder}/{one}" for one in names))
+
+
 def delete_part(storage_name: str) -> bool:
     """Delete a part; one that is gone already is fine, one that stays is logged and False."""
     try:

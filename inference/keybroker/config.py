@@ -11,7 +11,16 @@ from pathlib import Path
 from inference.keybroker.kms import KeyProvider, LocalKms
 from inference.keybroker.kms.settings import ALIAS_PREFIX, AwsSettings, VaultSettings
 from inference.keybroker.tpm import TpmPolicy
-from marketplace.core.env import SettingError, env_int, env_secret, env_text
+from marketplace.core.env import (
+    SettingError,
+    env_database_url,
+    env_environment,
+    env_int,
+    env_secret,
+    env_text,
+    env_token,
+)
+from marketplace.core.listen import env_listen
 from strongroom.sealing.policy import EVIDENCE_KINDS
 from strongroom.sealing.suite import SUITES, X25519, Suite, find_suite
 
@@ -79,7 +88,7 @@ class KeyBrokerConfig:
         Raises:
             SettingError: A variable is missing or has a form that is not accepted.
         """
-        development = env_text("STRONGROOM_ENV", "production", env=env) == "development"
+        development = env_environment(env=env) == "development"
         evidence = _words("STRONGROOM_KEYBROKER_EVIDENCE", "none-dev" if development else "", env)
         if unknown := evidence - set(EVIDENCE_KINDS):
             raise SettingError(f"STRONGROOM_KEYBROKER_EVIDENCE: unknown {sorted(unknown)}")
@@ -87,10 +96,10 @@ class KeyBrokerConfig:
         if suite is None:
             raise SettingError(f"STRONGROOM_KEYBROKER_SUITE: one of {', '.join(SUITES)}")
         kms = _read_kms(env, is_development=development)
-        host, port = _read_listen(env_text("STRONGROOM_KEYBROKER_LISTEN", LISTEN_DEFAULT, env=env))
+        host, port = env_listen("STRONGROOM_KEYBROKER_LISTEN", LISTEN_DEFAULT, env=env)
         return cls(
-            database_url=env_secret("STRONGROOM_KEYBROKER_DATABASE_URL", env=env),
-            token=env_secret("STRONGROOM_KEYBROKER_TOKEN", env=env),
+            database_url=env_database_url("STRONGROOM_KEYBROKER_DATABASE_URL", env=env),
+            token=env_token("STRONGROOM_KEYBROKER_TOKEN", env=env),
             kms=kms,
             kms_dir=Path(env_text("STRONGROOM_KEYBROKER_KMS_DIR", env=env)),
             vault=_read_vault(env) if kms == "vault" else None,
@@ -154,13 +163,6 @@ def _read_aws(env: Mapping[str, str] | None) -> AwsSettings:
         endpoint_url=env_text("STRONGROOM_KEYBROKER_AWS_ENDPOINT_URL", "", env=env),
         alias_prefix=prefix,
     )
-
-
-def _read_listen(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise SettingError(f"STRONGROOM_KEYBROKER_LISTEN must be host:port, not {text!r}")
-    return host.strip("[]"), int(port)
 
 
 def _read_tls(env: Mapping[str, str] | None, *, is_required: bool) -> tuple[Path, Path] | None:

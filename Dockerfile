@@ -171,4 +171,4 @@ FROM ${POSTGRES_IMAGE} AS postgres
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends postgresql-18-pgvector=0.8.* \
     && rm -rf /var/lib/apt/lists/*
-USER postgres
+USER 999:999

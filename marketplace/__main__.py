@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Become the process that the command line names; exit 2 if its settings are wrong."""
     name = _parse(arguments).process
     try:
-        _check_settings(name)
+        check_settings(name)
         command = COMMANDS[name]()
     except (SettingError, OSError) as error:
         print(f"{name}: {error}", file=sys.stderr)
@@ -92,7 +92,8 @@ def _celery(kind: str) -> list[str]:
     return [*celery, kind, "--loglevel", "INFO"]
 
 
-def _check_settings(name: str) -> None:
+def check_settings(name: str) -> None:
+    """Read what a process is given; raises SettingError with the name of what is wrong."""
     # Its own checks run while it is imported.
     from marketplace import settings
 

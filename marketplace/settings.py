@@ -31,6 +31,12 @@ SECRET_KEY = env_secret("STRONGROOM_SECRET_KEY")
 WEB_URL = env_url("STRONGROOM_WEB_URL")
 GATEWAY_URL = env_url("STRONGROOM_GATEWAY_URL")
 ALLOWED_HOSTS = [urlparse(WEB_URL).hostname or "localhost"]
+# Names by which our own parts reach the site on the way that nobody else has.
+ALLOWED_HOSTS += [
+    name.strip() for name in env_text("STRONGROOM_WEB_INNER_HOSTS", ",").split(",") if name.strip()
+]
+if "*" in ALLOWED_HOSTS or any(name.startswith(".") for name in ALLOWED_HOSTS):
+    raise SettingError("STRONGROOM_WEB_INNER_HOSTS has whole names, with commas between")
 if DEVELOPMENT:
     ALLOWED_HOSTS += ["127.0.0.1", "localhost"]
 CSRF_TRUSTED_ORIGINS = [WEB_URL]

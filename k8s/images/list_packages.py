@@ -9,11 +9,11 @@ in requirements.txt and requirements-data.txt, which pip is given as constraints
 
 from __future__ import annotations
 
-import importlib.metadata as metadata
 import re
 import sys
 import tomllib
 from collections.abc import Iterable, Mapping
+from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import Requirement

@@ -96,7 +96,7 @@ def _find(name: str, root: Path) -> Path:
 
 
 def _find_or_none(name: str, root: Path) -> Path | None:
-    base = root / PACKAGES.get(name.split(".")[0], ".") / Path(*name.split("."))
+    base = root / PACKAGES.get(name.split(".", maxsplit=1)[0], ".") / Path(*name.split("."))
     for path in (base.with_suffix(".py"), base / "__init__.py"):
         if path.is_file():
             return path

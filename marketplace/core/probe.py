@@ -1,16 +1,18 @@
-"""Say whether a process is well, for those that listen nowhere: exit code 0, or 1 and why.
+"""Say whether a process of this machine is well: exit code 0, or 1 and why.
 
-Run: python -m marketplace.core.probe [worker | beat | node | database]
+Run: python -m marketplace.core.probe [worker | beat | node | database | web | gateway | keybroker]
 
 A worker and the schedule touch a file whenever they come round; an old one means that they
 hang. A node is well while its agent holds the lock of its folder and its Triton answers. The
-database is well if it takes a connection with the address that this process was given.
+database is well if it takes a connection with the address that this process was given. Those
+that listen are asked on loopback, for images that have no program to ask with.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import ssl
 import stat
 import sys
 import tempfile
@@ -19,8 +21,10 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from marketplace.core.env import SettingError, env_int, env_secret, env_text
+from marketplace.core.env import SettingError, env_int, env_secret, env_text, env_url
+from marketplace.core.listen import env_listen
 
 # Far above a few seconds between two notes, and above the time in which a connection to Redis is
 # tried again: a process that only waits for others is not ended for it.
@@ -91,13 +95,43 @@ def check_node() -> None:
     lock = Path(env_text("STRONGROOM_NODE_DIR")) / NODE_LOCK
     if not is_locked(lock):
         raise NotWellError(f"no agent holds {lock}")
-    host = env_text("STRONGROOM_NODE_TRITON_HOST", "127.0.0.1")
+    host = _as_reached(env_text("STRONGROOM_NODE_TRITON_HOST", "127.0.0.1"))
     port = env_int("STRONGROOM_NODE_TRITON_HTTP_PORT", TRITON_HTTP_PORT, minimum=1, maximum=65535)
-    # Where it listens on every address, this machine is one of them.
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104
-    url = f"http://{host}:{port}/v2/health/ready"
+    _ask(f"http://{host}:{port}/v2/health/ready")
+
+
+def check_web() -> None:
+    """Raise NotWellError unless the site answers, under its own name."""
+    host, port = env_listen("STRONGROOM_WEB_LISTEN", "127.0.0.1:8000")
+    name = urlsplit(env_url("STRONGROOM_WEB_URL")).netloc
+    _ask(f"http://{_as_reached(host)}:{port}/api/platform", name=name)
+
+
+def check_gateway() -> None:
+    """Raise NotWellError unless the gateway takes requests."""
+    host, port = env_listen("STRONGROOM_GATEWAY_LISTEN", "127.0.0.1:8001")
+    _ask(f"http://{_as_reached(host)}:{port}/health")
+
+
+def check_keybroker() -> None:
+    """Raise NotWellError unless the key broker answers."""
+    host, port = env_listen("STRONGROOM_KEYBROKER_LISTEN", "127.0.0.1:8443")
+    scheme = "https" if env_text("STRONGROOM_KEYBROKER_TLS_CERT", "") else "http"
+    _ask(f"{scheme}://{_as_reached(host)}:{port}/health")
+
+
+def _as_reached(host: str) -> str:
+    """Where something listens on every address, this machine is one of them."""
+    reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    return f"[{reached}]" if ":" in reached else reached
+
+
+def _ask(url: str, name: str = "") -> None:
+    # Its certificate has another name than this one, and nothing is told to it.
+    context = ssl._create_unverified_context()  # noqa: S323, SLF001 - no shorter way has a name
+    request = urllib.request.Request(url, headers={"Host": name} if name else {})  # noqa: S310
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_S):
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S, context=context):  # noqa: S310
             pass
     except OSError as error:
         raise NotWellError(f"{url}: {error}") from error
@@ -149,6 +183,9 @@ CHECKS: dict[str, Callable[[], None]] = {
     "beat": lambda: check_note("beat"),
     "node": check_node,
     "database": check_database,
+    "web": check_web,
+    "gateway": check_gateway,
+    "keybroker": check_keybroker,
 }
 
 

@@ -29,6 +29,7 @@ LISTEN_DEFAULT = "127.0.0.1:8443"
 # replicas that were all started anew five times.
 RELEASE_ALARM_PER_HOUR = 60
 KMS_NAMES = ("local", "vault", "aws")
+DIGEST_PATTERN = re.compile(r"[0-9a-f]{64}")
 ALIAS_PREFIX_PATTERN = re.compile(r"alias/(?!aws/)[A-Za-z0-9/_-]{1,120}/")
 
 
@@ -104,7 +105,7 @@ class KeyBrokerConfig:
             kms_dir=Path(env_text("STRONGROOM_KEYBROKER_KMS_DIR", env=env)),
             vault=_read_vault(env) if kms == "vault" else None,
             aws=_read_aws(env) if kms == "aws" else None,
-            loader_digests=_words("STRONGROOM_LOADER_DIGESTS", "", env),
+            loader_digests=_read_digests(env),
             evidence=evidence,
             suite=suite,
             host=host,
@@ -176,6 +177,13 @@ def _read_tls(env: Mapping[str, str] | None, *, is_required: bool) -> tuple[Path
         if not Path(path).is_file():
             raise SettingError(f"{name}: there is no file {path}")
     return Path(certificate), Path(key)
+
+
+def _read_digests(env: Mapping[str, str] | None) -> frozenset[str]:
+    digests = _words("STRONGROOM_LOADER_DIGESTS", "", env)
+    if not all(DIGEST_PATTERN.fullmatch(digest) for digest in digests):
+        raise SettingError("STRONGROOM_LOADER_DIGESTS must be SHA-256 in hex, with commas between")
+    return digests
 
 
 def _words(name: str, default: str, env: Mapping[str, str] | None) -> frozenset[str]:

@@ -92,7 +92,6 @@ class NodeConfig:
         if not _NAME.fullmatch(name):
             detail = "must have lowercase letters, digits and inner hyphens, at most 63"
             raise SettingError(f"STRONGROOM_NODE_NAME {detail}")
-        triton_dir = env.get("STRONGROOM_NODE_TRITON_DIR")
         slot_count = env_int("STRONGROOM_NODE_SLOTS", SLOTS_DEFAULT, minimum=0, env=env)
         config = cls(
             node_dir=node_dir,
@@ -106,7 +105,7 @@ class NodeConfig:
                 grpc_port=_read_port("GRPC", 18001, env),
                 metrics_port=_read_port("METRICS", 18002, env),
                 host=env_text("STRONGROOM_NODE_TRITON_HOST", HOST, env=env),
-                triton_dir=Path(triton_dir) if triton_dir else None,
+                triton_dir=_read_triton_dir(env),
                 slot_count=slot_count,
             ),
             environment=env,
@@ -129,6 +128,13 @@ class NodeConfig:
         if len(os.fsencode(config.socket_path)) > SOCKET_PATH_LENGTH_MAX:
             raise SettingError("STRONGROOM_NODE_RUN_DIR is too long for a unix socket below it")
         return config
+
+
+def _read_triton_dir(env: Mapping[str, str]) -> Path | None:
+    path = env_text("STRONGROOM_NODE_TRITON_DIR", "", env=env)
+    if path and not (Path(path) / "bin" / "tritonserver").is_file():
+        raise SettingError(f"STRONGROOM_NODE_TRITON_DIR: there is no {path}/bin/tritonserver")
+    return Path(path) if path else None
 
 
 def _read_port(plane: str, default: int, env: Mapping[str, str]) -> int:

@@ -60,12 +60,13 @@ def select(target: str, root: Path = ROOT) -> Selection:
     while waiting:
         name = waiting.pop()
         seen.add(name)
-        for imported in _list_imports(name, root):
-            if imported.split(".")[0] not in PACKAGES:
-                outside.setdefault(imported.split(".")[0], set()).add(name)
+        for imported, is_module in _list_imports(name, root):
+            first = imported.partition(".")[0]
+            if first not in PACKAGES:
+                outside.setdefault(first, set()).add(name)
                 continue
             found = _as_modules(imported, root)
-            if not found:
+            if is_module and imported not in found:
                 raise SelectionError(f"{name} imports {imported}, which is not there")
             if lost := found & left_out:
                 raise SelectionError(f"{name} imports {sorted(lost)}, which {target} leaves out")
@@ -110,17 +111,19 @@ def _as_modules(imported: str, root: Path) -> set[str]:
     return {name for name in names if _find_or_none(name, root) is not None}
 
 
-def _list_imports(name: str, root: Path) -> Iterator[str]:
+def _list_imports(name: str, root: Path) -> Iterator[tuple[str, bool]]:
+    """What a module imports, and whether that must be a module; else it may be a name in one."""
     path = _find(name, root)
     # A package runs before what is in it.
-    yield from (parent for parent in [name.rpartition(".")[0]] if parent)
+    yield from ((parent, True) for parent in [name.rpartition(".")[0]] if parent)
     for node in _walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from ((alias.name, True) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             if node.level or node.module is None:
                 raise SelectionError(f"{name} imports relatively")
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            yield node.module, True
+            yield from ((f"{node.module}.{alias.name}", False) for alias in node.names)
 
 
 def _walk(node: ast.AST) -> Iterator[ast.AST]:

@@ -238,6 +238,9 @@ def test_each_process_has_what_it_must_have(name: str, tmp_path: Path) -> None:
     folder = make_secrets(tmp_path)
     environment = place_secrets(read_environment(SERVICES[name]), folder)
 
+    if "STRONGROOM_NODE_TRITON_DIR" in environment:
+        environment["STRONGROOM_NODE_TRITON_DIR"] = str(make_triton(tmp_path))
+
     outcome = start(name, environment)
     assert outcome.returncode == 0, outcome.stderr
 
@@ -293,6 +296,14 @@ def make_secrets(folder: Path) -> Path:
         timeout=60,
     )
     return folder / "secrets"
+
+
+def make_triton(folder: Path) -> Path:
+    """What NVIDIA's image has, as far as it is looked at."""
+    program = folder / "tritonserver" / "bin" / "tritonserver"
+    program.parent.mkdir(parents=True)
+    program.touch()
+    return program.parents[1]
 
 
 def place_secrets(environment: dict[str, str], folder: Path) -> dict[str, str]:

@@ -41,8 +41,8 @@ _SITE = (
 )
 # By process: prefixes of further variables that may be set for it.
 _PASSED: Mapping[str, tuple[str, ...]] = {
-    "web": (*_SITE, "STRONGROOM_TRUSTED_PROXY_COUNT"),
-    "worker": _SITE,
+    "web": (*_SITE, "STRONGROOM_TRUSTED_PROXY_COUNT", "STRONGROOM_WEB_THREADS"),
+    "worker": (*_SITE, "STRONGROOM_WORKER_PROCESSES"),
     "gateway": ("STRONGROOM_GATEWAY_", "STRONGROOM_OTLP_", "OTEL_EXPORTER_OTLP_"),
     "keybroker": ("STRONGROOM_KEYBROKER_",),
     "node": (
@@ -178,6 +178,7 @@ def _stripe(place: Place) -> dict[str, str]:
 def _worker(place: Place) -> dict[str, str]:
     return {
         **_control_plane(place),
+        "STRONGROOM_STATE_DIR": _state_dir(place),
         "STRONGROOM_RECEIPT_KEY": place.secrets["receipt_key"],
     }
 
@@ -197,7 +198,17 @@ def _web(place: Place) -> dict[str, str]:
     return {
         **_control_plane(place),
         "STRONGROOM_PLAYGROUND_SECRET": place.secrets["playground_secret"],
+        "STRONGROOM_WEB_LISTEN": f"127.0.0.1:{place.web_port}",
     }
+
+
+def _beat(place: Place) -> dict[str, str]:
+    return {**_django(place), "STRONGROOM_STATE_DIR": _state_dir(place)}
+
+
+def _state_dir(place: Place) -> str:
+    """Where the schedule lies, and signs of life."""
+    return str(place.home / "beat")
 
 
 def _manage(place: Place) -> dict[str, str]:
@@ -208,6 +219,7 @@ def _gateway(place: Place) -> dict[str, str]:
     return {
         "STRONGROOM_ENV": "development",
         "STRONGROOM_GATEWAY_DATABASE_URL": place.database_url(postgres.GATEWAY),
+        "STRONGROOM_GATEWAY_LISTEN": f"127.0.0.1:{place.gateway_port}",
         "STRONGROOM_GATEWAY_GRPC_LISTEN": place.grpc_address,
         "STRONGROOM_REDIS_URL": place.gateway_redis_url,
         "STRONGROOM_WEB_URL": place.web_url,
@@ -267,7 +279,7 @@ def _demo(place: Place) -> dict[str, str]:
 _TABLE = {
     "web": _web,
     "worker": _worker,
-    "beat": _django,
+    "beat": _beat,
     "manage": _manage,
     "gateway": _gateway,
     "keybroker": _keybroker,

@@ -14,12 +14,8 @@ from pathlib import Path
 from embedded import environment, postgres, redis
 from embedded.environment import ROOT, Place
 from embedded.system_user import OURSELVES, SystemUser
-from inference.gateway.config import SERVER_OPTIONS
 
 PROBE_TIMEOUT_S = 2.0
-# Threads that serve pages and the management API; each holds a database connection.
-WEB_THREADS = 8
-WORKER_PROCESSES = 2
 # A worker may be in the middle of a step, a node drains its Triton first.
 SLOW_STOP_TIMEOUT_S = 25.0
 
@@ -150,22 +146,6 @@ def _prepare(place: Place) -> Process:
     )
 
 
-def _granian(interface: str, target: str, port: int, *options: str) -> list[str | Path]:
-    command = python("-m", "granian", "--interface", interface, "--host", "127.0.0.1")
-    return [
-        *command,
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-        "--no-ws",
-        "--http",
-        "1",
-        *options,
-        target,
-    ]
-
-
 def _keybroker(place: Place) -> Process:
     port = place.ports["keybroker"]
     return Process(
@@ -189,10 +169,9 @@ def _fakestripe(place: Place) -> Process:
 
 
 def _web(place: Place) -> Process:
-    threads = ("--blocking-threads", str(WEB_THREADS))
     return Process(
         name="web",
-        command=_granian("wsgi", "marketplace.wsgi:application", place.web_port, *threads),
+        command=python("-m", "marketplace", "web"),
         env=environment.for_process(place, "web"),
         after=("prepare", "redis", "keybroker"),
         is_ready=answers(f"{place.web_url}/api/platform"),
@@ -203,7 +182,7 @@ def _web(place: Place) -> Process:
 def _gateway(place: Place) -> Process:
     return Process(
         name="gateway",
-        command=_granian("rsgi", "inference.gateway.app:app", place.gateway_port, *SERVER_OPTIONS),
+        command=python("-m", "inference.gateway"),
         env=environment.for_process(place, "gateway"),
         after=("prepare", "redis"),
         is_ready=answers(f"{place.gateway_url}/health"),
@@ -212,11 +191,9 @@ def _gateway(place: Place) -> Process:
 
 
 def _worker(place: Place) -> Process:
-    command = python("-m", "celery", "--app", "marketplace.celery", "worker", "--loglevel", "INFO")
-    command += ["--concurrency", str(WORKER_PROCESSES), "--without-gossip", "--without-mingle"]
     return Process(
         name="worker",
-        command=command,
+        command=python("-m", "marketplace", "worker"),
         env=environment.for_process(place, "worker"),
         after=("prepare", "redis", "keybroker"),
         is_ready=says(" ready."),
@@ -225,12 +202,9 @@ def _worker(place: Place) -> Process:
 
 
 def _beat(place: Place) -> Process:
-    command = python("-m", "celery", "--app", "marketplace.celery", "beat", "--loglevel", "INFO")
-    # Beat keeps no state worth having: every entry is due again soon.
-    command += ["--schedule", place.home / "beat" / "schedule", "--pidfile", ""]
     return Process(
         name="beat",
-        command=command,
+        command=python("-m", "marketplace", "beat"),
         env=environment.for_process(place, "beat"),
         after=("prepare", "redis"),
         is_ready=says("beat: Starting"),

@@ -9,7 +9,9 @@ import os
 from typing import Any
 
 from celery import Celery
-from celery.signals import setup_logging
+from celery.signals import heartbeat_sent, setup_logging
+
+from marketplace.core import probe
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "marketplace.settings")
 
@@ -23,6 +25,12 @@ app.autodiscover_tasks(["marketplace", "inference", "billing"])
 @setup_logging.connect
 def _keep_logging(**_: Any) -> None:
     """Celery would put its own form in the place of the settings'; a receiver stops it."""
+
+
+@heartbeat_sent.connect
+def _note_life(**_: Any) -> None:
+    """A worker that hangs sends none, and is started anew (see `marketplace.core.probe`)."""
+    probe.note("worker")
 
 
 _SCHEDULE: dict[str, dict[str, Any]] = {

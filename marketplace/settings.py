@@ -8,18 +8,35 @@ from urllib.parse import unquote, urlparse
 
 from csp.constants import NONE, SELF
 
-from marketplace.core.env import SettingError, env_bool, env_int, env_secret, env_text
+from marketplace.core.env import (
+    PORT_MAX,
+    SettingError,
+    env_bool,
+    env_database_url,
+    env_environment,
+    env_int,
+    env_redis_url,
+    env_secret,
+    env_text,
+    env_url,
+)
 from marketplace.core.logs import read_level
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
-ENVIRONMENT = env_text("STRONGROOM_ENV", "production")
+ENVIRONMENT = env_environment()
 DEBUG = False  # Also in development: the error pages are part of the product.
 DEVELOPMENT = ENVIRONMENT == "development"
 SECRET_KEY = env_secret("STRONGROOM_SECRET_KEY")
-WEB_URL = env_text("STRONGROOM_WEB_URL").rstrip("/")
-GATEWAY_URL = env_text("STRONGROOM_GATEWAY_URL").rstrip("/")
+WEB_URL = env_url("STRONGROOM_WEB_URL")
+GATEWAY_URL = env_url("STRONGROOM_GATEWAY_URL")
 ALLOWED_HOSTS = [urlparse(WEB_URL).hostname or "localhost"]
+# Names by which our own parts reach the site on the way that nobody else has.
+ALLOWED_HOSTS += [
+    name.strip() for name in env_text("STRONGROOM_WEB_INNER_HOSTS", ",").split(",") if name.strip()
+]
+if "*" in ALLOWED_HOSTS or any(name.startswith(".") for name in ALLOWED_HOSTS):
+    raise SettingError("STRONGROOM_WEB_INNER_HOSTS has whole names, with commas between")
 if DEVELOPMENT:
     ALLOWED_HOSTS += ["127.0.0.1", "localhost"]
 CSRF_TRUSTED_ORIGINS = [WEB_URL]
@@ -100,10 +117,10 @@ def database(url: str) -> dict[str, object]:
     }
 
 
-DATABASES = {"default": database(env_secret("STRONGROOM_DATABASE_URL"))}
+DATABASES = {"default": database(env_database_url("STRONGROOM_DATABASE_URL"))}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
-REDIS_URL = env_secret("STRONGROOM_REDIS_URL")
+REDIS_URL = env_redis_url("STRONGROOM_REDIS_URL")
 CACHES = {
     "default": {
         "BACKEND": "django.core.cache.backends.redis.RedisCache",
@@ -193,6 +210,10 @@ STATIC_ROOT = (
 )
 OBJECTS_DIR = env_text("STRONGROOM_OBJECTS_DIR", str(BASE_DIR / "var" / "objects"))
 OBJECT_BUCKET = env_text("STRONGROOM_OBJECT_BUCKET", "none")
+# Where the store of that bucket is, if not where the AWS SDK looks by itself.
+OBJECT_ENDPOINT = (
+    env_url("STRONGROOM_OBJECT_ENDPOINT") if env_text("STRONGROOM_OBJECT_ENDPOINT", "") else None
+)
 STORAGES = {
     # Ciphertext of sealed models; a bucket of any S3-compatible store where one is named.
     "artifacts": {
@@ -204,7 +225,7 @@ STORAGES = {
         "BACKEND": "inference.services.s3_storage.S3ArtifactStorage",
         "OPTIONS": {
             "bucket_name": OBJECT_BUCKET,
-            "endpoint_url": env_text("STRONGROOM_OBJECT_ENDPOINT", "") or None,
+            "endpoint_url": OBJECT_ENDPOINT,
             "file_overwrite": True,
             "default_acl": "private",
         },
@@ -230,7 +251,7 @@ EMAIL_BACKEND = env_text(
     else "django.core.mail.backends.smtp.EmailBackend",
 )
 EMAIL_HOST = env_text("STRONGROOM_EMAIL_HOST", "localhost")
-EMAIL_PORT = env_int("STRONGROOM_EMAIL_PORT", 25)
+EMAIL_PORT = env_int("STRONGROOM_EMAIL_PORT", 25, minimum=1, maximum=PORT_MAX)
 EMAIL_TIMEOUT = 10
 DEFAULT_FROM_EMAIL = env_text("STRONGROOM_EMAIL_FROM", "Strongroom <noreply@strongroom.example>")
 
@@ -265,7 +286,7 @@ CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 3600}  # Far above the time limit.
 CELERY_TIMEZONE = "UTC"
 
-KEYBROKER_URL = env_text("STRONGROOM_KEYBROKER_URL", "http://127.0.0.1:8002").rstrip("/")
+KEYBROKER_URL = env_url("STRONGROOM_KEYBROKER_URL", "http://127.0.0.1:8002")
 # File with the authority of its certificate; empty: those that the system knows.
 KEYBROKER_CA = env_text("STRONGROOM_KEYBROKER_CA", "")
 KEYBROKER_TOKEN = env_secret("STRONGROOM_KEYBROKER_TOKEN", "unset")
@@ -294,7 +315,7 @@ METRIC_HOUR_DAYS = env_int("STRONGROOM_METRIC_HOUR_DAYS", 35, minimum=31)
 METRIC_DAY_DAYS = env_int("STRONGROOM_METRIC_DAY_DAYS", 400, minimum=91)
 
 # The creator's share of a prediction; the rest is the platform's.
-CREATOR_SHARE_BPS = env_int("STRONGROOM_CREATOR_SHARE_BPS", 8000)
+CREATOR_SHARE_BPS = env_int("STRONGROOM_CREATOR_SHARE_BPS", 8000, maximum=10_000)
 # How long before it begins a dearer price is announced.
 PRICE_NOTICE_DAYS = env_int("STRONGROOM_PRICE_NOTICE_DAYS", 7)
 # What a node's hour costs, in nano-dollars: prices are shown beside what they cost to serve.

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from urllib.parse import urlparse, urlsplit
+from urllib.parse import urlsplit
 
 from marketplace.core.address import Network, parse_network
 from marketplace.core.env import (
     SettingError,
     env_bool,
+    env_database_url,
+    env_environment,
     env_int,
     env_ratio,
+    env_redis_url,
     env_secret,
     env_text,
+    env_token,
+    env_url,
 )
 
 # Larger inputs belong into a file, not into JSON; Triton 2.51 itself has no limit at all.
@@ -336,14 +341,14 @@ class GatewayConfig:
             SettingError: With the name of the variable.
         """
         return cls(
-            database_url=env_secret("STRONGROOM_GATEWAY_DATABASE_URL"),
-            gateway_url=_env_url("STRONGROOM_GATEWAY_URL"),
-            web_url=_env_url("STRONGROOM_WEB_URL"),
-            playground_secret=env_secret("STRONGROOM_PLAYGROUND_SECRET"),
+            database_url=env_database_url("STRONGROOM_GATEWAY_DATABASE_URL"),
+            gateway_url=env_url("STRONGROOM_GATEWAY_URL"),
+            web_url=env_url("STRONGROOM_WEB_URL"),
+            playground_secret=env_token("STRONGROOM_PLAYGROUND_SECRET"),
             body_bytes_max=env_int("STRONGROOM_GATEWAY_BODY_BYTES_MAX", BODY_BYTES_MAX, minimum=1),
             deadline_s=env_int("STRONGROOM_GATEWAY_DEADLINE_S", DEADLINE_S, minimum=1),
             settle_wait_s=env_int("STRONGROOM_GATEWAY_SETTLE_WAIT_S", SETTLE_WAIT_S, minimum=1),
-            redis_url=env_secret("STRONGROOM_REDIS_URL"),
+            redis_url=env_redis_url("STRONGROOM_REDIS_URL"),
             account_requests_per_minute=_env_limit(
                 "STRONGROOM_GATEWAY_ACCOUNT_REQUESTS_PER_MINUTE", ACCOUNT_REQUESTS_PER_MINUTE
             ),
@@ -365,14 +370,14 @@ class GatewayConfig:
             otlp_endpoint=_read_otlp_endpoint(),
             trace_ratio=env_ratio("STRONGROOM_OTLP_RATIO", TRACE_RATIO),
             trusted_proxies=_env_networks("STRONGROOM_GATEWAY_TRUSTED_PROXIES"),
-            is_development=env_text("STRONGROOM_ENV", "production") == "development",
+            is_development=env_environment() == "development",
             inner_site_url=_read_inner_site_url(),
         )
 
 
 def _read_inner_site_url() -> str:
     name = "STRONGROOM_GATEWAY_SITE_URL"
-    return _env_url(name) if os.environ.get(name) else ""
+    return env_url(name) if os.environ.get(name) else ""
 
 
 def _read_metrics_token() -> str:
@@ -402,9 +407,7 @@ def _read_grpc_listen() -> str:
 
 def _read_otlp_endpoint() -> str:
     """Our own setting; empty where a standard one is left to the exporter."""
-    return (
-        _env_url("STRONGROOM_OTLP_ENDPOINT") if os.environ.get("STRONGROOM_OTLP_ENDPOINT") else ""
-    )
+    return env_url("STRONGROOM_OTLP_ENDPOINT") if os.environ.get("STRONGROOM_OTLP_ENDPOINT") else ""
 
 
 def _env_limit(name: str, default: int, *, minimum: int = 0) -> int:
@@ -422,13 +425,6 @@ def _env_networks(name: str) -> tuple[Network, ...]:
         return tuple(map(parse_network, texts))
     except ValueError as error:
         raise SettingError(f"{name} must be networks such as 10.0.0.0/8: {error}") from None
-
-
-def _env_url(name: str) -> str:
-    text = env_text(name).rstrip("/")
-    if urlparse(text).scheme not in {"http", "https"} or not urlparse(text).hostname:
-        raise SettingError(f"{name} must be an http(s) URL, not {text!r}")
-    return text
 
 
 # Predictions that run later. The longest run, as that of Replicate's models, and the longest wait

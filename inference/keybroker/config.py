@@ -11,7 +11,16 @@ from pathlib import Path
 from inference.keybroker.kms import KeyProvider, LocalKms
 from inference.keybroker.kms.settings import ALIAS_PREFIX, AwsSettings, VaultSettings
 from inference.keybroker.tpm import TpmPolicy
-from marketplace.core.env import SettingError, env_int, env_secret, env_text
+from marketplace.core.env import (
+    SettingError,
+    env_database_url,
+    env_environment,
+    env_int,
+    env_secret,
+    env_text,
+    env_token,
+)
+from marketplace.core.listen import env_listen
 from strongroom.sealing.policy import EVIDENCE_KINDS
 from strongroom.sealing.suite import SUITES, X25519, Suite, find_suite
 
@@ -20,6 +29,7 @@ LISTEN_DEFAULT = "127.0.0.1:8443"
 # replicas that were all started anew five times.
 RELEASE_ALARM_PER_HOUR = 60
 KMS_NAMES = ("local", "vault", "aws")
+DIGEST_PATTERN = re.compile(r"[0-9a-f]{64}")
 ALIAS_PREFIX_PATTERN = re.compile(r"alias/(?!aws/)[A-Za-z0-9/_-]{1,120}/")
 
 
@@ -79,7 +89,7 @@ class KeyBrokerConfig:
         Raises:
             SettingError: A variable is missing or has a form that is not accepted.
         """
-        development = env_text("STRONGROOM_ENV", "production", env=env) == "development"
+        development = env_environment(env=env) == "development"
         evidence = _words("STRONGROOM_KEYBROKER_EVIDENCE", "none-dev" if development else "", env)
         if unknown := evidence - set(EVIDENCE_KINDS):
             raise SettingError(f"STRONGROOM_KEYBROKER_EVIDENCE: unknown {sorted(unknown)}")
@@ -87,15 +97,15 @@ class KeyBrokerConfig:
         if suite is None:
             raise SettingError(f"STRONGROOM_KEYBROKER_SUITE: one of {', '.join(SUITES)}")
         kms = _read_kms(env, is_development=development)
-        host, port = _read_listen(env_text("STRONGROOM_KEYBROKER_LISTEN", LISTEN_DEFAULT, env=env))
+        host, port = env_listen("STRONGROOM_KEYBROKER_LISTEN", LISTEN_DEFAULT, env=env)
         return cls(
-            database_url=env_secret("STRONGROOM_KEYBROKER_DATABASE_URL", env=env),
-            token=env_secret("STRONGROOM_KEYBROKER_TOKEN", env=env),
+            database_url=env_database_url("STRONGROOM_KEYBROKER_DATABASE_URL", env=env),
+            token=env_token("STRONGROOM_KEYBROKER_TOKEN", env=env),
             kms=kms,
             kms_dir=Path(env_text("STRONGROOM_KEYBROKER_KMS_DIR", env=env)),
             vault=_read_vault(env) if kms == "vault" else None,
             aws=_read_aws(env) if kms == "aws" else None,
-            loader_digests=_words("STRONGROOM_LOADER_DIGESTS", "", env),
+            loader_digests=_read_digests(env),
             evidence=evidence,
             suite=suite,
             host=host,
@@ -156,13 +166,6 @@ def _read_aws(env: Mapping[str, str] | None) -> AwsSettings:
     )
 
 
-def _read_listen(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise SettingError(f"STRONGROOM_KEYBROKER_LISTEN must be host:port, not {text!r}")
-    return host.strip("[]"), int(port)
-
-
 def _read_tls(env: Mapping[str, str] | None, *, is_required: bool) -> tuple[Path, Path] | None:
     names = ("STRONGROOM_KEYBROKER_TLS_CERT", "STRONGROOM_KEYBROKER_TLS_KEY")
     certificate, key = (env_text(name, "", env=env) for name in names)
@@ -174,6 +177,13 @@ def _read_tls(env: Mapping[str, str] | None, *, is_required: bool) -> tuple[Path
         if not Path(path).is_file():
             raise SettingError(f"{name}: there is no file {path}")
     return Path(certificate), Path(key)
+
+
+def _read_digests(env: Mapping[str, str] | None) -> frozenset[str]:
+    digests = _words("STRONGROOM_LOADER_DIGESTS", "", env)
+    if not all(DIGEST_PATTERN.fullmatch(digest) for digest in digests):
+        raise SettingError("STRONGROOM_LOADER_DIGESTS must be SHA-256 in hex, with commas between")
+    return digests
 
 
 def _words(name: str, default: str, env: Mapping[str, str] | None) -> frozenset[str]:

@@ -12,7 +12,15 @@ from inference.node.canary import INTERVAL_S_DEFAULT
 from inference.node.evidence import Evidence, NoEvidence
 from inference.node_certificate import NODE_NAME
 from inference.triton.server import HOST, TritonConfig
-from marketplace.core.env import SettingError, env_int, env_secret, env_text
+from marketplace.core.env import (
+    PORT_MAX,
+    SettingError,
+    env_environment,
+    env_int,
+    env_secret,
+    env_text,
+    env_url,
+)
 
 # A unix socket's address has 108 bytes, the ending zero among them.
 SOCKET_PATH_LENGTH_MAX = 107
@@ -83,14 +91,13 @@ class NodeConfig:
         run_dir = Path(env_text("STRONGROOM_NODE_RUN_DIR", str(node_dir / "run"), env=env))
         name = _read_name("STRONGROOM_NODE_NAME", env_text("STRONGROOM_NODE_NAME", env=env))
         pool = env_text("STRONGROOM_NODE_POOL", "", env=env)
-        triton_dir = env.get("STRONGROOM_NODE_TRITON_DIR")
         slot_count = env_int("STRONGROOM_NODE_SLOTS", SLOTS_DEFAULT, minimum=0, env=env)
         config = cls(
             node_dir=node_dir,
             run_dir=run_dir.resolve(),
             name=name,
             pool=_read_name("STRONGROOM_NODE_POOL", pool) if pool else "",
-            web_url=_read_url("STRONGROOM_WEB_URL", env),
+            web_url=env_url("STRONGROOM_WEB_URL", env=env),
             keybroker_url=_read_broker_url(env),
             triton=TritonConfig(
                 work_dir=node_dir / "triton",
@@ -98,7 +105,7 @@ class NodeConfig:
                 grpc_port=_read_port("GRPC", 18001, env),
                 metrics_port=_read_port("METRICS", 18002, env),
                 host=env_text("STRONGROOM_NODE_TRITON_HOST", HOST, env=env),
-                triton_dir=Path(triton_dir) if triton_dir else None,
+                triton_dir=_read_triton_dir(env),
                 slot_count=slot_count,
             ),
             environment=env,
@@ -108,7 +115,9 @@ class NodeConfig:
             ),
             keybroker_ca=_read_ca(env),
             gateway_url=(
-                _read_url("STRONGROOM_GATEWAY_URL", env) if "STRONGROOM_GATEWAY_URL" in env else ""
+                env_url("STRONGROOM_GATEWAY_URL", env=env)
+                if "STRONGROOM_GATEWAY_URL" in env
+                else ""
             ),
             slot_count=slot_count,
             drain_s=env_int("STRONGROOM_NODE_DRAIN_S", DRAIN_S_DEFAULT, minimum=0, env=env),
@@ -128,20 +137,29 @@ def _read_name(setting: str, name: str) -> str:
     return name
 
 
+def _read_triton_dir(env: Mapping[str, str]) -> Path | None:
+    path = env_text("STRONGROOM_NODE_TRITON_DIR", "", env=env)
+    if path and not (Path(path) / "bin" / "tritonserver").is_file():
+        raise SettingError(f"STRONGROOM_NODE_TRITON_DIR: there is no {path}/bin/tritonserver")
+    return Path(path) if path else None
+
+
 def _read_port(plane: str, default: int, env: Mapping[str, str]) -> int:
     name = f"STRONGROOM_NODE_TRITON_{plane}_PORT"
-    port = env_int(name, default, minimum=1, env=env)
-    if port > 65535:
-        raise SettingError(f"{name} must be at most 65535, not {port}")
-    return port
+    return env_int(name, default, minimum=1, maximum=PORT_MAX, env=env)
 
 
 def _read_broker_url(env: Mapping[str, str]) -> str:
-    url = _read_url("STRONGROOM_KEYBROKER_URL", env)
-    development = env_text("STRONGROOM_ENV", "production", env=env) == "development"
+    url = env_url("STRONGROOM_KEYBROKER_URL", env=env)
+    development = env_environment(env=env) == "development"
     if not url.startswith("https://") and not development:
         raise SettingError("STRONGROOM_KEYBROKER_URL must begin with https:// in production")
     return url
+
+
+def _read_gateway_url(env: Mapping[str, str]) -> str:
+    name = "STRONGROOM_GATEWAY_URL"
+    return env_url(name, env=env) if name in env else ""
 
 
 def _read_ca(env: Mapping[str, str]) -> Path | None:
@@ -149,10 +167,3 @@ def _read_ca(env: Mapping[str, str]) -> Path | None:
     if path and not Path(path).is_file():
         raise SettingError(f"STRONGROOM_KEYBROKER_CA: there is no file {path}")
     return Path(path) if path else None
-
-
-def _read_url(name: str, env: Mapping[str, str]) -> str:
-    url = env_text(name, env=env).rstrip("/")
-    if not url.startswith(("http://", "https://")):
-        raise SettingError(f"{name} must begin with http:// or https://, not {url!r}")
-    return url

@@ -8,6 +8,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
+
+ENVIRONMENTS = ("development", "staging", "production")
+# Shown to others or signed with: outside development, what is shorter can be guessed.
+TOKEN_LENGTH_MIN = 32
+PORT_MAX = 65535
 
 
 class SettingError(Exception):
@@ -74,8 +80,69 @@ def env_secret(
     source = os.environ if env is None else env
     path = source.get(f"{name}_FILE")
     if path:
-        try:
-            return Path(path).read_text().strip()
-        except OSError as error:
-            raise SettingError(f"{name}_FILE cannot be read: {error.strerror}") from error
+        return _read_secret(f"{name}_FILE", Path(path))
     return env_text(name, default, env=source)
+
+
+def _read_secret(name: str, path: Path) -> str:
+    try:
+        text = path.read_text().strip()
+    except OSError as error:
+        raise SettingError(f"{name} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise SettingError(f"{name} names a file that is no text") from None
+    if not text:
+        raise SettingError(f"{name} names an empty file")
+    return text
+
+
+def env_environment(*, env: Mapping[str, str] | None = None) -> str:
+    """`development`, `staging` or `production`; the last two are the same to the code."""
+    value = env_text("STRONGROOM_ENV", "production", env=env)
+    if value not in ENVIRONMENTS:
+        raise SettingError(
+            f"STRONGROOM_ENV must be one of {', '.join(ENVIRONMENTS)}, not {value!r}"
+        )
+    return value
+
+
+def env_token(
+    name: str, default: str | None = None, *, env: Mapping[str, str] | None = None
+) -> str:
+    """A secret that others show or that signs; outside development it cannot be guessed."""
+    value = env_secret(name, env=env)
+    if env_environment(env=env) != "development" and len(value) < TOKEN_LENGTH_MIN:
+        raise SettingError(f"{name} must have at least {TOKEN_LENGTH_MIN} characters")
+    return value
+
+
+def env_url(name: str, default: str | None = None, *, env: Mapping[str, str] | None = None) -> str:
+    """An http(s) address without a slash at its end."""
+    text = env_text(name, default, env=env).rstrip("/")
+    if not _is_url(text, "http", "https") or not urlsplit(text).hostname:
+        raise SettingError(f"{name} must be an http(s) URL, not {text!r}")
+    return text
+
+
+def env_database_url(name: str, *, env: Mapping[str, str] | None = None) -> str:
+    """Where Postgres is, as postgresql://; what is wrong with it is not quoted."""
+    text = env_secret(name, env=env)
+    if not _is_url(text, "postgresql", "postgres"):
+        raise SettingError(f"{name} must be like postgresql://role:password@host:5432/database")
+    return text
+
+
+def env_redis_url(name: str, *, env: Mapping[str, str] | None = None) -> str:
+    """Where Redis is, as redis:// or rediss:// (TLS); what is wrong with it is not quoted."""
+    text = env_secret(name, env=env)
+    if not _is_url(text, "redis", "rediss") or not urlsplit(text).hostname:
+        raise SettingError(f"{name} must be like redis://user:password@host:6379/0")
+    return text
+
+
+def _is_url(text: str, *schemes: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in schemes and parts.port != 0 and text.startswith(f"{parts.scheme}://")
+    except ValueError:
+        return False

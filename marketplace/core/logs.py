@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from marketplace.core.clock import to_wire
-from marketplace.core.env import SettingError, env_text
+from marketplace.core.env import SettingError, env_environment, env_text
 
 FORMATS = ("json", "text")
 # Of a message or a traceback; the rest is cut. A line is read by people and by collectors.
@@ -43,7 +43,7 @@ def read_format() -> str:
     Raises:
         SettingError: It is neither.
     """
-    is_development = env_text("STRONGROOM_ENV", "production") == "development"
+    is_development = env_environment() == "development"
     name = env_text("STRONGROOM_LOG_FORMAT", "text" if is_development else "json")
     if name not in FORMATS:
         raise SettingError(f"STRONGROOM_LOG_FORMAT must be json or text, not {name!r}")

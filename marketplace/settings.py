@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging.config
+import re
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -20,6 +21,11 @@ SECRET_KEY = env_secret("STRONGROOM_SECRET_KEY")
 WEB_URL = env_text("STRONGROOM_WEB_URL").rstrip("/")
 GATEWAY_URL = env_text("STRONGROOM_GATEWAY_URL").rstrip("/")
 ALLOWED_HOSTS = [urlparse(WEB_URL).hostname or "localhost"]
+# Names by which gateways and nodes reach this site from within, past the proxy in front.
+INNER_HOSTS = env_text("STRONGROOM_WEB_INNER_HOSTS", ",").replace(" ", "").split(",")
+if wrong_hosts := [host for host in INNER_HOSTS if host and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", host)]:
+    raise SettingError(f"STRONGROOM_WEB_INNER_HOSTS has no host names: {wrong_hosts}")
+ALLOWED_HOSTS += [host for host in INNER_HOSTS if host]
 if DEVELOPMENT:
     ALLOWED_HOSTS += ["127.0.0.1", "localhost"]
 CSRF_TRUSTED_ORIGINS = [WEB_URL]

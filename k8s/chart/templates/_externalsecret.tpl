@@ -7,6 +7,7 @@ apiVersion: external-secrets.io/v1
 kind: ExternalSecret
 metadata:
   name: {{ .name }}
+  namespace: {{ .root.Release.Namespace }}
   labels:
     {{- include "strongroom.labels" (list .root .component) | nindent 4 }}
   {{- if has .component (list "migrate" "bucket") }}

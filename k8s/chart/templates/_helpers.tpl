@@ -89,7 +89,7 @@ affinity:
 {{- define "strongroom.secretKeys" -}}
 {{- $objects := list -}}
 {{- if and .Values.objectStore.bucket (eq .Values.objectStore.credentials "secret") -}}
-{{- $objects = list "AWS_ACCESS_KEY_ID" "AWS_SECRET_ACCESS_KEY" -}}
+{{- $objects = list "AWS_CREDENTIALS" -}}
 {{- end -}}
 {{- $metrics := list -}}
 {{- if .Values.monitoring.metricsToken -}}
@@ -99,9 +99,9 @@ affinity:
 {{- $site := concat $django (list "STRONGROOM_KEYBROKER_TOKEN" "STRONGROOM_STRIPE_SECRET_KEY" "STRONGROOM_STRIPE_WEBHOOK_SECRET" "STRONGROOM_SEARCH_KEY") -}}
 {{- $broker := list "STRONGROOM_KEYBROKER_DATABASE_URL" "STRONGROOM_KEYBROKER_TOKEN" -}}
 {{- if eq .Values.keybroker.kms.kind "vault" -}}
-{{- $broker = concat $broker (ternary (list "STRONGROOM_KEYBROKER_VAULT_ROLE_ID" "STRONGROOM_KEYBROKER_VAULT_SECRET_ID") (list "STRONGROOM_KEYBROKER_VAULT_TOKEN") .Values.keybroker.kms.vault.appRole) -}}
+{{- $broker = concat $broker (list (ternary "STRONGROOM_KEYBROKER_VAULT_TOKEN" "STRONGROOM_KEYBROKER_VAULT_SECRET_ID" (empty .Values.keybroker.kms.vault.roleId))) -}}
 {{- else if and (eq .Values.keybroker.kms.kind "aws") .Values.keybroker.kms.aws.credentialsInSecret -}}
-{{- $broker = concat $broker (list "AWS_ACCESS_KEY_ID" "AWS_SECRET_ACCESS_KEY") -}}
+{{- $broker = concat $broker (list "AWS_CREDENTIALS") -}}
 {{- end -}}
 {{- $receipts := list "STRONGROOM_RECEIPT_KEY" -}}
 {{- if .Values.worker.receiptKeyRotates -}}
@@ -119,17 +119,17 @@ affinity:
   | toYaml -}}
 {{- end -}}
 
-{{/* Variables out of a component's Secret. Argument: (list root component). */}}
+{{- define "strongroom.ownSecretKeys" -}}
+{{- $keys := include "strongroom.secretKeys" (index . 0) | fromYaml -}}
+{{- index $keys (index . 1) | toYaml -}}
+{{- end -}}
+
+{{/* Where a component reads its secrets: files, for an environment is seen by more than its
+     process. Argument: (list root component). */}}
 {{- define "strongroom.secretEnv" -}}
-{{- $root := index . 0 -}}
-{{- $component := index . 1 -}}
-{{- $keys := index (include "strongroom.secretKeys" $root | fromYaml) $component -}}
-{{- range $keys }}
-- name: {{ . }}
-  valueFrom:
-    secretKeyRef:
-      name: {{ include "strongroom.secretName" (list $root $component) }}
-      key: {{ . }}
+{{- range include "strongroom.ownSecretKeys" . | fromYamlArray }}
+- name: {{ ternary "AWS_SHARED_CREDENTIALS_FILE" (printf "%s_FILE" .) (eq . "AWS_CREDENTIALS") }}
+  value: /run/secrets/strongroom/{{ . }}
 {{- end }}
 {{- end -}}
 
@@ -205,12 +205,23 @@ affinity:
 {{- dict "postgres-ca" .Values.database.caSecret "redis-ca" .Values.redis.caSecret "keybroker-ca" .Values.keybroker.caSecret | toYaml -}}
 {{- end -}}
 
-{{/* A folder for temporary files, and files of authorities. Argument: (list root names). */}}
+{{/* A folder for temporary files, the component's secrets, and files of authorities.
+     Argument: (list root component names). */}}
 {{- define "strongroom.volumes" -}}
 {{- $authorities := include "strongroom.authorities" (index . 0) | fromYaml -}}
 - name: tmp
   emptyDir: {sizeLimit: 1Gi}
-{{- range $name := index . 1 }}
+{{- with include "strongroom.ownSecretKeys" . | fromYamlArray }}
+- name: secrets
+  secret:
+    secretName: {{ include "strongroom.secretName" $ }}
+    defaultMode: 0440
+    items:
+      {{- range . }}
+      - {key: {{ . }}, path: {{ . }}}
+      {{- end }}
+{{- end }}
+{{- range $name := index . 2 }}
 {{- with index $authorities $name }}
 - name: {{ $name }}
   secret:
@@ -225,7 +236,10 @@ affinity:
 {{- define "strongroom.mounts" -}}
 {{- $authorities := include "strongroom.authorities" (index . 0) | fromYaml -}}
 - {name: tmp, mountPath: /tmp}
-{{- range $name := index . 1 }}
+{{- with include "strongroom.ownSecretKeys" . | fromYamlArray }}
+- {name: secrets, mountPath: /run/secrets/strongroom, readOnly: true}
+{{- end }}
+{{- range $name := index . 2 }}
 {{- with index $authorities $name }}
 - {name: {{ $name }}, mountPath: /etc/strongroom/{{ $name }}, readOnly: true}
 {{- end }}
@@ -261,7 +275,7 @@ initContainers:
       {{- include "strongroom.secretEnv" (list $root $component) | trim | nindent 6 }}
     resources: {{ toYaml $root.Values.checks.resources | nindent 6 }}
     volumeMounts:
-      {{- include "strongroom.mounts" (list $root (list "postgres-ca" "redis-ca")) | nindent 6 }}
+      {{- include "strongroom.mounts" (list $root $component (list "postgres-ca" "redis-ca")) | nindent 6 }}
 {{- end }}
 {{- end -}}
 
@@ -276,6 +290,9 @@ initContainers:
 {{- if eq $kms.kind "vault" -}}
 {{- $_ := set $plain "STRONGROOM_KEYBROKER_VAULT_URL" (required "keybroker.kms.vault.url is needed" $kms.vault.url) -}}
 {{- $_ := set $plain "STRONGROOM_KEYBROKER_VAULT_MOUNT" $kms.vault.mount -}}
+{{- with $kms.vault.roleId -}}
+{{- $_ := set $plain "STRONGROOM_KEYBROKER_VAULT_ROLE_ID" . -}}
+{{- end -}}
 {{- with $kms.vault.namespace -}}
 {{- $_ := set $plain "STRONGROOM_KEYBROKER_VAULT_NAMESPACE" . -}}
 {{- end -}}

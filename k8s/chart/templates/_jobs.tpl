@@ -12,6 +12,7 @@ apiVersion: batch/v1
 kind: Job
 metadata:
   name: {{ .root.Release.Name }}-{{ .component }}
+  namespace: {{ .root.Release.Namespace }}
   labels:
     {{- include "strongroom.labels" (list .root .component) | nindent 4 }}
   annotations:
@@ -39,7 +40,7 @@ spec:
             {{- include "strongroom.secretEnv" (list .root .component) | trim | nindent 12 }}
           resources: {{ toYaml .root.Values.jobs.resources | nindent 12 }}
           volumeMounts:
-            {{- include "strongroom.mounts" (list .root (list "postgres-ca" "redis-ca")) | nindent 12 }}
+            {{- include "strongroom.mounts" (list .root .component (list "postgres-ca" "redis-ca")) | nindent 12 }}
       volumes:
-        {{- include "strongroom.volumes" (list .root (list "postgres-ca" "redis-ca")) | nindent 8 }}
+        {{- include "strongroom.volumes" (list .root .component (list "postgres-ca" "redis-ca")) | nindent 8 }}
 {{- end -}}

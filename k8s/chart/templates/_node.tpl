@@ -9,6 +9,7 @@ apiVersion: apps/v1
 kind: Deployment
 metadata:
   name: {{ $name }}
+  namespace: {{ $.Release.Namespace }}
   labels:
     {{- include "strongroom.labels" (list $ "node") | nindent 4 }}
     strongroom.dev/pool: {{ $pool.name }}
@@ -31,19 +32,9 @@ spec:
       labels:
         {{- include "strongroom.labels" (list $ "node") | nindent 8 }}
         strongroom.dev/pool: {{ $pool.name }}
-      annotations:
-        {{- if eq $.Values.weights.mirror "gcsfuse" }}
-        gke-gcsfuse/volumes: "true"
-        gke-gcsfuse/cpu-request: 250m
-        gke-gcsfuse/cpu-limit: "2"
-        gke-gcsfuse/memory-request: 256Mi
-        gke-gcsfuse/memory-limit: 1Gi
-        gke-gcsfuse/ephemeral-storage-request: {{ $.Values.weights.gcsfuse.fileCacheSize }}
-        gke-gcsfuse/ephemeral-storage-limit: {{ $.Values.weights.gcsfuse.fileCacheSize }}
-        {{- end }}
-        {{- with $pool.podAnnotations }}
-        {{- toYaml . | nindent 8 }}
-        {{- end }}
+      {{- with include "strongroom.nodeAnnotations" . | fromYaml }}
+      annotations: {{ toYaml . | nindent 8 }}
+      {{- end }}
     spec:
       serviceAccountName: {{ $.Release.Name }}-node
       {{- include "strongroom.podSecurity" $ | nindent 6 }}
@@ -148,7 +139,7 @@ spec:
 {{- with include "strongroom.mirrorUrl" $ -}}
 {{- $_ := set $plain "STRONGROOM_NODE_MIRROR_URL" . -}}
 {{- end -}}
-{{- include "strongroom.plainEnv" (merge dict $.Values.node.settings ($pool.settings | default dict) $plain) }}
+{{- include "strongroom.plainEnv" (merge dict ($pool.settings | default dict) $.Values.node.settings $plain) }}
 {{- include "strongroom.keybrokerClientEnv" $ }}
 {{- include "strongroom.secretEnv" (list $ "node") }}
 {{- end -}}
@@ -156,7 +147,7 @@ spec:
 {{- define "strongroom.nodeMounts" -}}
 {{- $ := index . 0 -}}
 {{- $pool := index . 1 -}}
-{{ include "strongroom.mounts" (list $ (list "keybroker-ca")) }}
+{{ include "strongroom.mounts" (list $ "node" (list "keybroker-ca")) }}
 - {name: identity, mountPath: /var/lib/strongroom/node}
 - {name: run, mountPath: /run/strongroom}
 - {name: cache, mountPath: /var/cache/strongroom}
@@ -167,7 +158,7 @@ spec:
 {{- define "strongroom.nodeVolumes" -}}
 {{- $ := index . 0 -}}
 {{- $pool := index . 1 -}}
-{{ include "strongroom.volumes" (list $ (list "keybroker-ca")) }}
+{{ include "strongroom.volumes" (list $ "node" (list "keybroker-ca")) }}
 # The identity of a pod ends with it: the one that takes its place joins under its own name.
 - name: identity
   emptyDir: {sizeLimit: 4Gi}
@@ -275,4 +266,21 @@ http://127.0.0.1:8085
 {{- else if eq .Values.weights.mirror "dragonfly" -}}
 {{ required "weights.dragonfly.url is needed" .Values.weights.dragonfly.url }}
 {{- end -}}
+{{- end -}}
+
+{{/* The driver puts a container into the pod that mounts the bucket; its size is told here. */}}
+{{- define "strongroom.nodeAnnotations" -}}
+{{- $ := index . 0 -}}
+{{- $annotations := dict -}}
+{{- if eq $.Values.weights.mirror "gcsfuse" -}}
+{{- $annotations = dict
+  "gke-gcsfuse/volumes" "true"
+  "gke-gcsfuse/cpu-request" "250m"
+  "gke-gcsfuse/cpu-limit" "2"
+  "gke-gcsfuse/memory-request" "256Mi"
+  "gke-gcsfuse/memory-limit" "1Gi"
+  "gke-gcsfuse/ephemeral-storage-request" $.Values.weights.gcsfuse.fileCacheSize
+  "gke-gcsfuse/ephemeral-storage-limit" $.Values.weights.gcsfuse.fileCacheSize -}}
+{{- end -}}
+{{- toYaml (merge dict ((index . 1).podAnnotations | default dict) $annotations) -}}
 {{- end -}}

@@ -29,9 +29,19 @@ COMBINATIONS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "gpu": (("production", "gpu"), {}),
     "gcsfuse": (
         ("production", "gpu"),
-        {"weights": {"mirror": "gcsfuse", "prefetch": "init"}, "objectStore": {"makeBucket": True}},
+        {"weights": {"mirror": "gcsfuse", "prefetch": True}, "objectStore": {"makeBucket": True}},
     ),
-    "scaled": (("production",), {"autoscaling": {"enabled": True}, "rollouts": {"enabled": True}}),
+    "scaled": (
+        ("production",),
+        {
+            "autoscaling": {
+                "enabled": True,
+                "pools": [{"name": "cpu", "spot": {"pool": "cpu-spot"}}],
+                "worker": {"enabled": True},
+            },
+            "rollouts": {"enabled": True},
+        },
+    ),
     "local-keys": (
         ("small",),
         {"keybroker": {"kms": {"kind": "local", "local": {"claim": "keys"}}},
@@ -115,7 +125,7 @@ def test_checkov_finds_nothing_but_what_is_skipped(tmp_path, combination):
 
 
 def test_checkov_has_no_complaint_about_digests_where_there_are_some(tmp_path):
-    digests = dict.fromkeys(("control", "gateway", "keybroker", "node"), f"sha256:{'a' * 64}")
+    digests = dict.fromkeys(("web", "worker", "gateway", "keybroker", "nodeCpu", "nodeGpu"), f"sha256:{'a' * 64}")
     file = write_yaml(tmp_path, render("small", values={"image": {"digests": digests}}).objects)
     assert chart.check_with_checkov(file, ("CKV_K8S_15",)) == ""
 
@@ -206,7 +216,7 @@ def _break_limits(spec: Object) -> None:
 
 
 def _break_image(spec: Object) -> None:
-    spec["containers"][0]["image"] = "strongroom-control:latest"
+    spec["containers"][0]["image"] = "strongroom-web:latest"
 
 
 def _break_secret(spec: Object) -> None:
@@ -337,7 +347,8 @@ def test_whoever_scales_is_not_overruled():
         it["metadata"]["name"]: it["spec"]["scaleTargetRef"]["kind"]
         for it in scaled.of_kind("HorizontalPodAutoscaler")
     }
-    assert targets == {"strongroom-web": "Rollout", "strongroom-worker": "Deployment"}
+    assert targets == {"strongroom-web": "Rollout"}
+    assert len(plain.of_kind("HorizontalPodAutoscaler")) == 2
 
 
 def test_the_schema_is_migrated_before_and_checked_at_each_start(production):

@@ -131,7 +131,7 @@ def test_values_that_would_be_wrong_are_refused(name):
 # The same keys with values that are good: it is the value that was refused.
 ACCEPTED: dict[str, dict[str, Any]] = {
     "bare names of images": {"image": {"registry": ""}},
-    "a digest": {"image": {"digests": {"node": f"sha256:{'a' * 64}"}}},
+    "a digest": {"image": {"digests": {"nodeCpu": f"sha256:{'a' * 64}"}}},
     "copies": {"web": {"replicas": 1}, "gateway": {"replicas": 1}},
     "plain settings": {"web": {"settings": {"STRONGROOM_RESERVE_DAYS": 9}}},
     "a Secret of another name": {"secrets": {"web": {"existingSecret": "mine"}}},
@@ -141,6 +141,7 @@ ACCEPTED: dict[str, dict[str, Any]] = {
         "gateway": {"deadlineSeconds": 120, "terminationGracePeriodSeconds": 165}
     },
     "GPUs": {"pools": [{**POOL, "gpu": GPU}, {**POOL, "name": "two", "gpu": {**GPU, "count": 2}}]},
+    "a pool that is as all are": {"pools": [{"name": "cpu"}, {"name": "l4", "gpu": {"class": "l4"}}]},
     "parts of GPUs": {
         "pools": [
             {**POOL, "gpu": {**GPU, "migProfile": "1g.5gb"}},

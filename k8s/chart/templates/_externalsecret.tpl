@@ -1,5 +1,5 @@
 {{/* One Secret out of one remote secret: a JSON object whose members are named as the variables.
-     Argument: (dict root component name remote keys). */}}
+     Argument: (dict root component name remote keys suffix). */}}
 {{- define "strongroom.externalSecret" -}}
 {{- $external := .root.Values.externalSecrets -}}
 ---
@@ -27,6 +27,6 @@ spec:
     {{- $remote := printf "%s%s" $external.prefix .remote }}
     {{- range .keys }}
     - secretKey: {{ . }}
-      remoteRef: {key: {{ $remote }}, property: {{ . }}}
+      remoteRef: {key: {{ $remote }}, property: {{ . }}{{ $.suffix }}}
     {{- end }}
 {{- end -}}

@@ -253,7 +253,7 @@ affinity:
 {{- $settings := index $root.Values $component -}}
 {{- if and $root.Values.rollouts.enabled (has $component (list "web" "gateway")) -}}
 replicas: 0
-{{- else if not (($settings.autoscaling | default dict).enabled) -}}
+{{- else if not (or (($settings.autoscaling | default dict).enabled) (include "strongroom.isScaled" .)) -}}
 replicas: {{ $settings.replicas }}
 {{- end -}}
 {{- end -}}
@@ -265,7 +265,7 @@ replicas: {{ $settings.replicas }}
 {{- if $root.Values.checks.schema }}
 initContainers:
   - name: check-schema
-    image: {{ include "strongroom.image" (list $root "control") }}
+    image: {{ include "strongroom.image" (list $root $component) }}
     imagePullPolicy: {{ $root.Values.image.pullPolicy }}
     command: [python, manage.py, check_schema]
     {{- include "strongroom.containerSecurity" $root | nindent 4 }}

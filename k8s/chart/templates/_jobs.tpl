@@ -30,7 +30,7 @@ spec:
       {{- include "strongroom.podSecurity" .root | nindent 6 }}
       containers:
         - name: {{ .component }}
-          image: {{ include "strongroom.image" (list .root "control") }}
+          image: {{ include "strongroom.image" (list .root "web") }}
           imagePullPolicy: {{ .root.Values.image.pullPolicy }}
           command: {{ toYaml .command | nindent 12 }}
           {{- include "strongroom.containerSecurity" .root | nindent 10 }}

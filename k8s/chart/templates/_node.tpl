@@ -4,6 +4,7 @@
 {{- $ := index . 0 -}}
 {{- $pool := index . 1 -}}
 {{- $name := printf "%s-node-%s" $.Release.Name $pool.name -}}
+{{- $image := ternary "nodeGpu" "nodeCpu" (hasKey $pool "gpu") -}}
 ---
 apiVersion: apps/v1
 kind: Deployment
@@ -14,7 +15,7 @@ metadata:
     {{- include "strongroom.labels" (list $ "node") | nindent 4 }}
     strongroom.dev/pool: {{ $pool.name }}
 spec:
-  {{- if not $.Values.autoscaling.enabled }}
+  {{- if not (has $pool.name (include "strongroom.scaledPools" $ | fromYamlArray)) }}
   replicas: {{ $pool.replicas | default 1 }}
   {{- end }}
   revisionHistoryLimit: 5
@@ -46,19 +47,18 @@ spec:
       {{- include "strongroom.spread" (list $ "node") | nindent 6 }}
       nodeSelector: {{ include "strongroom.nodeSelector" . | nindent 8 }}
       tolerations: {{ include "strongroom.nodeTolerations" $pool | nindent 8 }}
-      {{- if or (eq $.Values.weights.prefetch "init") (eq $.Values.weights.mirror "gcsfuse") }}
+      {{- if eq $.Values.weights.mirror "gcsfuse" }}
       initContainers:
-        {{- if eq $.Values.weights.mirror "gcsfuse" }}
         # Runs beside the node for as long as the pod does: the bucket, over loopback.
         - name: mirror
-          image: {{ include "strongroom.image" (list $ "node") }}
+          image: {{ include "strongroom.image" (list $ $image) }}
           imagePullPolicy: {{ $.Values.image.pullPolicy }}
           restartPolicy: Always
-          command: [python, -m, http.server, "8085", --bind, 127.0.0.1, --directory, /mnt/weights]
+          command: [python3, -m, http.server, "8085", --bind, 127.0.0.1, --directory, /mnt/weights]
           {{- include "strongroom.containerSecurity" $ | nindent 10 }}
           startupProbe:
             exec:
-              command: [python, -c, "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8085/', timeout=5)"]
+              command: [python3, -c, "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8085/', timeout=5)"]
             periodSeconds: 5
             timeoutSeconds: 10
             failureThreshold: 24
@@ -66,27 +66,14 @@ spec:
           volumeMounts:
             - {name: tmp, mountPath: /tmp}
             - {name: weights, mountPath: /mnt/weights, readOnly: true}
-        {{- end }}
-        {{- if eq $.Values.weights.prefetch "init" }}
-        - name: prefetch
-          image: {{ include "strongroom.image" (list $ "node") }}
-          imagePullPolicy: {{ $.Values.image.pullPolicy }}
-          command: [python, -m, inference.node.commands, prefetch]
-          {{- include "strongroom.containerSecurity" $ | nindent 10 }}
-          env:
-            {{- include "strongroom.nodeEnv" . | trim | nindent 12 }}
-          resources: {{ toYaml $.Values.node.prefetchResources | nindent 12 }}
-          volumeMounts:
-            {{- include "strongroom.nodeMounts" . | trim | nindent 12 }}
-        {{- end }}
       {{- end }}
       containers:
         - name: node
-          image: {{ include "strongroom.image" (list $ "node") }}
+          image: {{ include "strongroom.image" (list $ $image) }}
           imagePullPolicy: {{ $.Values.image.pullPolicy }}
           # SIGTERM makes the agent drain: no new jobs, those that run have their time, leases go
           # back. Gateways learn it from the site, so no hook has to wait before it.
-          command: [python, -m, inference.node]
+          command: [tini, --, python3, -m, inference.node]
           {{- include "strongroom.containerSecurity" $ | nindent 10 }}
           env:
             {{- include "strongroom.nodeEnv" . | trim | nindent 12 }}
@@ -98,12 +85,12 @@ spec:
           {{- range $kind, $rest := dict "startupProbe" (dict "periodSeconds" 5 "failureThreshold" 120) "livenessProbe" (dict "periodSeconds" 30 "failureThreshold" 4) "readinessProbe" (dict "periodSeconds" 15 "failureThreshold" 2) }}
           {{ $kind }}:
             exec:
-              command: [python, -m, marketplace.core.probe, node]
+              command: [python3, -m, marketplace.core.probe, node]
             timeoutSeconds: 10
             periodSeconds: {{ $rest.periodSeconds }}
             failureThreshold: {{ $rest.failureThreshold }}
           {{- end }}
-          resources: {{ include "strongroom.nodeResources" $pool | nindent 12 }}
+          resources: {{ include "strongroom.nodeResources" . | nindent 12 }}
           volumeMounts:
             {{- include "strongroom.nodeMounts" . | trim | nindent 12 }}
       volumes:
@@ -124,12 +111,12 @@ spec:
   "STRONGROOM_NODE_DIR" "/var/lib/strongroom/node"
   "STRONGROOM_NODE_RUN_DIR" "/run/strongroom"
   "STRONGROOM_NODE_CACHE_DIR" "/var/cache/strongroom"
-  "STRONGROOM_NODE_CACHE_BYTES" (include "strongroom.bytes" $pool.cache.size)
+  "STRONGROOM_NODE_CACHE_BYTES" (include "strongroom.bytes" ($pool.cache | default $.Values.node.cache).size)
   "STRONGROOM_NODE_SLOTS" ($pool.slots | default 1)
   "STRONGROOM_NODE_DRAIN_S" (ternary 8 $.Values.node.drainSeconds (default false $pool.spot))
   "STRONGROOM_NODE_EVIDENCE" $.Values.node.evidence
   "STRONGROOM_NODE_METRICS_LISTEN" "0.0.0.0:9103"
-  "STRONGROOM_NODE_PREFETCH" (ternary "off" "on" (eq $.Values.weights.prefetch "off"))
+  "STRONGROOM_NODE_PREFETCH" (ternary "on" "off" $.Values.weights.prefetch)
   "STRONGROOM_NODE_JOIN_TOKEN_FILE" "/etc/strongroom/join/STRONGROOM_NODE_JOIN_TOKEN"
   "STRONGROOM_WEB_URL" (printf "http://%s-web:8000" $.Release.Name)
   "STRONGROOM_GATEWAY_URL" (printf "http://%s-gateway:8001" $.Release.Name) -}}
@@ -183,10 +170,11 @@ spec:
       fileCacheForRangeRead: "true"
       mountOptions: implicit-dirs,file-cache:enable-parallel-downloads:true
 {{- end }}
+{{- $cache := $pool.cache | default $.Values.node.cache }}
 - name: cache
-{{- if eq $pool.cache.kind "emptyDir" }}
-  emptyDir: {sizeLimit: {{ $pool.cache.size }}}
-{{- else if eq $pool.cache.kind "ephemeral" }}
+{{- if eq $cache.kind "emptyDir" }}
+  emptyDir: {sizeLimit: {{ $cache.size }}}
+{{- else if eq $cache.kind "ephemeral" }}
   ephemeral:
     volumeClaimTemplate:
       metadata:
@@ -195,12 +183,12 @@ spec:
           strongroom.dev/pool: {{ $pool.name }}
       spec:
         accessModes: [ReadWriteOnce]
-        {{- with $pool.cache.storageClass }}
+        {{- with $cache.storageClass }}
         storageClassName: {{ . }}
         {{- end }}
-        resources: {requests: {storage: {{ $pool.cache.size }}}}
+        resources: {requests: {storage: {{ $cache.size }}}}
 {{- else }}
-  persistentVolumeClaim: {claimName: {{ $pool.cache.claim }}}
+  persistentVolumeClaim: {claimName: {{ $cache.claim }}}
 {{- end }}
 {{- end -}}
 
@@ -211,13 +199,14 @@ spec:
 {{- div (mul (mul $number $factor) 9) 10 -}}
 {{- end -}}
 
-{{/* Requests and limits of a node, its GPUs among them. */}}
+{{/* Requests and limits of a node, its GPUs among them. Argument: (list root pool). */}}
 {{- define "strongroom.nodeResources" -}}
-{{- $resources := deepCopy .resources -}}
-{{- if .gpu -}}
-{{- $resource := .gpu.resource | default "nvidia.com/gpu" -}}
-{{- $_ := set $resources.requests $resource .gpu.count -}}
-{{- $_ := set $resources.limits $resource .gpu.count -}}
+{{- $pool := index . 1 -}}
+{{- $resources := deepCopy ($pool.resources | default (index . 0).Values.node.resources) -}}
+{{- with $pool.gpu -}}
+{{- $resource := .resource | default "nvidia.com/gpu" -}}
+{{- $_ := set $resources.requests $resource (.count | default 1) -}}
+{{- $_ := set $resources.limits $resource (.count | default 1) -}}
 {{- end -}}
 {{- toYaml $resources -}}
 {{- end -}}
@@ -283,4 +272,28 @@ http://127.0.0.1:8085
   "gke-gcsfuse/ephemeral-storage-limit" $.Values.weights.gcsfuse.fileCacheSize -}}
 {{- end -}}
 {{- toYaml (merge dict ((index . 1).podAnnotations | default dict) $annotations) -}}
+{{- end -}}
+
+{{/* Names of the pools whose size is somebody else's: those of `autoscaling.pools`, and the pools
+     of spot machines beside them. */}}
+{{- define "strongroom.scaledPools" -}}
+{{- $names := list -}}
+{{- if .Values.autoscaling.enabled -}}
+{{- range .Values.autoscaling.pools | default list -}}
+{{- $names = append $names .name -}}
+{{- with .spot -}}
+{{- $names = append $names .pool -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $names -}}
+{{- end -}}
+
+{{/* Whether the scaling of a component by the platform's own numbers is on: "true" or nothing.
+     Argument: (list root component). */}}
+{{- define "strongroom.isScaled" -}}
+{{- $scaling := (index . 0).Values.autoscaling -}}
+{{- if and $scaling.enabled ((index $scaling (index . 1) | default dict).enabled) -}}
+true
+{{- end -}}
 {{- end -}}

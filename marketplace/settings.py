@@ -23,7 +23,9 @@ GATEWAY_URL = env_text("STRONGROOM_GATEWAY_URL").rstrip("/")
 ALLOWED_HOSTS = [urlparse(WEB_URL).hostname or "localhost"]
 # Names by which gateways and nodes reach this site from within, past the proxy in front.
 INNER_HOSTS = env_text("STRONGROOM_WEB_INNER_HOSTS", ",").replace(" ", "").split(",")
-if wrong_hosts := [host for host in INNER_HOSTS if host and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", host)]:
+if wrong_hosts := [
+    host for host in INNER_HOSTS if host and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", host)
+]:
     raise SettingError(f"STRONGROOM_WEB_INNER_HOSTS has no host names: {wrong_hosts}")
 ALLOWED_HOSTS += [host for host in INNER_HOSTS if host]
 if DEVELOPMENT:

@@ -12,13 +12,14 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
+import yaml
 
 from embedded import environment as embedded_environment
 from inference.gateway.config import DEADLINE_S, JOB_RUN_MAX_S, SETTLE_WAIT_S
 from inference.node.agent import DRAIN_TIMEOUT_S
 from marketplace import settings as product_settings
 from tests.deploy import chart
-from tests.deploy.chart import CHART, COMPONENT, POOL, ChartError, Object, Rendered, render
+from tests.deploy.chart import CHART, COMPONENT, POOL, Object, Rendered, render
 from tests.embedded.places import make_place
 
 ROOT = chart.ROOT
@@ -44,15 +45,22 @@ COMBINATIONS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     ),
     "local-keys": (
         ("small",),
-        {"keybroker": {"kms": {"kind": "local", "local": {"claim": "keys"}}},
-         "checks": {"schema": False}, "network": {"enabled": False},
-         "ingress": {"enabled": False}, "monitoring": {"metricsToken": False}},
+        {
+            "keybroker": {"kms": {"kind": "local", "local": {"claim": "keys"}}},
+            "checks": {"schema": False},
+            "network": {"enabled": False},
+            "ingress": {"enabled": False},
+            "monitoring": {"metricsToken": False},
+        },
     ),
     "aws-keys": (
         ("small",),
-        {"keybroker": {"kms": {"kind": "aws", "aws": {"region": "eu-west-1",
-                                                     "credentialsInSecret": True}}},
-         "worker": {"receiptKeyRotates": True}},
+        {
+            "keybroker": {
+                "kms": {"kind": "aws", "aws": {"region": "eu-west-1", "credentialsInSecret": True}}
+            },
+            "worker": {"receiptKeyRotates": True},
+        },
     ),
 }
 # Kinds that are not Kubernetes' own; their forms are checked below.
@@ -125,7 +133,9 @@ def test_checkov_finds_nothing_but_what_is_skipped(tmp_path, combination):
 
 
 def test_checkov_has_no_complaint_about_digests_where_there_are_some(tmp_path):
-    digests = dict.fromkeys(("web", "worker", "gateway", "keybroker", "nodeCpu", "nodeGpu"), f"sha256:{'a' * 64}")
+    digests = dict.fromkeys(
+        ("web", "worker", "gateway", "keybroker", "nodeCpu", "nodeGpu"), f"sha256:{'a' * 64}"
+    )
     file = write_yaml(tmp_path, render("small", values={"image": {"digests": digests}}).objects)
     assert chart.check_with_checkov(file, ("CKV_K8S_15",)) == ""
 
@@ -328,16 +338,22 @@ def test_beat_is_alone_and_never_two():
 
 
 def test_whoever_scales_is_not_overruled():
-    plain, scaled = render("production"), render(*COMBINATIONS["scaled"][0],
-                                                 values=COMBINATIONS["scaled"][1])
+    plain, scaled = (
+        render("production"),
+        render(*COMBINATIONS["scaled"][0], values=COMBINATIONS["scaled"][1]),
+    )
     replicas = {
         it["metadata"]["name"].removeprefix("strongroom-"): it["spec"].get("replicas")
         for it in scaled.of_kind("Deployment")
     }
     assert replicas == {
-        "web": 0, "gateway": 0,  # Rollouts run their pods.
-        "worker": None, "node-cpu": None, "node-cpu-spot": None,
-        "beat": 1, "keybroker": 3,
+        "web": 0,
+        "gateway": 0,  # Rollouts run their pods.
+        "worker": None,
+        "node-cpu": None,
+        "node-cpu-spot": None,
+        "beat": 1,
+        "keybroker": 3,
     }
     assert plain.get("Deployment", "node-cpu")["spec"]["replicas"] == 3
     assert plain.get("Deployment", "gateway")["spec"]["replicas"] == 4
@@ -354,9 +370,12 @@ def test_whoever_scales_is_not_overruled():
 def test_the_schema_is_migrated_before_and_checked_at_each_start(production):
     [job] = production.of_kind("Job")
     assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
-    assert chart.containers(job)[0]["command"] == ["python", "manage.py", "migrate"]
+    assert [step["command"][-1] for step in chart.containers(job)] == ["migrate", "grant_roles"]
     # What it needs is there before it.
-    needed = [production.get("ServiceAccount", "migrate"), production.get("ExternalSecret", "migrate")]
+    needed = [
+        production.get("ServiceAccount", "migrate"),
+        production.get("ExternalSecret", "migrate"),
+    ]
     for it in needed:
         assert int(it["metadata"]["annotations"]["helm.sh/hook-weight"]) < int(
             job["metadata"]["annotations"]["helm.sh/hook-weight"]
@@ -389,8 +408,7 @@ SECRET = re.compile(
 def test_each_process_is_told_the_secrets_that_it_is_told_on_one_machine(tmp_path, component):
     place = make_place(tmp_path, person={})
     embedded = {
-        name.removesuffix("_FILE")
-        for name in embedded_environment.for_process(place, component)
+        name.removesuffix("_FILE") for name in embedded_environment.for_process(place, component)
     }
     name = "node-cpu" if component == "node" else component
     found = told(render("small").get("Deployment", name))
@@ -488,3 +506,129 @@ SETTLED_ELSEWHERE = {
     "STRONGROOM_NODE_MIRROR_URL",
     "STRONGROOM_NODE_PREFETCH",
 }
+
+
+# Pools.
+
+
+def test_a_pool_lands_on_the_machines_that_it_names(production):
+    def place(name: str) -> tuple[dict[str, str], set[str]]:
+        spec = chart.pod_spec(production.get("Deployment", f"node-{name}"))
+        selector = {k: v for k, v in spec["nodeSelector"].items() if k != "kubernetes.io/arch"}
+        return selector, {it["key"] for it in spec["tolerations"]}
+
+    google = "cloud.google.com"
+    assert place("cpu") == ({}, {POOL})
+    assert place("l4") == (
+        {f"{google}/gke-accelerator": "nvidia-l4"},
+        {POOL, "nvidia.com/gpu"},
+    )
+    assert place("a100-mig") == (
+        {
+            f"{google}/gke-accelerator": "nvidia-tesla-a100",
+            f"{google}/gke-gpu-partition-size": "1g.5gb",
+        },
+        {POOL, "nvidia.com/gpu"},
+    )
+    assert place("t4-shared") == (
+        {
+            f"{google}/gke-accelerator": "nvidia-tesla-t4",
+            f"{google}/gke-gpu-sharing-strategy": "time-sharing",
+            f"{google}/gke-max-shared-clients-per-gpu": "4",
+            f"{google}/gke-spot": "true",
+        },
+        {POOL, "nvidia.com/gpu", f"{google}/gke-spot"},
+    )
+
+
+def test_other_clusters_name_gpus_in_their_own_way():
+    gpu = {"class": "NVIDIA-L4", "resource": "nvidia.com/mig-1g.5gb"}
+    pools = [{"name": "mig", "gpu": gpu, "nodeSelector": {"zone": "a"}}]
+    spec = chart.pod_spec(render("small", values={"pools": pools}).get("Deployment", "node-mig"))
+    assert spec["nodeSelector"]["nvidia.com/gpu.product"] == "NVIDIA-L4"
+    assert spec["nodeSelector"]["zone"] == "a"
+    assert spec["containers"][0]["resources"]["limits"]["nvidia.com/mig-1g.5gb"] == 1
+    assert spec["containers"][0]["image"] == "strongroom-node-gpu:0.1.0"
+
+
+def test_the_cache_leaves_room_on_its_volume(production):
+    for name, volume_bytes in (("cpu", 50 << 30), ("l4", 300 << 30)):
+        spec = chart.pod_spec(production.get("Deployment", f"node-{name}"))
+        cache_bytes = int(chart.environment(spec["containers"][0])["STRONGROOM_NODE_CACHE_BYTES"])
+        assert 0.8 * volume_bytes < cache_bytes <= 0.9 * volume_bytes
+
+
+def test_a_node_is_named_as_its_pod_and_serves_at_its_address(production):
+    """Of the names that the agent takes; a pod's name has at most 63 characters as well."""
+    node = chart.environment(
+        chart.pod_spec(production.get("Deployment", "node-l4"))["containers"][0]
+    )
+    assert node["STRONGROOM_NODE_NAME"] == "<metadata.name>"
+    assert node["STRONGROOM_NODE_TRITON_HOST"] == "<status.podIP>"
+    assert node["STRONGROOM_NODE_POOL"] == "l4"
+
+
+def test_what_is_said_of_a_pool_goes_before_what_is_said_of_all():
+    values = {
+        "node": {"settings": {"STRONGROOM_NODE_SLOTS": 2, "STRONGROOM_NODE_CANARY_INTERVAL_S": 5}},
+        "pools": [{"name": "cpu", "settings": {"STRONGROOM_NODE_SLOTS": 4}}],
+    }
+    spec = chart.pod_spec(render("small", values=values).get("Deployment", "node-cpu"))
+    found = chart.environment(spec["containers"][0])
+    assert found["STRONGROOM_NODE_SLOTS"] == "4"
+    assert found["STRONGROOM_NODE_CANARY_INTERVAL_S"] == "5"
+
+
+def test_weights_come_over_loopback_from_a_bucket_that_is_mounted():
+    examples, values = COMBINATIONS["gcsfuse"]
+    workload = render(*examples, values=values).get("Deployment", "node-l4")
+    spec = chart.pod_spec(workload)
+    [sidecar] = spec["initContainers"]
+    [volume] = [it for it in spec["volumes"] if it["name"] == "weights"]
+
+    assert workload["spec"]["template"]["metadata"]["annotations"]["gke-gcsfuse/volumes"] == "true"
+    assert volume["csi"]["readOnly"]
+    assert volume["csi"]["volumeAttributes"]["bucketName"] == "strongroom-artifacts"
+    assert sidecar["restartPolicy"] == "Always"
+    assert sidecar["command"][-4:] == ["--bind", "127.0.0.1", "--directory", "/mnt/weights"]
+    mirror = chart.environment(spec["containers"][0])["STRONGROOM_NODE_MIRROR_URL"]
+    assert mirror == f"http://127.0.0.1:{sidecar['command'][3]}"
+
+
+# Metrics.
+
+
+def test_dashboards_and_rules_are_those_of_the_repository(production):
+    folder = ROOT / "k8s/dashboards"
+    shown = production.get("ConfigMap", "dashboards")["data"]
+    assert {name: json.loads(text) for name, text in shown.items()} == {
+        path.name: json.loads(path.read_text()) for path in folder.glob("*.json")
+    }
+    rules = yaml.safe_load((folder / "rules.yaml").read_text())
+    assert production.get("PrometheusRule", "rules")["spec"] == rules
+    assert rules["groups"]
+
+
+def test_every_port_of_metrics_is_read_with_the_token(production):
+    read = {
+        (it["metadata"]["name"].removeprefix("strongroom-"), endpoint["port"]): endpoint
+        for it in production.of_kind("PodMonitor")
+        for endpoint in it["spec"]["podMetricsEndpoints"]
+    }
+    for workload in production.of_kind("Deployment"):
+        component = chart.pod_labels(workload)[COMPONENT]
+        for port in chart.containers(workload)[-1]["ports"]:
+            if port["name"].endswith("metrics"):
+                assert (component, port["name"]) in read
+    assert {component for component, _ in read} == {
+        "web",
+        "gateway",
+        "worker",
+        "beat",
+        "keybroker",
+        "node",
+    }
+    for (component, port), endpoint in read.items():
+        if port != "triton-metrics":  # Triton has no token; the policies let Prometheus alone in.
+            key = endpoint["authorization"]["credentials"]
+            assert key == {"name": f"strongroom-{component}", "key": "STRONGROOM_METRICS_TOKEN"}

@@ -71,7 +71,11 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
     "no GPU": ("gpu.count", {"pools": [{**POOL, "gpu": {"class": "nvidia-l4", "count": 0}}]}),
     "a part of a GPU twice": (
         "gpu",
-        {"pools": [{**POOL, "gpu": {**GPU, "migProfile": "1g.5gb", "timeSlicing": {"clients": 2}}}]},
+        {
+            "pools": [
+                {**POOL, "gpu": {**GPU, "migProfile": "1g.5gb", "timeSlicing": {"clients": 2}}}
+            ]
+        },
     ),
     "no pool": ("pools", {"pools": []}),
     "two pools of one name": ("pools", {"pools": [POOL, POOL]}),
@@ -99,7 +103,10 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
         "keybroker.kms.local.claim",
         {"keybroker": {"kms": {"kind": "local"}}},
     ),
-    "everybody as the database": ("network.postgres.peers", {"network": {"postgres": {"peers": []}}}),
+    "everybody as the database": (
+        "network.postgres.peers",
+        {"network": {"postgres": {"peers": []}}},
+    ),
     "a peer that is everybody": (
         "network.redis.peers.0",
         {"network": {"redis": {"peers": [{}]}}},
@@ -141,7 +148,9 @@ ACCEPTED: dict[str, dict[str, Any]] = {
         "gateway": {"deadlineSeconds": 120, "terminationGracePeriodSeconds": 165}
     },
     "GPUs": {"pools": [{**POOL, "gpu": GPU}, {**POOL, "name": "two", "gpu": {**GPU, "count": 2}}]},
-    "a pool that is as all are": {"pools": [{"name": "cpu"}, {"name": "l4", "gpu": {"class": "l4"}}]},
+    "a pool that is as all are": {
+        "pools": [{"name": "cpu"}, {"name": "l4", "gpu": {"class": "l4"}}]
+    },
     "parts of GPUs": {
         "pools": [
             {**POOL, "gpu": {**GPU, "migProfile": "1g.5gb"}},
@@ -153,7 +162,9 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     },
     "files of keys": {"keybroker": {"kms": {"kind": "local", "local": {"claim": "keys"}}}},
     "a host for gRPC": {"ingress": {"grpc": {"host": "grpc.strongroom.example"}}},
-    "an autoscaler": {"web": {"autoscaling": {"enabled": True, "minReplicas": 2, "maxReplicas": 2}}},
+    "an autoscaler": {
+        "web": {"autoscaling": {"enabled": True, "minReplicas": 2, "maxReplicas": 2}}
+    },
 }
 
 

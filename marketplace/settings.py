@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging.config
+import re
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -31,12 +32,13 @@ SECRET_KEY = env_secret("STRONGROOM_SECRET_KEY")
 WEB_URL = env_url("STRONGROOM_WEB_URL")
 GATEWAY_URL = env_url("STRONGROOM_GATEWAY_URL")
 ALLOWED_HOSTS = [urlparse(WEB_URL).hostname or "localhost"]
-# Names by which our own parts reach the site on the way that nobody else has.
-ALLOWED_HOSTS += [
-    name.strip() for name in env_text("STRONGROOM_WEB_INNER_HOSTS", ",").split(",") if name.strip()
-]
-if "*" in ALLOWED_HOSTS or any(name.startswith(".") for name in ALLOWED_HOSTS):
-    raise SettingError("STRONGROOM_WEB_INNER_HOSTS has whole names, with commas between")
+# Names by which gateways and nodes reach this site from within, past the proxy in front.
+INNER_HOSTS = env_text("STRONGROOM_WEB_INNER_HOSTS", ",").replace(" ", "").split(",")
+if wrong_hosts := [
+    host for host in INNER_HOSTS if host and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", host)
+]:
+    raise SettingError(f"STRONGROOM_WEB_INNER_HOSTS has no host names: {wrong_hosts}")
+ALLOWED_HOSTS += [host for host in INNER_HOSTS if host]
 if DEVELOPMENT:
     ALLOWED_HOSTS += ["127.0.0.1", "localhost"]
 CSRF_TRUSTED_ORIGINS = [WEB_URL]

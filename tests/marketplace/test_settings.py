@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import runpy
 
 import pytest
 from django.conf import settings
@@ -11,6 +12,7 @@ from django.core.checks import Tags, run_checks
 from django.core.management import call_command
 
 from marketplace import checks
+from marketplace.core.env import SettingError
 
 SAFE = {
     "DEVELOPMENT": False,
@@ -120,3 +122,28 @@ def test_every_icon_that_is_used_is_drawn():
 
     assert len(used) > 8
     assert used - set(drawn) == set()
+
+
+def read_hosts(monkeypatch, inner: str) -> list[str]:
+    """The names that the product's settings answer to."""
+    from marketplace import settings as product_settings
+
+    monkeypatch.setenv("STRONGROOM_ENV", "production")
+    monkeypatch.setenv("STRONGROOM_WEB_URL", "https://strongroom.example")
+    monkeypatch.setenv("STRONGROOM_WEB_INNER_HOSTS", inner)
+    return list(runpy.run_path(product_settings.__file__)["ALLOWED_HOSTS"])
+
+
+def test_the_site_answers_to_its_inner_names_as_well(monkeypatch):
+    assert read_hosts(monkeypatch, "") == ["strongroom.example"]
+    assert read_hosts(monkeypatch, "strongroom-web, web.market.svc") == [
+        "strongroom.example",
+        "strongroom-web",
+        "web.market.svc",
+    ]
+
+
+@pytest.mark.parametrize("inner", ["*", ".example", "http://web", "web:8000"])
+def test_an_inner_name_is_no_pattern_and_no_address(monkeypatch, inner):
+    with pytest.raises(SettingError, match="STRONGROOM_WEB_INNER_HOSTS"):
+        read_hosts(monkeypatch, inner)

@@ -43,12 +43,15 @@ class Load:
         arriving: Slot-seconds of work that come each second, a mean of the last minutes.
         busy_slots: Slots on which a job runs now.
         pending_requests: Synchronous requests without an answer, waiting or running.
+        replicas: Copies that should run of the version that should have the most here, which is
+            not asleep. Each is on a node of its own.
     """
 
     waiting: tuple[Waiting, ...] = ()
     arriving: float = 0.0
     busy_slots: float = 0.0
     pending_requests: float = 0.0
+    replicas: float = 0.0
 
     @property
     def work_s(self) -> float:
@@ -57,9 +60,9 @@ class Load:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing waits, comes or runs."""
-        least = max(self.work_s, self.arriving, self.busy_slots, self.pending_requests)
-        return least <= _TINY
+        """Whether nothing waits, comes or runs, nor is to be there for what may come."""
+        asked = (self.work_s, self.arriving, self.busy_slots, self.pending_requests, self.replicas)
+        return max(asked) <= _TINY
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +133,12 @@ def queue_nodes(load: Load, shape: NodeShape) -> float:
 
     So many that what waits is begun within its target while what comes meanwhile is done as
     well: with `n` nodes the wait is `(waiting + arriving * target) / (slots * n)`, and this is
-    the `n` at which it equals the target. A job that runs keeps its slot.
+    the `n` at which it equals the target. A job that runs keeps its slot, and a version that is
+    to be there at any time has its nodes.
     """
     catching_up = sum(one.work_s / one.target_wait_s for one in load.waiting)
     keeping_up = max(load.arriving / BUSY_MAX, load.busy_slots)
-    return (catching_up + keeping_up) / shape.slot_count
+    return max((catching_up + keeping_up) / shape.slot_count, load.replicas)
 
 
 def request_nodes(pending_requests: float, shape: NodeShape) -> float:
@@ -147,7 +151,9 @@ def want_nodes(load: Load, shape: NodeShape, bounds: Bounds) -> int:
 
     Whatever waits, comes or runs wants one node at least; only an idle pool may have none.
     """
-    return round_nodes(queue_nodes(load, shape) + request_nodes(load.pending_requests, shape), bounds)
+    return round_nodes(
+        queue_nodes(load, shape) + request_nodes(load.pending_requests, shape), bounds
+    )
 
 
 def round_nodes(nodes: float, bounds: Bounds) -> int:

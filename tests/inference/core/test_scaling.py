@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -34,15 +35,13 @@ def find_less_for_more(want: Want, shape: NodeShape) -> tuple[float, float] | No
     """Two amounts of waiting work of which the larger asks for fewer nodes."""
     wide = Bounds(0, 10**9)
     amounts = [1.5**power for power in range(40)]
-    for less, more in zip(amounts, amounts[1:], strict=False):
+    for less, more in itertools.pairwise(amounts):
         if want(load(less), shape, wide) > want(load(more), shape, wide):
             return less, more
     return None
 
 
-@given(
-    shapes, bounds(), *[st.tuples(amounts, amounts) for _ in range(4)]
-)
+@given(shapes, bounds(), *[st.tuples(amounts, amounts) for _ in range(4)])
 def test_more_load_never_asks_for_fewer_nodes(shape, bound, work, arriving, busy, pending):
     pairs = (work, arriving, busy, pending)
     less = load(*[min(one) for one in pairs])
@@ -176,7 +175,7 @@ def test_a_pool_that_gives_all_back_at_once_is_found():
 
 
 def count_changes(had: Sequence[int]) -> int:
-    return sum(one != other for one, other in zip(had, had[1:], strict=False))
+    return sum(one != other for one, other in itertools.pairwise(had))
 
 
 @given(st.floats(0, 1e4), st.floats(0, 100))

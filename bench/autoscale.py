@@ -562,7 +562,8 @@ def plot(trace: Trace, outcomes: Sequence[Outcome], values: str, title: str, uni
     for one in outcomes:
         array = np.nan_to_num(getattr(one, values).astype(float), posinf=trace.length_s)
         array = array[: len(array) // step * step].reshape(-1, step).max(axis=1)
-        series[one.policy] = [(at * step * hours, float(top)) for at, top in enumerate(array)]
+        points = [(at * step * hours, float(top)) for at, top in enumerate(array)]
+        series[one.policy] = [*points, (trace.length_s * hours, points[-1][1])]
     return draw(title, unit, series, time_unit="h")
 
 

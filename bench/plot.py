@@ -46,7 +46,8 @@ def draw(
         )
         at_s = end_s * step / 4
         parts.append(
-            f'<text x="{_x(at_s, end_s):.1f}" y="{HEIGHT - 12}" text-anchor="middle">'
+            f'<text x="{_x(at_s, end_s):.1f}" y="{HEIGHT - 12}"'
+            f' text-anchor="{"end" if step == 4 else "middle"}">'
             f"{at_s:,.4g} {time_unit}</text>"
         )
     place = WIDTH - _RIGHT

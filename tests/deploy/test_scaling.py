@@ -27,15 +27,20 @@ SHAPE = {
     "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
     "resources": {"limits": {"nvidia.com/gpu": 1, "memory": "32Gi"}},
 }
+# What these templates use of the chart's other ones: where the nodes of a pool run, on what.
+HELPERS = """
+{{ define "strongroom.nodeSelector" }}{{ (index . 1).nodeSelector | toYaml }}{{ end }}
+{{ define "strongroom.nodeTolerations" }}{{ .tolerations | toYaml }}{{ end }}
+{{ define "strongroom.nodeResources" }}{{ .resources | toYaml }}{{ end }}
+"""
 PLAIN = {"name": "gpu", "minNodes": 0, "maxNodes": 12, "coldStartSeconds": 60}
 SLOW = {"name": "large", "minNodes": 1, "maxNodes": 3, "coldStartSeconds": 900}
 SPOT = {"pool": "gpu-spot", "maxNodes": 20, "patienceSeconds": 120, "onDemandMin": 1}
 
 
-def find_tool(name: str, *folders: str) -> str:
-    places = [str(BESIDE / folder) for folder in folders]
-    found = shutil.which(name, path=":".join(places)) or shutil.which(name)
-    assert found, f"{name} is missing: bin/test puts it into {' or '.join(places)}"
+def find_tool(name: str, folder: str) -> str:
+    found = shutil.which(name, path=str(BESIDE / folder)) or shutil.which(name)
+    assert found, f"{name} is missing: bin/test puts it into {BESIDE / folder}"
     return found
 
 
@@ -45,6 +50,7 @@ def chart(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("chart")
     (folder / "Chart.yaml").write_text("apiVersion: v2\nname: alone\nversion: 0.0.1\n")
     shutil.copytree(CHART / "templates" / "scaling", folder / "templates" / "scaling")
+    (folder / "templates" / "_helpers.tpl").write_text(HELPERS)
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     mine = {"autoscaling": values["autoscaling"], "pools": []}
     (folder / "values.yaml").write_text(yaml.safe_dump(mine))
@@ -314,6 +320,16 @@ def test_the_gateway_is_scaled_by_requests_and_cpu_and_never_to_zero(chart):
     assert "fallback" not in spec
 
 
+def test_a_gateway_that_is_rolled_out_by_argo_is_scaled_as_such(chart):
+    objects = render(chart, [], values={"rollouts": {"enabled": True}})
+
+    assert find(objects, "ScaledObject", "gateway")["spec"]["scaleTargetRef"] == {
+        "apiVersion": "argoproj.io/v1alpha1",
+        "kind": "Rollout",
+        "name": "shop-gateway",
+    }
+
+
 def test_a_buffer_takes_as_much_as_a_node_and_gives_way_to_it(chart):
     objects = render(chart, [PLAIN | {"buffer": {"nodes": 2}}, SLOW])
 
@@ -368,7 +384,10 @@ def test_older_keda_is_told_nothing_that_it_does_not_know(chart):
         ([PLAIN | {"coldStartSeconds": 3601}], {}, "coldStartSeconds"),
         ([PLAIN | {"speed": 9}], {}, "speed"),
         ([PLAIN], {"values": {"pools": []}}, "gpu is no pool of pools"),
-        ([PLAIN | {"spot": SPOT | {"pool": "gpu"}}], {}, "cannot make up for itself"),
+        ([PLAIN | {"spot": SPOT | {"pool": "gpu"}}], {}, "a pool is named twice"),
+        ([PLAIN, PLAIN], {}, "a pool is named twice"),
+        ([], {"values": {"pools": [SHAPE | {"name": "left"}]}}, "left is not there"),
+        ([PLAIN], {"values": {"worker": {"autoscaling": {"enabled": True}}}}, "cannot both be"),
         ([PLAIN | {"buffer": {"nodes": 1}}], {"buffer": {"image": ""}}, "buffer.image must be set"),
         ([PLAIN], {"worker": {"redis": {"address": ""}}}, "redis.address must be set"),
     ],
@@ -417,7 +436,7 @@ def ask(folder: Path, queries: Sequence[tuple[str, float | None]], **series: Seq
     }
     (folder / "test.yaml").write_text(yaml.safe_dump(document))
     done = subprocess.run(
-        [find_tool("promtool", "prometheus", "prometheus/usr/bin"), "test", "rules", "test.yaml"],
+        [find_tool("promtool", "prometheus/usr/bin"), "test", "rules", "test.yaml"],
         cwd=folder,
         capture_output=True,
         text=True,

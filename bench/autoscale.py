@@ -594,7 +594,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         (tv_spot(base_per_s=0.5), 4),
         (weekend(peak_per_s=60 * scale), 0),
     ]
-    print(f"{chosen.machine}: {price['gpu']}, ${price['usd_per_hour']} an hour ({price['source']})")
+    print(f"{chosen.machine}: {price['gpu']}, ${price['usd_per_hour']} an hour")
+    print(f"({price['source']}, {price['date']})")
     for trace, buffer in traces:
         outcomes = compare(trace, world, buffer=buffer)
         print("", *report(trace, outcomes), sep="\n")

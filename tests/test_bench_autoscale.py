@@ -180,8 +180,7 @@ def test_spot_nodes_that_are_taken_away_are_made_up_for():
 def test_prices_say_where_they_are_from():
     for row in autoscale.read_prices().values():
         assert float(row["spot_usd_per_hour"]) < float(row["usd_per_hour"])
-        assert row["source"].startswith("list price")
-        assert row["source"].endswith("check yours")
+        assert row["source"].startswith("list price, check yours: ")
         assert row["date"]
 
 

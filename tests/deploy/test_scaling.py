@@ -31,7 +31,7 @@ SHAPE = {
 HELPERS = """
 {{ define "strongroom.nodeSelector" }}{{ (index . 1).nodeSelector | toYaml }}{{ end }}
 {{ define "strongroom.nodeTolerations" }}{{ .tolerations | toYaml }}{{ end }}
-{{ define "strongroom.nodeResources" }}{{ .resources | toYaml }}{{ end }}
+{{ define "strongroom.nodeResources" }}{{ (index . 1).resources | toYaml }}{{ end }}
 """
 PLAIN = {"name": "gpu", "minNodes": 0, "maxNodes": 12, "coldStartSeconds": 60}
 SLOW = {"name": "large", "minNodes": 1, "maxNodes": 3, "coldStartSeconds": 900}
@@ -386,7 +386,6 @@ def test_older_keda_is_told_nothing_that_it_does_not_know(chart):
         ([PLAIN], {"values": {"pools": []}}, "gpu is no pool of pools"),
         ([PLAIN | {"spot": SPOT | {"pool": "gpu"}}], {}, "a pool is named twice"),
         ([PLAIN, PLAIN], {}, "a pool is named twice"),
-        ([], {"values": {"pools": [SHAPE | {"name": "left"}]}}, "left is not there"),
         ([PLAIN], {"values": {"worker": {"autoscaling": {"enabled": True}}}}, "cannot both be"),
         ([PLAIN | {"buffer": {"nodes": 1}}], {"buffer": {"image": ""}}, "buffer.image must be set"),
         ([PLAIN], {"worker": {"redis": {"address": ""}}}, "redis.address must be set"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 from collections.abc import Iterator, Mapping
 from uuid import UUID
 
@@ -19,6 +20,7 @@ from inference.models import Deployment, Job, JobPace, Node, Replica
 from marketplace.core.env import SettingError
 from marketplace.core.ids import lowest_id, new_id
 from tests.factories import AccountFactory, ModelVersionFactory
+from tests.gateway.conftest import predict
 from tests.gateway.processes import eventually
 from tests.gateway.scrape import Scrape
 from tests.inference import queued
@@ -291,6 +293,25 @@ def test_the_metrics_tell_of_it(shop, start_gateway):
         assert seen.sum("strongroom_pool_pending_requests", pool="default") == 0
 
     eventually(check, timeout_s=demand.LOOK_S * 4)
+
+
+def test_a_request_is_pending_until_it_has_an_answer(shop, start_gateway):
+    Node.objects.update(last_seen_at=timezone.now())
+    process = start_gateway()
+    client = shop.client(url=process.url)
+
+    def check(pending: int) -> None:
+        seen = Scrape(process.url)
+        assert seen.sum("strongroom_pool_pending_requests", pool="default") == pending
+        [one] = seen.find("strongroom_pool_demand_nodes", pool="default", part="requests")
+        assert one.value == pending / 4
+
+    eventually(lambda: check(0), timeout_s=demand.LOOK_S * 2)
+    with concurrent.futures.ThreadPoolExecutor(2) as threads:
+        asked = [threads.submit(predict, client, wait_s=3) for _ in range(2)]
+        eventually(lambda: check(2), timeout_s=20)
+        assert [one.result().status_code for one in asked] == [201, 201]
+    eventually(lambda: check(0), timeout_s=20)
 
 
 NAMES = (

@@ -71,12 +71,14 @@ _LOOK_AWAKE = """
     SELECT d.version_id, d.replica_count FROM inference_deployment d
     WHERE d.stopped_at IS NULL AND d.slept_at IS NULL
 """
-# Nodes that answer, and are not told to stop.
+# Nodes that answer, are not told to stop and have not said goodbye; of pools that were there within
+# a day, as rows of nodes that an autoscaler made and took away add up.
 _LOOK_NODES = """
     SELECT <pool of n> AS pool, count(*) FILTER (WHERE n.triton_ready
-        AND n.drain_requested_at IS NULL
+        AND n.drain_requested_at IS NULL AND to_jsonb(n)->>'left_at' IS NULL
         AND n.last_seen_at > clock_timestamp() - make_interval(secs => %s)) AS ready_count
-    FROM inference_node n WHERE n.revoked_at IS NULL GROUP BY 1
+    FROM inference_node n WHERE n.revoked_at IS NULL
+        AND n.last_seen_at > clock_timestamp() - interval '1 day' GROUP BY 1
 """.replace("<pool of n>", POOL_OF)
 
 

@@ -361,6 +361,19 @@ def test_without_a_buffer_there_is_no_priority_of_the_cluster(chart):
     assert kinds == {"ScaledObject"}
 
 
+def test_the_example_of_the_documents_works(chart):
+    text = (ROOT / "docs" / "autoscaling.md").read_text()
+    [example] = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    told = yaml.safe_load(example)["autoscaling"]
+    pools = told.pop("pools")
+
+    objects = render(chart, pools, **told)
+
+    assert [find_faults(one) for one in list_scaled(objects)] == [[]] * 4
+    kinds = [one["kind"] for one in objects]
+    assert (kinds.count("Deployment"), kinds.count("TriggerAuthentication")) == (1, 1)
+
+
 def test_older_keda_is_told_nothing_that_it_does_not_know(chart):
     fallback = {"failureThreshold": 3, "replicas": 5, "behavior": ""}
 

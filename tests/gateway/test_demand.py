@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from uuid import UUID
 
 import pytest
@@ -66,16 +67,17 @@ def url(database_urls) -> str:
 
 @pytest.fixture
 def pools(transactional_db) -> Iterator[None]:
-    """Nodes have a pool, whether or not the schema knows it yet."""
+    """Nodes have a pool and may leave it, whether or not the schema knows it yet."""
+    wanted = {"pool": "varchar(63) DEFAULT 'default'", "left_at": "timestamptz"}
     with connection.cursor() as cursor:
-        columns = connection.introspection.get_table_description(cursor, "inference_node")
-        is_new = "pool" not in [one.name for one in columns]
-        if is_new:
-            cursor.execute("ALTER TABLE inference_node ADD pool varchar(63) DEFAULT 'default'")
+        table = connection.introspection.get_table_description(cursor, "inference_node")
+        made = wanted.keys() - {one.name for one in table}
+        for name in made:
+            cursor.execute(f"ALTER TABLE inference_node ADD {name} {wanted[name]}")
     yield
-    if is_new:
-        with connection.cursor() as cursor:
-            cursor.execute("ALTER TABLE inference_node DROP COLUMN pool")
+    with connection.cursor() as cursor:
+        for name in made:
+            cursor.execute(f"ALTER TABLE inference_node DROP COLUMN {name}")
 
 
 def make_node(name: str, pool: str = "") -> Node:
@@ -236,6 +238,23 @@ def test_the_load_goes_to_the_pools_that_have_the_replicas(version, url, pools):
         "broken": 1,
         "default": 0,
     }
+
+
+def test_a_node_that_said_goodbye_is_not_counted(version, url, pools):
+    make_node("a", "gpu")
+    left = make_node("b", "gpu")
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE inference_node SET left_at = now() WHERE id = %s", [left.pk])
+
+    assert see_queue(url)["gpu"].ready_count == 1
+
+
+def test_a_pool_without_nodes_for_days_is_not_told_of(version, url, pools):
+    node = make_node("a", "gone")
+    days = timezone.now() - timedelta(days=2)
+    Node.objects.filter(pk=node.pk).update(last_seen_at=days)
+
+    assert see_queue(url).keys() == {"default"}
 
 
 def test_pools_have_numbers_of_their_own(version, url, pools):

@@ -12,15 +12,21 @@ _TEXT = "#737373"
 
 
 def draw(
-    title: str, unit: str, series: Mapping[str, Sequence[tuple[float, float]]], *, top: float = 0.0
+    title: str,
+    unit: str,
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    top: float = 0.0,
+    time_unit: str = "s",
 ) -> str:
     """A chart.
 
     Args:
         title: Above it.
         unit: Of the values.
-        series: By name: (seconds, value), in order.
+        series: By name: (time, value), in order.
         top: The least value that the axis reaches to.
+        time_unit: In which times are given.
     """
     end_s = max((at for some in series.values() for at, _ in some), default=1.0) or 1.0
     top = max([top, *(value for some in series.values() for _, value in some)]) or 1.0
@@ -40,8 +46,9 @@ def draw(
         )
         at_s = end_s * step / 4
         parts.append(
-            f'<text x="{_x(at_s, end_s):.1f}" y="{HEIGHT - 12}" text-anchor="middle">'
-            f"{at_s:,.0f} s</text>"
+            f'<text x="{_x(at_s, end_s):.1f}" y="{HEIGHT - 12}"'
+            f' text-anchor="{"end" if step == 4 else "middle"}">'
+            f"{at_s:,.4g} {time_unit}</text>"
         )
     place = WIDTH - _RIGHT
     for number, (name, points) in enumerate(series.items()):

@@ -43,7 +43,12 @@ _SITE = (
 _PASSED: Mapping[str, tuple[str, ...]] = {
     "web": (*_SITE, "STRONGROOM_TRUSTED_PROXY_COUNT", "STRONGROOM_WEB_THREADS"),
     "worker": (*_SITE, "STRONGROOM_WORKER_PROCESSES"),
-    "gateway": ("STRONGROOM_GATEWAY_", "STRONGROOM_OTLP_", "OTEL_EXPORTER_OTLP_"),
+    "gateway": (
+        "STRONGROOM_GATEWAY_",
+        "STRONGROOM_POOL_",
+        "STRONGROOM_OTLP_",
+        "OTEL_EXPORTER_OTLP_",
+    ),
     "keybroker": ("STRONGROOM_KEYBROKER_",),
     "node": (
         "STRONGROOM_NODE_",

@@ -35,6 +35,7 @@ from inference.gateway.config import (
 )
 from inference.gateway.database import Database
 from inference.gateway.database_clock import DatabaseClock
+from inference.gateway.demand import Demand
 from inference.gateway.drift import DriftCounter
 from inference.gateway.errors import CapacityError
 from inference.gateway.files import Files
@@ -155,6 +156,7 @@ class Gateway:
         self.watches = JobWatches(self.jobs, self.database, self.outputs, self.closing)
         self.batches = Batches(self.jobs, self.authenticator, self.catalog, self.database)
         self.queue_watch = QueueWatch(self.database)
+        self.demand = Demand(self.database, config.pools)
         self.native = NativeProtocol(self)
         self.oip = OIPProtocol(self)
         self.openai = OpenAIProtocol(self)
@@ -185,6 +187,7 @@ class Gateway:
             self.jobs.run(),
             self.batches.run(),
             self.queue_watch.run(),
+            self.demand.run(),
             self.uses.run(self.running.list_versions),
             self.queries.run(),
             self.drift.run(),

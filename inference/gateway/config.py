@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from inference.gateway.pool_settings import PoolSettings
 from marketplace.core.address import Network, parse_network
 from marketplace.core.env import (
     SettingError,
@@ -322,6 +323,7 @@ class GatewayConfig:
     is_development: bool = False
     # Where this process reaches the site, if not by its address for everybody.
     inner_site_url: str = ""
+    pools: PoolSettings = field(default_factory=PoolSettings)
 
     @property
     def site_url(self) -> str:
@@ -372,6 +374,7 @@ class GatewayConfig:
             trusted_proxies=_env_networks("STRONGROOM_GATEWAY_TRUSTED_PROXIES"),
             is_development=env_environment() == "development",
             inner_site_url=_read_inner_site_url(),
+            pools=PoolSettings.from_env(),
         )
 
 

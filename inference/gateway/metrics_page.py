@@ -146,6 +146,23 @@ FAMILIES = {
             "How long the first of them has waited; 0 while none does.",
         ),
         Family(f"{_PREFIX}jobs_dead", "gauge", "Predictions that no node could run."),
+        Family(
+            "strongroom_pool_demand_nodes",
+            "gauge",
+            "Nodes that a pool should have, with fractions, without bounds: by part, for the queue"
+            " (of all gateways) and for the requests of this one.",
+        ),
+        Family(
+            "strongroom_pool_predicted_wait_seconds",
+            "gauge",
+            "How long a job that comes now will probably wait.",
+        ),
+        Family(
+            "strongroom_pool_pending_requests",
+            "gauge",
+            "Requests of this gateway that have no answer from a replica yet.",
+        ),
+        Family("strongroom_pool_ready_nodes", "gauge", "Nodes of a pool that answer."),
         Family(f"{_PREFIX}build_info", "gauge", "1; what runs, in its labels."),
         Family("process_cpu_seconds_total", "counter", "CPU time of the process."),
         Family("process_resident_memory_bytes", "gauge", "Memory of the process."),
@@ -275,6 +292,22 @@ def _add_state(page: _Page, gateway: Gateway, metrics: Metrics) -> None:
     page.add("changes_listening", int(gateway.changes.is_listening))
     page.add("limits_shared", int(gateway.limits.store.is_up))
     _add_queue(page, gateway)
+    _add_pools(page, gateway)
+
+
+def _add_pools(page: _Page, gateway: Gateway) -> None:
+    pending = [(one.version_id, one.calls.load) for one in gateway.routes.list_replicas()]
+    asked = gateway.demand.count_requests([*pending, *gateway.waking.list_waiting()])
+    queue = gateway.demand.queue or {}
+    for pool, one in queue.items():
+        labels = {"pool": pool}
+        page.add("strongroom_pool_demand_nodes", one.nodes, labels | {"part": "queue"})
+        page.add("strongroom_pool_predicted_wait_seconds", one.wait_s, labels)
+        page.add("strongroom_pool_ready_nodes", one.ready_count, labels)
+    for pool, requests in asked.items():
+        labels = {"pool": pool}
+        page.add("strongroom_pool_demand_nodes", requests.nodes, labels | {"part": "requests"})
+        page.add("strongroom_pool_pending_requests", requests.pending, labels)
 
 
 def _add_queue(page: _Page, gateway: Gateway) -> None:

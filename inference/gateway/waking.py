@@ -82,6 +82,10 @@ class Waking:
         self._told: dict[UUID, Told] = {}
         self._asking: dict[UUID, asyncio.Task[Told]] = {}
 
+    def list_waiting(self) -> list[tuple[UUID, int]]:
+        """Versions that are waited for, and by how many requests."""
+        return list(self._waiting_for.items())
+
     async def find(self, version_id: UUID) -> Replica | None:
         """A replica of a version; None if it sleeps or is on its way: then it can be waited for.
 

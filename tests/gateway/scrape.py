@@ -23,7 +23,7 @@ class Scrape:
 
     def find(self, name: str, **labels: str) -> list[Any]:
         """The samples of a name that have these labels."""
-        name = name if name.startswith("process_") else f"{PREFIX}{name}"
+        name = name if name.startswith(("process_", "strongroom_")) else f"{PREFIX}{name}"
         return [
             sample
             for family in self.families.values()

@@ -1,0 +1,64 @@
+output "cluster_name" {
+  description = "Name of the cluster, for `gcloud container clusters get-credentials`."
+  value       = module.cluster.name
+}
+
+output "image_registry" {
+  description = "Where images are pushed, for IMAGE_REGISTRY."
+  value       = module.registry.image_registry
+}
+
+output "database_instance" {
+  description = "Name of the database instance, for the key ceremony."
+  value       = module.database.instance_name
+}
+
+output "database_host" {
+  description = "Private address of the database, for the STRONGROOM_…DATABASE_URL of the secrets."
+  value       = module.database.host
+}
+
+output "database_name" {
+  description = "Name of the database."
+  value       = module.database.database_name
+}
+
+output "database_ca" {
+  description = "Authority (PEM) of the database's certificate, for the Secret that the chart mounts."
+  value       = module.database.server_ca
+}
+
+output "cache_address" {
+  description = "Where Redis is reached, as host:port, for STRONGROOM_REDIS_URL (rediss://)."
+  value       = "${module.cache.host}:${module.cache.port}"
+}
+
+output "cache_ca" {
+  description = "Authority (PEM) of the cache's certificate, for the Secret that the chart mounts."
+  value       = module.cache.server_ca
+}
+
+output "keybroker_key" {
+  description = "KMS key that unseals the key broker's key store: for the seal of Vault."
+  value       = module.secrets.keybroker_key
+}
+
+output "secret_ids" {
+  description = "Secrets that the key ceremony fills, by component."
+  value       = module.secrets.secret_ids
+}
+
+output "service_accounts" {
+  description = "Account of each component; web and worker get HMAC keys for the bucket."
+  value       = module.identity.component_emails
+}
+
+output "gpu_pools" {
+  description = "Selector, toleration and GPUs of each pool, for the chart's node pools."
+  value       = module.pools.chart_pools
+}
+
+output "gpu_pool_names" {
+  description = "Names of the GPU pools: one join token each."
+  value       = module.pools.gpu_pool_names
+}

@@ -23,18 +23,8 @@ locals {
     "storage.googleapis.com",
   ])
 
-  # One secret per component, in the form of the chart's: lines of NAME=value. Each component's
-  # account reads its own, and what is done before a release is done as a worker or the site.
-  secret_components = {
-    web       = "web"
-    gateway   = "gateway"
-    worker    = "worker"
-    beat      = "beat"
-    keybroker = "keybroker"
-    node      = "node"
-    migrate   = "worker"
-    bucket    = "web"
-  }
+  # As the chart names them: a secret for each component, and for what runs before a release.
+  secret_components = toset(["web", "gateway", "worker", "beat", "keybroker", "node", "migrate", "bucket"])
 }
 
 data "google_project" "this" {
@@ -82,12 +72,9 @@ module "secrets" {
   region           = var.region
   labels           = local.labels
   protection_level = var.key_protection_level
+  components       = local.secret_components
+  reader_email     = module.identity.secrets_email
   keybroker_email  = module.identity.component_emails["keybroker"]
-
-  secret_readers = {
-    for secret, component in local.secret_components :
-    secret => [module.identity.component_emails[component]]
-  }
 
   depends_on = [google_project_service.this]
 }

@@ -53,12 +53,45 @@ output "service_accounts" {
   value       = module.identity.component_emails
 }
 
-output "gpu_pools" {
-  description = "Selector, toleration and GPUs of each pool, for the chart's node pools."
-  value       = module.pools.chart_pools
+output "secrets_account" {
+  description = "Account of the External Secrets operator."
+  value       = module.identity.secrets_email
 }
 
-output "gpu_pool_names" {
-  description = "Names of the GPU pools: one join token each."
-  value       = module.pools.gpu_pool_names
+output "helm_values" {
+  description = "Values of the chart that follow from what was made, as YAML: k8s/argo/values/ENVIRONMENT/cluster.yaml."
+
+  value = yamlencode({
+    platform = "gke"
+    image    = { registry = module.registry.image_registry }
+
+    # The certificate names the instance, not an address; the authority signs for nobody else.
+    database = {
+      sslMode  = "verify-ca"
+      caSecret = { name = "${var.release}-postgres-ca", key = "ca.crt" }
+    }
+    redis = { caSecret = { name = "${var.release}-redis-ca", key = "ca.crt" } }
+
+    # Through HMAC keys, which are in the secrets of the components.
+    objectStore = {
+      bucket      = module.store.bucket_name
+      endpoint    = module.store.endpoint
+      region      = "auto"
+      credentials = "secret"
+    }
+
+    externalSecrets = { enabled = true, prefix = "${local.name}-" }
+
+    serviceAccounts = {
+      for component, email in module.identity.component_emails :
+      component => { annotations = { "iam.gke.io/gcp-service-account" = email } }
+    }
+
+    network = {
+      postgres = { port = 5432, peers = [{ ipBlock = { cidr = module.network.private_services_cidr } }] }
+      redis    = { port = module.cache.port, peers = [{ ipBlock = { cidr = module.network.private_services_cidr } }] }
+    }
+
+    pools = module.pools.chart_pools
+  })
 }

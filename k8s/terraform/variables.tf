@@ -113,25 +113,22 @@ variable "general_pool" {
 variable "gpu_pools" {
   description = "Pools with GPUs by name; modules/pools says what each field means and refuses what cannot be."
   type = map(object({
-    machine_type      = string
-    accelerator_type  = string
-    accelerator_count = number
-    mig_partition     = optional(string)
-    sharing = optional(object({
-      strategy    = string
-      clients_max = number
-    }))
-    spot            = optional(bool, false)
-    zones           = optional(list(string), [])
-    local_ssd_count = optional(number, 0)
-    min_nodes       = number
-    max_nodes       = number
-    disk_size_gb    = optional(number, 200)
-    disk_type       = optional(string, "pd-balanced")
-    driver_version  = optional(string, "LATEST")
-    surge_max       = optional(number, 0)
-    unavailable_max = optional(number, 1)
-    labels          = optional(map(string), {})
+    machine_type         = string
+    accelerator_type     = string
+    accelerator_count    = number
+    mig_partition        = optional(string)
+    time_sharing_clients = optional(number)
+    spot                 = optional(bool, false)
+    zones                = optional(list(string), [])
+    local_ssd_count      = optional(number, 0)
+    min_nodes            = number
+    max_nodes            = number
+    disk_size_gb         = optional(number, 200)
+    disk_type            = optional(string, "pd-balanced")
+    driver_version       = optional(string, "LATEST")
+    surge_max            = optional(number, 0)
+    unavailable_max      = optional(number, 1)
+    labels               = optional(map(string), {})
   }))
 }
 

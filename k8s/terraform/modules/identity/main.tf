@@ -34,3 +34,17 @@ resource "google_service_account_iam_member" "component" {
   role               = "roles/iam.workloadIdentityUser"
   member             = "serviceAccount:${var.project_id}.svc.id.goog[${var.namespace}/${var.release}-${each.key}]"
 }
+
+# The External Secrets operator copies each component's secret out of Secret Manager; it is not
+# part of the release and runs in a namespace of its own.
+resource "google_service_account" "secrets" {
+  project      = var.project_id
+  account_id   = "${var.name}-secrets"
+  display_name = "External Secrets operator of ${var.name}"
+}
+
+resource "google_service_account_iam_member" "secrets" {
+  service_account_id = google_service_account.secrets.name
+  role               = "roles/iam.workloadIdentityUser"
+  member             = "serviceAccount:${var.project_id}.svc.id.goog[external-secrets/external-secrets]"
+}

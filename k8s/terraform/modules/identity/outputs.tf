@@ -7,3 +7,8 @@ output "component_emails" {
   description = "Account of each component: web, gateway, worker, beat, keybroker, node."
   value       = { for component, account in google_service_account.component : component => account.email }
 }
+
+output "secrets_email" {
+  description = "Account of the External Secrets operator."
+  value       = google_service_account.secrets.email
+}

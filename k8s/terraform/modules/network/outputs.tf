@@ -22,3 +22,8 @@ output "private_services_range_name" {
   description = "Name of the range that managed services take addresses from."
   value       = google_compute_global_address.private_services.name
 }
+
+output "private_services_cidr" {
+  description = "Range that managed services take addresses from: where the database and the cache are."
+  value       = "${google_compute_global_address.private_services.address}/${google_compute_global_address.private_services.prefix_length}"
+}

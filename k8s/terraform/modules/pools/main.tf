@@ -130,11 +130,11 @@ resource "google_container_node_pool" "gpu" {
       }
 
       dynamic "gpu_sharing_config" {
-        for_each = each.value.sharing[*]
+        for_each = each.value.time_sharing_clients[*]
 
         content {
-          gpu_sharing_strategy       = gpu_sharing_config.value.strategy
-          max_shared_clients_per_gpu = gpu_sharing_config.value.clients_max
+          gpu_sharing_strategy       = "TIME_SHARING"
+          max_shared_clients_per_gpu = gpu_sharing_config.value
         }
       }
     }

@@ -46,25 +46,22 @@ variable "general" {
 variable "gpu_pools" {
   description = "Pools with GPUs, by the name that the chart and STRONGROOM_NODE_POOL give them. Counts of nodes are per pool, over all of its zones."
   type = map(object({
-    machine_type      = string
-    accelerator_type  = string
-    accelerator_count = number
-    mig_partition     = optional(string)
-    sharing = optional(object({
-      strategy    = string
-      clients_max = number
-    }))
-    spot            = optional(bool, false)
-    zones           = optional(list(string), [])
-    local_ssd_count = optional(number, 0)
-    min_nodes       = number
-    max_nodes       = number
-    disk_size_gb    = optional(number, 200)
-    disk_type       = optional(string, "pd-balanced")
-    driver_version  = optional(string, "LATEST")
-    surge_max       = optional(number, 0)
-    unavailable_max = optional(number, 1)
-    labels          = optional(map(string), {})
+    machine_type         = string
+    accelerator_type     = string
+    accelerator_count    = number
+    mig_partition        = optional(string)
+    time_sharing_clients = optional(number)
+    spot                 = optional(bool, false)
+    zones                = optional(list(string), [])
+    local_ssd_count      = optional(number, 0)
+    min_nodes            = number
+    max_nodes            = number
+    disk_size_gb         = optional(number, 200)
+    disk_type            = optional(string, "pd-balanced")
+    driver_version       = optional(string, "LATEST")
+    surge_max            = optional(number, 0)
+    unavailable_max      = optional(number, 1)
+    labels               = optional(map(string), {})
   }))
 
   validation {
@@ -92,16 +89,15 @@ variable "gpu_pools" {
     error_message = "mig_partition is written such as 1g.10gb."
   }
 
-  # A partition is for one tenant. Shared in time, two would have one memory, and sealed models
-  # of two accounts could lie in it.
+  # A partition has memory of its own. Shared in time, several nodes have one memory between them.
   validation {
-    condition     = alltrue([for pool in values(var.gpu_pools) : pool.mig_partition == null || pool.sharing == null])
-    error_message = "A pool is either partitioned (mig_partition) or shared (sharing), not both."
+    condition     = alltrue([for pool in values(var.gpu_pools) : pool.mig_partition == null || pool.time_sharing_clients == null])
+    error_message = "A pool is either partitioned (mig_partition) or shared in time (time_sharing_clients), not both."
   }
 
   validation {
-    condition     = alltrue([for pool in values(var.gpu_pools) : pool.sharing == null || try(contains(["TIME_SHARING", "MPS"], pool.sharing.strategy) && pool.sharing.clients_max >= 2 && pool.sharing.clients_max <= 48, false)])
-    error_message = "sharing: strategy must be TIME_SHARING or MPS, clients_max between 2 and 48."
+    condition     = alltrue([for pool in values(var.gpu_pools) : pool.time_sharing_clients == null || try(pool.time_sharing_clients >= 2 && pool.time_sharing_clients <= 48, false)])
+    error_message = "time_sharing_clients must be between 2 and 48."
   }
 
   validation {

@@ -15,12 +15,6 @@ locals {
     registry = "service-${var.project_number}@gcp-sa-artifactregistry.iam.gserviceaccount.com"
     secrets  = "service-${var.project_number}@gcp-sa-secretmanager.iam.gserviceaccount.com"
   }
-
-  readers = merge([
-    for secret, emails in var.secret_readers : {
-      for email in emails : "${secret} ${email}" => { secret = secret, email = email }
-    }
-  ]...)
 }
 
 resource "google_kms_key_ring" "this" {
@@ -35,7 +29,7 @@ resource "google_kms_crypto_key" "purpose" {
   name            = each.key
   key_ring        = google_kms_key_ring.this.id
   purpose         = "ENCRYPT_DECRYPT"
-  rotation_period = "${var.rotation_days * 86400}s"
+  rotation_period = var.rotation_period
 
   # A version that is destroyed by mistake can be brought back for so long.
   destroy_scheduled_duration = "2592000s"
@@ -64,7 +58,7 @@ resource "google_kms_crypto_key" "keybroker" {
   name                       = "keybroker-kek"
   key_ring                   = google_kms_key_ring.this.id
   purpose                    = "ENCRYPT_DECRYPT"
-  rotation_period            = "${var.rotation_days * 86400}s"
+  rotation_period            = var.rotation_period
   destroy_scheduled_duration = "2592000s"
 
   version_template {
@@ -91,7 +85,7 @@ resource "google_kms_crypto_key_iam_member" "keybroker_viewer" {
 }
 
 resource "google_secret_manager_secret" "this" {
-  for_each = var.secret_readers
+  for_each = var.components
 
   project             = var.project_id
   secret_id           = "${var.name}-${each.key}"
@@ -114,10 +108,10 @@ resource "google_secret_manager_secret" "this" {
 }
 
 resource "google_secret_manager_secret_iam_member" "reader" {
-  for_each = local.readers
+  for_each = var.components
 
   project   = var.project_id
-  secret_id = google_secret_manager_secret.this[each.value.secret].secret_id
+  secret_id = google_secret_manager_secret.this[each.key].secret_id
   role      = "roles/secretmanager.secretAccessor"
-  member    = "serviceAccount:${each.value.email}"
+  member    = "serviceAccount:${var.reader_email}"
 }

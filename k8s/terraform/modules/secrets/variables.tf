@@ -23,14 +23,14 @@ variable "labels" {
   type        = map(string)
 }
 
-variable "rotation_days" {
-  description = "Days after which each key gets a new version. Older versions stay to open what they have closed."
-  type        = number
-  default     = 90
+variable "rotation_period" {
+  description = "After how many seconds each key gets a new version, such as 7776000s (90 days). Older versions stay to open what they have closed."
+  type        = string
+  default     = "7776000s"
 
   validation {
-    condition     = var.rotation_days >= 1 && var.rotation_days <= 365
-    error_message = "rotation_days must be between 1 and 365."
+    condition     = can(regex("^[0-9]+s$", var.rotation_period)) && try(tonumber(trimsuffix(var.rotation_period, "s")) >= 86400 && tonumber(trimsuffix(var.rotation_period, "s")) <= 7776000, false)
+    error_message = "rotation_period must be between 86400s and 7776000s."
   }
 }
 
@@ -45,14 +45,19 @@ variable "protection_level" {
   }
 }
 
-variable "secret_readers" {
-  description = "For each secret the e-mail addresses of the service accounts that may read it."
-  type        = map(list(string))
+variable "components" {
+  description = "Components that have a secret of their own: a JSON object, as the chart's external secrets expect it."
+  type        = set(string)
 
   validation {
-    condition     = alltrue([for readers in values(var.secret_readers) : length(readers) > 0])
-    error_message = "Every secret needs at least one reader; one that nobody reads should not exist."
+    condition     = length(var.components) > 0
+    error_message = "components must not be empty."
   }
+}
+
+variable "reader_email" {
+  description = "Service account of the operator that copies secrets into the cluster; it alone may read them."
+  type        = string
 }
 
 variable "keybroker_email" {

@@ -65,7 +65,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "regex": _regex,
     "sort": sorted,
     "split": lambda sign, text: text.split(sign),
-    "tonumber": lambda text: float(text),
+    "tonumber": float,
     "toset": lambda values: sorted(set(values)),
     "trimsuffix": lambda text, end: text.removesuffix(end),
     "values": lambda found: [found[name] for name in sorted(found)],

@@ -36,8 +36,8 @@ class Module:
 
 def read_module(path: Path) -> Module:
     """Everything that the files of one folder declare."""
-    files = [hcl2.loads(file.read_text()) for file in sorted(path.glob("*.tf"))]
-    text = "\n".join(strip_comments(file.read_text()) for file in sorted(path.glob("*.tf")))
+    texts = [strip_comments(file.read_text()) for file in sorted(path.glob("*.tf"))]
+    files = [hcl2.loads(text) for text in texts]
 
     def named(kind: str) -> dict[str, dict[str, Any]]:
         found = [block for file in files for block in file.get(kind, [])]
@@ -55,7 +55,7 @@ def read_module(path: Path) -> Module:
     own = [block for file in files for block in file.get("locals", [])]
     return Module(
         path=path,
-        text=text,
+        text="\n".join(texts),
         variables=named("variable"),
         outputs=named("output"),
         resources=typed("resource"),
@@ -171,7 +171,9 @@ def _column_faults(lines: list[str]) -> list[str]:
             chain.append((number, line, place))
             continue
         column = max((len(line[:at].rstrip()) + 1 for _, line, at in chain), default=0)
-        faults += [f"{at_line}: sign in column {column}" for at_line, _, at in chain if at != column]
+        faults += [
+            f"{at_line}: sign in column {column}" for at_line, _, at in chain if at != column
+        ]
         chain = []
         # The first line of a value that goes on has one space before its sign.
         if re.search(r"\S {2,}=\s", mask(line)):

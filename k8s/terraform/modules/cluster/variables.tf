@@ -68,7 +68,7 @@ variable "authorized_networks" {
   }
 
   validation {
-    condition     = alltrue([for cidr in values(var.authorized_networks) : tonumber(split("/", cidr)[1]) >= 16])
+    condition     = alltrue([for cidr in values(var.authorized_networks) : try(tonumber(split("/", cidr)[1]) >= 16, false)])
     error_message = "An authorized network is a /16 or smaller: the control plane is not for everybody."
   }
 }

@@ -59,7 +59,7 @@ output "secrets_account" {
 }
 
 output "helm_values" {
-  description = "Values of the chart that follow from what was made, as YAML: k8s/argo/values/ENVIRONMENT/cluster.yaml."
+  description = "Values of the chart that follow from what was made, as YAML: k8s/argo/values/ENVIRONMENT-cluster.yaml."
 
   value = yamlencode({
     platform = "gke"
@@ -91,7 +91,10 @@ output "helm_values" {
       postgres = { port = 5432, peers = [{ ipBlock = { cidr = module.network.private_services_cidr } }] }
       redis    = { port = module.cache.port, peers = [{ ipBlock = { cidr = module.network.private_services_cidr } }] }
     }
-
-    pools = module.pools.chart_pools
   })
+}
+
+output "gpu_pools" {
+  description = "What the chart's `pools` have to say to come onto these machines; their sizes are in k8s/argo/values."
+  value       = module.pools.chart_pools
 }

@@ -582,10 +582,11 @@ def test_the_charts_pools_follow_from_the_variables(modules) -> None:
     assert by_name["l4-spot"] == {
         "name": "l4-spot",
         "nodeSelector": {"strongroom.dev/pool": "l4-spot"},
-        "gpu": {"class": "nvidia-l4"},
+        "gpu": {"class": "nvidia-l4", "count": 1},
         "spot": True,
     }
-    assert by_name["a100-slices"]["gpu"] == {"class": "nvidia-a100-80gb", "migProfile": "1g.10gb"}
+    slices = {"class": "nvidia-a100-80gb", "count": 1, "migProfile": "1g.10gb"}
+    assert by_name["a100-slices"]["gpu"] == slices
     assert "spot" not in by_name["h100"]
 
 

@@ -65,8 +65,8 @@ variable "gpu_pools" {
   }))
 
   validation {
-    condition     = alltrue([for name in keys(var.gpu_pools) : can(regex("^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$", name))])
-    error_message = "The name of a pool is 1 to 32 of a-z, 0-9 and -, and neither begins nor ends with -."
+    condition     = alltrue([for name in keys(var.gpu_pools) : can(regex("^[a-z0-9]([a-z0-9-]{0,28}[a-z0-9])?$", name))])
+    error_message = "The name of a pool is 1 to 30 of a-z, 0-9 and -, and neither begins nor ends with -."
   }
 
   validation {

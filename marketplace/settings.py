@@ -229,7 +229,8 @@ STORAGES = {
             "bucket_name": OBJECT_BUCKET,
             "endpoint_url": OBJECT_ENDPOINT,
             "file_overwrite": True,
-            "default_acl": "private",
+            # Whose an object is, the bucket says: one with uniform access refuses lists of its own.
+            "default_acl": None,
         },
     },
     "default": {"BACKEND": "django.core.files.storage.InMemoryStorage"},

@@ -29,6 +29,8 @@ class Bucket:
     # Answered instead of everything else: a status, or nothing but the end of the connection.
     broken_status: int | None = None
     hangs_up: bool = False
+    # As a bucket with uniform access does: who may read is not for an object to say.
+    refuses_acls: bool = False
     # Objects are found, and break off in the middle.
     cuts_bodies: bool = False
 
@@ -65,6 +67,8 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         if self.bucket.broken_status is not None:
             return self.fail(self.bucket.broken_status, "ServiceUnavailable")
+        if self.bucket.refuses_acls and any(map(is_acl, self.headers)):
+            return self.fail(400, "InvalidArgument")
         if not self.headers.get("Authorization", "").startswith("AWS4-HMAC-SHA256 "):
             return self.fail(403, "AccessDenied")
         name, _, key = unquote(urlsplit(self.path).path).lstrip("/").partition("/")
@@ -99,6 +103,11 @@ class _Handler(BaseHTTPRequestHandler):
             body, self.close_connection = body[: len(body) // 2], True
         if self.command != "HEAD":
             self.wfile.write(body)
+
+
+def is_acl(header: str) -> bool:
+    """Whether a header of a request sets who may do what with an object."""
+    return header.lower().startswith(("x-amz-acl", "x-amz-grant-", "x-goog-acl"))
 
 
 @contextmanager

@@ -126,6 +126,27 @@ def test_what_is_stored_is_what_a_node_gets_and_what_is_verified(version, node, 
     assert step(version).state == "succeeded"
 
 
+def test_a_bucket_with_uniform_access_takes_what_is_stored(creator, upload, sealed, store):
+    store.refuses_acls = True
+
+    answer = creator.put_part(upload["upload_id"], 0, 0, sealed.parts[0, 0])
+
+    assert answer.status_code < 300
+    assert list(store.objects.values()) == [sealed.parts[0, 0]]
+
+
+def test_a_list_of_an_objects_own_would_be_refused(creator, upload, sealed, store, settings):
+    """The control: the same part, sent with what such a bucket does not take."""
+    store.refuses_acls = True
+    artifacts = settings.STORAGES["artifacts"]
+    options = artifacts["OPTIONS"] | {"default_acl": "private"}
+    settings.STORAGES = settings.STORAGES | {"artifacts": artifacts | {"OPTIONS": options}}
+
+    assert_unavailable(creator.put_part(upload["upload_id"], 0, 0, sealed.parts[0, 0]))
+
+    assert store.objects == {}
+
+
 @pytest.mark.parametrize("outage", OUTAGES)
 def test_a_part_in_an_outage_is_refused_and_not_recorded(
     creator, upload, sealed, store, break_store, outage

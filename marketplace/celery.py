@@ -9,7 +9,8 @@ import os
 from typing import Any
 
 from celery import Celery
-from celery.signals import setup_logging
+from celery.signals import beat_init, setup_logging, worker_init, worker_process_init
+from django.conf import settings
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "marketplace.settings")
 
@@ -18,11 +19,31 @@ app = Celery("strongroom")
 app.set_default()
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks(["marketplace", "inference", "billing"])
+# Workers alone import it.
+app.Task.Request = "marketplace.worker_metrics:CountedRequest"
 
 
 @setup_logging.connect
 def _keep_logging(**_: Any) -> None:
     """Celery would put its own form in the place of the settings'; a receiver stops it."""
+
+
+@worker_init.connect
+def _serve_worker_metrics(**_: Any) -> None:
+    from marketplace import worker_metrics
+
+    worker_metrics.declare([name for name in app.tasks if not name.startswith("celery.")])
+    listener = worker_metrics.start(settings.WORKER_METRICS_LISTEN, settings.METRICS_TOKEN)
+    if listener is not None:
+        # A child that outlives its parent would keep the port.
+        worker_process_init.connect(lambda **_: listener.close_here(), weak=False)
+
+
+@beat_init.connect
+def _serve_beat_metrics(**_: Any) -> None:
+    from marketplace import beat_metrics
+
+    beat_metrics.start(settings.BEAT_METRICS_LISTEN, settings.METRICS_TOKEN)
 
 
 _SCHEDULE: dict[str, dict[str, Any]] = {

@@ -10,6 +10,7 @@ from csp.constants import NONE, SELF
 
 from marketplace.core.env import SettingError, env_bool, env_int, env_secret, env_text
 from marketplace.core.logs import read_level
+from marketplace.core.metrics_listener import read_listen, read_token
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -43,6 +44,8 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    # First: it times all that is below, and answers scrapes whatever name they call the site.
+    "marketplace.web_metrics.MetricsMiddleware",
     "marketplace.middleware.RequestIdMiddleware",
     "marketplace.guard.HeadersMiddleware",
     "marketplace.middleware.CompressMiddleware",
@@ -287,7 +290,11 @@ GATEWAY_METRICS_URLS = [
     ).split(",")
     if url
 ]
-GATEWAY_METRICS_TOKEN = env_secret("STRONGROOM_GATEWAY_METRICS_TOKEN", "")
+# What opens the numbers of every process; workers and beat serve theirs where these say.
+METRICS_TOKEN = read_token()
+WORKER_METRICS_LISTEN = read_listen("STRONGROOM_WORKER_METRICS_LISTEN")
+BEAT_METRICS_LISTEN = read_listen("STRONGROOM_BEAT_METRICS_LISTEN")
+GATEWAY_METRICS_TOKEN = env_secret("STRONGROOM_GATEWAY_METRICS_TOKEN", METRICS_TOKEN)
 # How long rolled-up numbers are kept, by the span of one row.
 METRIC_MINUTE_HOURS = env_int("STRONGROOM_METRIC_MINUTE_HOURS", 48, minimum=25)
 METRIC_HOUR_DAYS = env_int("STRONGROOM_METRIC_HOUR_DAYS", 35, minimum=31)

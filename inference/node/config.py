@@ -13,6 +13,7 @@ from inference.node.canary import INTERVAL_S_DEFAULT
 from inference.node.evidence import Evidence, NoEvidence
 from inference.triton.server import HOST, TritonConfig
 from marketplace.core.env import SettingError, env_int, env_secret, env_text
+from marketplace.core.metrics_listener import read_listen, read_token
 
 # A unix socket's address has 108 bytes, the ending zero among them.
 SOCKET_PATH_LENGTH_MAX = 107
@@ -47,6 +48,9 @@ class NodeConfig:
     slot_count: int = SLOTS_DEFAULT
     # How long a job may go on when the node is told to stop; then it is handed back.
     drain_s: int = DRAIN_S_DEFAULT
+    # Where its numbers are scraped; None: nowhere.
+    metrics_listen: tuple[str, int] | None = None
+    metrics_token: str = field(default="", repr=False)
 
     @property
     def socket_path(self) -> Path:
@@ -115,6 +119,8 @@ class NodeConfig:
             canary_interval_s=env_int(
                 "STRONGROOM_NODE_CANARY_INTERVAL_S", INTERVAL_S_DEFAULT, minimum=0, env=env
             ),
+            metrics_listen=read_listen("STRONGROOM_NODE_METRICS_LISTEN", env),
+            metrics_token=read_token(env),
         )
         if len(os.fsencode(config.socket_path)) > SOCKET_PATH_LENGTH_MAX:
             raise SettingError("STRONGROOM_NODE_RUN_DIR is too long for a unix socket below it")

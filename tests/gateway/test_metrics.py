@@ -16,10 +16,11 @@ from inference.gateway.config import (
     OBSERVED_VERSIONS_MAX,
     GatewayConfig,
 )
-from inference.gateway.metrics import COUNTS, Histogram, Metrics
-from inference.gateway.metrics_page import FAMILIES, _add_models, _Page
+from inference.gateway.metrics import COUNTS, Metrics
+from inference.gateway.metrics_page import FAMILIES, _add_models
 from inference.gateway.operations import is_loopback
 from marketplace.core.env import SettingError
+from marketplace.core.exposition import Histogram, Page
 from tests.gateway.conftest import (
     PRICE_NANOS,
     REPLICA_IDS,
@@ -286,7 +287,7 @@ def test_versions_beyond_the_limit_share_their_numbers():
     metrics = Metrics()
     for number in range(OBSERVED_VERSIONS_MAX + 2):
         metrics.observe_answer(offer(number), "native", 201, "ok", 0.1)
-    page = _Page()
+    page = Page(FAMILIES)
     _add_models(page, metrics)
     text = page.to_bytes().decode()
 
@@ -310,7 +311,7 @@ def test_tokens_of_streams_are_counted():
 
 
 def test_label_values_cannot_break_a_line():
-    page = _Page()
+    page = Page(FAMILIES)
     page.add("retries_total", 1, {"model": 'a"\n\\'})
 
     assert page.to_bytes().decode().splitlines()[2:] == [

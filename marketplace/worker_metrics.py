@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback
-from billiard.exceptions import Terminated, WorkerLostError
+from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery.exceptions import Retry
 from celery.worker.request import Request
 
@@ -51,15 +51,9 @@ class CountedRequest(Request):
     def on_failure(
         self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
     ) -> Any:
-        """It raised, or its child died."""
+        """It raised, took too long, or its child died."""
         TASKS.add(self.name, _name_failure(exc_info))
         return super().on_failure(exc_info, send_failed_event, return_ok)
-
-    def on_timeout(self, soft: bool, timeout: float) -> Any:
-        """It ran for too long; after a hard one its child is killed."""
-        if not soft:
-            TASKS.add(self.name, "timeout")
-        return super().on_timeout(soft, timeout)
 
     def maybe_expire(self) -> Any:
         """Whether its time was over before it began."""
@@ -110,4 +104,6 @@ def _name_failure(exc_info: Any) -> str:
         error = error.exc
     if isinstance(error, Retry):
         return "retry"
+    if isinstance(error, TimeLimitExceeded):
+        return "timeout"
     return "lost" if isinstance(error, WorkerLostError | Terminated) else "failure"

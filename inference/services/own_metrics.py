@@ -7,6 +7,7 @@ from django.db.models import Count, Min
 
 from inference.models import Job, Node, Replica, WebhookDelivery, WebhookEvent
 from inference.selectors.node import QUIET_AFTER
+from inference.selectors.queue import list_depths
 from marketplace.core.clock import utc_now
 from marketplace.services.platform_metrics import Part, Samples, age_s, gauge
 
@@ -29,6 +30,8 @@ def _read_queue() -> Samples:
             labels = {"class": Job.Priority(priority).name.lower()}
             yield "jobs_waiting", waiting, labels
             yield "jobs_oldest_seconds", oldest_s, labels
+    waits = [one.wait_s for one in list_depths() if one.waiting and one.wait_s is not None]
+    yield "predicted_wait_seconds", max(waits, default=0), {}
     dead = Job.objects.filter(state=Job.State.DEAD, finished_at__isnull=False)
     yield "jobs_dead", dead.count(), {}
 
@@ -68,6 +71,10 @@ QUEUE = Part(
     (
         gauge("jobs_waiting", "Predictions that wait in the queue.", ("class",)),
         gauge("jobs_oldest_seconds", "How long the first of them has waited.", ("class",)),
+        gauge(
+            "predicted_wait_seconds",
+            "How long a job that comes now will wait, of the version where it is longest.",
+        ),
         gauge("jobs_dead", "Predictions that no node could run."),
     ),
     _read_queue,

@@ -220,7 +220,7 @@ def test_an_address(text, address):
 @pytest.mark.parametrize(
     "text",
     ["9101", ":9101", "host:", "host:0", "host:65536", "host:-1", "host:x", "::1:9101", "[::1:1",
-     "host:９１０１"],
+     "host:\uff19\uff11"],
 )  # fmt: skip
 def test_a_malformed_address_stops_the_process_with_its_name(text):
     with pytest.raises(SettingError, match=f"{NAME} must be host:port"):

@@ -68,7 +68,9 @@ def _counting(on_success: Any) -> Any:
         self: Request, failed__retval__runtime: tuple[bool, Any, float], **kwargs: Any
     ) -> Any:
         is_failed, _, runtime_s = failed__retval__runtime
-        DURATION.observe(float(runtime_s), self.name)
+        # Of a retry Celery does not say how long it took.
+        if runtime_s is not None:
+            DURATION.observe(float(runtime_s), self.name)
         if not is_failed:
             TASKS.add(self.name, "success")
         return on_success(self, failed__retval__runtime, **kwargs)

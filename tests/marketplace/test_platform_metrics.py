@@ -153,7 +153,7 @@ def test_what_waits_to_leave_is_told_by_its_age():
     WebhookEvent.objects.create(
         account_id=account.pk, type="prediction.succeeded", payload={}, created_at=long_ago
     )
-    StripeEvent.objects.create(id="evt_1", type="x", payload={})
+    StripeEvent.objects.create(id="evt_1", type="x", payload={}, created_at=long_ago)
     StripeEvent.objects.update(received_at=long_ago)
 
     found = read_page()

@@ -11,6 +11,7 @@ from csp.constants import NONE, SELF
 from marketplace.core.env import SettingError, env_bool, env_int, env_secret, env_text
 from marketplace.core.logs import read_level
 from marketplace.core.metrics_listener import read_listen, read_token
+from marketplace.core.spans import Spans
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -294,6 +295,8 @@ GATEWAY_METRICS_URLS = [
 METRICS_TOKEN = read_token()
 WORKER_METRICS_LISTEN = read_listen("STRONGROOM_WORKER_METRICS_LISTEN")
 BEAT_METRICS_LISTEN = read_listen("STRONGROOM_BEAT_METRICS_LISTEN")
+# Read by those who make spans; a wrong value is refused here, at the start.
+Spans("strongroom-worker")
 GATEWAY_METRICS_TOKEN = env_secret("STRONGROOM_GATEWAY_METRICS_TOKEN", METRICS_TOKEN)
 # How long rolled-up numbers are kept, by the span of one row.
 METRIC_MINUTE_HOURS = env_int("STRONGROOM_METRIC_MINUTE_HOURS", 48, minimum=25)

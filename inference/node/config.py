@@ -14,6 +14,7 @@ from inference.node.evidence import Evidence, NoEvidence
 from inference.triton.server import HOST, TritonConfig
 from marketplace.core.env import SettingError, env_int, env_secret, env_text
 from marketplace.core.metrics_listener import read_listen, read_token
+from marketplace.core.spans import Spans
 
 # A unix socket's address has 108 bytes, the ending zero among them.
 SOCKET_PATH_LENGTH_MAX = 107
@@ -122,6 +123,7 @@ class NodeConfig:
             metrics_listen=read_listen("STRONGROOM_NODE_METRICS_LISTEN", env),
             metrics_token=read_token(env),
         )
+        Spans("strongroom-node", env)  # Now, so that a wrong setting stops the node at its start.
         if len(os.fsencode(config.socket_path)) > SOCKET_PATH_LENGTH_MAX:
             raise SettingError("STRONGROOM_NODE_RUN_DIR is too long for a unix socket below it")
         return config

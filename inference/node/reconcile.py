@@ -39,6 +39,7 @@ from inference.node.replica import (
 )
 from inference.triton import processes
 from marketplace.core.errors import MarketplaceError
+from marketplace.core.spans import find_spans
 
 logger = logging.getLogger("node.reconcile")
 
@@ -283,13 +284,15 @@ class Reconciler:
     def _run_load(self, replica: Replica) -> None:
         cancelled = replica.cancelled
         began_s = time.monotonic()
+        ids = {"replica_id": replica.id, "version_id": replica.desired.version_id}
         try:
-            loaded = self._loader.load(
-                replica.desired,
-                on_phase=lambda phase, share: self._note_phase(replica, phase, share),
-                on_validation=lambda found: self._note_report(replica, "validation", found),
-                cancelled=cancelled,
-            )
+            with find_spans("strongroom-node").span("replica.load", **ids):
+                loaded = self._loader.load(
+                    replica.desired,
+                    on_phase=lambda phase, share: self._note_phase(replica, phase, share),
+                    on_validation=lambda found: self._note_report(replica, "validation", found),
+                    cancelled=cancelled,
+                )
         except CancelledError:
             metrics.LOADS.add(metrics.CANCELLED)
             self._end(replica, lambda one: one.enter(Stage.GONE, "unloaded"))

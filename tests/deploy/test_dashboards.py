@@ -110,7 +110,7 @@ def test_the_docs_list_every_metric_and_no_other():
     listed = {(name, kind, labels) for name, kind, labels, _ in row.findall(text)}
 
     assert listed == {
-        (family.name, family.kind, ", ".join(family.labels) or "–")
+        (family.name, family.kind, ", ".join(family.labels) or "\u2013")
         for process, families in list_families().items()
         if process != "gateway"
         for family in families

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from billiard.einfo import ExceptionWithTraceback
+from billiard.einfo import ExceptionWithTraceback  # type: ignore[attr-defined]
 from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery.exceptions import Retry
 from celery.worker.request import Request
@@ -41,9 +41,9 @@ class CountedRequest(Request):
         `on_success` does not call ours.
         """
         super().__init_subclass__(**kwargs)
-        cls.on_success = _counting(cls.on_success)
+        cls.on_success = _counting(cls.on_success)  # type: ignore[method-assign]
 
-    def on_accepted(self, pid: int, time_accepted: float) -> Any:
+    def on_accepted(self, pid: Any, time_accepted: float) -> Any:
         """A child has begun it."""
         STARTED.add(self.name)
         return super().on_accepted(pid, time_accepted)

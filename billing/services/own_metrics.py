@@ -51,7 +51,7 @@ def _read_usage() -> Samples:
     yield "usage_reports_oldest_seconds", age_s(found["oldest"]), {}
     yield "usage_reports_unclear", MeterReport.objects.filter(state=state.UNCLEAR).count(), {}
     last = ReceiptBatch.objects.order_by("-seq").first()
-    mark = [0, _NOWHERE] if last is None else [last.mark_transaction, last.mark_id]
+    mark = (0, _NOWHERE) if last is None else (last.mark_transaction, str(last.mark_id))
     with connection.cursor() as cursor:
         cursor.execute(_UNSEALED, mark)
         row = cursor.fetchone()

@@ -16,8 +16,10 @@ LOADED = "ok"
 CANCELLED = "cancelled"
 # Of a load that the model itself is to blame for; which of many is in the log.
 MODEL_FAULT = "model"
-STATES = ("assigned", "fetching", "starting", "decrypting", "validating", "loading", "warming")
-STATES += ("ready", "failed", "unloading", "unloaded")
+STATES = (
+    *("assigned", "fetching", "starting", "decrypting", "validating", "loading", "warming"),
+    *("ready", "failed", "unloading", "unloaded"),
+)
 CANARY_RESULTS = ("right", "wrong", "unanswered")
 JOB_OUTCOMES = ("ok", "error", "stopped", "handed_back")
 

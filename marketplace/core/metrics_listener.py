@@ -216,7 +216,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Read the head as a whole, within its time and size."""
         super().setup()
         head = _read_head(self.connection)
-        self.rfile = io.BufferedReader(io.BytesIO(head))  # type: ignore[arg-type]
+        self.rfile = io.BufferedReader(io.BytesIO(head))
         self.connection.settimeout(ANSWER_TIMEOUT_S)
 
     def do_GET(self) -> None:

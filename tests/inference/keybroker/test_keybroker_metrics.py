@@ -86,7 +86,7 @@ def test_addresses_that_strangers_make_up_are_one_series(broker: Broker) -> None
 
 
 def test_strangers_see_nothing(broker: Broker) -> None:
-    for token in ("", "x" * 32, METRICS_TOKEN[:-1]):
+    for token in ("x" * 32, METRICS_TOKEN[:-1], METRICS_TOKEN + "k"):
         assert (ask(broker, token=token).status_code, ask(broker, token=token).text) == (401, "")
     assert ask(broker, "/health").status_code == 404
     # Nor are they where nodes and the web come.

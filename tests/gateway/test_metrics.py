@@ -15,6 +15,7 @@ from inference.gateway.config import (
     METRICS_TOKEN_LENGTH_MIN,
     OBSERVED_VERSIONS_MAX,
     GatewayConfig,
+    _read_metrics_token,
 )
 from inference.gateway.metrics import COUNTS, Metrics
 from inference.gateway.metrics_page import FAMILIES, _add_models
@@ -340,3 +341,24 @@ def test_every_family_is_named_as_prometheus_wants_it():
     for family in FAMILIES.values():
         assert family.name.endswith("_total") is (family.kind == "counter")
         assert family.help.endswith(".")
+
+
+def test_failures_that_alerts_ask_for_are_there_before_the_first():
+    metrics = Metrics()
+
+    assert metrics.settle_failures["unavailable"] == metrics.settle_failures["booking_unknown"] == 0
+    assert metrics.hold_refusals["unavailable"] == metrics.hold_refusals["deadline"] == 0
+    metrics.observe_settle(0.1, "unavailable")
+    assert metrics.settle_failures["unavailable"] == 1
+
+
+def test_the_token_of_all_processes_opens_a_gateway_unless_it_has_its_own(monkeypatch):
+    monkeypatch.delenv("STRONGROOM_GATEWAY_METRICS_TOKEN", raising=False)
+    monkeypatch.setenv("STRONGROOM_METRICS_TOKEN", "a" * 32)
+    assert _read_metrics_token() == "a" * 32
+    monkeypatch.setenv("STRONGROOM_GATEWAY_METRICS_TOKEN", "b" * 16)
+    assert _read_metrics_token() == "b" * 16
+    monkeypatch.delenv("STRONGROOM_GATEWAY_METRICS_TOKEN")
+    monkeypatch.setenv("STRONGROOM_METRICS_TOKEN", "a" * 31)
+    with pytest.raises(SettingError, match="STRONGROOM_METRICS_TOKEN"):
+        _read_metrics_token()

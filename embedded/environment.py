@@ -39,18 +39,22 @@ _SITE = (
     "STRONGROOM_SEARCH_MODEL",
     "AWS_",
 )
+# Where spans go, and what opens the numbers of a process; its own listener has its own prefix.
+_WATCHED = ("STRONGROOM_METRICS_TOKEN", "STRONGROOM_OTLP_", "OTEL_EXPORTER_OTLP_")
 # By process: prefixes of further variables that may be set for it.
 _PASSED: Mapping[str, tuple[str, ...]] = {
-    "web": (*_SITE, "STRONGROOM_TRUSTED_PROXY_COUNT", "STRONGROOM_WEB_THREADS"),
-    "worker": (*_SITE, "STRONGROOM_WORKER_PROCESSES"),
-    "gateway": (
-        "STRONGROOM_GATEWAY_",
-        "STRONGROOM_POOL_",
-        "STRONGROOM_OTLP_",
-        "OTEL_EXPORTER_OTLP_",
+    "web": (*_SITE, *_WATCHED, "STRONGROOM_TRUSTED_PROXY_COUNT", "STRONGROOM_WEB_THREADS"),
+    "worker": (
+        *_SITE,
+        *_WATCHED,
+        "STRONGROOM_WORKER_METRICS_LISTEN",
+        "STRONGROOM_WORKER_PROCESSES",
     ),
-    "keybroker": ("STRONGROOM_KEYBROKER_",),
+    "beat": (*_WATCHED, "STRONGROOM_BEAT_METRICS_LISTEN"),
+    "gateway": ("STRONGROOM_GATEWAY_", "STRONGROOM_POOL_", *_WATCHED),
+    "keybroker": ("STRONGROOM_KEYBROKER_", *_WATCHED),
     "node": (
+        *_WATCHED,
         "STRONGROOM_NODE_",
         "STRONGROOM_SANDBOX",
         "CUDA_VISIBLE_DEVICES",

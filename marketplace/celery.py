@@ -9,7 +9,14 @@ import os
 from typing import Any
 
 from celery import Celery
-from celery.signals import heartbeat_sent, setup_logging
+from celery.signals import (
+    beat_init,
+    heartbeat_sent,
+    setup_logging,
+    worker_init,
+    worker_process_init,
+)
+from django.conf import settings
 
 from marketplace.core import probe
 
@@ -20,6 +27,8 @@ app = Celery("strongroom")
 app.set_default()
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks(["marketplace", "inference", "billing"])
+# Workers alone import it.
+app.Task.Request = "marketplace.worker_metrics:CountedRequest"
 
 
 @setup_logging.connect
@@ -31,6 +40,24 @@ def _keep_logging(**_: Any) -> None:
 def _note_life(**_: Any) -> None:
     """A worker that hangs sends none, and is started anew (see `marketplace.core.probe`)."""
     probe.note("worker")
+
+
+@worker_init.connect
+def _serve_worker_metrics(**_: Any) -> None:
+    from marketplace import worker_metrics
+
+    worker_metrics.declare([name for name in app.tasks if not name.startswith("celery.")])
+    listener = worker_metrics.start(settings.WORKER_METRICS_LISTEN, settings.METRICS_TOKEN)
+    if listener is not None:
+        # A child that outlives its parent would keep the port.
+        worker_process_init.connect(lambda **_: listener.close_here(), weak=False)
+
+
+@beat_init.connect
+def _serve_beat_metrics(**_: Any) -> None:
+    from marketplace import beat_metrics
+
+    beat_metrics.start(settings.BEAT_METRICS_LISTEN, settings.METRICS_TOKEN)
 
 
 _SCHEDULE: dict[str, dict[str, Any]] = {

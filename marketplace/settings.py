@@ -22,6 +22,8 @@ from marketplace.core.env import (
     env_url,
 )
 from marketplace.core.logs import read_level
+from marketplace.core.metrics_listener import read_listen, read_token
+from marketplace.core.spans import Spans
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -62,6 +64,8 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    # First: it times all that is below, and answers scrapes whatever name they call the site.
+    "marketplace.web_metrics.MetricsMiddleware",
     "marketplace.middleware.RequestIdMiddleware",
     "marketplace.guard.HeadersMiddleware",
     "marketplace.middleware.CompressMiddleware",
@@ -311,7 +315,13 @@ GATEWAY_METRICS_URLS = [
     ).split(",")
     if url
 ]
-GATEWAY_METRICS_TOKEN = env_secret("STRONGROOM_GATEWAY_METRICS_TOKEN", "")
+# What opens the numbers of every process; workers and beat serve theirs where these say.
+METRICS_TOKEN = read_token()
+WORKER_METRICS_LISTEN = read_listen("STRONGROOM_WORKER_METRICS_LISTEN")
+BEAT_METRICS_LISTEN = read_listen("STRONGROOM_BEAT_METRICS_LISTEN")
+# Read by those who make spans; a wrong value is refused here, at the start.
+Spans("strongroom-worker")
+GATEWAY_METRICS_TOKEN = env_secret("STRONGROOM_GATEWAY_METRICS_TOKEN", METRICS_TOKEN)
 # How long rolled-up numbers are kept, by the span of one row.
 METRIC_MINUTE_HOURS = env_int("STRONGROOM_METRIC_MINUTE_HOURS", 48, minimum=25)
 METRIC_HOUR_DAYS = env_int("STRONGROOM_METRIC_HOUR_DAYS", 35, minimum=31)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from inference.gateway.pool_settings import PoolSettings
+from marketplace.core import metrics_listener
 from marketplace.core.address import Network, parse_network
 from marketplace.core.env import (
     SettingError,
@@ -386,7 +387,8 @@ def _read_inner_site_url() -> str:
 def _read_metrics_token() -> str:
     name = "STRONGROOM_GATEWAY_METRICS_TOKEN"
     if not os.environ.get(name) and not os.environ.get(f"{name}_FILE"):
-        return ""
+        # The one of all processes, unless the gateways have their own.
+        return metrics_listener.read_token()
     token = env_secret(name)
     if len(token) < METRICS_TOKEN_LENGTH_MIN:
         raise SettingError(f"{name} must have at least {METRICS_TOKEN_LENGTH_MIN} characters")

@@ -10,18 +10,19 @@ have series of their own is bounded; the others share one, named `other`.
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 from inference.gateway.config import OBSERVED_VERSIONS_MAX
+from marketplace.core.exposition import OTHER, Histogram
 
 if TYPE_CHECKING:
     from inference.gateway.catalog import Offer
 
-OTHER = "other"
 OK = "ok"
+# What alerts ask for is there before it first happens: see marketplace.core.exposition.
+HOLD_REFUSALS = ("insufficient_credit", "budget_exceeded", "unavailable", "deadline", "internal")
+SETTLE_FAILURES = ("deadline", "unavailable", "booking_unknown", "conflict", "internal")
 
 # Upper ends of the buckets. Below a millisecond lies what is the gateway's own; predictions
 # end at their deadline, which is a minute unless it was set.
@@ -34,27 +35,6 @@ SHORT_S = (
     *(0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0),
 )
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-
-
-class Histogram:
-    """How often a value fell between two of the edges, and the sum of all."""
-
-    __slots__ = ("counts", "edges", "total")
-
-    def __init__(self, edges: Sequence[float]) -> None:
-        self.edges = edges
-        self.counts = [0] * (len(edges) + 1)
-        self.total: float = 0
-
-    def observe(self, value: float) -> None:
-        """Count one value; an edge belongs to the bucket that it ends."""
-        self.counts[bisect_left(self.edges, value)] += 1
-        self.total += value
-
-    @property
-    def count(self) -> int:
-        """How many values there were."""
-        return sum(self.counts)
 
 
 class Series:
@@ -108,9 +88,9 @@ class Metrics:
         self.other = Series(OTHER, OTHER)
         self.by_version: dict[UUID, Series] = {}
         self.hold_seconds = Histogram(SHORT_S)
-        self.hold_refusals: dict[str, int] = {}
+        self.hold_refusals = dict.fromkeys(HOLD_REFUSALS, 0)
         self.settle_seconds = Histogram(SHORT_S)
-        self.settle_failures: dict[str, int] = {}
+        self.settle_failures = dict.fromkeys(SETTLE_FAILURES, 0)
         self.settle_batch_size = Histogram(COUNTS)
         self.settle_batch_seconds = Histogram(SHORT_S)
         self.replays: dict[str, int] = {}

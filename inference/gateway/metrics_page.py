@@ -6,39 +6,25 @@ Source: Prometheus, "Exposition formats", text-based format 0.0.4.
 from __future__ import annotations
 
 import importlib.metadata
-import os
-import platform
-import resource
-import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inference.gateway.config import OBSERVED_REPLICAS_MAX
-from inference.gateway.metrics import OTHER, Histogram, Metrics, Series
+from inference.gateway.metrics import Metrics, Series
+from marketplace.core.exposition import (
+    OTHER,
+    PROCESS_FAMILIES,
+    Family,
+    Histogram,
+    Page,
+    describe_build,
+    read_process,
+)
 from marketplace.core.ids import to_public
 
 if TYPE_CHECKING:
     from inference.gateway.app import Gateway
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
-_STARTED_AT_S = time.time()
-_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n"})
-
-Labels = Mapping[str, str]
-
 _BREAKER_VALUES = {"closed": 0, "half_open": 0.5, "open": 1}
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """The samples of one name, and what they mean. docs/operations.md lists them all."""
-
-    name: str
-    kind: str
-    help: str
 
 
 _PREFIX = "strongroom_gateway_"
@@ -164,18 +150,14 @@ FAMILIES = {
         ),
         Family("strongroom_pool_ready_nodes", "gauge", "Nodes of a pool that answer."),
         Family(f"{_PREFIX}build_info", "gauge", "1; what runs, in its labels."),
-        Family("process_cpu_seconds_total", "counter", "CPU time of the process."),
-        Family("process_resident_memory_bytes", "gauge", "Memory of the process."),
-        Family("process_open_fds", "gauge", "Open files and sockets of the process."),
-        Family("process_max_fds", "gauge", "How many it may open."),
-        Family("process_start_time_seconds", "gauge", "When it was started, since 1970."),
+        *PROCESS_FAMILIES,
     )
 }
 
 
 def render(gateway: Gateway, metrics: Metrics) -> bytes:
     """The whole page."""
-    page = _Page()
+    page = Page(FAMILIES)
     _add_models(page, metrics)
     _add_bookings(page, metrics)
     _add_state(page, gateway, metrics)
@@ -183,56 +165,7 @@ def render(gateway: Gateway, metrics: Metrics) -> bytes:
     return page.to_bytes()
 
 
-class _Page:
-    """Lines by family; a family without a sample is left out."""
-
-    def __init__(self) -> None:
-        self._lines: dict[str, list[str]] = {name: [] for name in FAMILIES}
-
-    def add(self, name: str, value: float, labels: Labels | None = None) -> None:
-        """One sample of a counter or a gauge."""
-        family = FAMILIES[name]
-        self._lines[name].append(f"{family.name}{_render_labels(labels or {})} {value}")
-
-    def add_counts(self, name: str, label: str, counts: Mapping[str, int]) -> None:
-        """A counter with one label."""
-        for value, count in counts.items():
-            self.add(name, count, {label: value})
-
-    def add_histogram(self, name: str, histogram: Histogram, labels: Labels | None = None) -> None:
-        """The buckets, the sum and the count; nothing if nothing was observed."""
-        if not histogram.count:
-            return
-        family, labels = FAMILIES[name].name, labels or {}
-        inner = _render_labels(labels)[1:-1]
-        before = f"{family}_bucket{{{inner}{',' if inner else ''}le="
-        lines, below = self._lines[name], 0
-        for edge, count in zip((*histogram.edges, "+Inf"), histogram.counts, strict=True):
-            below += count
-            lines.append(f'{before}"{edge}"}} {below}')
-        lines.append(f"{family}_sum{_render_labels(labels)} {histogram.total}")
-        lines.append(f"{family}_count{_render_labels(labels)} {below}")
-
-    def to_bytes(self) -> bytes:
-        """All families that have a sample, each after its head."""
-        return "".join(self._render()).encode()
-
-    def _render(self) -> Iterator[str]:
-        for name, lines in self._lines.items():
-            if lines:
-                family = FAMILIES[name]
-                yield f"# HELP {family.name} {family.help}\n# TYPE {family.name} {family.kind}\n"
-                yield "\n".join(lines) + "\n"
-
-
-def _render_labels(labels: Labels) -> str:
-    if not labels:
-        return ""
-    inner = ",".join(f'{name}="{value.translate(_ESCAPES)}"' for name, value in labels.items())
-    return f"{{{inner}}}"
-
-
-def _add_models(page: _Page, metrics: Metrics) -> None:
+def _add_models(page: Page, metrics: Metrics) -> None:
     for series in (metrics.without_model, *metrics.by_version.values(), metrics.other):
         labels = {"model": series.model, "version": series.version}
         for (protocol, status, code), count in series.requests.items():
@@ -263,7 +196,7 @@ def _classify(status: int) -> str:
     return "client_error" if status < 500 else "server_error"
 
 
-def _add_bookings(page: _Page, metrics: Metrics) -> None:
+def _add_bookings(page: Page, metrics: Metrics) -> None:
     page.add_counts("idempotent_replays_total", "protocol", metrics.replays)
     page.add_counts("hold_refusals_total", "code", metrics.hold_refusals)
     page.add_counts("settle_failures_total", "code", metrics.settle_failures)
@@ -273,7 +206,7 @@ def _add_bookings(page: _Page, metrics: Metrics) -> None:
     page.add_histogram("settle_batch_seconds", metrics.settle_batch_seconds)
 
 
-def _add_state(page: _Page, gateway: Gateway, metrics: Metrics) -> None:
+def _add_state(page: Page, gateway: Gateway, metrics: Metrics) -> None:
     page.add("open_requests", gateway.requests_open)
     page.add("waking_requests", gateway.waking.waiting)
     _add_replicas(page, gateway, metrics)
@@ -310,7 +243,7 @@ def _add_pools(page: _Page, gateway: Gateway) -> None:
         page.add("strongroom_pool_pending_requests", requests.pending, labels)
 
 
-def _add_queue(page: _Page, gateway: Gateway) -> None:
+def _add_queue(page: Page, gateway: Gateway) -> None:
     seen = gateway.queue_watch.seen
     if seen is None:
         return
@@ -320,7 +253,7 @@ def _add_queue(page: _Page, gateway: Gateway) -> None:
     page.add("jobs_dead", seen.dead)
 
 
-def _add_replicas(page: _Page, gateway: Gateway, metrics: Metrics) -> None:
+def _add_replicas(page: Page, gateway: Gateway, metrics: Metrics) -> None:
     others = [0, 0]
     for index, replica in enumerate(gateway.routes.list_replicas()):
         waiting = replica.calls.waiting
@@ -344,17 +277,7 @@ def _add_replicas(page: _Page, gateway: Gateway, metrics: Metrics) -> None:
         page.add("replica_running_requests", others[1], labels)
 
 
-def _add_process(page: _Page) -> None:
-    build = {
-        "version": importlib.metadata.version("strongroom"),
-        "python": platform.python_version(),
-        "granian": importlib.metadata.version("granian"),
-    }
-    page.add("build_info", 1, build)
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    page.add("process_cpu_seconds_total", used.ru_utime + used.ru_stime)
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    page.add("process_resident_memory_bytes", pages * resource.getpagesize())
-    page.add("process_open_fds", sum(1 for _ in os.scandir("/proc/self/fd")))
-    page.add("process_max_fds", resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-    page.add("process_start_time_seconds", _STARTED_AT_S)
+def _add_process(page: Page) -> None:
+    page.add("build_info", 1, describe_build() | {"granian": importlib.metadata.version("granian")})
+    for name, value in read_process().items():
+        page.add(name, value)

@@ -27,7 +27,7 @@ class Observer:
     def begin(self, request: Request) -> None:
         """A request has come."""
         if self.tracer is not None:
-            request.trace = self.tracer.begin()
+            request.trace = self.tracer.begin(request.id)
 
     def end(self, request: Request, *, status: int, cost_nanos: int) -> None:
         """It was answered, or is about to be."""

@@ -6,25 +6,21 @@ These are answered also when too many requests are open, for then they matter mo
 from __future__ import annotations
 
 import hmac
-import ipaddress
 from typing import TYPE_CHECKING, Any
 
 from inference.gateway import openapi
 from inference.gateway.http import Answer, Headers, Request, json_answer
 from inference.gateway.metrics import METRICS
-from inference.gateway.metrics_page import CONTENT_TYPE, render
+from inference.gateway.metrics_page import render
+from marketplace.core import metrics_listener
 from marketplace.core.errors import AuthenticationError, NotFoundError
+from marketplace.core.exposition import CONTENT_TYPE
+from marketplace.core.metrics_listener import FORWARDED
 
 if TYPE_CHECKING:
     from inference.gateway.app import Gateway
 
 ROOTS = frozenset({"health", "metrics", "openapi.json"})
-# Headers of which one is in every request that a proxy has passed on: the peer on loopback
-# is then the proxy, and tells nothing of who asks.
-_FORWARDED = (
-    *("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"),
-    "x-real-ip",
-)
 
 
 class Operations:
@@ -74,16 +70,11 @@ class Operations:
             if hmac.compare_digest(given.strip().encode(), token.encode()):
                 return
             raise AuthenticationError("The token is not that of the metrics.")
-        if not is_loopback(peer) or any(name in headers for name in _FORWARDED):
+        # On loopback, the peer of a request that was passed on is the proxy: it tells nothing.
+        if not is_loopback(peer) or any(name in headers for name in FORWARDED):
             raise AuthenticationError("The metrics are for this machine, or for a token.")
 
 
 def is_loopback(peer: str) -> bool:
     """Whether an `address:port` is of this machine; a name never is."""
-    address = peer.rpartition(":")[0].strip("[]")
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    mapped = getattr(parsed, "ipv4_mapped", None)
-    return (mapped or parsed).is_loopback
+    return metrics_listener.is_loopback(peer.rpartition(":")[0].strip("[]"))

@@ -529,6 +529,9 @@ class Predictor:
 
         async def send(together: Sequence[Tensor], /, **how: Any) -> Outputs:
             began_s = time.monotonic()
+            if prediction.trace is not None:
+                # Of a call for several requests, in the trace of the one that leads it.
+                how["traceparent"] = prediction.trace.name_call()
             try:
                 with _reported(replica):
                     return await self.pool.infer(

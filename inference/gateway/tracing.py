@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 _TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 _NANOS = 1_000_000_000
+# The stage of a call to a replica.
+CALL_STAGE = "triton"
 
 
 @dataclass(slots=True)
@@ -47,15 +49,28 @@ class Stage:
     ended_s: float
     error: str
     ids: dict[str, UUID | None]
+    # Of its span, where Triton was told of it; 0: any.
+    span_id: int = 0
 
 
 class Trace:
-    """What is noted of one request on its way."""
+    """What is noted of one request on its way.
 
-    __slots__ = ("stages",)
+    Args:
+        trace_id: That of the request.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_call_id", "stages", "trace_id")
+
+    def __init__(self, trace_id: int = 0) -> None:
         self.stages: list[Stage] = []
+        self.trace_id = trace_id
+        self._call_id = 0
+
+    def name_call(self) -> str:
+        """The `traceparent` of a call that leaves now; the next stage `triton` is its span."""
+        self._call_id = random.getrandbits(64) or 1
+        return f"00-{self.trace_id:032x}-{self._call_id:016x}-01"
 
     def add(
         self,
@@ -68,7 +83,10 @@ class Trace:
         """Note a part that has ended; beyond the limit nothing more is noted."""
         if len(self.stages) < SPANS_PER_REQUEST_MAX:
             failure = "" if error is None else describe_error(error)
-            self.stages.append(Stage(name, began_s, ended_s, failure, ids))
+            stage = Stage(name, began_s, ended_s, failure, ids)
+            if name == CALL_STAGE:
+                stage.span_id, self._call_id = self._call_id, 0
+            self.stages.append(stage)
 
 
 class Tracer:
@@ -84,9 +102,9 @@ class Tracer:
         self.ratio = ratio
         self._exporter = _Exporter(endpoint)
 
-    def begin(self) -> Trace | None:
+    def begin(self, request_id: UUID) -> Trace | None:
         """A trace for a request, if it is one of those that are traced."""
-        return Trace() if random.random() < self.ratio else None  # noqa: S311 - a sample
+        return Trace(request_id.int) if random.random() < self.ratio else None  # noqa: S311 - a sample
 
     def end(self, request: Request, status: int) -> None:
         """Hand over what was noted; never raises."""
@@ -167,6 +185,7 @@ class _Exporter:
             root.set_status(trace.StatusCode.ERROR)
         context = trace.set_span_in_context(root)
         for stage in noted.stages:
+            self._ids.span_id = stage.span_id
             span = self._tracer.start_span(
                 stage.name,
                 context=context,
@@ -197,6 +216,12 @@ def _make_ids() -> Any:
         """Span ids by chance; the trace's id is that of the request."""
 
         trace_id = 0
+        # Of the next span alone, where it was given away already.
+        span_id = 0
+
+        def generate_span_id(self) -> int:
+            given, self.span_id = self.span_id, 0
+            return given or super().generate_span_id()
 
         def generate_trace_id(self) -> int:
             return self.trace_id

@@ -258,6 +258,7 @@ class TritonPool:
         *,
         deadline_s: float,
         keep_slot: KeepSlot,
+        traceparent: str = "",
     ) -> dict[str, np.ndarray]:
         """Run a model once.
 
@@ -269,6 +270,7 @@ class TritonPool:
             deadline_s: On the clock of `time.monotonic`.
             keep_slot: Called if time is up while the server works on the call; returns what
                 is called when it has finished.
+            traceparent: Of the span that this call is; empty where it is not traced.
 
         Raises:
             TritonUnavailableError, ModelNotReadyError: The server's side failed; the same
@@ -279,7 +281,7 @@ class TritonPool:
             OutputError: The answer is not what was asked for.
         """
         document, payload = _encode_request(tensors, outputs)
-        head = _render_head(base_url, model, document, payload)
+        head = _render_head(base_url, model, document, payload, traceparent)
         try:
             async with asyncio.timeout(deadline_s - time.monotonic()):
                 answer = await self._exchange(base_url, head, [document, *payload], keep_slot)
@@ -383,12 +385,17 @@ def _encode_request(
 
 
 def _render_head(
-    base_url: str, model: str, document: bytes, payload: Sequence[bytes | memoryview]
+    base_url: str,
+    model: str,
+    document: bytes,
+    payload: Sequence[bytes | memoryview],
+    traceparent: str = "",
 ) -> bytes:
     length = len(document) + sum(map(len, payload))
+    traced = f"traceparent: {traceparent}\r\n" if traceparent else ""
     return (
         f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: {urlsplit(base_url).netloc}\r\n"
-        "Content-Type: application/octet-stream\r\n"
+        f"Content-Type: application/octet-stream\r\n{traced}"
         f"Inference-Header-Content-Length: {len(document)}\r\nContent-Length: {length}\r\n\r\n"
     ).encode()
 

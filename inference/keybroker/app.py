@@ -9,6 +9,7 @@ import asyncio
 import hmac
 import logging
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -21,7 +22,7 @@ from aiohttp import web
 from psycopg import AsyncConnection, OperationalError
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from inference.keybroker import leases, node_identity, release_log, shredding
+from inference.keybroker import leases, metrics, node_identity, release_log, shredding
 from inference.keybroker.config import KeyBrokerConfig
 from inference.keybroker.errors import KmsUnavailableError
 from inference.keybroker.kms import Kms, LocalKms
@@ -113,19 +114,22 @@ class KeyBroker:
 
     async def handle(self, request: web.Request) -> web.Response:
         """Answer one request."""
+        began_s = time.monotonic()
         request_id = to_public(new_id())
         status, content_type, headers = 200, "application/json", {}
+        code = metrics.GRANTED
         try:
             document = await self._answer(request)
         except MarketplaceError as error:
-            status, content_type = error.http_status, CONTENT_TYPE
+            status, content_type, code = error.http_status, CONTENT_TYPE, error.code
             document, headers = problem(error, request_id=request_id), problem_headers(error)
             logger.info("%s %s %s %s", request.method, request.path, status, error.code)
         except Exception:
             logger.exception("request %s failed", request_id)
             failure = MarketplaceError()
-            status, content_type = failure.http_status, CONTENT_TYPE
+            status, content_type, code = failure.http_status, CONTENT_TYPE, failure.code
             document = problem(failure, request_id=request_id)
+        metrics.observe(request.path, status, code, time.monotonic() - began_s)
         return web.Response(
             status=status,
             body=orjson.dumps(document),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from marketplace.core.env import (
     env_token,
 )
 from marketplace.core.listen import env_listen
+from marketplace.core.metrics_listener import read_listen, read_token
 from strongroom.sealing.policy import EVIDENCE_KINDS
 from strongroom.sealing.suite import SUITES, X25519, Suite, find_suite
 
@@ -53,6 +54,8 @@ class KeyBrokerConfig:
         port: Where it listens.
         tls: Files of the server's certificate (with what stands between it and its authority)
             and its key. None in development alone: then nodes' certificates are not checked.
+        metrics_listen: Where its numbers are scraped, over plain HTTP; None: nowhere.
+        metrics_token: What opens them.
     """
 
     database_url: str
@@ -69,6 +72,8 @@ class KeyBrokerConfig:
     tls: tuple[Path, Path] | None
     tpm: TpmPolicy | None = None
     release_alarm_per_hour: int = RELEASE_ALARM_PER_HOUR
+    metrics_listen: tuple[str, int] | None = None
+    metrics_token: str = field(default="", repr=False)
 
     def open_kms(self) -> KeyProvider:
         """The key store that the settings name; only its own client is imported."""
@@ -118,6 +123,8 @@ class KeyBrokerConfig:
                 minimum=1,
                 env=env,
             ),
+            metrics_listen=read_listen("STRONGROOM_KEYBROKER_METRICS_LISTEN", env),
+            metrics_token=read_token(env),
         )
 
 

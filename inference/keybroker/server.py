@@ -17,9 +17,11 @@ import ssl
 
 from aiohttp import web
 
+from inference.keybroker import metrics
 from inference.keybroker.app import BODY_BYTES_MAX, KeyBroker
 from inference.keybroker.config import KeyBrokerConfig
 from inference.keybroker.node_ca import NodeAuthority
+from marketplace.core.metrics_listener import MetricsListener
 
 logger = logging.getLogger(__name__)
 
@@ -84,9 +86,24 @@ async def _listen(
         keepalive_timeout=KEEPALIVE_TIMEOUT_S,
     )
     await runner.setup()
+    listener = _serve_metrics(config)
     try:
         await web.TCPSite(runner, config.host, config.port, ssl_context=context).start()
         logger.info("the key broker listens on %s:%s", config.host, config.port)
         await stopping
     finally:
+        if listener is not None:
+            listener.stop()
         await runner.cleanup()
+
+
+def _serve_metrics(config: KeyBrokerConfig) -> MetricsListener | None:
+    if config.tls is not None:
+        metrics.watch_certificate(config.tls[0])
+    if config.metrics_listen is None:
+        return None
+    listener = MetricsListener(
+        config.metrics_listen, metrics.REGISTRY.render, token=config.metrics_token
+    )
+    listener.start()
+    return listener

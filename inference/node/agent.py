@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import shutil
 import threading
 import time
 from typing import Any
@@ -17,7 +18,7 @@ from uuid import UUID
 
 import numpy as np
 
-from inference.node import health, trial
+from inference.node import health, metrics, trial
 from inference.node.cache import ArtifactCache
 from inference.node.canary import Canaries
 from inference.node.certificates import CertificateKeeper
@@ -41,6 +42,7 @@ from inference.triton import processes, repository
 from inference.triton.control import TritonControl
 from inference.triton.errors import ModelNotReadyError
 from inference.triton.server import TritonServer, stop_orphan
+from marketplace.core.metrics_listener import MetricsListener
 from strongroom.sealing.manifest import Manifest
 
 logger = logging.getLogger("node")
@@ -117,6 +119,8 @@ class Node:
         self._certificates = CertificateKeeper(
             self._broker, identities, on_rejected=self._link.join_anew
         )
+        self._identities = identities
+        self._metrics = self._serve_metrics()
 
     def stop(self) -> None:
         """Ask the node to drain and end; may be called from a signal handler."""
@@ -128,6 +132,8 @@ class Node:
         self._clean_up_earlier_run()
         try:
             self._stubs.start()
+            if self._metrics is not None:
+                self._metrics.start()
             self._leases.start()
             self._certificates.start()
             self._link.start()
@@ -142,6 +148,37 @@ class Node:
         finally:
             self._drain()
 
+    def _serve_metrics(self) -> MetricsListener | None:
+        config = self.config
+        metrics.watch(self._read_numbers)
+        if config.metrics_listen is None:
+            return None
+        render = metrics.REGISTRY.render
+        return MetricsListener(config.metrics_listen, render, token=config.metrics_token)
+
+    def _read_numbers(self) -> metrics.Samples:
+        """What the node is like now, for its metrics."""
+        counts = dict.fromkeys(metrics.STATES, 0) | self._reconciler.count_states()
+        for state, count in counts.items():
+            yield "replicas", count, {"state": state}
+        yield "triton_ready", int(self._supervisor.is_ready), {}
+        yield "leases_held", len(self._reconciler.list_leases()), {}
+        running = 0 if self._puller is None else self._puller.running_count
+        yield "jobs_running", running, {}
+        yield "cache_bytes", self._cache.size_bytes(), {}
+        yield "cache_limit_bytes", self.config.cache_bytes, {}
+        disk = shutil.disk_usage(self.config.cache_dir)
+        yield "disk_free_bytes", disk.free, {}
+        yield "disk_size_bytes", disk.total, {}
+        identity = self._identities.current
+        if identity.has_joined and identity.certificate:
+            yield "certificate_expiry_timestamp_seconds", identity.expires_at.timestamp(), {}
+        skew_s = self._broker.clock_skew_s
+        if skew_s is not None:
+            yield "clock_skew_seconds", skew_s, {}
+        if self._link.heard_at_s:
+            yield "platform_heard_timestamp_seconds", self._link.heard_at_s, {}
+
     def _wake(self) -> None:
         self._link.wake()
 
@@ -150,11 +187,11 @@ class Node:
 
     def _make_loader(self) -> ReplicaLoader:
         config = self.config
-        cache = ArtifactCache(
+        self._cache = ArtifactCache(
             config.cache_dir, limit_bytes=config.cache_bytes, control_plane=self._control_plane
         )
         return ReplicaLoader(
-            cache=cache,
+            cache=self._cache,
             triton=self._control,
             stubs=self._stubs,
             leases=self._leases,
@@ -262,6 +299,8 @@ class Node:
         if self._queue is not None:
             self._queue.close()
         self._broker.close()
+        if self._metrics is not None:
+            self._metrics.stop()
         os.close(self._lock_handle)
         event(logger, "node.end")
 

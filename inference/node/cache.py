@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TypeVar
 from uuid import UUID
 
+from inference.node import metrics
 from inference.node.control_plane import ControlPlane, Stop, retry
 from inference.node.errors import CancelledError, RefusedError, ReplicaError, UnreachableError
 from strongroom.errors import StrongroomError
@@ -157,6 +158,7 @@ class ArtifactCache:
             for number, part in enumerate(file.parts)
         ]
         missing = [job for job in jobs if not job.is_here()]
+        metrics.CACHE.add("miss" if missing else "hit")
         self._make_room(sum(job.part.size_bytes for job in missing), version_id)
         total_bytes = sum(job.part.size_bytes for job in jobs)
         here_bytes = total_bytes - sum(job.part.size_bytes for job in missing)
@@ -212,6 +214,7 @@ class ArtifactCache:
                 raise
             if digest == job.part.sha256:
                 job.draft.replace(job.path)
+                metrics.FETCHED.add(by=job.part.size_bytes)
                 return
             job.draft.unlink(missing_ok=True)
             count.restart()

@@ -22,6 +22,7 @@ from typing import Any
 from uuid import UUID
 
 from inference.artifact.vectors import Mismatch, is_repeatable
+from inference.node import metrics
 from inference.node.log import event
 from inference.node.replica import CanaryOrder
 from inference.node.trial import Infer, ask_vector
@@ -159,9 +160,11 @@ class Canaries:
         record.unanswered_in_row = 0
         if not mismatches:
             record.right += 1
+            metrics.CANARIES.add("right")
             record.right_at = to_wire(utc_now())
             return ""
         record.wrong += 1
+        metrics.CANARIES.add("wrong")
         first = mismatches[0]
         return f"Test vector {index}, {first.pointer or '/'}: {first.detail}"
 
@@ -182,6 +185,7 @@ class Canaries:
 
     def _note_unanswered(self, order: CanaryOrder, record: Record, error: Exception) -> None:
         record.unanswered += 1
+        metrics.CANARIES.add("unanswered")
         record.unanswered_in_row += 1
         is_new = record.unanswered_in_row == UNANSWERED_MAX
         level = logging.WARNING if is_new else logging.INFO

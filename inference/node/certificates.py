@@ -11,6 +11,7 @@ import logging
 import threading
 from collections.abc import Callable
 
+from inference.node import metrics
 from inference.node.control_plane import Backoff, KeyBroker
 from inference.node.errors import RefusedError, UnreachableError
 from inference.node.identity import IdentityStore
@@ -61,6 +62,7 @@ class CertificateKeeper:
         try:
             self._broker.renew_certificate(identity.certificate)
         except (RefusedError, UnreachableError) as error:
+            metrics.RENEWALS_FAILED.add()
             event(logger, "certificate.renew_failed", level=logging.WARNING, error=error)
             if isinstance(error, RefusedError) and error.status in (401, 403):
                 self._on_rejected()

@@ -21,6 +21,8 @@ from marketplace.core.env import (
     env_text,
     env_url,
 )
+from marketplace.core.metrics_listener import read_listen, read_token
+from marketplace.core.spans import Spans
 
 # A unix socket's address has 108 bytes, the ending zero among them.
 SOCKET_PATH_LENGTH_MAX = 107
@@ -56,6 +58,9 @@ class NodeConfig:
     slot_count: int = SLOTS_DEFAULT
     # How long a job may go on when the node is told to stop; then it is handed back.
     drain_s: int = DRAIN_S_DEFAULT
+    # Where its numbers are scraped; None: nowhere.
+    metrics_listen: tuple[str, int] | None = None
+    metrics_token: str = field(default="", repr=False)
 
     @property
     def socket_path(self) -> Path:
@@ -124,7 +129,10 @@ class NodeConfig:
             canary_interval_s=env_int(
                 "STRONGROOM_NODE_CANARY_INTERVAL_S", INTERVAL_S_DEFAULT, minimum=0, env=env
             ),
+            metrics_listen=read_listen("STRONGROOM_NODE_METRICS_LISTEN", env),
+            metrics_token=read_token(env),
         )
+        Spans("strongroom-node", env)  # Now, so that a wrong setting stops the node at its start.
         if len(os.fsencode(config.socket_path)) > SOCKET_PATH_LENGTH_MAX:
             raise SettingError("STRONGROOM_NODE_RUN_DIR is too long for a unix socket below it")
         return config

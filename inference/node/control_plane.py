@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 from uuid import UUID
@@ -50,6 +51,8 @@ class _Api:
         timeout = httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
         # What the environment says of proxies is for the world outside, not for our own.
         self._client = httpx.Client(base_url=base_url, timeout=timeout, trust_env=False)
+        # How far our clock is ahead of the other end's; None until an answer has told the time.
+        self.clock_skew_s: float | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -77,6 +80,7 @@ class _Api:
             with self.connected() as client:
                 request = client.build_request(method, path, headers=headers, content=octets)
                 answer = client.send(request, stream=True)
+                self._note_clock(answer)
                 try:
                     received = _read_bounded(answer)
                 finally:
@@ -86,6 +90,17 @@ class _Api:
         document = _decode(answer, received)
         _raise_for_status(answer.status_code, document, path)
         return document
+
+    def _note_clock(self, answer: httpx.Response) -> None:
+        """Compare our clock with the answer's `Date`, which has no fractions."""
+        try:
+            theirs = parsedate_to_datetime(answer.headers.get("Date", ""))
+        except ValueError:
+            return
+        if theirs.tzinfo is not None:
+            skew_s = (utc_now() - theirs).total_seconds()
+            # Up to a second is theirs to cut off.
+            self.clock_skew_s = 0.0 if 0 <= skew_s < 1 else round(skew_s - 0.5)
 
     @contextmanager
     def stream(self, path: str) -> Iterator[Iterator[bytes]]:

@@ -55,6 +55,11 @@ class Identity:
         read = NodeCertificate.parse(self.certificate)
         return read.issued_at + (read.not_after - read.issued_at) * RENEW_SHARE
 
+    @property
+    def expires_at(self) -> datetime:
+        """When the certificate ends; only of one that has joined."""
+        return NodeCertificate.parse(self.certificate).not_after
+
     def pem(self) -> bytes:
         """Key and certificate, as TLS wants them."""
         key = Ed25519PrivateKey.from_private_bytes(self.private_key)

@@ -16,6 +16,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from inference.node import metrics
 from inference.node.control_plane import KeyBroker
 from inference.node.errors import RefusedError, ReplicaError, UnreachableError
 from inference.node.log import event
@@ -140,6 +141,7 @@ class LeaseKeeper:
 
     def _lose(self, lease: Lease, loss: ReplicaError) -> None:
         lease.loss = loss
+        metrics.LEASES_LOST.add()
         event(logger, "lease.lost", replica=lease.replica_id, reason=loss.reason_code)
         self._on_loss(lease)
 

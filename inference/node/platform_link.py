@@ -77,6 +77,8 @@ class PlatformLink:
         self._desired_at = 0.0
         self._report_at = 0.0
         self._trouble = ""
+        # When the platform last took a report, since 1970; 0: never.
+        self.heard_at_s = 0.0
 
     def start(self) -> None:
         """Begin."""
@@ -143,6 +145,7 @@ class PlatformLink:
             self._changed.set()  # It has not been said yet.
             raise
         self._report_at = time.monotonic() + REPORT_EVERY_S
+        self.heard_at_s = time.time()
         self._on_reported(body)
 
     def _read_desired(self) -> None:

@@ -20,6 +20,7 @@ from uuid import UUID
 
 import numpy as np
 
+from inference.node import metrics
 from inference.node.answer import Answer, Appender
 from inference.node.errors import RefusedError, UnreachableError
 from inference.node.log import event
@@ -138,6 +139,11 @@ class Puller:
             thread.start()
 
     @property
+    def running_count(self) -> int:
+        """How many jobs run."""
+        return len(self._running)
+
+    @property
     def is_busy(self) -> bool:
         """Whether a job runs."""
         return bool(self._running)
@@ -215,6 +221,7 @@ class Puller:
             job.is_running = False
             is_stopped = job.cancelled.is_set()
             job.cancelled.set()
+        _count(job, error, is_stopped=is_stopped, is_ours=is_ours)
         event(logger, "job.end", job=job.id, error=error, stopped=job.stopped, took_us=took_us)
         if job.stopped == "lost":
             return
@@ -339,6 +346,15 @@ def run_job(control: TritonControl, model: str, job: Job) -> dict[str, np.ndarra
         model, job.tensors, job.output_names, on_part=answer.take, **how
     )
     return answer.outputs
+
+
+def _count(job: Job, error: str, *, is_stopped: bool, is_ours: bool) -> None:
+    if is_stopped or job.stopped:
+        metrics.JOBS.add("stopped")
+    elif is_ours:
+        metrics.JOBS.add("handed_back")
+    else:
+        metrics.JOBS.add("error" if error else "ok")
 
 
 def _read_job(octets: bytes) -> Job:

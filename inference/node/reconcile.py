@@ -18,10 +18,12 @@ import logging
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
+from inference.node import metrics
 from inference.node.control_plane import Backoff
 from inference.node.errors import CancelledError, ReplicaError
 from inference.node.leases import Lease, LeaseKeeper
@@ -37,6 +39,7 @@ from inference.node.replica import (
 )
 from inference.triton import processes
 from marketplace.core.errors import MarketplaceError
+from marketplace.core.spans import find_spans
 
 logger = logging.getLogger("node.reconcile")
 
@@ -175,6 +178,11 @@ class Reconciler:
             replica = self._replicas.get(replica_id)
             return replica is not None and replica.stage is Stage.READY
 
+    def count_states(self) -> dict[str, int]:
+        """How many replicas there are of each state."""
+        with self._lock:
+            return dict(Counter(one.state for one in self._replicas.values()))
+
     def describe(self) -> list[dict[str, Any]]:
         """The replicas, as the report has them."""
         with self._lock:
@@ -254,6 +262,7 @@ class Reconciler:
     def _note_crash(self, replica: Replica) -> None:
         now = time.monotonic()
         replica.crashes = [at for at in replica.crashes if now - at < CRASH_WINDOW_S] + [now]
+        metrics.CRASHES.add()
         event(logger, "replica.stub_died", replica=replica.id, crashes=len(replica.crashes))
         if len(replica.crashes) >= CRASHES_MAX:
             detail = f"The model's process ended {CRASHES_MAX} times in {CRASH_WINDOW_S:g} s."
@@ -274,24 +283,32 @@ class Reconciler:
 
     def _run_load(self, replica: Replica) -> None:
         cancelled = replica.cancelled
+        began_s = time.monotonic()
+        ids = {"replica_id": replica.id, "version_id": replica.desired.version_id}
         try:
-            loaded = self._loader.load(
-                replica.desired,
-                on_phase=lambda phase, share: self._note_phase(replica, phase, share),
-                on_validation=lambda found: self._note_report(replica, "validation", found),
-                cancelled=cancelled,
-            )
+            with find_spans("strongroom-node").span("replica.load", **ids):
+                loaded = self._loader.load(
+                    replica.desired,
+                    on_phase=lambda phase, share: self._note_phase(replica, phase, share),
+                    on_validation=lambda found: self._note_report(replica, "validation", found),
+                    cancelled=cancelled,
+                )
         except CancelledError:
+            metrics.LOADS.add(metrics.CANCELLED)
             self._end(replica, lambda one: one.enter(Stage.GONE, "unloaded"))
         except ReplicaError as error:
             failure = error
+            metrics.LOADS.add(metrics.name_failure(error.reason_code))
             self._end(replica, lambda one: self._take_failure(one, failure))
         except Exception:
             # A mistake of ours must end this load, not the thread that all others need.
             logger.exception("load of %s failed", replica.id)
             failure = ReplicaError("unavailable", "The node's agent failed.")
+            metrics.LOADS.add(failure.reason_code)
             self._end(replica, lambda one: self._take_failure(one, failure))
         else:
+            metrics.LOADS.add(metrics.LOADED)
+            metrics.LOAD_SECONDS.observe(time.monotonic() - began_s)
             self._end(replica, lambda one: self._take_load(one, loaded))
 
     def _take_load(self, replica: Replica, loaded: Loaded) -> None:

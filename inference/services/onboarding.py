@@ -22,6 +22,7 @@ from inference.services import scan
 from inference.services.onboarding_steps import HANDLERS, Progress, Verdict
 from inference.tasks import onboarding as tasks
 from marketplace.core.clock import utc_now
+from marketplace.core.spans import find_spans
 from marketplace.models import ModelVersion, Notification
 from marketplace.services import catalog
 from marketplace.services.notification import notify
@@ -98,7 +99,9 @@ def advance(*, version_id: UUID) -> None:
     with transaction.atomic():
         step = _claim(version_id)
         if step is not None and step.state == State.RUNNING:
-            _work_on(step)
+            ids = {"version_id": version_id, "step": step.name}
+            with find_spans("strongroom-worker").span("onboarding.step", **ids):
+                _work_on(step)
 
 
 def _claim(version_id: UUID) -> OnboardingStep | None:

@@ -41,6 +41,7 @@ from inference.services.webhook import turn_off
 from inference.services.webhook_secret import SecretLostError
 from marketplace.core.clock import utc_now
 from marketplace.core.ids import lowest_id
+from marketplace.core.spans import find_spans
 from marketplace.models import Account, Notification
 from marketplace.services.notice import owe_notice
 
@@ -293,6 +294,12 @@ def render_body(document: Any) -> bytes:
 
 
 def _call(message: Message) -> Outcome:
+    ids = {"delivery_id": message.delivery_id, "tries": message.tries}
+    with find_spans("strongroom-worker").span("webhook.delivery", **ids):
+        return _send(message)
+
+
+def _send(message: Message) -> Outcome:
     at, began_s = utc_now(), time.monotonic()
     reply, error = None, ""
     try:

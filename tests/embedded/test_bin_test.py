@@ -38,7 +38,7 @@ def machine(tmp_path: Path) -> Path:
     make(tmp_path / "checkout/.venv/bin/python", "exit 0")
     # The first thing that is run when everything is there; the script ends with its code.
     make(tmp_path / "checkout/.venv/bin/ruff", f"exit {LINTED}")
-    for name in TPM:
+    for name in (*TPM, "promtool"):
         make(tmp_path / "tools" / name, "exit 0")
     return tmp_path
 
@@ -131,3 +131,44 @@ def test_others_are_told_what_to_install_for_a_tpm(machine):
 
     assert done.returncode == 2
     assert "sudo apt-get install swtpm tpm2-tools" in done.stderr
+
+
+def test_promtool_is_unpacked_beside_and_nothing_is_installed(machine):
+    make(machine / "tools/chromium", "exit 0")
+    (machine / "tools/promtool").unlink()
+    # The first time there are no lists of packages.
+    make(
+        machine / "tools/apt-get",
+        f'echo "$*" >> {machine}/calls\n'
+        f'[ "$1" = update ] && exec > {machine}/lists\n'
+        f'[ "$1" != download ] || {{ [ -e {machine}/lists ] && echo > prometheus_1_amd64.deb; }}',
+    )
+    make(
+        machine / "tools/dpkg",
+        '[ -s "$2" ] && mkdir -p "$3/usr/bin" && echo x > "$3/usr/bin/promtool" &&'
+        ' chmod +x "$3/usr/bin/promtool"',
+    )
+    (machine / "tools/chmod").symlink_to(str(shutil.which("chmod")))
+
+    first, second = run(machine, uid=0), run(machine, uid=0)
+
+    assert (first.returncode, said(first)) == (LINTED, ["Unpacking promtool ...", "== ruff"])
+    assert (second.returncode, said(second)) == (LINTED, ["== ruff"])
+    assert (machine / "calls").read_text().splitlines() == [
+        "download -qq prometheus",
+        "update -qq",
+        "download -qq prometheus",
+    ]
+    beside = machine / "checkout/.venv/beside/prometheus"
+    assert [one.name for one in beside.iterdir()] == ["usr"]
+
+
+def test_a_promtool_that_cannot_be_had_is_asked_for(machine):
+    make(machine / "tools/chromium", "exit 0")
+    (machine / "tools/promtool").unlink()
+    make(machine / "tools/apt-get", "exit 100")
+
+    done = run(machine, uid=1000)
+
+    assert done.returncode == 2
+    assert "sudo apt-get install prometheus" in done.stderr

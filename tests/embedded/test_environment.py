@@ -89,6 +89,11 @@ def test_a_persons_variables_reach_the_part_they_are_meant_for(place):
         "STRONGROOM_GATEWAY_METRICS_TOKEN": "m" * 16,
         "STRONGROOM_OTLP_ENDPOINT": "http://collector:4318",
         "OTEL_EXPORTER_OTLP_HEADERS": "x-tenant=seven",
+        "STRONGROOM_METRICS_TOKEN": "t" * 32,
+        "STRONGROOM_WORKER_METRICS_LISTEN": "127.0.0.1:9101",
+        "STRONGROOM_BEAT_METRICS_LISTEN": "127.0.0.1:9102",
+        "STRONGROOM_NODE_METRICS_LISTEN": "127.0.0.1:9103",
+        "STRONGROOM_KEYBROKER_METRICS_LISTEN": "127.0.0.1:9104",
         "UNRELATED": "leak",
     }
     chosen = Place(**{**vars(place), "person": person})
@@ -103,8 +108,14 @@ def test_a_persons_variables_reach_the_part_they_are_meant_for(place):
     assert holders(chosen, "LOG_LEVEL") == set(PROCESSES)
     assert holders(chosen, "LOG_FORMAT") == set(PROCESSES)
     assert holders(chosen, "m" * 16) == {"gateway"}
-    assert holders(chosen, "http://collector:4318") == {"gateway"}
-    assert holders(chosen, "x-tenant=seven") == {"gateway"}
+    ours = {"web", "worker", "beat", "gateway", "keybroker", "node"}
+    assert holders(chosen, "http://collector:4318") == ours
+    assert holders(chosen, "x-tenant=seven") == ours
+    assert holders(chosen, "t" * 32) == ours
+    assert holders(chosen, "127.0.0.1:9101") == {"worker"}
+    assert holders(chosen, "127.0.0.1:9102") == {"beat"}
+    assert holders(chosen, "127.0.0.1:9103") == {"node"}
+    assert holders(chosen, "127.0.0.1:9104") == {"keybroker"}
     assert holders(chosen, "leak") == set()
     assert holders(chosen, "/opt/evil") == set()
 

@@ -38,9 +38,10 @@ from inference.gateway.database import Database, DatabaseUnavailableError
 from inference.gateway.http import Request
 from inference.gateway.meter import Meter
 from inference.gateway.metrics import Metrics
-from inference.gateway.metrics_page import _add_replicas, _Page
+from inference.gateway.metrics_page import FAMILIES, _add_replicas
 from inference.gateway.route import Replica
 from marketplace.core.errors import AuthenticationError, NotFoundError
+from marketplace.core.exposition import Page
 from marketplace.core.ids import new_id
 from tests.gateway.conftest import predict, problem_of
 from tests.gateway.test_fuzz_triton import Wire
@@ -176,7 +177,7 @@ def test_replicas_with_numbers_of_their_own(_excess):
     replicas = [make_replica() for _ in range(OBSERVED_REPLICAS_MAX + _excess)]
     replicas[-1].calls = SimpleNamespace(waiting=1, load=3)
     gateway = SimpleNamespace(routes=SimpleNamespace(list_replicas=lambda: replicas))
-    page = _Page()
+    page = Page(FAMILIES)
 
     _add_replicas(page, gateway, Metrics())
 

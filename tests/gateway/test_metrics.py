@@ -15,11 +15,13 @@ from inference.gateway.config import (
     METRICS_TOKEN_LENGTH_MIN,
     OBSERVED_VERSIONS_MAX,
     GatewayConfig,
+    _read_metrics_token,
 )
-from inference.gateway.metrics import COUNTS, Histogram, Metrics
-from inference.gateway.metrics_page import FAMILIES, _add_models, _Page
+from inference.gateway.metrics import COUNTS, Metrics
+from inference.gateway.metrics_page import FAMILIES, _add_models
 from inference.gateway.operations import is_loopback
 from marketplace.core.env import SettingError
+from marketplace.core.exposition import Histogram, Page
 from tests.gateway.conftest import (
     PRICE_NANOS,
     REPLICA_IDS,
@@ -286,7 +288,7 @@ def test_versions_beyond_the_limit_share_their_numbers():
     metrics = Metrics()
     for number in range(OBSERVED_VERSIONS_MAX + 2):
         metrics.observe_answer(offer(number), "native", 201, "ok", 0.1)
-    page = _Page()
+    page = Page(FAMILIES)
     _add_models(page, metrics)
     text = page.to_bytes().decode()
 
@@ -310,7 +312,7 @@ def test_tokens_of_streams_are_counted():
 
 
 def test_label_values_cannot_break_a_line():
-    page = _Page()
+    page = Page(FAMILIES)
     page.add("retries_total", 1, {"model": 'a"\n\\'})
 
     assert page.to_bytes().decode().splitlines()[2:] == [
@@ -339,3 +341,24 @@ def test_every_family_is_named_as_prometheus_wants_it():
     for family in FAMILIES.values():
         assert family.name.endswith("_total") is (family.kind == "counter")
         assert family.help.endswith(".")
+
+
+def test_failures_that_alerts_ask_for_are_there_before_the_first():
+    metrics = Metrics()
+
+    assert metrics.settle_failures["unavailable"] == metrics.settle_failures["booking_unknown"] == 0
+    assert metrics.hold_refusals["unavailable"] == metrics.hold_refusals["deadline"] == 0
+    metrics.observe_settle(0.1, "unavailable")
+    assert metrics.settle_failures["unavailable"] == 1
+
+
+def test_the_token_of_all_processes_opens_a_gateway_unless_it_has_its_own(monkeypatch):
+    monkeypatch.delenv("STRONGROOM_GATEWAY_METRICS_TOKEN", raising=False)
+    monkeypatch.setenv("STRONGROOM_METRICS_TOKEN", "a" * 32)
+    assert _read_metrics_token() == "a" * 32
+    monkeypatch.setenv("STRONGROOM_GATEWAY_METRICS_TOKEN", "b" * 16)
+    assert _read_metrics_token() == "b" * 16
+    monkeypatch.delenv("STRONGROOM_GATEWAY_METRICS_TOKEN")
+    monkeypatch.setenv("STRONGROOM_METRICS_TOKEN", "a" * 31)
+    with pytest.raises(SettingError, match="STRONGROOM_METRICS_TOKEN"):
+        _read_metrics_token()

@@ -6,11 +6,13 @@ import os
 import subprocess
 import sys
 from types import SimpleNamespace
+from uuid import uuid4
 
 import pytest
 
 from inference.gateway.config import SPANS_PER_REQUEST_MAX, SPANS_WAITING_MAX, GatewayConfig
 from inference.gateway.tracing import Trace, Tracer, make_tracer, read_traceparent
+from inference.gateway.triton_pool import _render_head
 from marketplace.core.env import SettingError
 from marketplace.core.ids import from_public
 from tests.gateway.collector import Collector, read_attributes
@@ -165,7 +167,7 @@ def test_what_waits_for_a_collector_is_bounded():
     tracer = Tracer("http://127.0.0.1:9", 1)
     try:
         for _ in range(SPANS_WAITING_MAX + 10):
-            trace = tracer.begin()
+            trace = tracer.begin(uuid4())
             trace.add("hold", 0, 1)
             tracer.end(make_request(trace), 201)
         [processor] = tracer._exporter._provider._active_span_processor._span_processors
@@ -206,7 +208,7 @@ def test_the_parts_of_one_request_are_bounded():
 def test_the_ratio_decides(ratio, count):
     tracer = Tracer("http://127.0.0.1:9", ratio)
     try:
-        assert sum(tracer.begin() is not None for _ in range(100)) == count
+        assert sum(tracer.begin(uuid4()) is not None for _ in range(100)) == count
     finally:
         tracer.stop()
 
@@ -268,3 +270,39 @@ def test_without_a_collector_nothing_of_it_is_imported():
         "assert not [one for one in sys.modules if one.startswith(ours)]"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ, check=True)
+
+
+def test_triton_is_told_which_span_its_call_is():
+    trace = Trace(0xABC)
+    parent = trace.name_call()
+    trace.add("queue", 0.0, 1.0)
+    trace.add("triton", 1.0, 2.0)
+    # A second batch, whose call another request has led.
+    trace.add("triton", 2.0, 3.0)
+
+    trace_id, span_id = read_traceparent(parent)
+    assert trace_id == 0xABC
+    assert [one.span_id for one in trace.stages] == [0, span_id, 0]
+
+
+def test_the_span_of_a_call_is_the_one_that_triton_was_told(collector):
+    tracer = Tracer(collector.url, 1)
+    request = make_request(tracer.begin(uuid4()))
+    parent = request.trace.name_call()
+    for name in ("hold", "triton", "triton"):
+        request.trace.add(name, 0.0, 1.0)
+    tracer.end(request, 201)
+    tracer.stop()
+
+    spans = collector.trace(request.id.hex)
+    ids = [one.span_id for one in spans["triton"]]
+    assert ids[0].hex() == parent.split("-")[2]
+    assert len({*ids, spans["hold"][0].span_id}) == 3
+
+
+def test_the_head_of_a_traced_call_names_its_span_and_others_have_none():
+    traced = _render_head("http://t:1", "m", b"{}", [], TRACEPARENT)
+
+    assert f"\r\ntraceparent: {TRACEPARENT}\r\n".encode() in traced
+    assert traced.endswith(b"\r\n\r\n")
+    assert b"traceparent" not in _render_head("http://t:1", "m", b"{}", [])

@@ -13,9 +13,12 @@ import yaml
 
 from inference.gateway.metrics_page import FAMILIES
 from inference.triton.metrics import count_by_model, parse_samples
+from tests.deploy.exported import list_families, list_samples
 
 FOLDER = Path(__file__).resolve().parents[2] / "k8s/dashboards"
-NAME = re.compile(r"\b(?:strongroom_gateway|process|nv)_[a-z_]+")
+NAME = re.compile(r"\b(?:strongroom_[a-z]+|process|nv)_[a-z_]+")
+# Prometheus' own: whether a scrape worked.
+UP = re.compile(r"\bup\{")
 # As the node reads them of its Triton.
 TRITON = {
     "nv_inference_request_success",
@@ -28,12 +31,7 @@ RECORDED = re.compile(r"\bstrongroom:[a-z0-9_:]+")
 
 
 def list_exported() -> set[str]:
-    names = set(TRITON)
-    for family in FAMILIES.values():
-        names.add(family.name)
-        if family.kind == "histogram":
-            names |= {f"{family.name}_{part}" for part in ("bucket", "sum", "count")}
-    return names
+    return TRITON | list_samples()
 
 
 def list_expressions() -> Iterator[tuple[str, str]]:
@@ -62,7 +60,7 @@ def find_strangers(expression: str) -> set[str]:
 
 @pytest.mark.parametrize(("place", "expression"), list(list_expressions()))
 def test_every_metric_that_is_named_is_exported(place: str, expression: str) -> None:
-    assert NAME.search(expression) or RECORDED.search(expression)
+    assert any(one.search(expression) for one in (NAME, RECORDED, UP))
     assert find_strangers(expression) == set()
     assert expression.count("(") == expression.count(")")
 
@@ -71,6 +69,10 @@ def test_a_stranger_is_found() -> None:
     assert find_strangers("rate(strongroom_gateway_requestz_total[5m])")
     assert find_strangers("strongroom_gateway_open_requests_bucket")
     assert find_strangers("nv_gpu_something")
+    assert find_strangers("strongroom_platform_nodez")
+    # A histogram has no samples of its own name.
+    assert find_strangers("strongroom_node_load_seconds")
+    assert not find_strangers("strongroom_node_load_seconds_bucket")
     assert find_strangers("strongroom:nothing:rate5m")
 
 
@@ -98,9 +100,11 @@ def test_every_series_of_the_gateway_that_tells_of_models_is_drawn() -> None:
 
 
 def test_labels_that_are_asked_for_are_there() -> None:
-    # Those of the page, what Prometheus adds, and the edge of a bucket.
-    known = {"model", "version", "protocol", "outcome", "code", "replica", "cache", "state"}
-    known |= {"class", "instance", "le"}
+    # Those of the pages, those of Triton and Prometheus, and the edge of a bucket.
+    families = [one for process in list_families().values() for one in process]
+    known = {label for one in families for label in one.labels}
+    known |= {"model", "version", "protocol", "outcome", "code", "replica", "cache", "state"}
+    known |= {"class", "instance", "job", "le"}
     for place, text in list_expressions():
         for group in re.findall(r"\bby \(([^)]*)\)", text):
             assert {one.strip() for one in group.split(",")} <= known, place
@@ -110,4 +114,4 @@ def test_labels_that_are_asked_for_are_there() -> None:
 
 def test_identifiers_of_dashboards_differ() -> None:
     found = [json.loads(path.read_text())["uid"] for path in FOLDER.glob("*.json")]
-    assert len(found) == len(set(found)) == 3
+    assert len(found) == len(set(found)) == 5

@@ -17,7 +17,7 @@ from uuid import UUID
 
 import numpy as np
 
-from inference.node import health, trial
+from inference.node import health, store, trial
 from inference.node.cache import ArtifactCache
 from inference.node.canary import Canaries
 from inference.node.certificates import CertificateKeeper
@@ -29,6 +29,7 @@ from inference.node.identity import IdentityStore
 from inference.node.leases import Lease, LeaseKeeper
 from inference.node.loading import ReplicaLoader
 from inference.node.log import event
+from inference.node.origin import Mirror
 from inference.node.platform_link import PlatformLink
 from inference.node.pulling import Job, Puller, run_job
 from inference.node.reconcile import Reconciler
@@ -65,6 +66,13 @@ class Node:
         self._gpus = GPUWatch(config.triton.metrics_url)
         identities = IdentityStore(config.node_dir)
         self._control_plane = ControlPlane(config.web_url, identities)
+        self._cache = ArtifactCache(
+            config.cache_dir,
+            limit_bytes=config.cache_bytes,
+            control_plane=self._control_plane,
+            manifest_dir=config.manifest_dir,
+            mirror=Mirror(config.mirror_url) if config.mirror_url else None,
+        )
         self._broker = KeyBroker(
             config.keybroker_url, identities, config.evidence, ca=config.keybroker_ca
         )
@@ -135,6 +143,7 @@ class Node:
             while not self._stopping.wait(TICK_S):
                 self._supervisor.tick()
                 self._reconciler.tick(is_triton_ready=self._supervisor.is_ready)
+                self._cache.keep(self._reconciler.list_versions())
                 self._workbench.tick(self._reconciler.list_work())
                 if self._supervisor.is_ready:
                     self._canaries.tick()
@@ -149,11 +158,8 @@ class Node:
 
     def _make_loader(self) -> ReplicaLoader:
         config = self.config
-        cache = ArtifactCache(
-            config.cache_dir, limit_bytes=config.cache_bytes, control_plane=self._control_plane
-        )
         return ReplicaLoader(
-            cache=cache,
+            cache=self._cache,
             triton=self._control,
             stubs=self._stubs,
             leases=self._leases,
@@ -216,6 +222,7 @@ class Node:
             "info": {
                 **health.describe_machine(self.config.node_dir),
                 "sandbox": self._support.to_json(),
+                "cache": store.describe(self._cache.store.status()),
                 **self._gpus.describe(is_ready=self._supervisor.is_ready),
             },
             "replicas": self._reconciler.describe(),
@@ -257,6 +264,7 @@ class Node:
             self._link.report_once({**last_words, "replicas": []})
         repository.clear(self.config.triton.repository_dir)
         self._control.close()
+        self._cache.close()
         self._control_plane.close()
         if self._queue is not None:
             self._queue.close()

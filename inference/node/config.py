@@ -11,6 +11,7 @@ from pathlib import Path
 from inference.node import evidence
 from inference.node.canary import INTERVAL_S_DEFAULT
 from inference.node.evidence import Evidence, NoEvidence
+from inference.node.origin import read_template
 from inference.triton.server import HOST, TritonConfig
 from marketplace.core.env import SettingError, env_int, env_secret, env_text
 
@@ -31,10 +32,16 @@ class NodeConfig:
     name: str
     web_url: str
     keybroker_url: str
+    # Of ciphertext; shared with other nodes of this machine that are told the same.
+    cache_dir: Path
     triton: TritonConfig
     # Read again at each enrolment: the file may be written after the node was started.
     environment: Mapping[str, str] = field(repr=False)
     cache_bytes: int = CACHE_BYTES_DEFAULT
+    # Asked for ciphertext first; empty: the platform alone.
+    mirror_url: str = ""
+    # Whether ciphertext is fetched ahead.
+    prefetches: bool = False
     # What it shows of itself when it asks for a key.
     evidence: Evidence = field(default_factory=NoEvidence)
     # Of the key broker's certificate; None: the authorities that the system knows.
@@ -54,9 +61,9 @@ class NodeConfig:
         return self.run_dir / "stub.sock"
 
     @property
-    def cache_dir(self) -> Path:
-        """Ciphertext only."""
-        return self.node_dir / "cache"
+    def manifest_dir(self) -> Path:
+        """What the platform said of versions; never shared."""
+        return self.node_dir / "manifests"
 
     @property
     def lock_path(self) -> Path:
@@ -103,9 +110,10 @@ class NodeConfig:
             ),
             environment=env,
             evidence=evidence.from_env(env),
-            cache_bytes=env_int(
-                "STRONGROOM_NODE_CACHE_BYTES", CACHE_BYTES_DEFAULT, minimum=1, env=env
-            ),
+            cache_bytes=read_cache_bytes(env),
+            cache_dir=read_cache_dir(env, node_dir),
+            mirror_url=_read_mirror_url(env),
+            prefetches=_read_switch("STRONGROOM_NODE_PREFETCH", env),
             keybroker_ca=_read_ca(env),
             gateway_url=(
                 _read_url("STRONGROOM_GATEWAY_URL", env) if "STRONGROOM_GATEWAY_URL" in env else ""
@@ -119,6 +127,28 @@ class NodeConfig:
         if len(os.fsencode(config.socket_path)) > SOCKET_PATH_LENGTH_MAX:
             raise SettingError("STRONGROOM_NODE_RUN_DIR is too long for a unix socket below it")
         return config
+
+
+def read_cache_dir(env: Mapping[str, str], node_dir: Path) -> Path:
+    """Where ciphertext lies."""
+    return Path(env_text("STRONGROOM_NODE_CACHE_DIR", str(node_dir / "cache"), env=env)).resolve()
+
+
+def read_cache_bytes(env: Mapping[str, str]) -> int:
+    """How much of it may lie there."""
+    return env_int("STRONGROOM_NODE_CACHE_BYTES", CACHE_BYTES_DEFAULT, minimum=1, env=env)
+
+
+def _read_mirror_url(env: Mapping[str, str]) -> str:
+    text = env_text("STRONGROOM_NODE_MIRROR_URL", "", env=env)
+    return read_template(text) if text else ""
+
+
+def _read_switch(name: str, env: Mapping[str, str]) -> bool:
+    text = env_text(name, "off", env=env)
+    if text not in ("on", "off"):
+        raise SettingError(f"{name} must be on or off, not {text!r}")
+    return text == "on"
 
 
 def _read_port(plane: str, default: int, env: Mapping[str, str]) -> int:

@@ -31,6 +31,7 @@ from inference.node.loading import ReplicaLoader
 from inference.node.log import event
 from inference.node.origin import Mirror
 from inference.node.platform_link import PlatformLink
+from inference.node.prefetch import Prefetcher
 from inference.node.pulling import Job, Puller, run_job
 from inference.node.reconcile import Reconciler
 from inference.node.replica import WorkOrder
@@ -92,6 +93,7 @@ class Node:
         self._reconciler = Reconciler(
             loader=self._make_loader(), leases=self._leases, on_change=self._wake
         )
+        self._prefetcher = self._make_prefetcher() if config.prefetches else None
         self._workbench = Workbench(self._control_plane, self._run_work)
         self._queue = JobQueue(config.gateway_url, identities) if config.gateway_url else None
         self._puller = self._make_puller()
@@ -140,6 +142,8 @@ class Node:
             self._link.start()
             if self._puller is not None:
                 self._puller.start()
+            if self._prefetcher is not None:
+                self._prefetcher.start()
             while not self._stopping.wait(TICK_S):
                 self._supervisor.tick()
                 self._reconciler.tick(is_triton_ready=self._supervisor.is_ready)
@@ -167,6 +171,14 @@ class Node:
             socket_path=config.socket_path,
             support=self._support,
             parallel=max(2, os.cpu_count() or 1),
+        )
+
+    def _make_prefetcher(self) -> Prefetcher:
+        return Prefetcher(
+            self._cache,
+            self._control_plane,
+            # A node that has no server yet, or loads, wants line, disk and cores for that.
+            is_busy=lambda: not self._supervisor.is_ready or self._reconciler.is_loading(),
         )
 
     def _make_puller(self) -> Puller | None:
@@ -250,6 +262,8 @@ class Node:
             self._puller.stop(timeout_s=self.config.drain_s)
         self._link.stop(timeout_s=2.0)
         self._certificates.stop()
+        if self._prefetcher is not None:
+            self._prefetcher.stop(timeout_s=1.0)
         self._workbench.stop(timeout_s=1.0)
         held = self._reconciler.list_leases()
         last_words = self._describe()

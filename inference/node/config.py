@@ -97,7 +97,7 @@ class NodeConfig:
             node_dir=node_dir,
             run_dir=run_dir.resolve(),
             name=name,
-            web_url=_read_url("STRONGROOM_WEB_URL", env),
+            web_url=read_url("STRONGROOM_WEB_URL", env),
             keybroker_url=_read_broker_url(env),
             triton=TritonConfig(
                 work_dir=node_dir / "triton",
@@ -112,11 +112,11 @@ class NodeConfig:
             evidence=evidence.from_env(env),
             cache_bytes=read_cache_bytes(env),
             cache_dir=read_cache_dir(env, node_dir),
-            mirror_url=_read_mirror_url(env),
+            mirror_url=read_mirror_url(env),
             prefetches=_read_switch("STRONGROOM_NODE_PREFETCH", env),
             keybroker_ca=_read_ca(env),
             gateway_url=(
-                _read_url("STRONGROOM_GATEWAY_URL", env) if "STRONGROOM_GATEWAY_URL" in env else ""
+                read_url("STRONGROOM_GATEWAY_URL", env) if "STRONGROOM_GATEWAY_URL" in env else ""
             ),
             slot_count=slot_count,
             drain_s=env_int("STRONGROOM_NODE_DRAIN_S", DRAIN_S_DEFAULT, minimum=0, env=env),
@@ -139,7 +139,8 @@ def read_cache_bytes(env: Mapping[str, str]) -> int:
     return env_int("STRONGROOM_NODE_CACHE_BYTES", CACHE_BYTES_DEFAULT, minimum=1, env=env)
 
 
-def _read_mirror_url(env: Mapping[str, str]) -> str:
+def read_mirror_url(env: Mapping[str, str]) -> str:
+    """Where ciphertext is asked for first; empty: nowhere."""
     text = env_text("STRONGROOM_NODE_MIRROR_URL", "", env=env)
     return read_template(text) if text else ""
 
@@ -160,7 +161,7 @@ def _read_port(plane: str, default: int, env: Mapping[str, str]) -> int:
 
 
 def _read_broker_url(env: Mapping[str, str]) -> str:
-    url = _read_url("STRONGROOM_KEYBROKER_URL", env)
+    url = read_url("STRONGROOM_KEYBROKER_URL", env)
     development = env_text("STRONGROOM_ENV", "production", env=env) == "development"
     if not url.startswith("https://") and not development:
         raise SettingError("STRONGROOM_KEYBROKER_URL must begin with https:// in production")
@@ -174,7 +175,8 @@ def _read_ca(env: Mapping[str, str]) -> Path | None:
     return Path(path) if path else None
 
 
-def _read_url(name: str, env: Mapping[str, str]) -> str:
+def read_url(name: str, env: Mapping[str, str]) -> str:
+    """An HTTP address without a slash at its end."""
     url = env_text(name, env=env).rstrip("/")
     if not url.startswith(("http://", "https://")):
         raise SettingError(f"{name} must begin with http:// or https://, not {url!r}")

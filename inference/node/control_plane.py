@@ -103,13 +103,20 @@ class _Api:
             raise UnreachableError(f"{type(error).__name__} at {path}") from error
 
 
-def read_from(answer: httpx.Response, offset: int) -> Iterator[bytes]:
+def read_from(
+    answer: httpx.Response, offset: int, chunk_bytes: int | None = _CHUNK_BYTES
+) -> Iterator[bytes]:
     """The octets of an answer to a range that has no end, from the offset that was asked for.
+
+    Args:
+        answer: Not read yet.
+        offset: That was asked for.
+        chunk_bytes: Of one chunk; None gives out what has come, as it comes.
 
     Raises:
         UnreachableError: It is another range.
     """
-    chunks = answer.iter_raw(_CHUNK_BYTES)
+    chunks = answer.iter_raw(chunk_bytes)
     if answer.status_code == 206:
         if not answer.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
             raise UnreachableError("the answer is another range than was asked for")

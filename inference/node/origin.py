@@ -105,7 +105,8 @@ class Mirror:
             with self._client.stream("GET", self.address(wanted), headers=headers) as answer:
                 if answer.status_code not in (200, 206):
                     raise MirrorError(f"status {answer.status_code}")
-                for chunk in read_from(answer, offset):
+                # As it comes: to collect a chunk would be to wait for one that sends drop by drop.
+                for chunk in read_from(answer, offset, None):
                     received_bytes += len(chunk)
                     _check_rate(received_bytes, time.monotonic() - started_at)
                     if len(chunk) > left_bytes:

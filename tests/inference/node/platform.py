@@ -12,11 +12,12 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import IO, Any
 from uuid import UUID
 
 from inference.keybroker.node_ca import make_authority, read_request
@@ -58,6 +59,9 @@ class Platform:
     lease_ttl_s: float = 600.0
     # For these many more requests, each part comes with one bit flipped.
     spoiled_parts: int = 0
+    # Before each part, and between its pieces of 64 KiB; 0 sends it in one.
+    part_delay_s: float = 0.0
+    chunk_delay_s: float = 0.0
     # What happened.
     node_id: str = ""
     token_sha256: str = ""
@@ -240,6 +244,16 @@ class Platform:
                 data[len(data) // 2] ^= 1
         return bytes(data)
 
+    def send_slowly(self, file: IO[bytes], data: bytes) -> None:
+        time.sleep(self.part_delay_s)
+        with suppress(ConnectionError):
+            while data and self.chunk_delay_s:
+                file.write(data[:65536])
+                file.flush()
+                data = data[65536:]
+                time.sleep(self.chunk_delay_s)
+            file.write(data)
+
     # The key broker.
 
     def broker(self, request: Request) -> Any:
@@ -391,7 +405,10 @@ def _serve(platform: Platform, answer: Callable[[Request], Any]) -> ThreadingHTT
                 self.send_header("Content-Range", f"bytes {first}-{len(found) - 1}/{len(found)}")
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
-            self.wfile.write(data)
+            if kind == "application/json":
+                self.wfile.write(data)
+            else:
+                platform.send_slowly(self.wfile, data)
 
         do_GET = do_POST = handle_one  # noqa: N815 - the names that the server calls
 

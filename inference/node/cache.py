@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import threading
 import time
@@ -46,6 +47,7 @@ _DOCUMENT_MEMBERS = ("manifest", "signature", "signing_public_key")
 # A manifest that no load asked for in this time is forgotten; it is asked for again.
 _MANIFEST_KEPT_S = 30 * 24 * 3600.0
 
+_OBJECT = re.compile(r"[A-Za-z0-9._/-]{1,255}")
 _LOOK_S = 0.05
 
 T = TypeVar("T")
@@ -253,7 +255,8 @@ class ArtifactCache:
                 self.store.make_room()
             with self.store.draft(wanted.part, stop, on_wait=count.set) as draft:
                 if draft is not None:
-                    self._fetch(wanted, draft, count, stop)
+                    with _leaving_a_full_disk(draft):
+                        self._fetch(wanted, draft, count, stop)
         count.set(wanted.part.size_bytes)
 
     def _fetch(self, wanted: Wanted, draft: Draft, count: _PartCount, stop: Stop) -> None:
@@ -376,6 +379,17 @@ class _PartCount:
             self._progress.add(added_bytes)
 
 
+@contextmanager
+def _leaving_a_full_disk(draft: Draft) -> Iterator[None]:
+    """What did not fit is not left behind either: others need that room."""
+    try:
+        yield
+    except ReplicaError as error:
+        if error.reason_code == "disk_full":
+            draft.discard()
+        raise
+
+
 def _take(draft: Draft, chunk: bytes, count: _PartCount, stop: Stop) -> None:
     if stop.is_set():
         raise CancelledError
@@ -395,7 +409,9 @@ def _read_objects(found: Any) -> dict[str, str]:
     """Names in the object store, by file and part; nothing hangs on them but a mirror."""
     if not isinstance(found, dict):
         return {}
-    return {key: name for key, name in found.items() if isinstance(name, str)}
+    names = {key: name for key, name in found.items() if isinstance(name, str)}
+    # A name is put into an address: one that could lead elsewhere is none.
+    return {key: one for key, one in names.items() if _OBJECT.fullmatch(one) and ".." not in one}
 
 
 def _check_manifest(document: dict[str, str], version_id: UUID) -> Manifest:

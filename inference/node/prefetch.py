@@ -50,7 +50,7 @@ def parse_likely(document: dict[str, Any]) -> list[Likely]:
             Likely(UUID(one["version_id"]), str(one["name"]), int(one["size_bytes"]))
             for one in document["versions"][:VERSIONS_MAX]
         ]
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"versions to fetch ahead: {type(error).__name__}") from error
 
 

@@ -81,11 +81,11 @@ def names_in(folder):
 class Holder:
     """A node's process, as far as its cache goes; it dies with SIGKILL."""
 
-    def __init__(self, platform, node_dir, folder, *sealed, limit_bytes=1 << 30, prefix=()):
+    def __init__(self, platform, node_dir, folder, *sealed, limit_bytes=1 << 30, prefix=(), reserve_bytes=0):
         given = {
             "folder": str(folder),
             "limit_bytes": limit_bytes,
-            "reserve_bytes": 0,
+            "reserve_bytes": reserve_bytes,
             "web_url": platform.web_url,
             "node_dir": str(node_dir),
             # Each of its own, as nodes have.

@@ -6,11 +6,10 @@ import os
 
 import pytest
 
-from inference.node import cache as cache_module
 from inference.node import store as store_module
 from inference.node.errors import ReplicaError
 from inference.node.store import PartState, PartStore
-from tests.inference.node.caches import Holder, assign, digests, fetch, names_in
+from tests.inference.node.caches import Holder, assign, digests, fetch, names_in, version
 
 SIZE = 200_000
 # Mounts a disk of 1 MiB that is gone with the process; root in a space of its own may do that.
@@ -74,14 +73,10 @@ def test_what_the_loader_found_spoiled_is_read_again(platform, make_cache, seale
     spoil(bad)
     assert fetch(cache, sealed).parts[0].read_bytes() != sealed.parts[0].read_bytes()
 
-    cache.distrust(sealed_version(sealed))
+    cache.distrust(version(sealed))
 
     assert fetch(cache, sealed).parts[0].read_bytes() == sealed.parts[0].read_bytes()
     assert cache.store.damage_count() == 1
-
-
-def sealed_version(sealed):
-    return cache_module.UUID(sealed.manifest.artifact_id)
 
 
 @pytest.mark.parametrize("size_bytes", [0, 1000, SIZE * 2])
@@ -214,9 +209,9 @@ def on_small_disk(platform, control_plane, tmp_path):
     folder = tmp_path / "small"
     folder.mkdir()
 
-    def start(*sealed):
+    def start(*sealed, **options):
         prefix = (*_ON_A_SMALL_DISK, str(folder))
-        started.append(Holder(platform, tmp_path, folder, *sealed, prefix=prefix))
+        started.append(Holder(platform, tmp_path, folder, *sealed, prefix=prefix, **options))
         return started[-1]
 
     yield start
@@ -224,13 +219,17 @@ def on_small_disk(platform, control_plane, tmp_path):
         one.kill()
 
 
-def test_a_disk_that_is_full_refuses_one_model_and_no_other(platform, on_small_disk, tmp_path):
+# The second sees more room than there is: it is the write that the kernel refuses.
+@pytest.mark.parametrize("reserve_bytes", [0, -(1 << 40)], ids=["seen before", "met on the way"])
+def test_a_disk_that_is_full_refuses_one_model_and_no_other(
+    platform, on_small_disk, tmp_path, reserve_bytes
+):
     small = assign(platform, tmp_path, os.urandom(600_000))
     large = assign(platform, tmp_path, os.urandom(2_000_000))
     other = assign(platform, tmp_path, os.urandom(300_000))
 
     # The first stays in use; the second has no room; the third has.
-    holder = on_small_disk(small, large, other)
+    holder = on_small_disk(small, large, other, reserve_bytes=reserve_bytes)
 
     assert [holder.word() for _ in range(3)] == ["held", "disk_full", "held"]
 
@@ -259,7 +258,7 @@ def test_a_write_that_finds_no_room_takes_nothing_in_use(
 ):
     old, new = (assign(platform, tmp_path, os.urandom(SIZE)) for _ in range(2))
     cache = make_cache()
-    cache.keep(frozenset({sealed_version(old)}))
+    cache.keep(frozenset({version(old)}))
     old_path = fetch(cache, old).parts[0]
     real = os.pwrite
 

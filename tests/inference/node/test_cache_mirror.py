@@ -307,5 +307,23 @@ def test_a_part_whose_object_is_not_known_is_not_asked_for(sealed):
 
     assert not mirror.has(wanted)
     assert Mirror("http://mirror/{sha256}").has(wanted)
-    odd = Wanted(version(sealed), 0, 0, wanted.part, "a/../b?c=d#e")
-    assert mirror.address(odd) == "http://mirror/a/../b%3Fc%3Dd%23e"
+    odd = Wanted(version(sealed), 0, 0, wanted.part, "b?c=d#e")
+    assert mirror.address(odd) == "http://mirror/b%3Fc%3Dd%23e"
+
+
+@pytest.mark.parametrize("name", ["a/../../admin", "a?key=1", "a#b", "a b", "", 7, None])
+def test_a_name_that_could_lead_elsewhere_is_not_asked_for(
+    platform, make_cache, sealed, monkeypatch, name
+):
+    real = platform._artifact
+
+    def rename(version_id, path):
+        answer = real(version_id, path)
+        return answer if path else {**answer, "objects": {"0-0": name}}
+
+    monkeypatch.setattr(platform, "_artifact", rename)
+    with serving(honest(sealed)) as (url, asked):
+        fetch(make_cache(mirror=Mirror(url)), sealed)
+
+    assert asked == []
+    assert platform.parts_sent

@@ -274,9 +274,7 @@ class ArtifactCache:
         detail = f"Part {wanted.number} of file {wanted.file_index} is not what was signed."
         raise ReplicaError("artifact_corrupt", detail)
 
-    def _fetch_cheaply(
-        self, wanted: Wanted, draft: Draft, count: _PartCount, stop: Stop
-    ) -> bool:
+    def _fetch_cheaply(self, wanted: Wanted, draft: Draft, count: _PartCount, stop: Stop) -> bool:
         """With what is here and what a mirror has; false if none of that was of use.
 
         Where it comes to something wrong, the platform is asked for all of it: what it sends

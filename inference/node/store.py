@@ -245,7 +245,7 @@ class PartStore:
             self._make_room(None)
 
     def free_disk(self, size_bytes: int) -> bool:
-        """Remove what was unused longest and is not claimed, so much of it; false: there is none."""
+        """Remove so much of what nobody claims, the longest unused first; false: there is none."""
         with self._locked():
             freed_bytes = 0
             for victim in self._look().victims():

@@ -8,7 +8,15 @@ from uuid import UUID
 
 from django.db.models import Count, Prefetch, Q, QuerySet
 
-from inference.models import Artifact, Deployment, Node, Replica, ReplicaWork, UploadPart, WrappedKey
+from inference.models import (
+    Artifact,
+    Deployment,
+    Node,
+    Replica,
+    ReplicaWork,
+    UploadPart,
+    WrappedKey,
+)
 from marketplace.core import keys
 from marketplace.core.clock import utc_now
 from marketplace.core.errors import NotFoundError
@@ -156,9 +164,9 @@ def list_likely(node: Node) -> list[dict[str, Any]]:
 
 
 def _likely_deployments() -> QuerySet[Deployment]:
-    return Deployment.objects.filter(
-        stopped_at=None, version__artifact__isnull=False
-    ).order_by("-last_wanted_at", "-pk")
+    return Deployment.objects.filter(stopped_at=None, version__artifact__isnull=False).order_by(
+        "-last_wanted_at", "-pk"
+    )
 
 
 def _may_fetch(node: Node, version_id: UUID) -> bool:

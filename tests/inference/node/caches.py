@@ -81,7 +81,9 @@ def names_in(folder):
 class Holder:
     """A node's process, as far as its cache goes; it dies with SIGKILL."""
 
-    def __init__(self, platform, node_dir, folder, *sealed, limit_bytes=1 << 30, prefix=(), reserve_bytes=0):
+    def __init__(
+        self, platform, node_dir, folder, *sealed, limit_bytes=1 << 30, prefix=(), reserve_bytes=0
+    ):
         given = {
             "folder": str(folder),
             "limit_bytes": limit_bytes,
@@ -116,5 +118,3 @@ class Holder:
         self.process.wait(10)
         self.process.stdin.close()
         self.process.stdout.close()
-
-

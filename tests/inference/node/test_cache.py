@@ -21,6 +21,7 @@ from tests.inference.node.caches import (
 )
 from tests.inference.serving.sealed import seal
 
+
 @pytest.fixture
 def sealed(tmp_path, platform):
     return assign(platform, tmp_path, b"a" * 3000, b"b" * 100)

@@ -53,9 +53,7 @@ def test_a_part_that_went_bad_is_found_before_its_use(platform, make_cache, seal
     assert artifact.parts[0].read_bytes() == sealed.parts[0].read_bytes()
 
 
-def test_without_the_check_the_bad_part_would_be_used(
-    platform, make_cache, sealed, monkeypatch
-):
+def test_without_the_check_the_bad_part_would_be_used(platform, make_cache, sealed, monkeypatch):
     """The control: it is the hash that finds it."""
     bad = fetch(make_cache(), sealed).parts[1]
     spoil(bad)

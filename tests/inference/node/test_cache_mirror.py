@@ -221,9 +221,7 @@ def test_a_mirror_that_lied_is_left_alone(platform, make_cache, sealed, tmp_path
     assert len(asked) == 1
 
 
-def test_a_mirror_that_fails_is_left_alone_for_a_while(
-    platform, make_cache, tmp_path, monkeypatch
-):
+def test_a_mirror_that_fails_is_left_alone_for_a_while(platform, make_cache, tmp_path, monkeypatch):
     monkeypatch.setattr(origin_module, "PAUSE_S", 0.3)
     made = [assign(platform, tmp_path, os.urandom(1000)) for _ in range(5)]
     with serving(lambda handler: broken(None, handler)) as (url, asked):
@@ -236,9 +234,7 @@ def test_a_mirror_that_fails_is_left_alone_for_a_while(
         assert len(asked) == origin_module.FAILURES_MAX + 1
 
 
-def test_a_mirror_that_sends_drop_by_drop_is_given_up(
-    platform, make_cache, sealed, monkeypatch
-):
+def test_a_mirror_that_sends_drop_by_drop_is_given_up(platform, make_cache, sealed, monkeypatch):
     monkeypatch.setattr(origin_module, "RATE_AFTER_S", 0.3)
     over = threading.Event()
 

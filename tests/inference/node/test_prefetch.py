@@ -88,9 +88,7 @@ def test_nothing_is_fetched_while_the_node_is_busy(platform, make_cache, likely,
     wait_for(lambda: all(is_here(cache, one) for one in likely))
 
 
-def test_a_load_that_begins_goes_first_and_uses_what_came(
-    platform, make_cache, tmp_path, start
-):
+def test_a_load_that_begins_goes_first_and_uses_what_came(platform, make_cache, tmp_path, start):
     sealed = assign(platform, tmp_path, os.urandom(4 << 20))
     platform.likely = [describe(sealed, 0)]
     platform.chunk_delay_s = 0.02

@@ -689,6 +689,7 @@ NAMELESS = {
     "inference-api:manifest-checks": "nobody: what is sent is checked and not kept",
     "inference-api:node-enrol": "a new node, by a certificate that is its own",
     "inference-api:node-desired": "the calling node",
+    "inference-api:node-prefetch": "the calling node: tests/inference/django/test_node_prefetch.py",
     "inference-api:node-report": "the calling node; replicas of others are passed over",
 }
 # What everybody may do with a model once it is public; a try is paid by who tries.

@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+from django.conf import settings
 from django.db.models import Count, Prefetch, Q, QuerySet
 
 from inference.models import (
@@ -25,8 +26,6 @@ from marketplace.core.errors import NotFoundError
 QUIET_AFTER = timedelta(seconds=15)
 # How long others must have been heard while one was not, before its replicas are given up.
 LOST_AFTER = timedelta(seconds=60)
-# Versions whose ciphertext a node may fetch ahead.
-LIKELY_MAX = 16
 # States in which a replica holds nothing on its node and will not by itself.
 ENDED_STATES = (Replica.State.FAILED, Replica.State.LOST, Replica.State.UNLOADED)
 
@@ -146,7 +145,8 @@ def list_likely(node: Node) -> list[dict[str, Any]]:
     """Versions that a node may be given next, the one that was wanted last first.
 
     What it holds already is not among them. Ciphertext is all that comes of it: a key is
-    released for a replica on that node, and for nothing else.
+    released for a replica on that node, and for nothing else. Empty unless the platform is told
+    to allow it.
     """
     deployments = (
         _likely_deployments()
@@ -159,7 +159,7 @@ def list_likely(node: Node) -> list[dict[str, Any]]:
             "name": str(one.version),
             "size_bytes": one.version.artifact.size_bytes,
         }
-        for one in deployments[:LIKELY_MAX]
+        for one in deployments[: settings.PREFETCH_VERSIONS]
     ]
 
 
@@ -174,8 +174,8 @@ def _may_fetch(node: Node, version_id: UUID) -> bool:
     if node.replicas.filter(wanted=True, version_id=version_id).exists():
         return True
     # With some to spare: the order may have changed since the node was told.
-    likely = _likely_deployments().values_list("version_id", flat=True)[: 2 * LIKELY_MAX]
-    return version_id in set(likely)
+    likely = _likely_deployments().values_list("version_id", flat=True)
+    return version_id in set(likely[: 2 * settings.PREFETCH_VERSIONS])
 
 
 def describe_artifact(artifact: Artifact) -> dict[str, Any]:

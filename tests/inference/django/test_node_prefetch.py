@@ -7,13 +7,17 @@ from datetime import timedelta
 import pytest
 
 from inference.models import Deployment, Node, Replica, UploadPart
-from inference.selectors import node as nodes
 from marketplace.core.clock import utc_now
 from marketplace.models import ModelVersion
 from tests.inference.django.scripted_node import ScriptedNode
 from tests.inference.django.test_node import assert_refused, make_node, make_replica
 
 FILES = {"model.onnx": b"weights" * 1000, "labels.txt": b"zero\none\n"}
+
+
+@pytest.fixture(autouse=True)
+def _allowed(settings) -> None:
+    settings.PREFETCH_VERSIONS = 8
 
 
 @pytest.fixture
@@ -61,6 +65,16 @@ def test_a_deployed_version_may_be_fetched_ahead(version, node, store):
         assert node.call("GET", path).status_code == 200
 
 
+def test_without_a_word_of_the_platform_nothing_may(version, node, settings):
+    """As delivered: a node reaches what is assigned to it and nothing else."""
+    deploy(version)
+    settings.PREFETCH_VERSIONS = 0
+
+    assert names(node) == []
+    for path in paths(version):
+        assert_refused(node.call("GET", path), 404, "not_found")
+
+
 def test_what_is_stopped_may_not(version, node):
     deploy(version, stopped_at=utc_now())
 
@@ -79,9 +93,9 @@ def test_what_the_node_has_is_not_named_but_still_given(version, node):
 
 
 def test_what_was_wanted_last_comes_first_and_the_list_is_short(
-    version, creator, model, node, monkeypatch
+    version, creator, model, node, settings
 ):
-    monkeypatch.setattr(nodes, "LIKELY_MAX", 2)
+    settings.PREFETCH_VERSIONS = 2
     others = [
         ModelVersion.objects.get(pk=creator.push("acme/digits", FILES)["id"]) for _ in range(4)
     ]

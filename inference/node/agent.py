@@ -17,7 +17,7 @@ from uuid import UUID
 
 import numpy as np
 
-from inference.node import health, store, trial
+from inference.node import health, trial
 from inference.node.cache import ArtifactCache
 from inference.node.canary import Canaries
 from inference.node.certificates import CertificateKeeper
@@ -234,7 +234,7 @@ class Node:
             "info": {
                 **health.describe_machine(self.config.node_dir),
                 "sandbox": self._support.to_json(),
-                "cache": store.describe(self._cache.store.status()),
+                "cache": self._cache.store.describe(),
                 **self._gpus.describe(is_ready=self._supervisor.is_ready),
             },
             "replicas": self._reconciler.describe(),

@@ -48,6 +48,7 @@ STALL_S = 60.0
 DAMAGED_KEPT = 2
 # How often a write is tried again after room was made for it.
 ROOM_ATTEMPTS = 3
+_ROUND_BYTES = 64 * 1024 * 1024
 _LOOK_S = 0.05
 _READ_BYTES = 1024 * 1024
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -364,6 +365,21 @@ class PartStore:
             damage_count=self.damage_count(),
         )
 
+    def describe(self) -> dict[str, Any]:
+        """What the node's report says; rounded, so that it does not differ for nothing.
+
+        Without the lock: a process that hangs with it must not silence the node.
+        """
+        used_bytes = 0
+        with suppress(OSError):
+            for name in ("parts", "drafts", "damaged"):
+                used_bytes += sum(one.size_bytes for one in _list_entries(self.folder / name))
+        return {
+            "used_bytes": used_bytes // _ROUND_BYTES * _ROUND_BYTES,
+            "limit_bytes": self.limit_bytes,
+            "damage": self.damage_count(),
+        }
+
     def damage_count(self) -> int:
         """Parts that were found damaged since the folder was made."""
         try:
@@ -638,13 +654,3 @@ def disk_errors() -> Iterator[None]:
     except OSError as error:
         code = "disk_full" if error.errno in _FULL else "fetch_failed"
         raise ReplicaError(code, f"The node's disk refused: {error.strerror}.") from error
-
-
-def describe(status: StoreStatus) -> dict[str, Any]:
-    """What the node's report says of its cache; rounded, so that it does not differ for nothing."""
-    step = 64 * 1024 * 1024
-    return {
-        "used_bytes": status.used_bytes // step * step,
-        "limit_bytes": status.limit_bytes,
-        "damage": status.damage_count,
-    }

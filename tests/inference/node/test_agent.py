@@ -342,6 +342,7 @@ def test_a_part_that_went_bad_on_the_disk_is_fetched_again(platform, node, seale
 
     platform.wait_state(second, "ready")
     assert "cache.damaged" in node.log()
+    assert platform.reports[-1]["info"]["cache"]["damage"] == 1
     assert part.read_bytes() == sealed.parts[0].read_bytes()
 
 

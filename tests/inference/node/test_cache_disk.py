@@ -126,7 +126,7 @@ def test_the_last_damaged_parts_are_kept_and_all_are_counted(make_cache, sealed,
 
     assert cache.store.damage_count() == count
     assert len(names_in(tmp_path / "cache/damaged")) == store_module.DAMAGED_KEPT
-    assert store_module.describe(cache.store.status())["damage"] == count
+    assert cache.store.describe()["damage"] == count
 
 
 def test_damaged_parts_are_the_first_to_make_room(platform, make_cache, tmp_path):

@@ -304,11 +304,20 @@ def test_the_status_counts_what_is_there(make_cache, sealed_once, folder):
     assert (before.part_count, before.part_bytes, before.pinned_bytes) == (1, size_bytes, 0)
     assert during.pinned_bytes == size_bytes
     assert json.dumps(before.to_json())
-    assert store_module.describe(before) == {
-        "used_bytes": 0,
-        "limit_bytes": 10 * SIZE,
-        "damage": 0,
-    }
+
+
+def test_the_nodes_report_waits_for_nobody(make_cache, sealed_once, folder, monkeypatch):
+    monkeypatch.setattr(store_module, "_ROUND_BYTES", 1)
+    cache = make_cache(limit_bytes=10 * SIZE)
+    fetch(cache, sealed_once)
+    handle = os.open(folder / "lock", os.O_RDWR)
+    store_module.fcntl.flock(handle, store_module.fcntl.LOCK_EX)
+    try:
+        found = cache.store.describe()
+    finally:
+        os.close(handle)
+    size_bytes = sealed_once.parts[0].stat().st_size
+    assert found == {"used_bytes": size_bytes, "limit_bytes": 10 * SIZE, "damage": 0}
 
 
 def test_use_is_what_counts_not_age(platform, make_cache, tmp_path):

@@ -209,6 +209,8 @@ def test_the_limit_holds_over_all_processes_to_the_octet(
     assert (status.part_bytes, status.pinned_bytes) == (2 * size_bytes, 2 * size_bytes)
     for one in exact:
         one.kill()
+    for one in (folder / "parts").iterdir():
+        one.unlink()
 
     # One octet less, and only one of two fits.
     less = [start(one, limit_bytes=2 * size_bytes - 1) for one in versions[:2]]

@@ -335,6 +335,8 @@ PRICE_NOTICE_DAYS = env_int("STRONGROOM_PRICE_NOTICE_DAYS", 7)
 MACHINE_HOUR_NANOS = env_int("STRONGROOM_MACHINE_HOUR_NANOS", 100_000_000)
 # Seconds without a call after which a new model is unloaded; 0 for never. Its creator may choose
 # another time, or pay to have it kept: so much an hour, in nano-dollars.
+# How many versions a node may fetch the ciphertext of before it is given them; 0: none.
+PREFETCH_VERSIONS = env_int("STRONGROOM_PREFETCH_VERSIONS", 0, maximum=64)
 IDLE_AFTER_S = env_int("STRONGROOM_IDLE_AFTER_S", 0, maximum=7 * 24 * 3600)
 if 0 < IDLE_AFTER_S < 60:
     raise SettingError("STRONGROOM_IDLE_AFTER_S must be 0 or at least 60")

@@ -11,6 +11,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from inference.api.artifact import Slice, read_range
 from inference.api.node_authentication import IsNode, NodeAuthentication
 from inference.api.parsing import ReportParser
 from inference.models import Node
@@ -89,9 +90,15 @@ class ReportView(NodeAPIView):
         return Response({})
 
 
+class PrefetchView(NodeAPIView):
+    def get(self, request: Request) -> Response:
+        """Versions whose ciphertext the node may fetch ahead, the likeliest first."""
+        return Response({"versions": nodes.list_likely(self.node)})
+
+
 class ArtifactView(NodeAPIView):
     def get(self, request: Request, version_id: UUID) -> Response:
-        """The manifest and the platform's wrap of a version that is assigned to the node."""
+        """The manifest and the platform's wrap of a version that the node has, or may have soon."""
         return Response(nodes.describe_artifact(nodes.access_artifact(self.node, version_id)))
 
 
@@ -103,18 +110,28 @@ class PartResponse(FileResponse):
 
 class PartView(NodeAPIView):
     def get(self, request: Request, version_id: UUID, file_index: int, part: int) -> PartResponse:
-        """The ciphertext of one part, streamed."""
+        """The ciphertext of one part, or of the rest of it, streamed."""
         row = nodes.access_part(self.node, version_id, file_index, part)
+        first, last = read_range(request.headers, row.sha256, row.size_bytes)
         try:
             file = object_store.open_part(row.storage_name)
         except FileNotFoundError:
             raise NotFoundError("The part is not in the store.") from None
+        file.seek(first)
+        is_whole = (first, last) == (0, row.size_bytes - 1)
         headers: dict[str, Any] = {
-            "Content-Length": row.size_bytes,
+            "Content-Length": last - first + 1,
             "X-Part-SHA256": row.sha256,
             "Cache-Control": "private, no-store",
         }
-        return PartResponse(file, content_type="application/octet-stream", headers=headers)
+        if not is_whole:
+            headers["Content-Range"] = f"bytes {first}-{last}/{row.size_bytes}"
+        return PartResponse(
+            Slice(file, last - first + 1),
+            status=200 if is_whole else 206,
+            content_type="application/octet-stream",
+            headers=headers,
+        )
 
 
 class WorkView(NodeAPIView):

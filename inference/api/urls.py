@@ -123,6 +123,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("gateway/outputs/<str:file_id>", file.OutputView.as_view(), name="gateway-output"),
     path("node/enrol", node.EnrolView.as_view(), name="node-enrol"),
     path("node/desired", node.DesiredView.as_view(), name="node-desired"),
+    path("node/prefetch", node.PrefetchView.as_view(), name="node-prefetch"),
     path("node/report", node.ReportView.as_view(), name="node-report"),
     path("node/artifacts/<uuid:version_id>", node.ArtifactView.as_view(), name="node-artifact"),
     path(

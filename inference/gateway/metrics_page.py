@@ -228,7 +228,7 @@ def _add_state(page: Page, gateway: Gateway, metrics: Metrics) -> None:
     _add_pools(page, gateway)
 
 
-def _add_pools(page: _Page, gateway: Gateway) -> None:
+def _add_pools(page: Page, gateway: Gateway) -> None:
     pending = [(one.version_id, one.calls.load) for one in gateway.routes.list_replicas()]
     asked = gateway.demand.count_requests([*pending, *gateway.waking.list_waiting()])
     queue = gateway.demand.queue or {}

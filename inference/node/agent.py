@@ -30,7 +30,9 @@ from inference.node.identity import IdentityStore
 from inference.node.leases import Lease, LeaseKeeper
 from inference.node.loading import ReplicaLoader
 from inference.node.log import event
+from inference.node.origin import Mirror
 from inference.node.platform_link import PlatformLink
+from inference.node.prefetch import Prefetcher
 from inference.node.pulling import Job, Puller, run_job
 from inference.node.reconcile import Reconciler
 from inference.node.replica import WorkOrder
@@ -67,6 +69,13 @@ class Node:
         self._gpus = GPUWatch(config.triton.metrics_url)
         identities = IdentityStore(config.node_dir)
         self._control_plane = ControlPlane(config.web_url, identities)
+        self._cache = ArtifactCache(
+            config.cache_dir,
+            limit_bytes=config.cache_bytes,
+            control_plane=self._control_plane,
+            manifest_dir=config.manifest_dir,
+            mirror=Mirror(config.mirror_url) if config.mirror_url else None,
+        )
         self._broker = KeyBroker(
             config.keybroker_url, identities, config.evidence, ca=config.keybroker_ca
         )
@@ -86,6 +95,7 @@ class Node:
         self._reconciler = Reconciler(
             loader=self._make_loader(), leases=self._leases, on_change=self._wake
         )
+        self._prefetcher = self._make_prefetcher() if config.prefetches else None
         self._workbench = Workbench(self._control_plane, self._run_work)
         self._queue = JobQueue(config.gateway_url, identities) if config.gateway_url else None
         self._puller = self._make_puller()
@@ -139,9 +149,12 @@ class Node:
             self._link.start()
             if self._puller is not None:
                 self._puller.start()
+            if self._prefetcher is not None:
+                self._prefetcher.start()
             while not self._stopping.wait(TICK_S):
                 self._supervisor.tick()
                 self._reconciler.tick(is_triton_ready=self._supervisor.is_ready)
+                self._cache.keep(self._reconciler.list_versions())
                 self._workbench.tick(self._reconciler.list_work())
                 if self._supervisor.is_ready:
                     self._canaries.tick()
@@ -165,7 +178,7 @@ class Node:
         yield "leases_held", len(self._reconciler.list_leases()), {}
         running = 0 if self._puller is None else self._puller.running_count
         yield "jobs_running", running, {}
-        yield "cache_bytes", self._cache.size_bytes(), {}
+        yield "cache_bytes", self._cache.store.describe()["used_bytes"], {}
         yield "cache_limit_bytes", self.config.cache_bytes, {}
         disk = shutil.disk_usage(self.config.cache_dir)
         yield "disk_free_bytes", disk.free, {}
@@ -187,9 +200,6 @@ class Node:
 
     def _make_loader(self) -> ReplicaLoader:
         config = self.config
-        self._cache = ArtifactCache(
-            config.cache_dir, limit_bytes=config.cache_bytes, control_plane=self._control_plane
-        )
         return ReplicaLoader(
             cache=self._cache,
             triton=self._control,
@@ -199,6 +209,14 @@ class Node:
             socket_path=config.socket_path,
             support=self._support,
             parallel=max(2, os.cpu_count() or 1),
+        )
+
+    def _make_prefetcher(self) -> Prefetcher:
+        return Prefetcher(
+            self._cache,
+            self._control_plane,
+            # A node that has no server yet, or loads, wants line, disk and cores for that.
+            is_busy=lambda: not self._supervisor.is_ready or self._reconciler.is_loading(),
         )
 
     def _make_puller(self) -> Puller | None:
@@ -254,6 +272,7 @@ class Node:
             "info": {
                 **health.describe_machine(self.config.node_dir),
                 "sandbox": self._support.to_json(),
+                "cache": self._cache.store.describe(),
                 **self._gpus.describe(is_ready=self._supervisor.is_ready),
             },
             "replicas": self._reconciler.describe(),
@@ -281,6 +300,8 @@ class Node:
             self._puller.stop(timeout_s=self.config.drain_s)
         self._link.stop(timeout_s=2.0)
         self._certificates.stop()
+        if self._prefetcher is not None:
+            self._prefetcher.stop(timeout_s=1.0)
         self._workbench.stop(timeout_s=1.0)
         held = self._reconciler.list_leases()
         last_words = self._describe() | {"leaving": True}
@@ -295,6 +316,7 @@ class Node:
             self._link.report_once({**last_words, "replicas": []})
         repository.clear(self.config.triton.repository_dir)
         self._control.close()
+        self._cache.close()
         self._control_plane.close()
         if self._queue is not None:
             self._queue.close()

@@ -1,48 +1,54 @@
 """Keep the ciphertext of versions on disk, each part checked while it comes in.
 
-A part is written beside its place, hashed on the way, flushed, and only then moved there, so
-that a file with its final name is whole and was what the creator signed. Fetching goes on
-with the missing parts after a cut. What was used least recently goes first when the room
-is needed for others.
+Parts lie in a store that all nodes of the machine share (`inference.node.store`), under their
+SHA-256. A part is fetched by one of them while the others wait; it is hashed on the way and
+gets its name only if it is what the creator signed. A fetch that was cut goes on where it was.
+What was used least recently goes first when the room is needed for others.
+
+Manifests are not shared. They say how a version has to be confined and what may leave it, so
+a node believes none but those that the platform gave to itself.
 
 Nothing here can be read without a key that this process never sees.
 """
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import json
 import os
+import re
 import shutil
 import threading
 import time
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 from inference.node import metrics
-from inference.node.control_plane import ControlPlane, Stop, retry
+from inference.node.control_plane import ControlPlane, retry
 from inference.node.errors import CancelledError, RefusedError, ReplicaError, UnreachableError
+from inference.node.origin import Mirror, MirrorError, Origin, Wanted
+from inference.node.store import Claim, Draft, PartState, PartStore, Stop, disk_errors
 from strongroom.errors import StrongroomError
 from strongroom.sealing import signature
 from strongroom.sealing.canonical import decode_base64
-from strongroom.sealing.manifest import Manifest, Part
+from strongroom.sealing.manifest import Manifest
 
 PARALLEL_FETCHES = 4
 # A broken line can spoil a part; the same part spoiled again is spoiled at its source.
 PART_ATTEMPTS = 2
 # For one part or one manifest: a restart of the web is bridged, an outage is reported.
 RETRY_TIMEOUT_S = 30.0
-# Left to logs and to others on the same disk.
-DISK_RESERVE_BYTES = 256 * 1024 * 1024
-_DOCUMENT = "artifact.json"
+# What is fetched ahead takes the room of nothing that was used within this time.
+SPARED_S = 24 * 3600.0
+_DOCUMENT_MEMBERS = ("manifest", "signature", "signing_public_key")
+# A manifest that no load asked for in this time is forgotten; it is asked for again.
+_MANIFEST_KEPT_S = 30 * 24 * 3600.0
 
+_OBJECT = re.compile(r"[A-Za-z0-9._/-]{1,255}")
 _LOOK_S = 0.05
 
 T = TypeVar("T")
@@ -77,23 +83,44 @@ class CachedArtifact:
         return handles
 
 
+@dataclass(slots=True)
+class _Use:
+    """A version that this process has claimed, and how many blocks use it now."""
+
+    claim: Claim
+    count: int = 1
+
+
 class ArtifactCache:
-    """The node's folder of ciphertext.
+    """The versions of one node, in a store that it may share.
 
     Args:
-        folder: Holds one folder for each version.
-        limit_bytes: Above this, versions that are not in use are removed.
-        control_plane: Where parts come from.
+        folder: The store; see `inference.node.store`.
+        limit_bytes: What may lie in it.
+        control_plane: Where manifests come from, and parts that no mirror has.
+        manifest_dir: This node's own.
+        mirror: Asked for parts first.
     """
 
-    def __init__(self, folder: Path, *, limit_bytes: int, control_plane: ControlPlane) -> None:
-        self._folder = folder
-        self._limit_bytes = limit_bytes
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        limit_bytes: int,
+        control_plane: ControlPlane,
+        manifest_dir: Path,
+        mirror: Mirror | None = None,
+    ) -> None:
+        self.store = PartStore(folder, limit_bytes=limit_bytes)
+        self._manifest_dir = manifest_dir
         self._control_plane = control_plane
+        self._origin = Origin(control_plane, mirror)
         self._lock = threading.Lock()
-        self._version_locks: defaultdict[UUID, threading.Lock] = defaultdict(threading.Lock)
-        self._in_use: Counter[UUID] = Counter()
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._uses: dict[UUID, _Use] = {}
+        self._kept: frozenset[UUID] = frozenset()
+        manifest_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _forget_old_manifests(manifest_dir)
+        _remove_earlier_form(folder)
 
     @contextmanager
     def hold(
@@ -101,8 +128,9 @@ class ArtifactCache:
         version_id: UUID,
         *,
         on_progress: OnProgress,
-        cancelled: threading.Event,
+        cancelled: Stop,
         check: Callable[[Manifest], None] = lambda _: None,
+        is_ahead: bool = False,
     ) -> Iterator[CachedArtifact]:
         """Fetch what is missing of a version, and keep it from removal inside the block.
 
@@ -111,87 +139,104 @@ class ArtifactCache:
             on_progress: Called with the share that is here, from 0 to 1.
             cancelled: Ends the fetch early.
             check: Given the manifest before any part is fetched; raises to end it there.
+            is_ahead: Nobody waits for it: one part at a time, and nothing that was used
+                lately is removed for it.
 
         Raises:
             ReplicaError: `fetch_failed`, `disk_full`, `artifact_corrupt`, the code of a
                 manifest that is not valid, or what `check` raised.
             CancelledError: As asked.
         """
-        with self._lock:
-            self._in_use[version_id] += 1
-        try:
-            with self._version_lock(version_id):
-                artifact = self._fetch(version_id, on_progress, cancelled, check)
-            yield artifact
-        finally:
-            with self._lock:
-                self._in_use[version_id] -= 1
-
-    def remove(self, version_id: UUID) -> None:
-        """Forget a version; files that are open stay readable to who has them."""
-        shutil.rmtree(self._folder / str(version_id), ignore_errors=True)
-
-    def size_bytes(self) -> int:
-        """Room that all versions take now."""
-        return sum(size_bytes for _, _, size_bytes in self._list_versions())
-
-    def _version_lock(self, version_id: UUID) -> threading.Lock:
-        with self._lock:
-            return self._version_locks[version_id]
-
-    def _fetch(
-        self,
-        version_id: UUID,
-        on_progress: OnProgress,
-        cancelled: threading.Event,
-        check: Callable[[Manifest], None],
-    ) -> CachedArtifact:
-        folder = self._folder / str(version_id)
-        text, manifest = self._get_manifest(folder, version_id, cancelled)
+        document, manifest = self._get_manifest(version_id, cancelled)
         check(manifest)
-        # Used now, so the last to be removed. The kernel's own clock for files is coarse.
-        now_ns = time.time_ns()
-        os.utime(folder, ns=(now_ns, now_ns))
-        jobs = [
-            _Job(version_id, file_index, number, part, _part_path(folder, file_index, number))
-            for file_index, file in enumerate(manifest.files)
-            for number, part in enumerate(file.parts)
-        ]
-        missing = [job for job in jobs if not job.is_here()]
-        metrics.CACHE.add("miss" if missing else "hit")
-        self._make_room(sum(job.part.size_bytes for job in missing), version_id)
-        total_bytes = sum(job.part.size_bytes for job in jobs)
-        here_bytes = total_bytes - sum(job.part.size_bytes for job in missing)
-        progress = _Progress(here_bytes, total_bytes, on_progress)
-        self._fetch_parts(missing, progress, cancelled)
-        return CachedArtifact(version_id, text, manifest, tuple(job.path for job in jobs))
-
-    def _get_manifest(
-        self, folder: Path, version_id: UUID, cancelled: threading.Event
-    ) -> tuple[str, Manifest]:
-        """From the disk if it is there and right: a version never changes."""
+        wanted = _list_parts(version_id, manifest, document.get("objects", {}))
+        if not is_ahead:
+            is_whole = all(self.store.path_of(one.part.sha256).exists() for one in wanted)
+            metrics.CACHE.add("hit" if is_whole else "miss")
+        self._claim(version_id, wanted, is_ahead)
         try:
-            document = json.loads((folder / _DOCUMENT).read_text())
-            return document["manifest"], _check_manifest(document, version_id)
-        except (OSError, ValueError, KeyError, TypeError, ReplicaError):
-            pass
+            progress = _Progress(sum(one.part.size_bytes for one in wanted), on_progress)
+            self._fetch_parts(wanted, progress, cancelled, 1 if is_ahead else PARALLEL_FETCHES)
+            paths = tuple(self.store.path_of(one.part.sha256) for one in wanted)
+            yield CachedArtifact(version_id, document["manifest"], manifest, paths)
+        finally:
+            self._unclaim(version_id)
+
+    def keep(self, version_ids: frozenset[UUID]) -> None:
+        """From now on these stay claimed once they were held, and no others: loaded models."""
+        with self._lock:
+            self._kept = version_ids
+            idle = [
+                one for one, use in self._uses.items() if not use.count and one not in version_ids
+            ]
+            claims = [self._uses.pop(one).claim for one in idle]
+        for claim in claims:
+            claim.close()
+
+    def distrust(self, version_id: UUID) -> None:
+        """Read all of a version again before its next use: its loader found it spoiled."""
+        with suppress(ReplicaError, OSError, ValueError, KeyError, TypeError):
+            for file in self._read_manifest(version_id)[1].files:
+                for part in file.parts:
+                    self.store.distrust(part.sha256)
+        self._manifest_path(version_id).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Give up all claims and connections."""
+        self.keep(frozenset())
+        self._origin.close()
+
+    def _claim(self, version_id: UUID, wanted: list[Wanted], is_ahead: bool) -> None:
+        sizes = {one.part.sha256: one.part.size_bytes for one in wanted}
+        unused_since = time.time() - SPARED_S if is_ahead else None
+        claim = self.store.claim(sizes, label=str(version_id), unused_since=unused_since)
+        with self._lock:
+            use = self._uses.get(version_id)
+            if use is None:
+                self._uses[version_id] = _Use(claim)
+                return
+            use.count += 1
+            claim, use.claim = use.claim, claim
+        claim.close()
+
+    def _unclaim(self, version_id: UUID) -> None:
+        with self._lock:
+            use = self._uses[version_id]
+            use.count -= 1
+            if use.count or version_id in self._kept:
+                return
+            del self._uses[version_id]
+        use.claim.close()
+
+    def _manifest_path(self, version_id: UUID) -> Path:
+        return self._manifest_dir / f"{version_id}.json"
+
+    def _read_manifest(self, version_id: UUID) -> tuple[dict[str, Any], Manifest]:
+        path = self._manifest_path(version_id)
+        document = json.loads(path.read_text())
+        manifest = _check_manifest(document, version_id)
+        os.utime(path)
+        return document, manifest
+
+    def _get_manifest(self, version_id: UUID, cancelled: Stop) -> tuple[dict[str, Any], Manifest]:
+        """From the disk if it is there and right: a version never changes."""
+        with suppress(OSError, ValueError, KeyError, TypeError, ReplicaError):
+            return self._read_manifest(version_id)
         document = self._ask(lambda: self._control_plane.get_artifact(version_id), cancelled)
         manifest = _check_manifest(document, version_id)
-        folder.mkdir(exist_ok=True, mode=0o700)
-        kept = {name: document[name] for name in ("manifest", "signature", "signing_public_key")}
-        with _disk_errors():
-            _write_whole(folder / _DOCUMENT, json.dumps(kept).encode())
-        return document["manifest"], manifest
+        kept = {name: document[name] for name in _DOCUMENT_MEMBERS}
+        kept["objects"] = _read_objects(document.get("objects"))
+        with disk_errors():
+            _write_whole(self._manifest_path(version_id), json.dumps(kept).encode())
+        return kept, manifest
 
     def _fetch_parts(
-        self, jobs: list[_Job], progress: _Progress, cancelled: threading.Event
+        self, wanted: list[Wanted], progress: _Progress, cancelled: Stop, parallel: int
     ) -> None:
-        if not jobs:
-            return
-        # One that fails ends the others: their parts are kept for the next attempt.
+        # One that fails ends the others: what came of their parts is kept for the next attempt.
         stop = _Either(cancelled)
-        with ThreadPoolExecutor(PARALLEL_FETCHES, thread_name_prefix="fetch") as pool:
-            futures = [pool.submit(self._fetch_part, job, progress, stop) for job in jobs]
+        with ThreadPoolExecutor(parallel, thread_name_prefix="fetch") as pool:
+            futures = [pool.submit(self._bring, one, progress, stop) for one in wanted]
             done, _ = wait(futures, return_when=FIRST_EXCEPTION)
             stop.set()
             for future in futures:
@@ -204,49 +249,76 @@ class ArtifactCache:
         if any(errors) or len(done) < len(futures):
             raise CancelledError
 
-    def _fetch_part(self, job: _Job, progress: _Progress, stop: _Either) -> None:
+    def _bring(self, wanted: Wanted, progress: _Progress, stop: Stop) -> None:
+        """See to it that a part is here and right, whoever fetches it."""
+        count = progress.count_part()
+        while (state := self.store.look_at(wanted.part)) is not PartState.GOOD:
+            if stop.is_set():
+                raise CancelledError
+            if state is PartState.DAMAGED:
+                self.store.make_room()
+            with self.store.draft(wanted.part, stop, on_wait=count.set) as draft:
+                if draft is not None:
+                    with _leaving_a_full_disk(draft):
+                        self._fetch(wanted, draft, count, stop)
+        count.set(wanted.part.size_bytes)
+
+    def _fetch(self, wanted: Wanted, draft: Draft, count: _PartCount, stop: Stop) -> None:
+        if self._fetch_cheaply(wanted, draft, count, stop):
+            return
         for attempt in range(PART_ATTEMPTS):
-            count = progress.count_part()
-            try:
-                digest = self._ask(lambda: self._receive(job, count, stop), stop)  # noqa: B023
-            except BaseException:
-                job.draft.unlink(missing_ok=True)
-                raise
-            if digest == job.part.sha256:
-                job.draft.replace(job.path)
-                metrics.FETCHED.add(by=job.part.size_bytes)
-                return
-            job.draft.unlink(missing_ok=True)
-            count.restart()
-            if attempt + 1 < PART_ATTEMPTS:
+            if attempt:
                 time.sleep(0.2)
-        detail = f"Part {job.number} of file {job.file_index} is not what was signed."
+            draft.restart()
+            self._ask(lambda: self._receive(wanted, draft, count, stop), stop)
+            if draft.is_right():
+                draft.publish()
+                metrics.FETCHED.add(by=wanted.part.size_bytes)
+                return
+        draft.discard()
+        detail = f"Part {wanted.number} of file {wanted.file_index} is not what was signed."
         raise ReplicaError("artifact_corrupt", detail)
 
-    def _receive(self, job: _Job, count: _PartCount, stop: _Either) -> str:
-        """Write one part to its draft and return the SHA-256 of what came."""
-        count.restart()
-        digest, left_bytes = hashlib.sha256(), job.part.size_bytes
-        with (
-            _disk_errors(),
-            job.draft.open("wb") as file,
-            self._control_plane.stream_part(job.version_id, job.file_index, job.number) as chunks,
-        ):
+    def _fetch_cheaply(self, wanted: Wanted, draft: Draft, count: _PartCount, stop: Stop) -> bool:
+        """With what is here and what a mirror has; false if none of that was of use.
+
+        Where it comes to something wrong, the platform is asked for all of it: what it sends
+        decides whether the part is spoiled at its source.
+        """
+        mirror = self._origin.find_mirror(wanted)
+        if mirror is None and not draft.here_bytes:
+            return False
+        mirrored_bytes = 0
+        if mirror is not None and draft.left_bytes:
+            before_bytes = draft.here_bytes
+            with suppress(MirrorError):
+                for chunk in mirror.stream(wanted, draft.here_bytes):
+                    _take(draft, chunk, count, stop)
+            mirrored_bytes = draft.here_bytes - before_bytes
+        if not draft.here_bytes:
+            return False
+        if draft.left_bytes:
+            self._ask(lambda: self._receive(wanted, draft, count, stop), stop)
+        if draft.is_right():
+            draft.publish()
+            metrics.FETCHED.add(by=wanted.part.size_bytes - draft.found_bytes)
+            return True
+        # With nothing from before, it can only have been the mirror's.
+        if mirror is not None and mirrored_bytes and not draft.found_bytes:
+            mirror.note_lie(wanted)
+        return False
+
+    def _receive(self, wanted: Wanted, draft: Draft, count: _PartCount, stop: Stop) -> None:
+        """Take the rest of a part from the platform."""
+        with self._origin.stream(wanted, draft.here_bytes) as chunks:
             for chunk in chunks:
-                if stop.is_set():
-                    raise CancelledError
-                left_bytes -= len(chunk)
-                if left_bytes < 0:
-                    break
-                digest.update(chunk)
-                file.write(chunk)
-                count.add(len(chunk))
-            file.flush()
-            # Else a power cut could leave a file with its final name and other content.
-            os.fsync(file.fileno())
-        if left_bytes > 0:
+                if len(chunk) > draft.left_bytes:
+                    # Too long, so wrong; restarting makes sure that nothing takes it for right.
+                    draft.restart()
+                    return
+                _take(draft, chunk, count, stop)
+        if draft.left_bytes:
             raise UnreachableError("the part ended early")
-        return digest.hexdigest() if left_bytes == 0 else "too long"
 
     def _ask(self, call: Callable[[], T], cancelled: Stop) -> T:
         try:
@@ -258,67 +330,11 @@ class ArtifactCache:
             detail = f"The platform refused to hand the artifact out: {error.code}."
             raise ReplicaError("fetch_failed", detail) from error
 
-    def _make_room(self, needed_bytes: int, version_id: UUID) -> None:
-        """Remove versions, the longest unused first, until `needed_bytes` more fit."""
-        if not needed_bytes:
-            return
-        with self._lock:
-            versions = sorted(self._list_versions())
-            used_bytes = sum(size_bytes for _, _, size_bytes in versions)
-            for _, name, size_bytes in versions:
-                fits = used_bytes + needed_bytes <= self._limit_bytes
-                if fits and self._free_bytes() >= needed_bytes:
-                    return
-                other = UUID(name)
-                if other != version_id and not self._in_use[other]:
-                    self.remove(other)
-                    used_bytes -= size_bytes
-            fits = used_bytes + needed_bytes <= self._limit_bytes
-        if not fits or self._free_bytes() < needed_bytes:
-            detail = f"The node's cache has no room for {needed_bytes} more bytes."
-            raise ReplicaError("disk_full", detail)
-
-    def _free_bytes(self) -> int:
-        return shutil.disk_usage(self._folder).free - DISK_RESERVE_BYTES
-
-    def _list_versions(self) -> list[tuple[float, str, int]]:
-        """Last use, name and size of every version here."""
-        found = []
-        for folder in self._folder.iterdir():
-            try:
-                UUID(folder.name)
-                size_bytes = sum(one.stat().st_size for one in folder.iterdir())
-                found.append((folder.stat().st_mtime, folder.name, size_bytes))
-            except (ValueError, OSError):
-                continue
-        return found
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """One part that should be here."""
-
-    version_id: UUID
-    file_index: int
-    number: int
-    part: Part
-    path: Path
-
-    @property
-    def draft(self) -> Path:
-        return self.path.with_suffix(".new")
-
-    def is_here(self) -> bool:
-        try:
-            return self.path.stat().st_size == self.part.size_bytes
-        except OSError:
-            return False
-
 
 class _Either:
     """Set when the caller's event is, or when one of ours failed."""
 
-    def __init__(self, outer: threading.Event) -> None:
+    def __init__(self, outer: Stop) -> None:
         self._outer = outer
         self._own = threading.Event()
 
@@ -338,9 +354,9 @@ class _Either:
 class _Progress:
     """Octets that are here, over all parts."""
 
-    def __init__(self, here_bytes: int, total_bytes: int, report: OnProgress) -> None:
+    def __init__(self, total_bytes: int, report: OnProgress) -> None:
         self._lock = threading.Lock()
-        self._here_bytes = here_bytes
+        self._here_bytes = 0
         self._total_bytes = total_bytes
         self._report = report
 
@@ -355,24 +371,51 @@ class _Progress:
 
 
 class _PartCount:
-    """What one attempt at one part has added, to be taken back if it is begun anew."""
+    """One part's share in the progress; falls back when the part begins anew."""
 
     def __init__(self, progress: _Progress) -> None:
         self._progress = progress
-        self._size_bytes = 0
+        self._here_bytes = 0
 
-    def add(self, size_bytes: int) -> None:
-        self._size_bytes += size_bytes
-        self._progress.add(size_bytes)
-
-    def restart(self) -> None:
-        if self._size_bytes:
-            self._progress.add(-self._size_bytes)
-            self._size_bytes = 0
+    def set(self, here_bytes: int) -> None:
+        if here_bytes != self._here_bytes:
+            added_bytes, self._here_bytes = here_bytes - self._here_bytes, here_bytes
+            self._progress.add(added_bytes)
 
 
-def _part_path(folder: Path, file_index: int, number: int) -> Path:
-    return folder / f"{file_index}-{number}.part"
+@contextmanager
+def _leaving_a_full_disk(draft: Draft) -> Iterator[None]:
+    """What did not fit is not left behind either: others need that room."""
+    try:
+        yield
+    except ReplicaError as error:
+        if error.reason_code == "disk_full":
+            draft.discard()
+        raise
+
+
+def _take(draft: Draft, chunk: bytes, count: _PartCount, stop: Stop) -> None:
+    if stop.is_set():
+        raise CancelledError
+    draft.write(chunk)
+    count.set(draft.here_bytes)
+
+
+def _list_parts(version_id: UUID, manifest: Manifest, objects: dict[str, str]) -> list[Wanted]:
+    return [
+        Wanted(version_id, file_index, number, part, objects.get(f"{file_index}-{number}", ""))
+        for file_index, file in enumerate(manifest.files)
+        for number, part in enumerate(file.parts)
+    ]
+
+
+def _read_objects(found: Any) -> dict[str, str]:
+    """Names in the object store, by file and part; nothing hangs on them but a mirror."""
+    if not isinstance(found, dict):
+        return {}
+    names = {key: name for key, name in found.items() if isinstance(name, str)}
+    # A name is put into an address: one that could lead elsewhere is none.
+    return {key: one for key, one in names.items() if _OBJECT.fullmatch(one) and ".." not in one}
 
 
 def _check_manifest(document: dict[str, str], version_id: UUID) -> Manifest:
@@ -402,12 +445,16 @@ def _write_whole(path: Path, data: bytes) -> None:
     draft.replace(path)
 
 
-@contextmanager
-def _disk_errors() -> Iterator[None]:
-    """Give a disk without room its own code; another fault of it is a failed fetch."""
-    try:
-        yield
-    except OSError as error:
-        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        code = "disk_full" if is_full else "fetch_failed"
-        raise ReplicaError(code, f"The node's disk refused: {error.strerror}.") from error
+def _forget_old_manifests(folder: Path) -> None:
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > _MANIFEST_KEPT_S:
+                path.unlink()
+
+
+def _remove_earlier_form(folder: Path) -> None:
+    """A cache of before parts were shared had a folder for each version; it is fetched again."""
+    for path in folder.iterdir():
+        with suppress(ValueError):
+            UUID(path.name)
+            shutil.rmtree(path, ignore_errors=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from inference.node import evidence
 from inference.node.canary import INTERVAL_S_DEFAULT
 from inference.node.evidence import Evidence, NoEvidence
+from inference.node.origin import read_template
 from inference.node_certificate import NODE_NAME
 from inference.triton.server import HOST, TritonConfig
 from marketplace.core.env import (
@@ -40,12 +41,18 @@ class NodeConfig:
     name: str
     web_url: str
     keybroker_url: str
+    # Of ciphertext; shared with other nodes of this machine that are told the same.
+    cache_dir: Path
     triton: TritonConfig
     # Read again at each enrolment: the file may be written after the node was started.
     environment: Mapping[str, str] = field(repr=False)
     # Which pool its join token must be for; empty: whichever it is for.
     pool: str = ""
     cache_bytes: int = CACHE_BYTES_DEFAULT
+    # Asked for ciphertext first; empty: the platform alone.
+    mirror_url: str = ""
+    # Whether ciphertext is fetched ahead.
+    prefetches: bool = False
     # What it shows of itself when it asks for a key.
     evidence: Evidence = field(default_factory=NoEvidence)
     # Of the key broker's certificate; None: the authorities that the system knows.
@@ -68,9 +75,9 @@ class NodeConfig:
         return self.run_dir / "stub.sock"
 
     @property
-    def cache_dir(self) -> Path:
-        """Ciphertext only."""
-        return self.node_dir / "cache"
+    def manifest_dir(self) -> Path:
+        """What the platform said of versions; never shared."""
+        return self.node_dir / "manifests"
 
     @property
     def lock_path(self) -> Path:
@@ -115,9 +122,10 @@ class NodeConfig:
             ),
             environment=env,
             evidence=evidence.from_env(env),
-            cache_bytes=env_int(
-                "STRONGROOM_NODE_CACHE_BYTES", CACHE_BYTES_DEFAULT, minimum=1, env=env
-            ),
+            cache_bytes=read_cache_bytes(env),
+            cache_dir=read_cache_dir(env, node_dir),
+            mirror_url=read_mirror_url(env),
+            prefetches=_read_switch("STRONGROOM_NODE_PREFETCH", env),
             keybroker_ca=_read_ca(env),
             gateway_url=(
                 env_url("STRONGROOM_GATEWAY_URL", env=env)
@@ -150,6 +158,29 @@ def _read_triton_dir(env: Mapping[str, str]) -> Path | None:
     if path and not (Path(path) / "bin" / "tritonserver").is_file():
         raise SettingError(f"STRONGROOM_NODE_TRITON_DIR: there is no {path}/bin/tritonserver")
     return Path(path) if path else None
+
+
+def read_cache_dir(env: Mapping[str, str], node_dir: Path) -> Path:
+    """Where ciphertext lies."""
+    return Path(env_text("STRONGROOM_NODE_CACHE_DIR", str(node_dir / "cache"), env=env)).resolve()
+
+
+def read_cache_bytes(env: Mapping[str, str]) -> int:
+    """How much of it may lie there."""
+    return env_int("STRONGROOM_NODE_CACHE_BYTES", CACHE_BYTES_DEFAULT, minimum=1, env=env)
+
+
+def read_mirror_url(env: Mapping[str, str]) -> str:
+    """Where ciphertext is asked for first; empty: nowhere."""
+    text = env_text("STRONGROOM_NODE_MIRROR_URL", "", env=env)
+    return read_template(text) if text else ""
+
+
+def _read_switch(name: str, env: Mapping[str, str]) -> bool:
+    text = env_text(name, "off", env=env)
+    if text not in ("on", "off"):
+        raise SettingError(f"{name} must be on or off, not {text!r}")
+    return text == "on"
 
 
 def _read_port(plane: str, default: int, env: Mapping[str, str]) -> int:

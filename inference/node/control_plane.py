@@ -103,18 +103,44 @@ class _Api:
             self.clock_skew_s = 0.0 if 0 <= skew_s < 1 else round(skew_s - 0.5)
 
     @contextmanager
-    def stream(self, path: str) -> Iterator[Iterator[bytes]]:
-        """The octets of an answer, in chunks."""
+    def stream(self, path: str, offset: int = 0) -> Iterator[Iterator[bytes]]:
+        """The octets of an answer from an offset on, in chunks."""
         timeout = httpx.Timeout(STREAM_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+        headers = self.headers() | ({"Range": f"bytes={offset}-"} if offset else {})
         try:
-            with self._client.stream("GET", path, headers=self.headers(), timeout=timeout) as got:
-                if got.status_code != 200:
+            with self._client.stream("GET", path, headers=headers, timeout=timeout) as got:
+                if got.status_code not in (200, 206):
                     document = _decode(got, _read_bounded(got))
                     _raise_for_status(got.status_code, document, path)
                     raise UnreachableError(f"status {got.status_code} at {path}")
-                yield got.iter_raw(_CHUNK_BYTES)
+                yield read_from(got, offset)
         except httpx.HTTPError as error:
             raise UnreachableError(f"{type(error).__name__} at {path}") from error
+
+
+def read_from(
+    answer: httpx.Response, offset: int, chunk_bytes: int | None = _CHUNK_BYTES
+) -> Iterator[bytes]:
+    """The octets of an answer to a range that has no end, from the offset that was asked for.
+
+    Args:
+        answer: Not read yet.
+        offset: That was asked for.
+        chunk_bytes: Of one chunk; None gives out what has come, as it comes.
+
+    Raises:
+        UnreachableError: It is another range.
+    """
+    chunks = answer.iter_raw(chunk_bytes)
+    if answer.status_code == 206:
+        if not answer.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
+            raise UnreachableError("the answer is another range than was asked for")
+        yield from chunks
+        return
+    # Whoever knows no ranges sends all of it.
+    for chunk in chunks:
+        yield chunk[offset:]
+        offset = max(0, offset - len(chunk))
 
 
 def _encode(body: Mapping[str, Any], path: str) -> bytes:
@@ -171,12 +197,16 @@ class ControlPlane(_Api):
 
     @contextmanager
     def stream_part(
-        self, version_id: UUID, file_index: int, part: int
+        self, version_id: UUID, file_index: int, part: int, offset: int = 0
     ) -> Iterator[Iterator[bytes]]:
-        """The ciphertext of one part."""
+        """The ciphertext of one part, from an offset on."""
         path = f"/artifacts/{version_id}/files/{file_index}/parts/{part}"
-        with self.stream(path) as chunks:
+        with self.stream(path, offset) as chunks:
             yield chunks
+
+    def get_prefetch(self) -> Answer:
+        """Versions that this node may be asked for soon."""
+        return self.call("GET", "/prefetch")
 
     def post_work(self, work_id: UUID, body: Answer) -> None:
         """What came of a piece of work."""

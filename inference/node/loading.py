@@ -114,9 +114,9 @@ class ReplicaLoader:
         except ReplicaError as error:
             if error.reason_code not in _SPOILED_CODES:
                 raise
-            # What lies in our cache went bad: fetch it once more, checked on the way.
+            # What lies in our cache may have gone bad: it is read, and what is wrong fetched anew.
             event(logger, "cache.spoiled", version=desired.version_id, reason=error)
-            self._cache.remove(desired.version_id)
+            self._cache.distrust(desired.version_id)
         try:
             return self._load(desired, on_phase, on_validation, cancelled)
         except ReplicaError as error:

@@ -115,6 +115,14 @@ class Reconciler:
         with self._lock:
             return [one.lease for one in self._replicas.values() if one.lease is not None]
 
+    def list_versions(self) -> frozenset[UUID]:
+        """Versions that are loaded here, or being loaded."""
+        stages = (Stage.LOADING, Stage.READY, Stage.UNLOADING)
+        with self._lock:
+            return frozenset(
+                one.desired.version_id for one in self._replicas.values() if one.stage in stages
+            )
+
     def list_work(self) -> list[WorkOrder]:
         """Work whose replica is loaded."""
         with self._lock:

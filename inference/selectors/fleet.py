@@ -67,6 +67,12 @@ class FleetNode:
         return _read_count(self.node.info, "disk_free_bytes")
 
     @property
+    def cache_damage(self) -> int:
+        """Parts of ciphertext that went bad on its disk, as it counts them."""
+        cache = self.node.info.get("cache")
+        return (_read_count(cache, "damage") if isinstance(cache, Mapping) else None) or 0
+
+    @property
     def cpu_count(self) -> int | None:
         """Its cores."""
         return _read_count(self.node.info, "cpu_count")

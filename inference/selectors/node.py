@@ -6,9 +6,18 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+from django.conf import settings
 from django.db.models import Count, Prefetch, Q, QuerySet
 
-from inference.models import Artifact, Node, Replica, ReplicaWork, UploadPart, WrappedKey
+from inference.models import (
+    Artifact,
+    Deployment,
+    Node,
+    Replica,
+    ReplicaWork,
+    UploadPart,
+    WrappedKey,
+)
 from marketplace.core import keys
 from marketplace.core.clock import utc_now
 from marketplace.core.errors import NotFoundError
@@ -91,34 +100,29 @@ def _describe_work(waiting: list[ReplicaWork]) -> dict[str, str] | None:
 
 
 def access_artifact(node: Node, version_id: UUID) -> Artifact:
-    """The artifact of a version that this node should run.
+    """The artifact of a version that this node should run, or may have to soon.
 
     Raises:
         NotFoundError: No such version, or it is not this node's business.
     """
-    artifact = (
-        Artifact.objects.select_related("signing_key")
-        .filter(version_id=version_id, version__in=_assigned_versions(node))
-        .first()
-    )
-    if artifact is None:
+    artifact = Artifact.objects.select_related("signing_key").filter(version_id=version_id).first()
+    if artifact is None or not _may_fetch(node, version_id):
         raise NotFoundError("No such artifact on this node.")
     return artifact
 
 
 def access_part(node: Node, version_id: UUID, file_index: int, part: int) -> UploadPart:
-    """A stored part of a version that this node should run.
+    """A stored part of a version that this node should run, or may have to soon.
 
     Raises:
         NotFoundError: As `access_artifact`, or there is no such part.
     """
     row = UploadPart.objects.filter(
         upload__artifact__version_id=version_id,
-        upload__version__in=_assigned_versions(node),
         file_index=file_index,
         part=part,
     ).first()
-    if row is None:
+    if row is None or not _may_fetch(node, version_id):
         raise NotFoundError("No such part on this node.")
     return row
 
@@ -137,8 +141,41 @@ def access_work(node: Node, work_id: UUID) -> ReplicaWork:
     return work
 
 
-def _assigned_versions(node: Node) -> QuerySet[Replica, Any]:
-    return node.replicas.filter(wanted=True).values("version_id")
+def list_likely(node: Node) -> list[dict[str, Any]]:
+    """Versions that a node may be given next, the one that was wanted last first.
+
+    What it holds already is not among them. Ciphertext is all that comes of it: a key is
+    released for a replica on that node, and for nothing else. Empty unless the platform is told
+    to allow it.
+    """
+    deployments = (
+        _likely_deployments()
+        .exclude(version__in=node.replicas.filter(wanted=True).values("version_id"))
+        .select_related("version__model__account", "version__artifact")
+    )
+    return [
+        {
+            "version_id": str(one.version_id),
+            "name": str(one.version),
+            "size_bytes": one.version.artifact.size_bytes,
+        }
+        for one in deployments[: settings.PREFETCH_VERSIONS]
+    ]
+
+
+def _likely_deployments() -> QuerySet[Deployment]:
+    return Deployment.objects.filter(stopped_at=None, version__artifact__isnull=False).order_by(
+        "-last_wanted_at", "-pk"
+    )
+
+
+def _may_fetch(node: Node, version_id: UUID) -> bool:
+    """Whether ciphertext of a version is this node's business."""
+    if node.replicas.filter(wanted=True, version_id=version_id).exists():
+        return True
+    # With some to spare: the order may have changed since the node was told.
+    likely = _likely_deployments().values_list("version_id", flat=True)
+    return version_id in set(likely[: 2 * settings.PREFETCH_VERSIONS])
 
 
 def describe_artifact(artifact: Artifact) -> dict[str, Any]:
@@ -154,4 +191,9 @@ def describe_artifact(artifact: Artifact) -> dict[str, Any]:
             {"recipient": one.recipient, "kid": one.kid, "suite": one.suite, "blob": one.blob}
             for one in wraps
         ],
+        # Under these names a mirror of the object store has the parts.
+        "objects": {
+            f"{one.file_index}-{one.part}": one.storage_name
+            for one in UploadPart.objects.filter(upload=artifact.upload_id)
+        },
     }

@@ -98,13 +98,15 @@ class ScriptedNode:
     def public_key(self) -> str:
         return Identity(self.private_key).public_key
 
-    def call(self, method: str, path: str, body: Any = None) -> Any:
+    def call(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+    ) -> Any:
         return self.client.generic(
             method,
             f"/api/node/{path}",
             json.dumps(body) if body is not None else "",
             content_type="application/json",
-            headers={"Authorization": f"Bearer {self.token}"},
+            headers={"Authorization": f"Bearer {self.token}", **(headers or {})},
         )
 
     def join(self) -> None:

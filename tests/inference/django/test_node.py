@@ -387,11 +387,14 @@ def test_the_creators_own_wrap_stays_with_us(version, node):
     body = node.call("GET", f"artifacts/{version.pk}").json()
 
     assert [one["recipient"] for one in body["wrapped_keys"]] == ["platform"]
-    assert sorted(body) == ["manifest", "signature", "signing_public_key", "wrapped_keys"]
+    assert sorted(body) == [
+        *("manifest", "objects", "signature", "signing_public_key", "wrapped_keys")
+    ]
 
 
 CALLS = [
     ("GET", "desired"),
+    ("GET", "prefetch"),
     ("POST", "report"),
     ("GET", f"artifacts/{uuid4()}"),
     ("GET", f"artifacts/{uuid4()}/files/0/parts/0"),

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from inference.node.cache import ArtifactCache
+from inference.node.control_plane import ControlPlane, KeyBroker
+from inference.node.identity import IdentityStore
 from strongroom.sealing.manifest import TestVector
 from tests.inference.artifact.onnx_models import LINEAR_INTERFACE, WEIGHTS, linear
-from tests.inference.node.platform import Platform
+from tests.inference.node.platform import JOIN_TOKEN, Platform
 from tests.inference.node.processes import NodeProcess
 from tests.inference.serving.sealed import seal
 
@@ -43,6 +46,32 @@ def node(platform):
     if os.environ.get("KEEP_NODE_LOG"):
         print(node.log())
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def control_plane(platform, tmp_path):
+    identities = IdentityStore(tmp_path)
+    with KeyBroker(platform.broker_url, identities) as broker:
+        broker.join(join_token=JOIN_TOKEN, name="n")
+    with ControlPlane(platform.web_url, identities) as control_plane:
+        control_plane.enrol(name="n", triton={}, info={})
+        yield control_plane
+
+
+@pytest.fixture
+def make_cache(control_plane, tmp_path):
+    """Caches of nodes on one machine: one folder, and manifests of their own."""
+
+    def make(limit_bytes=1 << 30, *, name="cache", node="node", mirror=None):
+        return ArtifactCache(
+            tmp_path / name,
+            limit_bytes=limit_bytes,
+            control_plane=control_plane,
+            manifest_dir=tmp_path / f"manifests-{name}-{node}",
+            mirror=mirror,
+        )
+
+    return make
 
 
 @pytest.fixture

@@ -12,11 +12,12 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import IO, Any
 from uuid import UUID
 
 from inference.keybroker.node_ca import make_authority, read_request
@@ -58,6 +59,9 @@ class Platform:
     lease_ttl_s: float = 600.0
     # For these many more requests, each part comes with one bit flipped.
     spoiled_parts: int = 0
+    # Before each part, and between its pieces of 64 KiB; 0 sends it in one.
+    part_delay_s: float = 0.0
+    chunk_delay_s: float = 0.0
     # What happened.
     node_id: str = ""
     token_sha256: str = ""
@@ -73,6 +77,10 @@ class Platform:
     renewals: list[str] = field(default_factory=list)
     released: list[str] = field(default_factory=list)
     parts_sent: list[tuple[str, int, int]] = field(default_factory=list)
+    # What was asked for of parts that were not asked for as a whole.
+    ranges: list[str] = field(default_factory=list)
+    # What the node may fetch ahead.
+    likely: list[dict[str, Any]] = field(default_factory=list)
     # The loader's word by replica, put together as the web does.
     merged: defaultdict[str, dict[str, Any]] = field(default_factory=lambda: defaultdict(dict))
     _assigned: dict[str, Assigned] = field(default_factory=dict)
@@ -147,6 +155,8 @@ class Platform:
             raise RefusalError(401, "unauthenticated")
         if path == ["desired"]:
             return self._desired()
+        if path == ["prefetch"]:
+            return {"versions": self.likely}
         if path == ["report"]:
             return self._report(request.body)
         if path[0] == "work":
@@ -208,7 +218,16 @@ class Platform:
         text = sealed.manifest.canonical_bytes()
         signed = signature.sign(self._signing_key, signature.MANIFEST_TYPE, text)
         public_key = signature.derive_public_key(self._signing_key)
+        parts = [
+            (index, number)
+            for index, file in enumerate(sealed.manifest.files)
+            for number in range(len(file.parts))
+        ]
         return {
+            "objects": {
+                f"{index}-{number}": f"artifacts/{version_id}/{index:02}-{number:06}-ab"
+                for index, number in parts
+            },
             "manifest": text.decode(),
             "signature": encode_base64(signed),
             "signing_public_key": encode_base64(public_key),
@@ -224,6 +243,16 @@ class Platform:
                 self.spoiled_parts -= 1
                 data[len(data) // 2] ^= 1
         return bytes(data)
+
+    def send_slowly(self, file: IO[bytes], data: bytes) -> None:
+        time.sleep(self.part_delay_s)
+        with suppress(ConnectionError):
+            while data and self.chunk_delay_s:
+                file.write(data[:65536])
+                file.flush()
+                data = data[65536:]
+                time.sleep(self.chunk_delay_s)
+            file.write(data)
 
     # The key broker.
 
@@ -364,13 +393,22 @@ def _serve(platform: Platform, answer: Callable[[Request], Any]) -> ThreadingHTT
                 return
             if isinstance(found, bytes):
                 data, kind = found, "application/octet-stream"
+                if asked := self.headers.get("Range"):
+                    platform.ranges.append(asked)
+                    first = int(asked.removeprefix("bytes=").removesuffix("-"))
+                    status, data = 206, found[first:]
             else:
                 data = json.dumps(found).encode()
             self.send_response(status)
             self.send_header("Content-Type", kind)
+            if status == 206:
+                self.send_header("Content-Range", f"bytes {first}-{len(found) - 1}/{len(found)}")
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
-            self.wfile.write(data)
+            if kind == "application/json":
+                self.wfile.write(data)
+            else:
+                platform.send_slowly(self.wfile, data)
 
         do_GET = do_POST = handle_one  # noqa: N815 - the names that the server calls
 

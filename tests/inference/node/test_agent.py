@@ -58,7 +58,9 @@ def assign(platform, node):
 
 
 def cached_parts(node, sealed) -> list[Path]:
-    return sorted((node.folder / "node/cache" / sealed.manifest.artifact_id).glob("*.part"))
+    folder = node.folder / "node/cache/parts"
+    paths = [folder / part.sha256 for file in sealed.manifest.files for part in file.parts]
+    return [one for one in paths if one.exists()]
 
 
 def test_an_assigned_replica_is_loaded_and_answers(platform, node, sealed, replica):
@@ -339,7 +341,8 @@ def test_a_part_that_went_bad_on_the_disk_is_fetched_again(platform, node, seale
     second = assign(sealed)
 
     platform.wait_state(second, "ready")
-    assert "cache.spoiled" in node.log()
+    assert "cache.damaged" in node.log()
+    assert platform.reports[-1]["info"]["cache"]["damage"] == 1
     assert part.read_bytes() == sealed.parts[0].read_bytes()
 
 

@@ -27,12 +27,31 @@ def test_settings_come_from_the_environment():
     assert config.keybroker_url == "https://broker:8443"
     assert config.socket_path == Path("/run/s/stub.sock")
     assert config.cache_dir == Path("/srv/node/cache")
+    assert config.manifest_dir == Path("/srv/node/manifests")
     assert config.cache_bytes == CACHE_BYTES_DEFAULT
+    assert (config.mirror_url, config.prefetches) == ("", False)
     assert config.triton.work_dir == Path("/srv/node/triton")
     assert config.triton.http_url == "http://127.0.0.1:20001"
     assert config.triton.grpc_url == "127.0.0.1:20002"
     assert config.triton.metrics_url == "http://127.0.0.1:20003/metrics"
     assert config.triton.secret not in repr(config)
+
+
+def test_a_cache_may_be_shared_mirrored_and_filled_ahead():
+    config = NodeConfig.from_env(
+        ENV
+        | {
+            "STRONGROOM_NODE_CACHE_DIR": "/mnt/nvme/strongroom",
+            "STRONGROOM_NODE_MIRROR_URL": "http://127.0.0.1:4001/bucket/",
+            "STRONGROOM_NODE_PREFETCH": "on",
+        }
+    )
+
+    assert config.cache_dir == Path("/mnt/nvme/strongroom")
+    # What is one node's own stays with it.
+    assert config.manifest_dir == Path("/srv/node/manifests")
+    assert config.mirror_url == "http://127.0.0.1:4001/bucket/{object}"
+    assert config.prefetches
 
 
 @pytest.mark.parametrize(
@@ -48,6 +67,9 @@ def test_settings_come_from_the_environment():
         ({"STRONGROOM_NODE_TRITON_HTTP_PORT": "x"}, "STRONGROOM_NODE_TRITON_HTTP_PORT"),
         ({"STRONGROOM_NODE_TRITON_GRPC_PORT": "65536"}, "STRONGROOM_NODE_TRITON_GRPC_PORT"),
         ({"STRONGROOM_NODE_CACHE_BYTES": "0"}, "STRONGROOM_NODE_CACHE_BYTES"),
+        ({"STRONGROOM_NODE_PREFETCH": "yes"}, "STRONGROOM_NODE_PREFETCH"),
+        ({"STRONGROOM_NODE_MIRROR_URL": "mirror:80"}, "STRONGROOM_NODE_MIRROR_URL"),
+        ({"STRONGROOM_NODE_MIRROR_URL": "http://m/?key=1"}, "STRONGROOM_NODE_MIRROR_URL"),
         ({"STRONGROOM_NODE_RUN_DIR": "/run/" + "x" * 93}, "STRONGROOM_NODE_RUN_DIR"),
     ],
 )

@@ -3,9 +3,10 @@ from __future__ import annotations
 import json
 import threading
 
+import httpx
 import pytest
 
-from inference.node.control_plane import Backoff, ControlPlane, KeyBroker, retry
+from inference.node.control_plane import Backoff, ControlPlane, KeyBroker, read_from, retry
 from inference.node.errors import CancelledError, RefusedError, UnreachableError
 from inference.node.identity import IdentityStore
 from inference.node_certificate import CertificateError
@@ -227,3 +228,25 @@ def test_waits_double_up_to_their_limit():
         assert 0.75 * limit <= wait_s <= limit
     backoff.reset()
     assert backoff.next_s() <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "sent", "read"),
+    [
+        (206, {"Content-Range": "bytes 3-6/7"}, b"defg", b"defg"),
+        # It knows no ranges, and sends all.
+        (200, {}, b"abcdefg", b"defg"),
+        (206, {"Content-Range": "bytes 30-33/70"}, b"defg", None),
+        (206, {}, b"defg", None),
+    ],
+)
+def test_a_range_is_what_was_asked_for_or_refused(status, headers, sent, read):
+    # In drops, so that the beginning of it ends within one and across them.
+    chunks = (sent[index : index + 2] for index in range(0, len(sent), 2))
+    answer = httpx.Response(status, headers=headers, content=chunks)
+
+    if read is None:
+        with pytest.raises(UnreachableError):
+            list(read_from(answer, 3))
+    else:
+        assert b"".join(read_from(answer, 3, 2)) == read

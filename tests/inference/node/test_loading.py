@@ -62,7 +62,7 @@ class Stubs:
 
 class Cache:
     def __init__(self):
-        self.removed = []
+        self.distrusted = []
 
     @contextmanager
     def hold(self, version_id, *, on_progress, cancelled, check):
@@ -72,8 +72,8 @@ class Cache:
         check(manifest)
         yield SimpleNamespace(manifest=manifest)
 
-    def remove(self, version_id):
-        self.removed.append(version_id)
+    def distrust(self, version_id):
+        self.distrusted.append(version_id)
 
 
 @pytest.fixture
@@ -187,7 +187,7 @@ def test_a_failure_after_tritons_yes_still_counts(parts):
     assert fails_with(parts).reason_code == "output_not_finite"
 
 
-def test_a_spoiled_cache_is_emptied_once(parts):
+def test_a_spoiled_cache_is_looked_through_once(parts):
     converse(parts, failure=ReplicaError("tampered", "Segment 0."))
     parts.triton.load_error = ModelLoadError("RuntimeError: tampered")
 
@@ -195,7 +195,7 @@ def test_a_spoiled_cache_is_emptied_once(parts):
         load(parts)
 
     assert caught.value.reason_code == "artifact_corrupt"
-    assert parts.cache.removed == [DESIRED.version_id]
+    assert parts.cache.distrusted == [DESIRED.version_id]
     assert len(parts.released) == 2
 
 

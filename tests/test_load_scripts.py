@@ -36,9 +36,7 @@ MODEL, TELLING = "maker/echo", "maker/teller"
 def triton(tmp_path_factory) -> Iterator[ToyTriton]:
     folder = tmp_path_factory.mktemp("triton")
     server = ToyTriton(folder, Interface.parse(INTERFACE), [REPLICA_IDS[0]])
-    server.load(
-        Interface.parse(TELLER), LANGUAGE_REPLICA_IDS["teller"], model_source=TOY_LANGUAGE
-    )
+    server.load(Interface.parse(TELLER), LANGUAGE_REPLICA_IDS["teller"], model_source=TOY_LANGUAGE)
     yield server
     server.stop()
 
@@ -131,7 +129,9 @@ def test_this_machine_is_known(url):
 
 # --- The open loop ---
 
-EVENTS = 'data: {"a": "é"}\n\n: a comment\r\ndata: one\r\ndata:two\r\n\r\nevent: x\rdata: [DONE]\r\r'
+EVENTS = (
+    'data: {"a": "é"}\n\n: a comment\r\ndata: one\r\ndata:two\r\n\r\nevent: x\rdata: [DONE]\r\r'
+)
 PARSED = ['{"a": "é"}', "one\ntwo", "[DONE]"]
 
 

@@ -139,7 +139,7 @@ class Balancer:
         for line in self.log_path.read_text().splitlines():
             if line.startswith("SERVED "):
                 _, name, server, status, retries = line.split()
-                was_retried = retries not in ("0",)
+                was_retried = retries != "0"
                 found[name] = Served(server, int(status), was_retried)
         return found
 
@@ -157,7 +157,7 @@ class Balancer:
 
     def _row(self, server: str) -> dict[str, str]:
         head, *lines = self.control("show stat").lstrip("# ").splitlines()
-        rows = [dict(zip(head.split(","), line.split(","))) for line in lines if line]
+        rows = [dict(zip(head.split(","), line.split(","), strict=False)) for line in lines if line]
         [row] = [one for one in rows if (one["pxname"], one["svname"]) == ("gateways", server)]
         return row
 

@@ -82,7 +82,9 @@ class Outcome:
     @property
     def gaps_s(self) -> list[float]:
         """Between each token and the next."""
-        return [later - sooner for sooner, later in zip(self.tokens_s, self.tokens_s[1:])]
+        return [
+            later - sooner for sooner, later in zip(self.tokens_s, self.tokens_s[1:], strict=False)
+        ]
 
     @property
     def whole_s(self) -> float:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
 import math
 import sys
@@ -52,7 +53,7 @@ def check_curve(points: Sequence[Point]) -> None:
     ValueError: Too few points, rates that do not rise, or a p95 that does not rise over all."""
     if len(points) < POINTS_MIN:
         raise ValueError(f"a curve needs {POINTS_MIN} points")
-    if any(later.rate <= sooner.rate for sooner, later in zip(points, points[1:], strict=False)):
+    if any(later.rate <= sooner.rate for sooner, later in itertools.pairwise(points)):
         raise ValueError("the rates of a curve must rise")
     if points[-1].p95_ms <= points[0].p95_ms:
         raise ValueError("the p95 of a curve must rise: the load reached no limit")

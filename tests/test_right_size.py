@@ -1,4 +1,4 @@
-"""The cheapest size that keeps the objective is chosen, and a curve that says nothing is refused."""
+"""The cheapest size that keeps an objective is chosen; a curve that says nothing is refused."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_objective_that_nobody_keeps_has_no_size():
     "points", [SMALL[:2], SMALL[::-1], [Point(1, 9, 1), Point(2, 9, 2), Point(3, 9, 3)]]
 )
 def test_curve_that_says_nothing_is_refused(points):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="curve"):
         right_size.choose({"small": points}, PRICES, rate=1, p95_ms=200, headroom=0)
 
 

@@ -1,11 +1,13 @@
-"""A ramp to ten times the traffic and back, with objectives: k6 at a gateway with a toy model.
+"""Load by k6 with objectives, at a gateway of this machine: 99 when an objective was missed.
 
-    .venv/bin/python -m bench.k6 [--low 3] [--seconds 15] [--sync-p95-ms 250] [--async-p95-ms 250]
-    .venv/bin/python -m bench.k6 --url https://… --key sk_… --model owner/name --input '{…}'
+    .venv/bin/python -m bench.k6 ramp [--low 3] [--seconds 15] [--sync-p95-ms 250]
+    .venv/bin/python -m bench.k6 steady|spike|soak|stress --url http://127.0.0.1:8001 \\
+        --model owner/name --input '{…}' [--rate 5] [--seconds 30] [--p95-ms 250] [--summary FILE]
+    .venv/bin/python -m bench.k6 stream --url … --model … --input '{"prompt": "…"}'
 
-Without `--url` it starts Postgres, Redis, a gateway, a tritonserver with a model that doubles four
-numbers, and a node that pulls jobs, and waits in the end until every job is over. k6 is installed
-once, pinned by its hash, below var/bench. 1 if an objective of `bench/k6/ramp.js` is missed.
+The key comes from STRONGROOM_API_KEY. `ramp` without `--url` starts Postgres, Redis, a gateway, a
+tritonserver with a model that doubles four numbers, and a node that pulls jobs, and waits in the
+end until every job is over. k6 is pinned by its hash; see docs/load-tests.md.
 """
 
 from __future__ import annotations
@@ -17,16 +19,23 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from bench import servers
 from bench.queue_stand import Stand, describe_machine, stand
 
-SCRIPT = Path(__file__).with_name("k6") / "ramp.js"
+SCRIPTS = Path(__file__).with_name("k6")
+RAMP = "ramp"
+STREAM = "stream"
+KINDS = ("steady", RAMP, "spike", "soak", "stress", STREAM)
+# k6's own status for a run that went through and missed an objective.
+MISSED = 99
 OVER_WITHIN_S = 300.0
 SLOTS = 4
 
@@ -41,13 +50,14 @@ class Target:
     input: str
 
 
-def main() -> int:
-    """Run the ramp; k6's own status."""
-    options = _parse()
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one kind of load; k6's own status."""
+    options = _parse(arguments)
+    if options.url:
+        require_loopback(options.url)
+        key = os.environ.get("STRONGROOM_API_KEY", "")
+        return run(Target(options.url, key, options.model, options.input), options)
     with ExitStack() as stack:
-        if options.url:
-            target = Target(options.url, options.key, options.model, options.input)
-            return run(target, options)
         made = stack.enter_context(stand())
         target = stack.enter_context(serve(made))
         status = run(target, options)
@@ -56,26 +66,77 @@ def main() -> int:
 
 
 def run(target: Target, options: argparse.Namespace) -> int:
-    """k6, with its figures as it prints them."""
+    """k6, with its figures as it prints them, and as JSON in the file that was asked for."""
     print(describe_machine(), flush=True)
-    program = servers.install("k6").with_name("k6")
+    with tempfile.TemporaryDirectory(prefix="strongroom-k6-") as folder:
+        summary = Path(folder) / "summary.json"
+        status = _start(target, options, summary)
+        if options.summary and summary.exists():
+            options.summary.write_bytes(summary.read_bytes())
+        if options.kind != RAMP and summary.exists():
+            print("\n".join(render(json.loads(summary.read_text()))))
+    ends = {0: "kept: the objectives", MISSED: "missed: the objectives"}
+    print(f"{ends.get(status, f'failed with {status}: k6')}; {describe_machine()}")
+    return status
+
+
+def render(summary: Mapping[str, Any]) -> list[str]:
+    """Each threshold of a summary, whether it held, and the figures it was judged by."""
+    lines = []
+    for name, metric in sorted(summary["metrics"].items()):
+        values = ", ".join(f"{key} {value:.6g}" for key, value in metric["values"].items())
+        for condition, judged in metric.get("thresholds", {}).items():
+            lines.append(f"{'ok ' if judged['ok'] else 'NOT'} {name} {condition}: {values}")
+    return lines
+
+
+def require_loopback(url: str) -> None:
+    """Load is for machines of one's own, and the key travels with it.
+
+    Raises:
+        SystemExit: The address is not one of this machine.
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    try:
+        is_ours = host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        is_ours = False
+    if parts.scheme not in ("http", "https") or not is_ours:
+        raise SystemExit(f"{url}: load is sent to this machine only, such as http://127.0.0.1:8001")
+
+
+def find_k6() -> Path:
+    """k6 beside .venv, where bin/test puts it; else installed below var/bench."""
+    beside = Path(sys.prefix) / "beside" / "k6" / "bin" / "k6"
+    return beside if beside.exists() else servers.install("k6").with_name("k6")
+
+
+def _start(target: Target, options: argparse.Namespace, summary: Path) -> int:
     given: Mapping[str, Any] = {
-        "URL": target.url,
+        "URL": target.url.rstrip("/"),
         "KEY": target.key,
         "MODEL": target.model,
         "INPUT": target.input,
         "LOW": options.low,
+        "RATE": options.rate,
         "SECONDS": options.seconds,
         "SYNC_P95_MS": options.sync_p95_ms,
         "ASYNC_P95_MS": options.async_p95_ms,
+        "P95_MS": options.p95_ms,
+        "FIRST_P95_MS": options.first_p95_ms,
+        "ERRORS_MAX": options.errors_max,
+        "SUMMARY": summary,
     }
     env = {name: str(value) for name, value in given.items()}
     # By the environment: a command line can be read by every user.
     env |= {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "NO_COLOR": "1"}
-    command = [program, "run", "--quiet", "--no-usage-report", "--include-system-env-vars", SCRIPT]
-    status = subprocess.run(command, env=env, check=False).returncode
-    print(f"{'missed' if status else 'kept'}: the objectives; {describe_machine()}")
-    return status
+    command = [find_k6(), "run", "--quiet", "--no-usage-report", "--include-system-env-vars"]
+    if options.kind == RAMP:
+        command += ["--summary-export", summary]
+    return subprocess.run(
+        [*command, SCRIPTS / f"{options.kind}.js"], env=env, check=False
+    ).returncode
 
 
 @contextmanager
@@ -138,18 +199,40 @@ def wait_until_over() -> None:
     print(f"jobs: {ends}")
 
 
-def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="bench.k6", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("kind", choices=KINDS)
     parser.add_argument("--url", default="")
-    parser.add_argument("--key", default="")
     parser.add_argument("--model", default="")
     parser.add_argument("--input", default="{}")
-    parser.add_argument("--low", type=int, default=3, help="requests a second of each kind")
-    parser.add_argument("--seconds", type=int, default=15, help="of each of the four stages")
-    parser.add_argument("--sync-p95-ms", type=int, default=250)
-    parser.add_argument("--async-p95-ms", type=int, default=250)
-    return parser.parse_args()
+    parser.add_argument("--low", type=_positive, default=3, help="ramp: requests a second of each")
+    parser.add_argument("--rate", type=_positive, default=5, help="requests a second")
+    parser.add_argument("--seconds", type=_positive, default=15, help="of the run; ramp: a stage")
+    parser.add_argument("--sync-p95-ms", type=_positive, default=250)
+    parser.add_argument("--async-p95-ms", type=_positive, default=250)
+    parser.add_argument("--p95-ms", type=_positive, default=250)
+    parser.add_argument("--first-p95-ms", type=_positive, default=500, help="stream: first byte")
+    parser.add_argument("--errors-max", type=_share, default=0.01, help="share that may fail")
+    parser.add_argument("--summary", type=Path, help="a file for k6's figures as JSON")
+    options = parser.parse_args(arguments)
+    if options.kind != RAMP and not (options.url and options.model):
+        parser.error(f"{options.kind} needs --url and --model")
+    return options
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return number
+
+
+def _share(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return number
 
 
 if __name__ == "__main__":

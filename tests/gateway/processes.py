@@ -35,7 +35,7 @@ TOY_LANGUAGE = Path(__file__).with_name("toy_language.py")
 class GatewayProcess:
     """One gateway, started as `bin/up` starts it. `target` names another app than the real one.
 
-    With `socket_path` it listens there and on no port.
+    With `socket_path` it listens there and on no port; without `port`, on any that is free.
     """
 
     def __init__(
@@ -45,10 +45,11 @@ class GatewayProcess:
         *,
         target: str = "inference.gateway.app:app",
         socket_path: Path | None = None,
+        port: int | None = None,
         server_options: Sequence[str] = SERVER_OPTIONS,
         **settings: str,
     ) -> None:
-        self.port = ports.choose()
+        self.port = port or ports.choose()
         self.url = f"http://127.0.0.1:{self.port}"
         self.grpc_address = settings.get(GRPC_LISTEN, "")
         self.log_path = folder / f"gateway-{self.port}.log"

@@ -140,7 +140,7 @@ def drill(tmp_path_factory) -> Iterator[Drill]:
         platform.do("buy", "early", "1000")
         at_moment = platform.do("tell")
         moment = datetime.now(UTC)
-        platform.do("buy", "late", "4000")
+        platform.do("buy", "early", "4000")
         at_end = platform.do("tell")
         wait_until_sealed(folder)
         follower.send_signal(signal.SIGTERM)
@@ -178,8 +178,12 @@ def test_a_moment_comes_back_and_what_followed_is_found_at_stripe(drill, tmp_pat
         assert platform.do("tell") == drill.at_moment != drill.at_end
         found = platform.check()
         assert found.returncode == 1, found.stdout + found.stderr
+        assert "LOST   topup missing_here" in found.stdout
         assert "Look at: reconcile." in found.stdout
 
+        found = platform.check("--repair")
+        assert found.returncode == 0, found.stdout + found.stderr
+        assert platform.do("tell") == drill.at_end
     assert len({drill.at_backup, drill.at_moment, drill.at_end}) == 3
 
 

@@ -20,7 +20,8 @@ class Command(BaseCommand):
         from inference.services.bucket import BucketError, ensure_bucket
 
         try:
-            is_new = ensure_bucket(storages["artifacts"].connection.meta.client, name)
+            storage: Any = storages["artifacts"]
+            is_new = ensure_bucket(storage.connection.meta.client, name)
         except BucketError as error:
             raise CommandError(str(error)) from error
         self.stdout.write(f"bucket {name}: {'made' if is_new else 'there already'}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from argparse import ArgumentParser
 from datetime import timedelta
-from typing import Any
+from io import StringIO
+from typing import Any, TextIO
 
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
@@ -42,17 +44,34 @@ class Command(BaseCommand):
             now = utc_now()
             since = max(last - MARGIN, now - PERIOD_MAX + timedelta(hours=1))
             words = ["--since", since.isoformat(), *(["--repair"] if options["repair"] else [])]
-            if not self._passes("reconcile", *words):
+            if not self._is_agreed(words):
                 wrong.append("reconcile")
         if wrong:
             self.stdout.write(self.style.ERROR(f"Look at: {', '.join(wrong)}."))
             raise SystemExit(1)
         self.stdout.write("Everything fits together.")
 
-    def _passes(self, name: str, *words: str) -> bool:
+    def _is_agreed(self, words: list[str]) -> bool:
+        """Whether Stripe has nothing that we lost, and the other way round."""
+        said = StringIO()
+        if not self._passes("reconcile", "--json", *words, to=said) and not said.getvalue():
+            return False
+        run = json.loads(said.getvalue())
+        for one in (row for row in run["differences"] if row["resolved_at"] is None):
+            what = one["stripe_id"] or one["our_id"]
+            self.stdout.write(
+                self.style.ERROR(f"LOST   {one['kind']} {one['fault']} {what}: {one['note']}")
+            )
+        self.stdout.write(f"{run['state']}; {run['repaired']} booked by this run")
+        lost = [row for row in run["differences"] if row["resolved_at"] is None]
+        if lost and "--repair" not in words:
+            self.stdout.write("What Stripe has and we only missed, --repair books.")
+        return not lost
+
+    def _passes(self, name: str, *words: str, to: TextIO | None = None) -> bool:
         self.stdout.write(f"-- {name}")
         try:
-            call_command(name, *words, stdout=self.stdout, stderr=self.stderr)
+            call_command(name, *words, stdout=to or self.stdout, stderr=self.stderr)
         except (CommandError, SystemExit) as error:
             if isinstance(error, CommandError):
                 self.stdout.write(self.style.ERROR(str(error)))

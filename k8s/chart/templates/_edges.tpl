@@ -20,7 +20,7 @@
 - {from: web, to: keybroker, ports: [8443]}
 - {from: worker, to: keybroker, ports: [8443]}
 - {from: worker, to: gateway, ports: [8001]}
-{{- range list "web" "worker" "gateway" "keybroker" "migrate" }}
+{{- range list "web" "worker" "beat" "gateway" "keybroker" "migrate" }}
 - {from: {{ . }}, to: postgres, ports: [{{ $net.postgres.port }}]}
 {{- end }}
 {{- range list "web" "worker" "beat" "gateway" }}

@@ -35,7 +35,8 @@ TOY_LANGUAGE = Path(__file__).with_name("toy_language.py")
 class GatewayProcess:
     """One gateway, started as `bin/up` starts it. `target` names another app than the real one.
 
-    With `socket_path` it listens there and on no port; without `port`, on any that is free.
+    With `socket_path` it listens there and on no port; without `port`, on any that is free. Its
+    code is that below `root`.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class GatewayProcess:
         target: str = "inference.gateway.app:app",
         socket_path: Path | None = None,
         port: int | None = None,
+        root: Path = ROOT,
         server_options: Sequence[str] = SERVER_OPTIONS,
         **settings: str,
     ) -> None:
@@ -63,7 +65,7 @@ class GatewayProcess:
             command += ["--uds", str(socket_path), target]
         env = {
             "PATH": "/usr/bin:/bin",
-            "PYTHONPATH": f"{ROOT}:{ROOT / 'sdk'}",
+            "PYTHONPATH": f"{root}:{root / 'sdk'}",
             "STRONGROOM_GATEWAY_DATABASE_URL": database_url,
             "STRONGROOM_GATEWAY_URL": "https://gateway.example",
             "STRONGROOM_WEB_URL": "https://web.example",
@@ -75,7 +77,7 @@ class GatewayProcess:
         }
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
-                command, env=env, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
+                command, env=env, cwd=root, stdout=log, stderr=log, start_new_session=True
             )
         eventually(self._check_ready, timeout_s=30)
 

@@ -12,11 +12,13 @@ from embedded.environment import ROOT
 
 # All that the script needs of a machine, and no browser.
 TOOLS = (
-    *("bash", "basename", "cat", "dirname", "env", "flock", "mkdir", "readlink", "rm"),
-    *("sha256sum", "uname"),
+    *("bash", "basename", "cat", "chmod", "dirname", "env", "flock", "mkdir", "mktemp"),
+    *("readlink", "rm", "sha256sum", "touch", "uname"),
 )
 # A software TPM, and the tools that talk to one.
 TPM = ("swtpm", "tpm2_quote")
+# Debian's packages that are unpacked beside .venv.
+UNPACKED = ("prometheus", "haproxy")
 LINTED = 77
 
 
@@ -28,9 +30,13 @@ def machine(tmp_path: Path) -> Path:
     for name in ("requirements.txt", "requirements-dev.txt", "requirements-data.txt"):
         shutil.copyfile(ROOT / name, tmp_path / "checkout" / name)
     shutil.copyfile(ROOT / "sdk/pyproject.toml", tmp_path / "checkout/sdk/pyproject.toml")
-    beside = "tests/clients/requirements-replicate-2.txt"
-    (tmp_path / "checkout" / beside).parent.mkdir(parents=True)
-    shutil.copyfile(ROOT / beside, tmp_path / "checkout" / beside)
+    for path in (*ROOT.glob("tests/*/requirements-*.txt"), ROOT / "bench/requirements-k6.txt"):
+        copy = tmp_path / "checkout" / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+    for name in UNPACKED:
+        (tmp_path / "checkout/.venv/beside" / name).mkdir(parents=True)
+        (tmp_path / "checkout/.venv/beside" / name / ".unpacked").touch()
     (tmp_path / "tools").mkdir()
     for name in TOOLS:
         (tmp_path / "tools" / name).symlink_to(str(shutil.which(name)))
@@ -38,7 +44,7 @@ def machine(tmp_path: Path) -> Path:
     make(tmp_path / "checkout/.venv/bin/python", "exit 0")
     # The first thing that is run when everything is there; the script ends with its code.
     make(tmp_path / "checkout/.venv/bin/ruff", f"exit {LINTED}")
-    for name in (*TPM, "promtool"):
+    for name in TPM:
         make(tmp_path / "tools" / name, "exit 0")
     return tmp_path
 
@@ -133,9 +139,10 @@ def test_others_are_told_what_to_install_for_a_tpm(machine):
     assert "sudo apt-get install swtpm tpm2-tools" in done.stderr
 
 
-def test_promtool_is_unpacked_beside_and_nothing_is_installed(machine):
+def test_prometheus_is_unpacked_beside_and_nothing_is_installed(machine):
     make(machine / "tools/chromium", "exit 0")
-    (machine / "tools/promtool").unlink()
+    beside = machine / "checkout/.venv/beside/prometheus"
+    shutil.rmtree(beside)
     # The first time there are no lists of packages.
     make(
         machine / "tools/apt-get",
@@ -145,30 +152,43 @@ def test_promtool_is_unpacked_beside_and_nothing_is_installed(machine):
     )
     make(
         machine / "tools/dpkg",
-        '[ -s "$2" ] && mkdir -p "$3/usr/bin" && echo x > "$3/usr/bin/promtool" &&'
+        '[ -s "$2" ] && mkdir -p "$3/usr/bin" && echo "#!/bin/sh" > "$3/usr/bin/promtool" &&'
         ' chmod +x "$3/usr/bin/promtool"',
     )
-    (machine / "tools/chmod").symlink_to(str(shutil.which("chmod")))
 
     first, second = run(machine, uid=0), run(machine, uid=0)
 
-    assert (first.returncode, said(first)) == (LINTED, ["Unpacking promtool ...", "== ruff"])
+    wanted = ["Unpacking prometheus beside .venv ...", "== ruff"]
+    assert (first.returncode, first.stdout.splitlines()[-2:]) == (LINTED, wanted), first.stderr
     assert (second.returncode, said(second)) == (LINTED, ["== ruff"])
     assert (machine / "calls").read_text().splitlines() == [
         "download -qq prometheus",
         "update -qq",
         "download -qq prometheus",
     ]
-    beside = machine / "checkout/.venv/beside/prometheus"
-    assert [one.name for one in beside.iterdir()] == ["usr"]
+    assert {one.name for one in beside.iterdir()} == {"usr", ".unpacked"}
 
 
-def test_a_promtool_that_cannot_be_had_is_asked_for(machine):
+@pytest.mark.parametrize("name", UNPACKED)
+def test_what_cannot_be_had_is_asked_for(machine, name):
     make(machine / "tools/chromium", "exit 0")
-    (machine / "tools/promtool").unlink()
+    (machine / "checkout/.venv/beside" / name / ".unpacked").unlink()
     make(machine / "tools/apt-get", "exit 100")
 
     done = run(machine, uid=1000)
 
     assert done.returncode == 2
-    assert "sudo apt-get install prometheus" in done.stderr
+    assert f"the tests need {name}: apt-get could not download it" in done.stderr
+
+
+def test_a_program_that_does_not_run_is_said_and_tried_again(machine):
+    make(machine / "tools/chromium", "exit 0")
+    (machine / "checkout/.venv/beside/haproxy/.unpacked").unlink()
+    make(machine / "tools/apt-get", "echo > haproxy.deb")
+    make(machine / "tools/dpkg", "exit 0")
+
+    done = run(machine, uid=1000)
+
+    assert done.returncode == 2
+    assert "does not run" in done.stderr
+    assert not (machine / "checkout/.venv/beside/haproxy/.unpacked").exists()

@@ -255,8 +255,8 @@ def test_behind_a_unix_socket_a_key_with_networks_does_not_work(shop, start_gate
 
 
 def read_proxies(monkeypatch, text: str) -> list[str]:
-    for name in ("GATEWAY_DATABASE_URL", "PLAYGROUND_SECRET"):
-        monkeypatch.setenv(f"STRONGROOM_{name}", "x")
+    monkeypatch.setenv("STRONGROOM_GATEWAY_DATABASE_URL", "postgresql:///x")
+    monkeypatch.setenv("STRONGROOM_PLAYGROUND_SECRET", "x")
     for name in ("GATEWAY_URL", "WEB_URL"):
         monkeypatch.setenv(f"STRONGROOM_{name}", "https://x.example")
     monkeypatch.setenv("STRONGROOM_GATEWAY_TRUSTED_PROXIES", text)

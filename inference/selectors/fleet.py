@@ -10,13 +10,14 @@ from typing import Any
 from django.db.models import Count, Min, Prefetch, Q, QuerySet
 
 from inference.models import Deployment, Node, NodeIdentity, Replica, SigningKey
+from inference.node_certificate import CERTIFICATE_TTL
 from inference.selectors.node import ENDED_STATES, QUIET_AFTER
 from marketplace.core.clock import utc_now
 
 State = Replica.State
 
-# A certificate that ends sooner should have been renewed by now.
-CERTIFICATE_SOON = timedelta(days=3)
+# One that ends sooner should have been renewed by now: nodes do when a third of its time is over.
+CERTIFICATE_SOON = CERTIFICATE_TTL / 2
 # More nodes than this are looked at in a monitoring system.
 NODES_SHOWN = 200
 # A node that said goodbye is shown for as long: machines of pools come and go.

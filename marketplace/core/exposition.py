@@ -145,7 +145,7 @@ class Counter:
     """
 
     def __init__(
-        self, family: Family, known: Iterable[tuple[str, ...]] = (), *, series_max: int = 1000
+        self, family: Family, known: Iterable[tuple[str, ...]] = (), *, series_max: int = 4000
     ) -> None:
         self.family = family
         self._series_max = series_max
@@ -184,7 +184,7 @@ class Timer:
     """Histograms of seconds by label values; may be observed by several threads."""
 
     def __init__(
-        self, family: Family, edges: Sequence[float] = WAIT_S, *, series_max: int = 200
+        self, family: Family, edges: Sequence[float] = WAIT_S, *, series_max: int = 1000
     ) -> None:
         self.family = family
         self._edges = edges

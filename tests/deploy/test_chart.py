@@ -357,6 +357,19 @@ def test_beat_is_alone_and_never_two():
     assert (beat["replicas"], beat["strategy"]) == (1, {"type": "Recreate"})
 
 
+def test_what_is_fetched_ahead_is_named_and_asked_for():
+    """Each side has a switch: with one alone nothing would be fetched."""
+    for example, wanted in (("production", ("8", "on")), ("small", (None, "off"))):
+        rendered = render(example)
+        web = chart.environment(chart.containers(rendered.get("Deployment", "web"))[-1])
+        pools = [it for it in rendered.of_kind("Deployment") if "-node-" in it["metadata"]["name"]]
+        assert pools
+        for pool in pools:
+            node = chart.environment(chart.containers(pool)[-1])
+            found = (web.get("STRONGROOM_PREFETCH_VERSIONS"), node["STRONGROOM_NODE_PREFETCH"])
+            assert found == wanted, example
+
+
 def test_whoever_scales_is_not_overruled():
     plain, scaled = (
         render("production"),

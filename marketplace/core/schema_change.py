@@ -141,7 +141,9 @@ def _shorten(statement: str, length_max: int = 100) -> str:
 
 
 def _read_statement(statement: str, seen: _Migration) -> Iterator[Change]:
-    alter = re.match(rf"ALTER TABLE (?:IF EXISTS )?(?:ONLY )?{_NAME} (.*)", statement, re.I)
+    alter = re.match(
+        rf"ALTER TABLE (?:IF EXISTS )?(?:ONLY )?{_NAME} (.*)", statement, re.IGNORECASE
+    )
     if alter:
         table = _bare(alter[1])
         for action in _split_commas(alter[2]):
@@ -151,7 +153,7 @@ def _read_statement(statement: str, seen: _Migration) -> Iterator[Change]:
             )
         return
     for pattern, reader in _READERS:
-        match = re.match(pattern, statement, re.I)
+        match = re.match(pattern, statement, re.IGNORECASE)
         if match:
             yield reader(statement, match, seen)
             return
@@ -189,22 +191,22 @@ def _split_commas(text: str) -> list[str]:
 
 def _read_action(table: str, action: str, seen: _Migration) -> tuple[str, tuple[str, ...]]:
     constraint = re.match(
-        r"ADD (?:CONSTRAINT|PRIMARY|UNIQUE|CHECK|FOREIGN|EXCLUDE)\b", action, re.I
+        r"ADD (?:CONSTRAINT|PRIMARY|UNIQUE|CHECK|FOREIGN|EXCLUDE)\b", action, re.IGNORECASE
     )
     if constraint:
         return _read_constraint(table, action, seen)
-    column = re.match(rf"ADD (?:COLUMN )?(?:IF NOT EXISTS )?{_COLUMN} (.*)", action, re.I)
+    column = re.match(rf"ADD (?:COLUMN )?(?:IF NOT EXISTS )?{_COLUMN} (.*)", action, re.IGNORECASE)
     if column:
         return ACCESS_EXCLUSIVE, _read_column(table, _bare(column[1]), column[2], seen)
-    if re.match(r"VALIDATE CONSTRAINT", action, re.I):
+    if re.match(r"VALIDATE CONSTRAINT", action, re.IGNORECASE):
         held = seen.is_atomic and table in seen.unchecked
         return SHARE_UPDATE_EXCLUSIVE, ("validates_in_same_transaction",) if held else ()
-    default = re.match(rf"ALTER (?:COLUMN )?{_COLUMN} DROP DEFAULT", action, re.I)
+    default = re.match(rf"ALTER (?:COLUMN )?{_COLUMN} DROP DEFAULT", action, re.IGNORECASE)
     if default:
         lost = (table, _bare(default[1])) in seen.not_null
         return ACCESS_EXCLUSIVE, ("not_null_without_default",) if lost else ()
     for pattern, lock, codes in _ACTIONS:
-        if re.match(pattern, action, re.I):
+        if re.match(pattern, action, re.IGNORECASE):
             return lock, codes
     return ACCESS_EXCLUSIVE, ("cannot_be_read",)
 
@@ -225,14 +227,14 @@ _ACTIONS: list[tuple[str, str, tuple[str, ...]]] = [
 
 
 def _read_constraint(table: str, action: str, seen: _Migration) -> tuple[str, tuple[str, ...]]:
-    is_foreign = re.search(r"\bFOREIGN KEY\b", action, re.I)
+    is_foreign = re.search(r"\bFOREIGN KEY\b", action, re.IGNORECASE)
     lock = SHARE_ROW_EXCLUSIVE if is_foreign else ACCESS_EXCLUSIVE
-    if re.search(r"\bNOT VALID$", action, re.I):
+    if re.search(r"\bNOT VALID$", action, re.IGNORECASE):
         seen.unchecked.add(table)
         return lock, ()
-    if re.search(r"\bUSING INDEX\b", action, re.I):
+    if re.search(r"\bUSING INDEX\b", action, re.IGNORECASE):
         return lock, ()
-    if re.search(r"\b(?:CHECK|NOT NULL|FOREIGN KEY)\b", action, re.I):
+    if re.search(r"\b(?:CHECK|NOT NULL|FOREIGN KEY)\b", action, re.IGNORECASE):
         return lock, ("constraint_checks_rows",)
     return lock, ("index_blocks_writes",)
 
@@ -243,19 +245,19 @@ def _read_column(table: str, column: str, definition: str, seen: _Migration) -> 
         r"\bDEFAULT (.+?)(?= NOT NULL| NULL\b| CONSTRAINT | CHECK | REFERENCES | UNIQUE| PRIMARY"
         r" | GENERATED |$)",
         definition,
-        re.I,
+        re.IGNORECASE,
     )
     if default and not {name.lower() for name in re.findall(r"(\w+) ?\(", default[1])} <= _STABLE:
         codes.append("volatile_default")
-    if re.search(r"\bGENERATED\b|\w*SERIAL\b", definition, re.I):
+    if re.search(r"\bGENERATED\b|\w*SERIAL\b", definition, re.IGNORECASE):
         codes.append("rewrites_table")
-    elif re.search(r"\bNOT NULL\b", definition, re.I):
+    elif re.search(r"\bNOT NULL\b", definition, re.IGNORECASE):
         seen.not_null.add((table, column))
         if not default:
             codes.append("not_null_without_default")
-    if re.search(r"\bUNIQUE\b|\bPRIMARY KEY\b", definition, re.I):
+    if re.search(r"\bUNIQUE\b|\bPRIMARY KEY\b", definition, re.IGNORECASE):
         codes.append("index_blocks_writes")
-    if re.search(r"\bREFERENCES\b|\bCHECK\b", definition, re.I):
+    if re.search(r"\bREFERENCES\b|\bCHECK\b", definition, re.IGNORECASE):
         codes.append("constraint_checks_rows")
     return tuple(codes)
 
@@ -332,7 +334,7 @@ _READERS: list[tuple[str, Reader]] = [
     (rf"INSERT INTO {_NAME}(?: \([^)]*\))? (?:VALUES|DEFAULT VALUES)", _with(ROW_EXCLUSIVE)),
     (rf"INSERT INTO {_NAME}", _with(ROW_EXCLUSIVE, "writes_rows")),
     (rf"UPDATE (?:ONLY )?{_NAME} ", _with(ROW_EXCLUSIVE, "writes_rows")),
-    (rf"DELETE FROM (?:ONLY )?{_NAME}", _with(ROW_EXCLUSIVE, "writes_rows")),
+    (rf"DELETE FROM (?:ONLY )?{_NAME}", _with(ROW_EXCLUSIVE, "writes_rows")),  # noqa: S608
     (rf"TRUNCATE (?:TABLE )?{_NAME}", _with(ACCESS_EXCLUSIVE, "taken_away")),
     (rf"LOCK (?:TABLE )?{_NAME}", _with(ACCESS_EXCLUSIVE, "rewrites_table")),
     (

@@ -25,13 +25,17 @@ READ = {
     "serial": ("ALTER TABLE big ADD COLUMN a bigserial", ["rewrites_table"]),
     "not null": ("ALTER TABLE big ADD COLUMN a integer NOT NULL", ["not_null_without_default"]),
     "lost default": (
-        'ALTER TABLE "big" ADD COLUMN "a" integer DEFAULT 0 NOT NULL;'
-        'ALTER TABLE "big" ALTER COLUMN "a" DROP DEFAULT',
+        (
+            'ALTER TABLE "big" ADD COLUMN "a" integer DEFAULT 0 NOT NULL;'
+            'ALTER TABLE "big" ALTER COLUMN "a" DROP DEFAULT'
+        ),
         ["not_null_without_default"],
     ),
     "lost default of a nullable one": (
-        "ALTER TABLE big ADD COLUMN a integer DEFAULT 0;"
-        "ALTER TABLE big ALTER COLUMN a DROP DEFAULT",
+        (
+            "ALTER TABLE big ADD COLUMN a integer DEFAULT 0;"
+            "ALTER TABLE big ALTER COLUMN a DROP DEFAULT"
+        ),
         [],
     ),
     "check beside it": (
@@ -58,8 +62,10 @@ READ = {
     ),
     "check later": ("ALTER TABLE big ADD CONSTRAINT c CHECK (a > 0) NOT VALID", []),
     "validated at once": (
-        "ALTER TABLE big ADD CONSTRAINT c CHECK (a > 0) NOT VALID;"
-        "ALTER TABLE big VALIDATE CONSTRAINT c",
+        (
+            "ALTER TABLE big ADD CONSTRAINT c CHECK (a > 0) NOT VALID;"
+            "ALTER TABLE big VALIDATE CONSTRAINT c"
+        ),
         ["validates_in_same_transaction"],
     ),
     "validated later": ("ALTER TABLE big VALIDATE CONSTRAINT c", []),
@@ -134,13 +140,13 @@ def test_texts_and_comments_hide_nothing_and_are_not_read():
 
 
 def test_each_action_shows_its_lock():
-    changes = schema_change.read(
-        [
-            "ALTER TABLE a ADD COLUMN b int; ALTER TABLE a VALIDATE CONSTRAINT c; CREATE INDEX ON a (b)"
-        ]
-    )
+    statements = [
+        "ALTER TABLE a ADD COLUMN b int",
+        "ALTER TABLE a VALIDATE CONSTRAINT c",
+        "CREATE INDEX ON a (b)",
+    ]
 
-    assert [change.lock for change in changes] == [
+    assert [change.lock for change in schema_change.read(statements)] == [
         "ACCESS EXCLUSIVE",
         "SHARE UPDATE EXCLUSIVE",
         "SHARE",

@@ -12,6 +12,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from marketplace.core import schema_change
+
 ROOT = Path(__file__).resolve().parents[2]
 RELEASED = Path(__file__).with_name("migrations.sha256")
 APPS = ("marketplace", "inference", "billing")
@@ -41,6 +43,9 @@ def find_faults(sql: list[str]) -> set[str]:
 
     errors, _, warnings = analyse_sql_statements(PostgresqlAnalyser, sql)
     found = {issue.code for issue in (*errors, *warnings)}
+    # Also what cannot be read, which the guard of `manage.py migrate` lets pass.
+    changes = schema_change.read(sql, is_atomic=sql[:1] == ["BEGIN;"])
+    found |= {finding.code for finding in schema_change.find(changes)}
     return found | {code for code, rule in _RULES.items() if any(rule.search(one) for one in sql)}
 
 

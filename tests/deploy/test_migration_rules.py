@@ -6,6 +6,7 @@ from io import StringIO
 from typing import Any
 
 import pytest
+from django.contrib.postgres.functions import RandomUUID
 from django.contrib.postgres.operations import AddConstraintNotValid, AddIndexConcurrently
 from django.core.management import CommandError, call_command
 from django.db import connection, migrations, models
@@ -18,7 +19,8 @@ from tests.deploy.migration_rules import collect_sql, find_faults
 # What a new migration may do all the same, and why.
 ALLOWED = {
     # Its tables have a row for each node: they are locked for no time.
-    ("inference", "0024_pools"): {"CREATE_INDEX", "CREATE_INDEX_EXCLUSIVE", "ADD_CONSTRAINT"},
+    ("inference", "0024_pools"): {"CREATE_INDEX", "CREATE_INDEX_EXCLUSIVE", "ADD_CONSTRAINT"}
+    | {"index_blocks_writes", "constraint_checks_rows"},
 }
 NOTHING = migrations.RunSQL.noop
 
@@ -57,6 +59,7 @@ def lint(operation: Any, *, atomic: bool = True) -> set[str]:
 
 
 TEXT = {"max_length": 9, "default": "x"}
+RANDOM = {"db_default": RandomUUID()}
 INDEX = models.Index(fields=["created_at"], name="made_up")
 CHECK = models.CheckConstraint(condition=models.Q(created_at=None), name="made_up")
 
@@ -74,6 +77,9 @@ CHECK = models.CheckConstraint(condition=models.Q(created_at=None), name="made_u
         (migrations.AddConstraint("prediction", CHECK), "ADD_CONSTRAINT"),
         (migrations.RunSQL("DROP FUNCTION inference_reap()", NOTHING), "DROP_FUNCTION"),
         (migrations.RunSQL("UPDATE billing_usageevent SET id = id", NOTHING), "LONG_UPDATE"),
+        (migrations.RunSQL("DO $$ BEGIN PERFORM 1; END $$", NOTHING), "cannot_be_read"),
+        (migrations.RunSQL("SELECT billing_fill()", NOTHING), "cannot_be_read"),
+        (migrations.AddField("job", "made_up", models.UUIDField(**RANDOM)), "volatile_default"),
         (migrations.RunPython(lambda _apps, _editor: None), "LOCK_TABLE"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

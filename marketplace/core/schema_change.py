@@ -275,7 +275,7 @@ def _read_new_table(statement: str, match: re.Match[str], seen: _Migration) -> C
 def _read_index(statement: str, match: re.Match[str], seen: _Migration) -> Change:
     table = _bare(match[2])
     if match[1]:
-        codes = ("index_in_transaction",) if seen.is_atomic else ()
+        codes: tuple[str, ...] = ("index_in_transaction",) if seen.is_atomic else ()
         return Change(statement, table, SHARE_UPDATE_EXCLUSIVE, codes)
     codes = _without_new(table, ("index_blocks_writes",), seen)
     return Change(statement, table, SHARE, codes)

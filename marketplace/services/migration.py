@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from django.db import DatabaseError, InterfaceError, connection
 from django.db.migrations import Migration
@@ -58,7 +59,7 @@ def _release() -> None:
         _ask(f"SELECT pg_advisory_unlock({LOCK_KEY})")
 
 
-def _ask(query: str, parameters: Sequence[object] = ()) -> object:
+def _ask(query: str, parameters: Sequence[str | int | list[str]] = ()) -> Any:
     with connection.cursor() as cursor:
         cursor.execute(query, parameters or None)
         row = cursor.fetchone()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import CommandError
+from django.core.management.base import CommandError, CommandParser
 from django.core.management.commands import migrate
 from django.db import OperationalError, connection
 from django.db.migrations import Migration
@@ -36,7 +35,7 @@ class Command(migrate.Command):
     _rows_max = ROWS_MAX_DEFAULT
     _timeout_ms = LOCK_TIMEOUT_MS_DEFAULT
 
-    def add_arguments(self, parser: ArgumentParser) -> None:
+    def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
         group = parser.add_argument_group("a database that is in use")
         group.add_argument(
@@ -72,16 +71,17 @@ class Command(migrate.Command):
     def handle(self, *args: Any, **options: Any) -> None:
         if options["plan"]:
             super().handle(*args, **options)
-            return self._show_locks()
+            self._show_locks()
+            return
         if options["check_unapplied"] or options["prune"]:
-            return super().handle(*args, **options)
+            super().handle(*args, **options)
+            return
         self._rows_max, self._timeout_ms = options["rows_max"], options["lock_timeout_ms"]
         try:
             with guard.alone(options["wait_s"]):
                 self._migrate(*args, **options)
         except (MigrationRefusedError, MigratorBusyError) as error:
             raise CommandError(str(error)) from error
-        return None
 
     def _migrate(self, *args: Any, **options: Any) -> None:
         loader, pending = guard.list_pending()
@@ -92,12 +92,13 @@ class Command(migrate.Command):
             for attempt in range(1, options["attempts"] + 1):
                 guard.set_lock_timeout(self._timeout_ms)
                 try:
-                    return super().handle(*args, **options)
+                    super().handle(*args, **options)
                 except OperationalError as error:
                     self._wait_or_raise(error, attempt, options["attempts"])
+                else:
+                    return
         finally:
             guard.reset_lock_timeout()
-        return None
 
     def _refuse_early(self, loader: MigrationLoader, pending: list[Migration]) -> None:
         """Before anything is changed, as far as it can be known by then."""

@@ -14,8 +14,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from marketplace.core import probe
-from marketplace.core.env import SettingError, env_int, env_token
+from marketplace.core import probe, schema
+from marketplace.core.env import SettingError, env_database_url, env_int, env_token
 from marketplace.core.listen import env_listen
 
 WEB_LISTEN_DEFAULT = "127.0.0.1:8000"
@@ -36,14 +36,19 @@ SECRETS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Become the process that the command line names; exit 2 if its settings are wrong."""
+    """Become the process that the command line names.
+
+    Exits with 2 if its settings are wrong, and as `schema.Fit` has it if the schema is.
+    """
     name = _parse(arguments).process
     try:
         check_settings(name)
+        schema_wait_s = schema.read_wait_s()
         command = COMMANDS[name]()
     except (SettingError, OSError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(2)
+    schema.check_at_start(name, env_database_url("STRONGROOM_DATABASE_URL"), schema_wait_s)
     os.execv(sys.executable, command)  # noqa: S606 - a fixed program, and no shell
 
 

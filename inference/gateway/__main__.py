@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from inference.gateway.config import SERVER_OPTIONS, GatewayConfig
+from marketplace.core import schema
 from marketplace.core.env import SettingError
 from marketplace.core.listen import env_listen
 
@@ -22,17 +23,19 @@ LISTEN_DEFAULT = "127.0.0.1:8001"
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Become granian; exit 2 if the settings are wrong."""
+    """Become granian; exit 2 if the settings are wrong, and as `schema.Fit` has it."""
     argparse.ArgumentParser(
         prog="python -m inference.gateway",
         description="The data plane. Settings come from the environment (docs/operations.md).",
     ).parse_args(arguments)
     try:
-        GatewayConfig.from_env()
+        config = GatewayConfig.from_env()
+        schema_wait_s = schema.read_wait_s()
         command = serve_command()
     except SettingError as error:
         print(f"gateway: {error}", file=sys.stderr)
         sys.exit(2)
+    schema.check_at_start("gateway", config.database_url, schema_wait_s)
     os.execv(sys.executable, command)  # noqa: S606 - a fixed program, and no shell
 
 

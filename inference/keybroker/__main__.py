@@ -15,7 +15,7 @@ from psycopg import OperationalError
 from inference.keybroker.commands import add_commands
 from inference.keybroker.config import KeyBrokerConfig
 from inference.keybroker.server import serve
-from marketplace.core import logs
+from marketplace.core import logs, schema
 from marketplace.core.env import SettingError
 from marketplace.core.errors import MarketplaceError
 
@@ -33,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _serve(config: KeyBrokerConfig, _: argparse.Namespace) -> int:
+    # Nothing else runs in this loop yet.
+    schema.check_at_start("keybroker", config.database_url, schema.read_wait_s())
     await serve(config)
     return 0
 

@@ -16,12 +16,13 @@ from django.db.migrations import Migration
 from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.loader import MigrationLoader
 
-from marketplace.core import schema_change
+from marketplace.core import schema, schema_change
 from marketplace.core.schema_change import SHARE_UPDATE_EXCLUSIVE, Change, Finding
 
 # Any number will do, if nobody else takes it: the letters "migr".
 LOCK_KEY = 0x6D696772
 _BUSY_PAUSE_S = 0.5
+_TABLE = "marketplace_schemanumber"
 
 
 class MigrationRefusedError(Exception):
@@ -160,3 +161,48 @@ def list_pending() -> tuple[MigrationLoader, list[Migration]]:
         return executor.loader, []
     plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
     return executor.loader, [migration for migration, _ in plan]
+
+
+def is_whole() -> bool:
+    """Whether every migration of this code is applied."""
+    executor = MigrationExecutor(connection)
+    return not executor.migration_plan(executor.loader.graph.leaf_nodes())
+
+
+def read_number() -> schema.SchemaNumber:
+    """What the schema says of itself."""
+    if _ask("SELECT to_regclass(%s)", [_TABLE]) is None:
+        return schema.SchemaNumber(0, 0)
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT number, code_number_min FROM {_TABLE}")  # noqa: S608
+        return schema.SchemaNumber(*cursor.fetchone())
+
+
+def refuse_newer() -> None:
+    """Raise MigrationRefusedError if the schema no longer takes this code."""
+    found = read_number()
+    if schema.judge(found) is schema.Fit.TOO_NEW:
+        raise MigrationRefusedError(schema.describe(found))
+
+
+def note_number() -> None:
+    """Note what the schema is now. Nothing makes the numbers smaller but taking migrations back.
+
+    Old code that is rolled back to migrates nothing, and must not say that the schema is its own.
+    """
+    if _ask("SELECT to_regclass(%s)", [_TABLE]) is None:
+        return
+    if is_whole():
+        number, minimum = schema.CODE_NUMBER, schema.CODE_NUMBER_MIN
+        _execute(f"""
+            UPDATE {_TABLE} SET changed_at = now(), number = GREATEST(number, {number}),
+                code_number_min = GREATEST(code_number_min, {minimum})
+            WHERE number < {number} OR code_number_min < {minimum}
+        """)  # noqa: S608
+    else:
+        below = schema.CODE_NUMBER - 1
+        _execute(f"""
+            UPDATE {_TABLE} SET changed_at = now(), number = {below},
+                code_number_min = LEAST(code_number_min, {below})
+            WHERE number = {schema.CODE_NUMBER}
+        """)  # noqa: S608

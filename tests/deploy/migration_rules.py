@@ -12,10 +12,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from marketplace.core import schema_change
+from marketplace.core import schema, schema_change
 
 ROOT = Path(__file__).resolve().parents[2]
 RELEASED = Path(__file__).with_name("migrations.sha256")
+# The number of the last release's code; see `marketplace.core.schema`.
+RELEASED_NUMBER = Path(__file__).with_name("code_number.txt")
 APPS = ("marketplace", "inference", "billing")
 
 
@@ -94,7 +96,13 @@ def list_new_migrations(released: dict[str, str], now: dict[str, str]) -> list[t
     return [(path.parts[0], path.stem) for path in paths]
 
 
+def expect_number(released_number: int, new_migrations: list[tuple[str, str]]) -> int:
+    """The number that this code must have: one more, if it has migrations of its own."""
+    return released_number + bool(new_migrations)
+
+
 if __name__ == "__main__":
     if edits := find_edits(read_released() if RELEASED.exists() else {}, list_files()):
         raise SystemExit("\n".join(edits))
     RELEASED.write_text("".join(f"{one}  {path}\n" for path, one in list_files().items()))
+    RELEASED_NUMBER.write_text(f"{schema.CODE_NUMBER}\n")

@@ -13,6 +13,7 @@ from django.db import connection, migrations, models
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.recorder import MigrationRecorder
 
+from marketplace.core import schema
 from tests.deploy import migration_rules
 from tests.deploy.migration_rules import collect_sql, find_faults
 
@@ -22,6 +23,7 @@ ALLOWED = {
     ("inference", "0024_pools"): {"CREATE_INDEX", "CREATE_INDEX_EXCLUSIVE", "ADD_CONSTRAINT"}
     | {"index_blocks_writes", "constraint_checks_rows"},
 }
+NUMBER = schema.CODE_NUMBER
 NOTHING = migrations.RunSQL.noop
 
 
@@ -48,6 +50,18 @@ def test_new_migrations_keep_the_rules(db):
         state = loader.project_state([parent.key for parent in before])
         faults = find_faults(collect_sql(loader.get_migration(*key), state))
         assert faults <= ALLOWED.get(key, set()), key
+
+
+def test_code_with_new_migrations_has_the_next_number():
+    released = migration_rules.read_released()
+    new = migration_rules.list_new_migrations(released, migration_rules.list_files())
+    released_number = int(migration_rules.RELEASED_NUMBER.read_text())
+
+    assert migration_rules.expect_number(released_number, new) == schema.CODE_NUMBER
+    # The controls: one without any keeps its number, and one with some must not.
+    assert migration_rules.expect_number(7, []) == 7
+    assert migration_rules.expect_number(7, [("billing", "0001_new")]) == 8
+    assert schema.CODE_NUMBER_MIN <= schema.CODE_NUMBER
 
 
 def lint(operation: Any, *, atomic: bool = True) -> set[str]:
@@ -127,6 +141,13 @@ def test_an_older_schema_is_waited_for_and_then_refused(db):
     # Whoever migrates meanwhile ends the wait.
     MigrationRecorder(connection).record_applied("inference", "0024_pools")
     assert "waiting" not in check("--wait-s", "0")
+
+
+def test_code_that_the_schema_no_longer_takes_is_refused_at_once(db):
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE marketplace_schemanumber SET code_number_min = 99, number = 99")
+    with pytest.raises(CommandError, match=f"number 99 .* 99 or more, this code has {NUMBER}"):
+        check("--wait-s", "600")
 
 
 def test_a_database_that_is_away_is_refused(db, monkeypatch):

@@ -9,6 +9,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.db import OperationalError, connection
 
+from marketplace.core.schema import Fit, describe, judge
+from marketplace.services.migration import read_number
 from marketplace.services.schema import SchemaState, read_schema_state
 
 LOOK_EVERY_S = 1.0
@@ -18,7 +20,7 @@ WAIT_S_DEFAULT = 600.0
 class Command(BaseCommand):
     help = (
         "Exit 0 once every migration of this code was carried out. A schema that is newer is fine:"
-        " it still has what this code needs."
+        " it still has what this code needs, unless it says otherwise."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -46,6 +48,10 @@ class Command(BaseCommand):
         except OperationalError as error:
             connection.close()
             return f"the database does not answer: {str(error).strip().splitlines()[0]}"
+        number = read_number()
+        if judge(number) is Fit.TOO_NEW:
+            # Waiting will not help.
+            raise CommandError(describe(number))
         if not state.is_too_old:
             self.stdout.write(_describe(state))
             return ""

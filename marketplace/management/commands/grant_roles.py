@@ -135,6 +135,7 @@ APP_REVOKED = {
     "billing_meteredtransfer": "UPDATE, DELETE",
     "billing_meterreport": "DELETE",
     "marketplace_auditevent": "UPDATE, DELETE",
+    "marketplace_schemanumber": "INSERT, UPDATE, DELETE",
     "marketplace_review": "UPDATE, DELETE",
     "marketplace_report": "DELETE",
     "marketplace_takedown": "DELETE",
@@ -159,6 +160,7 @@ APP_REVOKED = {
     "django_migrations": "INSERT, UPDATE, DELETE",
 }
 GATEWAY_GRANTS = {
+    "marketplace_schemanumber": "SELECT",
     "marketplace_account": "SELECT",
     "marketplace_apikey": "SELECT, UPDATE (last_used_at)",
     "marketplace_aimodel": "SELECT",
@@ -192,6 +194,7 @@ GATEWAY_GRANTS = {
     **dict.fromkeys(JOB_TABLES, "SELECT"),
 }
 KEYBROKER_GRANTS = {
+    "marketplace_schemanumber": "SELECT",
     "marketplace_account": "SELECT (id, suspended_at)",
     "marketplace_modelversion": "SELECT",
     "marketplace_aimodel": "SELECT",

@@ -84,6 +84,11 @@ class Command(migrate.Command):
             raise CommandError(str(error)) from error
 
     def _migrate(self, *args: Any, **options: Any) -> None:
+        guard.refuse_newer()
+        self._migrate_guarded(*args, **options)
+        guard.note_number()
+
+    def _migrate_guarded(self, *args: Any, **options: Any) -> None:
         loader, pending = guard.list_pending()
         self._is_guarded = bool(pending) and not options["fake"] and not options["allow_locks"]
         if self._is_guarded:

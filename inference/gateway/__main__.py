@@ -18,6 +18,7 @@ from inference.gateway.config import SERVER_OPTIONS, GatewayConfig
 from marketplace.core import schema
 from marketplace.core.env import SettingError
 from marketplace.core.listen import env_listen
+from marketplace.core.logs import read_format, read_level
 
 LISTEN_DEFAULT = "127.0.0.1:8001"
 
@@ -30,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     ).parse_args(arguments)
     try:
         config = GatewayConfig.from_env()
+        # Read by granian's worker, when it is too late for a short answer.
+        read_level()
+        read_format()
         schema_wait_s = schema.read_wait_s()
         command = serve_command()
     except SettingError as error:

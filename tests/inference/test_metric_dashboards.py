@@ -104,7 +104,7 @@ def test_labels_that_are_asked_for_are_there() -> None:
     families = [one for process in list_families().values() for one in process]
     known = {label for one in families for label in one.labels}
     known |= {"model", "version", "protocol", "outcome", "code", "replica", "cache", "state"}
-    known |= {"class", "instance", "job", "le"}
+    known |= {"class", "instance", "job", "le", "pool", "part"}
     for place, text in list_expressions():
         for group in re.findall(r"\bby \(([^)]*)\)", text):
             assert {one.strip() for one in group.split(",")} <= known, place

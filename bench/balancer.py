@@ -1,7 +1,9 @@
 """One address for several gateways: HAProxy, with rules that never charge anybody twice.
 
 A request that could not even be delivered goes to the next gateway. One whose answer did not come
-is sent again only if it has an Idempotency-Key: only then is a second run not a second charge.
+is sent again only if it has an Idempotency-Key: only then is a second run not a second charge. The
+site and the key broker may have an address of the same kind: what changes something at the site is
+not sent again, and whatever goes to a key broker is passed on unread, with its TLS.
 """
 
 from __future__ import annotations
@@ -11,11 +13,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from embedded import ports
+
+Row = dict[str, str]
 
 REQUEST_ID = "x-load-request"
 _START_TIMEOUT_S = 60.0
@@ -43,8 +47,10 @@ defaults
   timeout client 60s
   timeout server 60s
   timeout queue 5s
-  # An idle connection may die unseen; each request gets one of its own.
-  option http-server-close
+  # An idle connection may die unseen; each request gets one of its own. And on a client's second
+  # request HAProxy neither answers nor writes down that a server went away: the client would have
+  # to send it again, with a key or without.
+  option httpclose
 frontend one
   bind 127.0.0.1:{port}
   capture request header {request_id} len 64
@@ -53,17 +59,46 @@ frontend one
 backend gateways
   balance roundrobin{retries}{checks}
 {servers}
+{further}"""
+_SITES = """
+listen sites
+  bind 127.0.0.1:{port}
+  balance roundrobin
+  retries 3
+  option redispatch 1
+  retry-on conn-failure empty-response response-timeout
+  http-request disable-l7-retry unless METH_GET
+  option httpchk
+  http-check send meth GET uri /api/platform ver HTTP/1.1 hdr Host 127.0.0.1
+  http-check expect status 200
+  default-server check inter 500ms fall 2 rise 1
+{servers}
+"""
+_BROKERS = """
+listen brokers
+  mode tcp
+  bind 127.0.0.1:{port}
+  balance roundrobin
+  retries 3
+  option redispatch 1
+  default-server check inter 200ms fall 2 rise 1
+{servers}
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What the balancer noted of one request: its last server, the status, and whether it was
-    sent more than once."""
+    """What the balancer noted of one request.
+
+    Args:
+        server: The last one that it was sent to.
+        status: Of the answer; -1 for none.
+        was_moved: Whether another server had it before.
+    """
 
     server: str
     status: int
-    was_retried: bool
+    was_moved: bool
 
 
 class Balancer:
@@ -74,6 +109,8 @@ class Balancer:
         servers: Port by name.
         has_retries: Without, it serves as a negative control.
         has_checks: The same.
+        sites: Webs, by name; `site_url` is their one address.
+        brokers: Key brokers, by name; they are at `broker_port`.
     """
 
     def __init__(
@@ -83,17 +120,25 @@ class Balancer:
         *,
         has_retries: bool = True,
         has_checks: bool = True,
+        sites: Mapping[str, int] | None = None,
+        brokers: Mapping[str, int] | None = None,
     ) -> None:
         self.folder = folder
-        port = ports.choose()
-        self.url = f"http://127.0.0.1:{port}"
+        port, site_port, self.broker_port = ports.choose(), ports.choose(), ports.choose()
+        self.url, self.site_url = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{site_port}"
+        further = ""
+        if sites:
+            further += _SITES.format(port=site_port, servers=_list(sites))
+        if brokers:
+            further += _BROKERS.format(port=self.broker_port, servers=_list(brokers))
         config = _CONFIG.format(
             folder=folder,
             port=port,
             request_id=REQUEST_ID,
             retries=_RETRIES if has_retries else _NO_RETRIES,
             checks=_CHECKS if has_checks else "",
-            servers="\n".join(f"  server {name} 127.0.0.1:{at}" for name, at in servers.items()),
+            servers=_list(servers),
+            further=further,
         )
         path = folder / "haproxy.cfg"
         path.write_text(config)
@@ -129,9 +174,13 @@ class Balancer:
         self.control(f"set server gateways/{server} state ready")
         self.wait_up(server)
 
-    def wait_up(self, server: str) -> None:
-        """Until its health check has found a gateway well."""
-        self._wait(server, lambda row: row["status"] == "UP")
+    def wait_up(self, server: str, backend: str = "gateways") -> None:
+        """Until its health check has found a server well."""
+        self._wait(server, lambda row: row["status"] == "UP", backend)
+
+    def wait_busy(self, server: str, count: int) -> None:
+        """Until so many requests are at a gateway and wait for its answers."""
+        self._wait(server, lambda row: int(row["scur"]) >= count)
 
     def read_served(self) -> dict[str, Served]:
         """By the id that each request had in its header."""
@@ -139,8 +188,8 @@ class Balancer:
         for line in self.log_path.read_text().splitlines():
             if line.startswith("SERVED "):
                 _, name, server, status, retries = line.split()
-                was_retried = retries != "0"
-                found[name] = Served(server, int(status), was_retried)
+                # A plus before the count of retries: the last one went to another server.
+                found[name] = Served(server, int(status), was_moved=retries.startswith("+"))
         return found
 
     def stop(self) -> None:
@@ -148,18 +197,22 @@ class Balancer:
         self.process.terminate()
         self.process.wait(20)
 
-    def _wait(self, server: str, is_so) -> None:
+    def _wait(self, server: str, is_so: Callable[[Row], bool], backend: str = "gateways") -> None:
         deadline = time.monotonic() + _STATE_TIMEOUT_S
-        while not is_so(row := self._row(server)):
+        while not is_so(row := self._row(server, backend)):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{server} is {row['status']} with {row['scur']} requests")
             time.sleep(0.05)
 
-    def _row(self, server: str) -> dict[str, str]:
+    def _row(self, server: str, backend: str) -> Row:
         head, *lines = self.control("show stat").lstrip("# ").splitlines()
         rows = [dict(zip(head.split(","), line.split(","), strict=False)) for line in lines if line]
-        [row] = [one for one in rows if (one["pxname"], one["svname"]) == ("gateways", server)]
+        [row] = [one for one in rows if (one["pxname"], one["svname"]) == (backend, server)]
         return row
+
+
+def _list(servers: Mapping[str, int]) -> str:
+    return "\n".join(f"  server {name} 127.0.0.1:{port}" for name, port in servers.items())
 
 
 def find_haproxy() -> tuple[Path, dict[str, str]]:

@@ -261,6 +261,7 @@ def summarise(outcomes: Sequence[Outcome], objective: Objective) -> dict[str, An
     answered = [one for one in outcomes if not one.error]
     # The window of the rates is from the first moment to the last end, so late answers cost.
     window_s = max((one.ended_s for one in outcomes), default=0.0)
+    offered_s = max((one.due_s for one in outcomes), default=0.0)
     good = sum(is_good(one, objective) for one in outcomes)
     errors: dict[str, int] = {}
     for one in outcomes:
@@ -274,6 +275,8 @@ def summarise(outcomes: Sequence[Outcome], objective: Objective) -> dict[str, An
     }
     return {
         "requests": len(outcomes),
+        # Not what was asked for: starts are drawn, and come as many as come.
+        "rate_per_s": len(outcomes) / offered_s if offered_s else None,
         "answered": len(answered),
         "errors": errors,
         "within_objectives": good,

@@ -1,8 +1,10 @@
-"""The cheapest machines that keep an objective, from curves that a load test measured.
+r"""The cheapest machines that keep an objective, from curves that a load test measured.
 
-    .venv/bin/python -m bench.right_size --curves FILE --rate 40 --p95-ms 250 [--headroom 0.3]
+    .venv/bin/python -m bench.right_size --run g6.xlarge 10.json --run g6.xlarge 20.json … \
+        [--curves FILE] --rate 40 --p95-ms 250 [--headroom 0.3]
 
-The file is JSON: {"g6.xlarge": [[rate, p95_ms, goodput_per_s], ...]}, each point of one machine.
+Each run is what `python -m bench.open_loop --json` wrote of one machine of the class, at one rate.
+Curves from elsewhere are JSON: {"g6.xlarge": [[rate, p95_ms, good_share], ...]}.
 Prices are from bench/gpu_prices.tsv: list prices, to be checked against one's own. It assumes that
 the balancer spreads the rate evenly over equal machines.
 """
@@ -21,15 +23,16 @@ from pathlib import Path
 
 PRICES = Path(__file__).with_name("gpu_prices.tsv")
 POINTS_MIN = 3
+GOOD_SHARE_MIN = 0.99
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One rate (requests a second) of one machine, its p95 and the good answers a second."""
+    """One rate (requests a second) of one machine, its p95 and the share (0 to 1) that was good."""
 
     rate: float
     p95_ms: float
-    goodput_per_s: float
+    good_share: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,7 @@ def find_rate_max(points: Sequence[Point], p95_ms: float) -> float:
     """The highest measured rate up to which the objective held, with 99 % good; 0 for none."""
     held = 0.0
     for one in points:
-        if one.p95_ms > p95_ms or one.goodput_per_s < 0.99 * one.rate:
+        if one.p95_ms > p95_ms or one.good_share < GOOD_SHARE_MIN:
             break
         held = one.rate
     return held
@@ -115,20 +118,49 @@ def read_prices(path: Path = PRICES) -> dict[str, float]:
         return {row["class"]: float(row["usd_per_hour"]) for row in rows}
 
 
-def main() -> int:
-    """Print the table and the JSON; 1 if no class keeps the objective."""
-    parser = argparse.ArgumentParser(prog="bench.right_size")
-    parser.add_argument("--curves", type=Path, required=True)
-    parser.add_argument("--rate", type=float, required=True)
-    parser.add_argument("--p95-ms", type=float, required=True)
-    parser.add_argument("--headroom", type=float, default=0.3)
-    given = parser.parse_args()
-    found = json.loads(given.curves.read_text())
+def read_run(path: Path) -> Point:
+    """The point of one run of the open loop.
+
+    Raises:
+        ValueError: Nobody was answered, or it is no such file.
+    """
+    found = json.loads(path.read_text())
+    try:
+        share = found["within_objectives"] / found["requests"]
+        return Point(found["rate_per_s"], found["end_ms"]["p95"], share)
+    except (KeyError, TypeError, ZeroDivisionError) as error:
+        raise ValueError(f"{path} is no run of bench.open_loop with answers") from error
+
+
+def read_curves(path: Path | None, runs: Sequence[tuple[str, str]]) -> dict[str, list[Point]]:
+    """All points by class, in the order of their rates."""
+    found = json.loads(path.read_text()) if path else {}
     curves = {name: [Point(*one) for one in rows] for name, rows in found.items()}
+    for name, run in runs:
+        curves.setdefault(name, []).append(read_run(Path(run)))
+    return {name: sorted(points, key=lambda one: one.rate) for name, points in curves.items()}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table and the JSON; 1 if no class keeps the objective, 2 for what is no curve."""
+    parser = argparse.ArgumentParser(prog="bench.right_size", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--run", nargs=2, action="append", default=[], metavar=("CLASS", "FILE"))
+    parser.add_argument("--curves", type=Path, help="points of several classes")
+    parser.add_argument("--rate", type=float, required=True, help="requests a second, in all")
+    parser.add_argument("--p95-ms", type=float, required=True)
+    parser.add_argument("--headroom", type=float, default=0.3, help="share of each to leave free")
+    given = parser.parse_args(arguments)
     limits = {"rate": given.rate, "p95_ms": given.p95_ms, "headroom": given.headroom}
-    sizes = choose(curves, read_prices(), **limits)
+    try:
+        sizes = choose(read_curves(given.curves, given.run), read_prices(), **limits)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    if not sizes:
+        print(f"no class keeps a p95 of {given.p95_ms:g} ms at any measured rate", file=sys.stderr)
+        return 1
     print(render(sizes), json.dumps([asdict(one) for one in sizes]), sep="\n\n")
-    return 0 if sizes else 1
+    return 0
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ once, and has left their wallet.
 from __future__ import annotations
 
 import os
-import secrets
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -15,72 +14,22 @@ from fractions import Fraction
 from pathlib import Path
 from uuid import UUID
 
-import httpx
 import pytest
 
-from tests.chaos import children, clients, database, journal
-from tests.chaos.books import Books
+from tests.chaos import children, clients, journal
 from tests.chaos.checker import Verdict, check
 from tests.chaos.children import ANSWERS_PASS, DEATHS, UNNOTICED, wait_for
-from tests.chaos.clients import Client, Sample
+from tests.chaos.clients import Client
+from tests.chaos.consumer import Consumer
 from tests.e2e.terminal import manage
 from tests.stack import Stack
 
-MODEL = "demo/digits"
 KEYED, UNKEYED = 4, 2
 # As many new requests are answered before and after each death.
 ROUND = 40
 # A claim and a hold of a killed gateway run out after two minutes; the sweep comes every
 # fifteen seconds, by beat and worker, which were killed as well.
 RESOLVED_WITHIN_S = 200.0
-
-
-class Consumer:
-    """The demo's consumer at its own terminal, with keys for this test alone."""
-
-    def __init__(self, stack: Stack) -> None:
-        self.stack = stack
-        login = stack.demo["consumer"]
-        self._api = httpx.Client(base_url=f"{stack.demo['web_url']}/api", timeout=30)
-        answer = self._api.post(
-            "/login",
-            json={
-                "email": login["email"],
-                "password": login["password"],
-                "token_name": f"chaos {secrets.token_hex(4)}",
-            },
-        ).raise_for_status()
-        self.account = answer.json()["account"]
-        self._api.headers["Authorization"] = f"Bearer {answer.json()['token']}"
-        self.books = Books(database.find_url(stack.home), self.account)
-
-    def make_key(self) -> tuple[UUID, str]:
-        """A fresh API key: its id and its text."""
-        document = {"account": self.account, "name": "chaos", "mode": "live"}
-        answer = self._api.post("/keys", json=document).raise_for_status().json()
-        return UUID(answer["id"]), answer["key"]
-
-    def read_price(self) -> Fraction:
-        """Of one prediction, in dollars, as everybody is told."""
-        answer = self._api.get(f"/models/{MODEL}/price").raise_for_status().json()
-        return Fraction(answer["nanos_per_prediction"], 10**9)
-
-    def collect_samples(self) -> list[Sample]:
-        """Different inputs and the outputs that belong to them, from before the first death."""
-        image = self.stack.demo["models"][0]["example_input"]["image"]
-        samples = []
-        for shift in range(0, 40, 8):
-            content = {"input": {"image": image[shift:] + image[:shift]}}
-            answer = httpx.post(
-                f"{self.stack.demo['gateway_url']}/v1/models/{MODEL}/predictions",
-                headers={"Authorization": f"Bearer {self.stack.demo['consumer']['api_key']}"},
-                json=content,
-                timeout=60,
-            ).raise_for_status()
-            body = answer.request.content
-            samples.append(Sample(body, answer.json()["output"]["probabilities"]))
-        assert len({tuple(one.probabilities) for one in samples}) == len(samples)
-        return samples
 
 
 @pytest.fixture

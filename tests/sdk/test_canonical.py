@@ -8,7 +8,7 @@ import struct
 import subprocess
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from strongroom.sealing.canonical import (
@@ -160,7 +160,7 @@ def test_numbers_agree_with_javascript(tmp_path):
         # The fixed answers above stand for JavaScript where there is none.
         return
     # Every pattern of bits is as likely as another, so all exponents come, and subnormal numbers.
-    bits = random.Random(8785)  # noqa: S311 - numbers for a test
+    bits = random.Random(8785)
     drawn = struct.unpack("<4000d", bits.randbytes(8 * 4000))
     numbers = [one for one in drawn if math.isfinite(one)]
     written = tmp_path / "numbers.json"

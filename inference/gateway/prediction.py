@@ -106,6 +106,10 @@ class Prediction:
         began_s = self._queued_s or self._started_s
         self.note(name, began_s, time.monotonic(), error, replica_id=self._replica_id)
 
+    def name_call(self) -> str:
+        """The `traceparent` of a call that leaves for a replica now; empty if it is not traced."""
+        return self.trace.name_call() if self.trace is not None else ""
+
     def note(
         self,
         name: str,

@@ -391,7 +391,12 @@ class Predictor:
         async with replica.calls.place(tensors, deadline_s=deadline_s):
             prediction.start()
             parts = self.streams.stream(
-                replica.grpc_address, replica.triton_name, tensors, outputs, deadline_s=deadline_s
+                replica.grpc_address,
+                replica.triton_name,
+                tensors,
+                outputs,
+                deadline_s=deadline_s,
+                traceparent=prediction.name_call(),
             )
             try:
                 with _reported(replica):
@@ -529,9 +534,8 @@ class Predictor:
 
         async def send(together: Sequence[Tensor], /, **how: Any) -> Outputs:
             began_s = time.monotonic()
-            if prediction.trace is not None:
-                # Of a call for several requests, in the trace of the one that leads it.
-                how["traceparent"] = prediction.trace.name_call()
+            # Of a call for several requests, in the trace of the one that leads it.
+            how["traceparent"] = prediction.name_call()
             try:
                 with _reported(replica):
                     return await self.pool.infer(
@@ -578,6 +582,7 @@ class Predictor:
                         tensors,
                         outputs,
                         deadline_s=deadline_s,
+                        traceparent=prediction.name_call(),
                     )
         except BaseException as error:
             prediction.fail(error)

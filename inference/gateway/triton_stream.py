@@ -46,6 +46,7 @@ class TritonStreams:
         outputs: Sequence[str],
         *,
         deadline_s: float,
+        traceparent: str = "",
     ) -> Part:
         """Run a model that could stream, and have its answer at once.
 
@@ -53,7 +54,13 @@ class TritonStreams:
             MarketplaceError: As from `TritonPool.infer`.
         """
         parts = self.stream(
-            address, model, tensors, outputs, deadline_s=deadline_s, in_pieces=False
+            address,
+            model,
+            tensors,
+            outputs,
+            deadline_s=deadline_s,
+            in_pieces=False,
+            traceparent=traceparent,
         )
         try:
             async with asyncio.timeout(deadline_s - time.monotonic()):
@@ -73,6 +80,7 @@ class TritonStreams:
         *,
         deadline_s: float,
         in_pieces: bool = True,
+        traceparent: str = "",
     ) -> AsyncGenerator[Part, None]:
         """The parts of an answer, as they come; close it early to stop the model.
 
@@ -84,6 +92,7 @@ class TritonStreams:
             deadline_s: On the clock of `time.monotonic`; told to the server. The caller
                 keeps it himself.
             in_pieces: Whether the model shall stream.
+            traceparent: Of the span that this call is; empty where it is not traced.
 
         Raises:
             TritonUnavailableError, ModelNotReadyError: The server's side failed.
@@ -91,7 +100,10 @@ class TritonStreams:
             TensorError, ModelExecutionError, OutputError: As from `TritonPool.infer`.
         """
         request = streams.make_request(model, tensors, outputs, in_pieces=in_pieces)
-        call = self._open(address)(timeout=max(0.0, deadline_s - time.monotonic()))
+        call = self._open(address)(
+            timeout=max(0.0, deadline_s - time.monotonic()),
+            metadata=(("traceparent", traceparent),) if traceparent else None,
+        )
         try:
             await call.write(request)
             await call.done_writing()

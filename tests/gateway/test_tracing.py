@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 from uuid import uuid4
 
+import grpc
+import httpx
 import pytest
+from grpc import aio
+from tritonclient.grpc import service_pb2
 
 from inference.gateway.config import SPANS_PER_REQUEST_MAX, SPANS_WAITING_MAX, GatewayConfig
 from inference.gateway.tracing import Trace, Tracer, make_tracer, read_traceparent
 from inference.gateway.triton_pool import _render_head
+from inference.gateway.triton_stream import TritonStreams
 from marketplace.core.env import SettingError
 from marketplace.core.ids import from_public
 from tests.gateway.collector import Collector, read_attributes
@@ -306,3 +313,61 @@ def test_the_head_of_a_traced_call_names_its_span_and_others_have_none():
     assert f"\r\ntraceparent: {TRACEPARENT}\r\n".encode() in traced
     assert traced.endswith(b"\r\n\r\n")
     assert b"traceparent" not in _render_head("http://t:1", "m", b"{}", [])
+
+
+class Listener(grpc.GenericRpcHandler):
+    """A server that answers each stream with one text, and remembers who called."""
+
+    def __init__(self) -> None:
+        self.seen: list[str | None] = []
+
+    def service(self, handler_call_details):
+        self.seen.append(dict(handler_call_details.invocation_metadata).get("traceparent"))
+        return grpc.stream_stream_rpc_method_handler(
+            self.answer,
+            request_deserializer=service_pb2.ModelInferRequest.FromString,
+            response_serializer=service_pb2.ModelStreamInferResponse.SerializeToString,
+        )
+
+    async def answer(self, requests, context):
+        async for _ in requests:
+            found = service_pb2.ModelInferResponse(raw_output_contents=[b"\x01\0\0\0a"])
+            found.outputs.add(name="text", datatype="BYTES", shape=[1])
+            yield service_pb2.ModelStreamInferResponse(infer_response=found)
+
+
+async def call_streams(traceparents: list[str]) -> list[str | None]:
+    listener, server, streams = Listener(), aio.server(), TritonStreams()
+    server.add_generic_rpc_handlers([listener])
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    try:
+        for one in traceparents:
+            deadline_s = time.monotonic() + 60
+            given = {"deadline_s": deadline_s, "traceparent": one}
+            await streams.infer(address, "m", [], ["text"], **given)
+            parts = [part async for part in streams.stream(address, "m", [], ["text"], **given)]
+            assert len(parts) == 1
+    finally:
+        await streams.close()
+        await server.stop(None)
+    return listener.seen
+
+
+def test_a_traced_stream_names_its_span_and_others_have_none():
+    assert asyncio.run(call_streams([TRACEPARENT, ""])) == [TRACEPARENT] * 2 + [None] * 2
+
+
+def test_a_stream_of_a_real_server_is_a_span_of_its_request(teller, traced, collector):
+    teller.fund(10 * PRICE_NANOS)
+    messages = [{"role": "user", "content": "a b"}]
+    answer = httpx.post(
+        f"{traced.url}/openai/v1/chat/completions",
+        headers={"Authorization": f"Bearer {teller.key.text}"},
+        json={"model": "maker/teller", "messages": messages, "stream": True},
+        timeout=60,
+    )
+
+    assert "[DONE]" in answer.text
+    [span] = wait_for_trace(collector, answer.headers["x-request-id"])["triton"]
+    assert span.status.code != ERROR

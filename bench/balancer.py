@@ -25,7 +25,7 @@ REQUEST_ID = "x-load-request"
 _START_TIMEOUT_S = 60.0
 _STATE_TIMEOUT_S = 60.0
 _CHECKS = """
-  option httpchk GET /health
+  option httpchk GET /health/ready
   http-check expect status 200
   default-server check inter 200ms fall 2 rise 1"""
 _RETRIES = """
@@ -163,16 +163,6 @@ class Balancer:
             while piece := wire.recv(1 << 16):
                 answer += piece
         return answer.decode()
-
-    def drain(self, server: str) -> None:
-        """Send a gateway nothing new, and wait until nothing runs there."""
-        self.control(f"set server gateways/{server} state drain")
-        self._wait(server, lambda row: row["scur"] == "0")
-
-    def admit(self, server: str) -> None:
-        """Send a gateway requests again, once it is known to be healthy."""
-        self.control(f"set server gateways/{server} state ready")
-        self.wait_up(server)
 
     def wait_up(self, server: str, backend: str = "gateways") -> None:
         """Until its health check has found a server well."""

@@ -234,6 +234,8 @@ def _gateway(place: Place) -> dict[str, str]:
         "STRONGROOM_WEB_URL": place.web_url,
         "STRONGROOM_GATEWAY_URL": place.gateway_url,
         "STRONGROOM_PLAYGROUND_SECRET": place.secrets["playground_secret"],
+        # There is no other gateway that could go on meanwhile.
+        "STRONGROOM_GATEWAY_DRAIN_S": "0",
     }
 
 

@@ -3,7 +3,8 @@
 Run: python -m inference.gateway
 
 Settings are read before anything is started, so that a wrong one ends this process with its
-name. Then granian takes this process' place: it is the one that gets the signals.
+name. Then granian takes this process' place, with a drain before its stop: it is the one that
+gets the signals.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from inference.gateway.closing import read_drain_s
 from inference.gateway.config import SERVER_OPTIONS, GatewayConfig
 from marketplace.core import schema
 from marketplace.core.env import SettingError
@@ -34,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         # Read by granian's worker, when it is too late for a short answer.
         read_level()
         read_format()
+        read_drain_s()
         schema_wait_s = schema.read_wait_s()
         command = serve_command()
     except SettingError as error:
@@ -47,7 +50,7 @@ def serve_command() -> list[str]:
     """One worker of granian: its numbers and its connections are those of one process."""
     host, port = env_listen("STRONGROOM_GATEWAY_LISTEN", LISTEN_DEFAULT)
     return [
-        *(sys.executable, "-P", "-m", "granian", "--interface", "rsgi"),
+        *(sys.executable, "-P", "-m", "inference.gateway.server", "--interface", "rsgi"),
         *("--host", host, "--port", str(port), "--workers", "1", "--no-ws", "--http", "1"),
         *SERVER_OPTIONS,
         "inference.gateway.app:app",

@@ -230,7 +230,11 @@ class Gateway:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def is_ready(self) -> bool:
-        """Whether predictions can be taken: Postgres is there, tells of changes and the time."""
+        """Whether predictions should be sent here: they can be taken, also a moment from now."""
+        return self.has_database() and not self.closing.is_draining
+
+    def has_database(self) -> bool:
+        """Whether Postgres is there, tells of changes and the time."""
         return self.changes.is_listening and self.clock.is_known
 
     async def handle(self, scope: Any, protocol: RSGIProtocol) -> None:
@@ -261,6 +265,8 @@ class Gateway:
                 *request.common_headers,
                 *answer.headers,
                 *request.limit_headers,
+                # The client's next request goes by a new connection, to another gateway.
+                *([("connection", "close")] if self.closing.is_draining else []),
             ],
             answer.body,
         )
@@ -361,7 +367,7 @@ class Application:
         _raise_file_limit()
         self.gateway = Gateway(GatewayConfig.from_env())
         loop.run_until_complete(self.gateway.start())
-        self.gateway.closing.hear()
+        self.gateway.closing.hear(loop)
         memory.tune()
 
     def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:

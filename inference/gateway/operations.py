@@ -53,10 +53,11 @@ class Operations:
         raise NotFoundError
 
     def _answer_ready(self) -> Answer:
-        is_ready = self.gateway.is_ready()
+        is_ready, is_draining = self.gateway.is_ready(), self.gateway.closing.is_draining
+        state = "draining" if is_draining else "unavailable"
         document: dict[str, Any] = {
-            "status": "ok" if is_ready else "unavailable",
-            "database": is_ready,
+            "status": "ok" if is_ready else state,
+            "database": self.gateway.has_database(),
             # Without Redis predictions go on, each gateway within its share of the limits.
             "limits": self.gateway.limits.scope,
         }

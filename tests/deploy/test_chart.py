@@ -323,16 +323,23 @@ def test_pods_outlive_what_they_are_in_the_middle_of(rendered):
         if not is_spot(it)
     }
     gateway = chart.pod_spec(rendered.get("Deployment", "gateway"))["containers"][0]
-    waits_s = gateway["lifecycle"]["preStop"]["sleep"]["seconds"]
+    waits_s = int(chart.environment(gateway)["STRONGROOM_GATEWAY_DRAIN_S"])
 
     assert grace_s["node"] >= JOB_RUN_MAX_S + DRAIN_TIMEOUT_S + 30  # Triton's own end.
     assert grace_s["worker"] > product_settings.CELERY_TASK_TIME_LIMIT
+    assert waits_s > readiness_s(gateway)
     assert grace_s["gateway"] > waits_s + DEADLINE_S + SETTLE_WAIT_S
     for workload in rendered.of_kind("Deployment"):
         if chart.pod_labels(workload)[COMPONENT] == "node":
             drain_s = chart.environment(chart.pod_spec(workload)["containers"][0])
             spare_s = 8 if is_spot(workload) else JOB_RUN_MAX_S
             assert int(drain_s["STRONGROOM_NODE_DRAIN_S"]) == spare_s
+
+
+def readiness_s(container: Object) -> int:
+    """After so long its Service has heard that it is not ready, however its end is told."""
+    probe = container["readinessProbe"]
+    return probe["periodSeconds"] * (probe["failureThreshold"] - 1)
 
 
 def is_spot(workload: Object) -> bool:

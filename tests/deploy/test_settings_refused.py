@@ -113,6 +113,7 @@ WRONG = [
     ("gateway", "STRONGROOM_GATEWAY_TRUSTED_PROXIES", "10.0.0.0/33"),
     ("gateway", "STRONGROOM_GATEWAY_METRICS_TOKEN", "short"),
     ("gateway", "STRONGROOM_GATEWAY_DEADLINE_S", "0"),
+    ("gateway", "STRONGROOM_GATEWAY_DRAIN_S", "301"),
     ("gateway", "STRONGROOM_OTLP_RATIO", "2"),
     ("gateway", "STRONGROOM_LOG_LEVEL", "LOUD"),
     *(

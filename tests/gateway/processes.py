@@ -36,7 +36,8 @@ class GatewayProcess:
     """One gateway, started as `bin/up` starts it. `target` names another app than the real one.
 
     With `socket_path` it listens there and on no port; without `port`, on any that is free. Its
-    code is that below `root`.
+    code is that below `root`, served by `module`. Unless a test asks for it, it does not drain
+    before it stops.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class GatewayProcess:
         socket_path: Path | None = None,
         port: int | None = None,
         root: Path = ROOT,
+        module: str = "inference.gateway.server",
         server_options: Sequence[str] = SERVER_OPTIONS,
         **settings: str,
     ) -> None:
@@ -55,7 +57,7 @@ class GatewayProcess:
         self.url = f"http://127.0.0.1:{self.port}"
         self.grpc_address = settings.get(GRPC_LISTEN, "")
         self.log_path = folder / f"gateway-{self.port}.log"
-        command = [sys.executable, "-m", "granian", "--interface", "rsgi", "--loop", "uvloop"]
+        command = [sys.executable, "-m", module, "--interface", "rsgi", "--loop", "uvloop"]
         command += ["--http", "1", "--no-ws", "--workers", "1", "--log-level", "warning"]
         command += server_options
         self.socket_path = socket_path
@@ -73,6 +75,7 @@ class GatewayProcess:
             # On a busy machine the gateway itself may be slow to look at Redis' answer.
             "STRONGROOM_GATEWAY_REDIS_WAIT_MS": "5000",
             "STRONGROOM_PLAYGROUND_SECRET": os.environ["STRONGROOM_PLAYGROUND_SECRET"],
+            "STRONGROOM_GATEWAY_DRAIN_S": "0",
             **settings,
         }
         with self.log_path.open("wb") as log:
@@ -98,8 +101,12 @@ class GatewayProcess:
 
     def stop(self) -> None:
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+            self.tell_to_stop()
             self.process.wait(20)
+
+    def tell_to_stop(self) -> None:
+        """As whoever runs it does; it may take its time."""
+        self.process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
         os.killpg(self.process.pid, signal.SIGKILL)

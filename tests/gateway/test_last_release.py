@@ -34,7 +34,7 @@ def old_code(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def old(shop, old_code, tmp_path, database_urls) -> Iterator[GatewayProcess]:
-    process = GatewayProcess(tmp_path, database_urls["gateway"], root=old_code)
+    process = GatewayProcess(tmp_path, database_urls["gateway"], root=old_code, module="granian")
     yield process
     process.stop()
 

@@ -42,6 +42,9 @@ from strongroom.sealing.manifest import Manifest
 NONCE_TTL_S = 60
 # Short enough that a withdrawn version is gone soon even from a node that hides.
 LEASE_TTL_S = 600
+# What a node is told is left of one that is new: its end is cut to whole seconds. A number, so
+# that the clock of the node's machine is of no account.
+TOLD_TTL_S = LEASE_TTL_S - 1
 # Which state of a version allows which purpose.
 STATES_BY_PURPOSE = {"scan": frozenset({"onboarding"}), "serve": frozenset({"approved"})}
 
@@ -137,6 +140,7 @@ async def _give(
     return {
         "lease_id": str(lease_id),
         "expires_at": info["expires_at"],
+        "ttl_s": TOLD_TTL_S,
         "sealed_dek": encode_base64(sealed),
         "info": info,
     }
@@ -148,7 +152,7 @@ async def renew(
     lease_id: UUID,
     body: dict[str, Any],
     peer: Peer,
-) -> dict[str, str]:
+) -> dict[str, Any]:
     """Move the end of a live lease, if the desired state still wants the replica there.
 
     Raises:
@@ -171,7 +175,7 @@ async def renew(
         await _end(connection, keys, lease_id, reason_code=error.code)
         raise LeaseLostError(error.detail) from error
     expires_at = await queries.extend_lease(connection, lease_id, ttl_s=LEASE_TTL_S)
-    return {"expires_at": expires_at.astimezone(UTC).isoformat()}
+    return {"expires_at": expires_at.astimezone(UTC).isoformat(), "ttl_s": TOLD_TTL_S}
 
 
 async def release(

@@ -44,6 +44,7 @@ from inference.triton import processes, repository
 from inference.triton.control import TritonControl
 from inference.triton.errors import ModelNotReadyError
 from inference.triton.server import TritonServer, stop_orphan
+from marketplace.core.clock import to_wire, utc_now
 from marketplace.core.metrics_listener import MetricsListener
 from strongroom.sealing.manifest import Manifest
 
@@ -262,6 +263,8 @@ class Node:
     def _describe(self) -> dict[str, Any]:
         config = self.config.triton
         return {
+            # So that the platform sees how far this machine's clock is off.
+            "at": to_wire(utc_now()),
             "triton": {
                 "ready": self._supervisor.is_ready,
                 "version": self._supervisor.version,

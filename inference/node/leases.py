@@ -147,9 +147,16 @@ class LeaseKeeper:
 
 
 def _read_ttl_s(answer: dict[str, Any]) -> float:
+    """Seconds from now; what this machine's clock says is of no account.
+
+    A broker of before it told seconds is taken at its date.
+    """
     try:
-        expires_at = datetime.fromisoformat(answer["expires_at"])
-        left_s = (expires_at - utc_now()).total_seconds()
+        if "ttl_s" in answer:
+            left_s = float(answer["ttl_s"])
+        else:
+            left_s = (datetime.fromisoformat(answer["expires_at"]) - utc_now()).total_seconds()
     except (KeyError, TypeError, ValueError) as error:
         raise UnreachableError("the key broker's answer has no end of the lease") from error
-    return max(0.0, min(TTL_S_MAX, left_s))
+    # Whatever is no number ends it at once.
+    return min(TTL_S_MAX, left_s) if left_s > 0 else 0.0

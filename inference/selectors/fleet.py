@@ -11,13 +11,15 @@ from django.db.models import Count, Min, Prefetch, Q, QuerySet
 
 from inference.models import Deployment, Node, NodeIdentity, Replica, SigningKey
 from inference.node_certificate import CERTIFICATE_TTL
-from inference.selectors.node import ENDED_STATES, QUIET_AFTER
+from inference.selectors.node import CLOCK_AHEAD, CLOCK_OFF_S_MAX, ENDED_STATES, QUIET_AFTER
 from marketplace.core.clock import utc_now
 
 State = Replica.State
 
 # One that ends sooner should have been renewed by now: nodes do when a third of its time is over.
 CERTIFICATE_SOON = CERTIFICATE_TTL / 2
+# What a time service keeps on any machine; beyond it the fleet page says so.
+CLOCK_SHOWN_S = 10
 # More nodes than this are looked at in a monitoring system.
 NODES_SHOWN = 200
 # A node that said goodbye is shown for as long: machines of pools come and go.
@@ -72,6 +74,15 @@ class FleetNode:
         """Parts of ciphertext that went bad on its disk, as it counts them."""
         cache = self.node.info.get("cache")
         return (_read_count(cache, "damage") if isinstance(cache, Mapping) else None) or 0
+
+    @property
+    def clock(self) -> str:
+        """How far its clock is off, in words; empty where it is right or was not told."""
+        ahead_s = read_clock_ahead_s(self.node)
+        if abs(ahead_s) < CLOCK_SHOWN_S:
+            return ""
+        way = "ahead" if ahead_s > 0 else "behind"
+        return f"{abs(ahead_s):,} s {way}"
 
     @property
     def cpu_count(self) -> int | None:
@@ -129,7 +140,15 @@ def describe_condition(node: Node) -> str:
         return "silent"
     if node.drain_requested_at is not None:
         return "draining"
+    if abs(read_clock_ahead_s(node)) > CLOCK_OFF_S_MAX:
+        return "clock off"
     return "ready" if node.triton_ready else "no Triton"
+
+
+def read_clock_ahead_s(node: Node) -> int:
+    """By how many seconds its clock is ahead of ours; 0 where it did not say."""
+    found = node.info.get(CLOCK_AHEAD)
+    return found if isinstance(found, int) else 0
 
 
 def count_fleet() -> FleetTotals:

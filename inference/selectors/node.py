@@ -26,6 +26,11 @@ from marketplace.core.errors import NotFoundError
 QUIET_AFTER = timedelta(seconds=15)
 # How long others must have been heard while one was not, before its replicas are given up.
 LOST_AFTER = timedelta(seconds=60)
+# In a node's `info`: by how many seconds its clock is ahead of ours, as its last report showed.
+CLOCK_AHEAD = "clock_ahead_s"
+# A node further off could not join either: certificates and proofs of joining bear its time. It
+# keeps what it serves, for leases, jobs and bookings go by the clocks of broker and database.
+CLOCK_OFF_S_MAX = 300
 # States in which a replica holds nothing on its node and will not by itself.
 ENDED_STATES = (Replica.State.FAILED, Replica.State.LOST, Replica.State.UNLOADED)
 
@@ -38,7 +43,13 @@ def find_node_by_token(text: str) -> Node | None:
 
 
 def list_live_nodes() -> QuerySet[Node]:
-    """Nodes that report and take new replicas, whose Triton is ready, the least loaded first."""
+    """Nodes that report and take new replicas, whose Triton is ready, the least loaded first.
+
+    None whose clock is further off than `CLOCK_OFF_S_MAX`.
+    """
+    is_right = Q(
+        info__clock_ahead_s__gte=-CLOCK_OFF_S_MAX, info__clock_ahead_s__lte=CLOCK_OFF_S_MAX
+    )
     return (
         Node.objects.filter(
             revoked_at=None,
@@ -46,6 +57,7 @@ def list_live_nodes() -> QuerySet[Node]:
             triton_ready=True,
             last_seen_at__gt=utc_now() - QUIET_AFTER,
         )
+        .filter(is_right | Q(info__clock_ahead_s__isnull=True))
         .annotate(load=Count("replicas", filter=Q(replicas__wanted=True)))
         .order_by("load", "name")
     )

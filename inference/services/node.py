@@ -30,7 +30,7 @@ from inference.models import (
 )
 from inference.models.node import POOL_DEFAULT
 from inference.node_certificate import NODE_NAME, CertificateError, NodeCertificate
-from inference.selectors.node import QUIET_AFTER
+from inference.selectors.node import CLOCK_AHEAD, CLOCK_OFF_S_MAX, QUIET_AFTER
 from inference.services import deployment, keybroker_client, onboarding
 from inference.services.untrusted import clean_code, clean_fraction, clean_object, clean_text
 from marketplace.core import keys
@@ -50,7 +50,7 @@ JOIN_TOKEN_USES_MAX = 10_000
 # Machines of a pool come and go. One that did not say goodbye has left after this silence.
 LEFT_AFTER = timedelta(hours=1)
 # An enrolment is signed when it is sent; the rest is for clocks that differ.
-ENROLMENT_AGE_MAX = timedelta(minutes=5)
+ENROLMENT_AGE_MAX = timedelta(seconds=CLOCK_OFF_S_MAX)
 # Replicas that one report may speak of; far above what fits on one GPU.
 REPORTED_REPLICAS_MAX = 256
 REASON_UNKNOWN = "reason_unknown"
@@ -263,6 +263,7 @@ def record_report(*, node: Node, report: dict[str, Any]) -> None:
     triton, info = report.get("triton"), report.get("info")
     said = _read_replicas(report.get("replicas"))
     node_changes = _read_node(node, triton, info, is_leaving=report.get("leaving") is True)
+    _read_clock(node, report.get("at"), node_changes)
     with transaction.atomic():
         # By key, as every writer does, so that two never wait for each other.
         rows = node.replicas.exclude(_SETTLED).order_by("pk")
@@ -301,6 +302,31 @@ def _read_node(node: Node, triton: Any, info: Any, *, is_leaving: bool) -> dict[
     if cleaned != node.info:
         changes["info"] = cleaned
     return changes
+
+
+def _read_clock(node: Node, at: Any, changes: dict[str, Any]) -> None:
+    """Note in `info` how far the node's clock is ahead of this one, in seconds.
+
+    A report takes a moment, and moments differ: what is within a second of what was noted before
+    is not noted anew. Nodes of an earlier release do not tell their time.
+    """
+    if at is None:
+        return
+    try:
+        said = datetime.fromisoformat(at)
+        ahead_s = round((said - changes["last_seen_at"]).total_seconds())
+    except (TypeError, ValueError, OverflowError):
+        raise InvalidInputError(
+            "A time with a zone was expected.", errors=[_fault("/at")]
+        ) from None
+    before_s = node.info.get(CLOCK_AHEAD)
+    if isinstance(before_s, int) and abs(before_s - ahead_s) <= 1:
+        ahead_s = before_s
+    info = changes.get("info", node.info) | {CLOCK_AHEAD: ahead_s}
+    if info == node.info:
+        changes.pop("info", None)
+    else:
+        changes["info"] = info
 
 
 def _fault(pointer: str) -> Any:

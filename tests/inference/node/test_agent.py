@@ -11,6 +11,7 @@ import tempfile
 import threading
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -21,6 +22,7 @@ from inference.serving import landlock
 from inference.triton import processes, repository
 from inference.triton.errors import ModelLoadError
 from inference.triton.tensors import Tensor
+from marketplace.core.clock import utc_now
 from marketplace.core.errors import MarketplaceError
 from marketplace.core.ids import new_id
 from strongroom.sealing.manifest import TestVector
@@ -90,6 +92,7 @@ def test_the_node_says_where_its_server_is(platform, node):
         "metrics_url": f"http://127.0.0.1:{node.metrics_port}/metrics",
     }
     assert report["info"]["cpu_count"] == os.cpu_count()
+    assert abs(datetime.fromisoformat(report["at"]) - utc_now()) < timedelta(minutes=2)
     assert {"memory_total_bytes", "memory_available_bytes", "disk_free_bytes"} <= set(
         report["info"]
     )

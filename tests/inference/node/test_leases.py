@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import time
 from datetime import timedelta
 
@@ -158,12 +159,38 @@ def test_a_lease_ends_by_the_monotonic_clock(keeper, held, lost, offset_s):
     assert left_s == pytest.approx(min(TTL_S_MAX, 600 - offset_s), abs=30)
 
 
+@pytest.mark.parametrize("offset_s", [-100_000, -240, 0, 240, 100_000])
+def test_seconds_that_the_broker_tells_need_no_clock(offset_s):
+    answer = {"lease_id": str(new_id()), **ends_in(600), "ttl_s": 599}
+    with time_machine.travel(utc_now() + timedelta(seconds=offset_s), tick=False):
+        made = Lease.parse(answer, new_id())
+
+    assert made.expires_at - time.monotonic() == pytest.approx(599, abs=30)
+
+
+@pytest.mark.parametrize(
+    ("ttl_s", "least_s", "most_s"),
+    [(601, 570, TTL_S_MAX), (0, -30, 0), (-1, -30, 0), (math.nan, -30, 0), (math.inf, 570, 600)],
+)
+def test_seconds_out_of_bounds_make_no_lease_longer(ttl_s, least_s, most_s):
+    made = Lease.parse({"lease_id": str(new_id()), "ttl_s": ttl_s}, new_id())
+
+    assert least_s <= made.expires_at - time.monotonic() <= most_s
+
+
 def test_a_release_that_cannot_be_said_is_no_error(keeper):
     keeper.release(make_lease())
 
 
 @pytest.mark.parametrize(
-    "answer", [{}, {"lease_id": "x", **ends_in(1)}, {"lease_id": str(new_id()), "expires_at": "x"}]
+    "answer",
+    [
+        {},
+        {"lease_id": "x", **ends_in(1)},
+        {"lease_id": str(new_id()), "expires_at": "x"},
+        {"lease_id": str(new_id()), "ttl_s": "soon"},
+        {"lease_id": str(new_id()), "ttl_s": None},
+    ],
 )
 def test_a_malformed_lease_is_no_answer(answer):
     with pytest.raises(UnreachableError):

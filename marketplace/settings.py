@@ -333,10 +333,15 @@ CREATOR_SHARE_BPS = env_int("STRONGROOM_CREATOR_SHARE_BPS", 8000, maximum=10_000
 PRICE_NOTICE_DAYS = env_int("STRONGROOM_PRICE_NOTICE_DAYS", 7)
 # What a node's hour costs, in nano-dollars: prices are shown beside what they cost to serve.
 MACHINE_HOUR_NANOS = env_int("STRONGROOM_MACHINE_HOUR_NANOS", 100_000_000)
-# Seconds without a call after which a new model is unloaded; 0 for never. Its creator may choose
-# another time, or pay to have it kept: so much an hour, in nano-dollars.
 # How many versions a node may fetch the ciphertext of before it is given them; 0: none.
 PREFETCH_VERSIONS = env_int("STRONGROOM_PREFETCH_VERSIONS", 0, maximum=64)
+# What one copy of a version bears before another is loaded, where a node is free; see
+# inference/core/copies.py. With 1 at most none is.
+COPY_REQUESTS = env_int("STRONGROOM_COPY_REQUESTS", 4, minimum=1, maximum=10_000)
+COPY_WAIT_S = env_int("STRONGROOM_COPY_WAIT_S", 30, minimum=1, maximum=86_400)
+COPIES_MAX = env_int("STRONGROOM_COPIES_MAX", 8, minimum=1, maximum=16)
+# Seconds without a call after which a new model is unloaded; 0 for never. Its creator may choose
+# another time, or pay to have it kept: so much an hour, in nano-dollars.
 IDLE_AFTER_S = env_int("STRONGROOM_IDLE_AFTER_S", 0, maximum=7 * 24 * 3600)
 if 0 < IDLE_AFTER_S < 60:
     raise SettingError("STRONGROOM_IDLE_AFTER_S must be 0 or at least 60")

@@ -107,6 +107,7 @@ class DeploymentAdmin(ReadOnlyAdmin):
         "__str__",
         "warmth",
         "replica_count",
+        "load_replica_count",
         "idle_after_s",
         "is_always_warm",
         "warm_hour",

@@ -60,6 +60,7 @@ def _describe(found: Temperature) -> dict[str, Any]:
         "state": found.state.value,
         "cold_start_s": found.cold_start_s,
         "replica_count": deployment.replica_count,
+        "load_replica_count": deployment.load_replica_count,
         "idle_after_s": deployment.idle_after_s,
         "is_always_warm": deployment.is_always_warm,
         "warm_hour_nanos": deployment.warm_hour_nanos,

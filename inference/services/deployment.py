@@ -113,7 +113,8 @@ def place_replicas(*, deployment_id: UUID) -> int:
             return 0
         release_replicas(deployment.replicas.filter(state=Replica.State.FAILED))
         working = list(deployments.list_working_replicas(deployment))
-        missing = deployment.replica_count - len(working)
+        wanted = deployment.replica_count + deployment.load_replica_count
+        missing = wanted - len(working)
         if missing <= 0 or not _is_retry_due(deployment):
             return 0
         taken = {replica.node_id for replica in working}

@@ -17,6 +17,7 @@ from django.db.models.functions import Now
 from inference.models import Deployment, Replica, WakeWish
 from inference.models.node import IDLE_AFTER_MAX_S, IDLE_AFTER_MIN_S
 from inference.selectors import wake as selectors
+from inference.services import copies
 from inference.services import deployment as deployments
 from inference.services import warm_hour as warm_hours
 from marketplace.core.errors import InvalidInputError
@@ -29,6 +30,7 @@ COLD_START_MAX_MS = 3_600_000
 
 def sweep() -> None:
     """All that keeps running what should run, and lets rest what nobody wants."""
+    copies.adjust_copies()
     deployments.reconcile()
     # Wishes that no listener has heard; see `inference.tasks.wake`.
     answer_wishes()
@@ -96,7 +98,9 @@ def _unload(version_id: UUID) -> bool:
         deployment = selectors.list_idle_deployments().filter(version_id=version_id).first()
         if deployment is None:
             return False
-        Deployment.objects.filter(pk=deployment.pk).update(slept_at=Now(), waking_since=None)
+        Deployment.objects.filter(pk=deployment.pk).update(
+            slept_at=Now(), waking_since=None, load_replica_count=0
+        )
         deployments.release_replicas(deployment.replicas.all())
         return True
 

@@ -33,7 +33,8 @@ from bench.queue_stand import Stand, describe_machine, stand
 SCRIPTS = Path(__file__).with_name("k6")
 RAMP = "ramp"
 STREAM = "stream"
-KINDS = ("steady", RAMP, "spike", "soak", "stress", STREAM)
+SOAK = "soak"
+KINDS = ("steady", RAMP, "spike", SOAK, "stress", STREAM)
 # k6's own status for a run that went through and missed an objective.
 MISSED = 99
 OVER_WITHIN_S = 300.0
@@ -74,7 +75,9 @@ def run(target: Target, options: argparse.Namespace) -> int:
         if options.summary and summary.exists():
             options.summary.write_bytes(summary.read_bytes())
         if options.kind != RAMP and summary.exists():
-            print("\n".join(render(json.loads(summary.read_text()))))
+            found = json.loads(summary.read_text())
+            print("\n".join(render(found)))
+            status = judge(found, status, options)
     ends = {0: "kept: the objectives", MISSED: "missed: the objectives"}
     print(f"{ends.get(status, f'failed with {status}: k6')}; {describe_machine()}")
     return status
@@ -88,6 +91,31 @@ def render(summary: Mapping[str, Any]) -> list[str]:
         for condition, judged in metric.get("thresholds", {}).items():
             lines.append(f"{'ok ' if judged['ok'] else 'NOT'} {name} {condition}: {values}")
     return lines
+
+
+def judge(summary: Mapping[str, Any], status: int, options: argparse.Namespace) -> int:
+    """The status after what k6 itself does not see; says in a sentence what is wrong."""
+    dropped = summary["metrics"].get("dropped_iterations", {}).get("values", {}).get("count", 0)
+    if dropped:
+        print(f"{dropped:g} requests were not sent in time: that is no fault of what is measured")
+    if options.kind == SOAK and (slower := find_drift(summary, options.drift_max)):
+        print(f"NOT {slower}")
+        return status or MISSED
+    return status
+
+
+def find_drift(summary: Mapping[str, Any], ratio_max: float) -> str:
+    """What is slower in the last quarter of a soak than in the first; empty if it is not."""
+    quarters = [
+        summary["metrics"].get(f"http_req_duration{{quarter:{number}}}", {}).get("values", {})
+        for number in (1, 4)
+    ]
+    if not all(one.get("count") for one in quarters):
+        return "a quarter has no requests"
+    first, last = (one["p(95)"] for one in quarters)
+    if last <= first * ratio_max:
+        return ""
+    return f"the last quarter's p95 is {last / first:.2f} times the first's, {ratio_max:g} at most"
 
 
 def require_loopback(url: str) -> None:
@@ -126,6 +154,7 @@ def _start(target: Target, options: argparse.Namespace, summary: Path) -> int:
         "P95_MS": options.p95_ms,
         "FIRST_P95_MS": options.first_p95_ms,
         "ERRORS_MAX": options.errors_max,
+        "PLACES": options.places,
         "SUMMARY": summary,
     }
     env = {name: str(value) for name, value in given.items()}
@@ -214,6 +243,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--p95-ms", type=_positive, default=250)
     parser.add_argument("--first-p95-ms", type=_positive, default=500, help="stream: first byte")
     parser.add_argument("--errors-max", type=_share, default=0.01, help="share that may fail")
+    parser.add_argument(
+        "--places", type=_positive, default=0, help="requests open at once, at most; by the rate"
+    )
+    parser.add_argument(
+        "--drift-max", type=float, default=1.5, help="soak: last quarter's p95 to the first's"
+    )
     parser.add_argument("--summary", type=Path, help="a file for k6's figures as JSON")
     options = parser.parse_args(arguments)
     if options.kind != RAMP and not (options.url and options.model):

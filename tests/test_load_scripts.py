@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bench import k6, open_loop
-from inference.models import Prediction
+from inference.models import Job, Prediction
 from strongroom.interface import Interface
 from tests.gateway.conftest import (
     INTERFACE,
@@ -52,7 +52,8 @@ def load(shop, monkeypatch, kind: str, *more: str, model: str = MODEL, given=Non
     monkeypatch.setenv("STRONGROOM_API_KEY", shop.key.text)
     text = json.dumps(given or {"x": X})
     options = ["--url", shop.url, "--model", model, "--input", text, "--rate", "2"]
-    limits = ["--p95-ms", SLOW_MS, "--first-p95-ms", SLOW_MS]
+    limits = ["--p95-ms", SLOW_MS, "--first-p95-ms", SLOW_MS, "--drift-max", "1000"]
+    limits += ["--sync-p95-ms", SLOW_MS, "--async-p95-ms", SLOW_MS]
     return k6.main([kind, *options, "--seconds", "2", *limits, *more])
 
 
@@ -76,6 +77,60 @@ def test_predictions_are_sent_and_judged(shop, monkeypatch, tmp_path, capfd, kin
     assert sent == Prediction.objects.filter(state="succeeded").count() > 0
     assert f"ok  http_req_duration{{model:{MODEL}}} p(95)<{SLOW_MS}" in printed
     assert "ok  dropped_iterations count==0" in printed or "dropped_iterations" not in metrics
+
+
+def test_a_ramp_is_sent_and_judged(shop, monkeypatch, capfd):
+    shop.fund(1_000 * PRICE_NANOS)
+
+    status = load(shop, monkeypatch, "ramp", "--low", "1", "--seconds", "1")
+
+    assert status == 0, capfd.readouterr().out
+    assert Prediction.objects.filter(state="succeeded").exists()
+    # Nobody pulls here: they wait.
+    assert set(Job.objects.values_list("state", flat=True)) == {"queued"}
+    assert load(
+        shop, monkeypatch, "ramp", "--low", "1", "--seconds", "1", "--sync-p95-ms", "1"
+    ) == (k6.MISSED)
+
+
+def test_requests_that_k6_could_not_send_are_told_apart(shop, monkeypatch, capfd):
+    shop.fund(1_000 * PRICE_NANOS)
+
+    status = load(
+        shop, monkeypatch, "steady", "--places", "1", "--rate", "5", given={"x": X, "wait_s": 1}
+    )
+
+    printed = capfd.readouterr().out
+    assert status == k6.MISSED
+    assert "NOT dropped_iterations count==0" in printed
+    assert "were not sent in time" in printed
+    assert "NOT http_req" not in printed
+
+
+def quarters(first: float, last: float, count: int = 9) -> dict:
+    return {
+        "metrics": {
+            f"http_req_duration{{quarter:{number}}}": {"values": {"count": count, "p(95)": p95}}
+            for number, p95 in ((1, first), (4, last))
+        }
+    }
+
+
+@pytest.mark.parametrize(
+    ("summary", "said"),
+    [
+        (quarters(10, 10), ""),
+        (quarters(10, 15), ""),
+        (quarters(10, 5), ""),
+        (quarters(10, 15.1), "1.51 times the first's"),
+        (quarters(10, 10, count=0), "a quarter has no requests"),
+        ({"metrics": {}}, "a quarter has no requests"),
+    ],
+)
+def test_what_piles_up_in_a_soak_is_found(summary, said):
+    found = k6.find_drift(summary, 1.5)
+    assert said in found
+    assert bool(found) == bool(said)
 
 
 def test_streams_are_sent_and_judged(teller, monkeypatch, tmp_path, capfd):

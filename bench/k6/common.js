@@ -1,6 +1,7 @@
 // What all scripts share: the request, its objectives and how it is sent. Started by bench/k6.py,
 // which sets URL, KEY, MODEL (owner/name), INPUT (JSON), RATE (requests a second), SECONDS, P95_MS,
-// ERRORS_MAX (a share, 0 to 1) and SUMMARY (a file).
+// ERRORS_MAX (a share, 0 to 1), PLACES (requests open at once, at most; 0: by the rate) and SUMMARY
+// (a file).
 import http from "k6/http";
 import { check } from "k6";
 
@@ -18,8 +19,9 @@ const body = JSON.stringify({ input: JSON.parse(__ENV.INPUT) });
 // An open loop: the next request starts in time, whether or not the last one was answered. Who
 // waits takes a place; a request without a place is dropped, counted, and fails the run.
 export function open(executor, more) {
-  const places = Math.min(2000, Math.max(20, 2 * rate));
-  return { executor, timeUnit: "1s", preAllocatedVUs: places, maxVUs: 4 * places, ...more };
+  const most = Number(__ENV.PLACES) || 4 * Math.min(2000, Math.max(20, 2 * rate));
+  const places = Math.ceil(most / 4);
+  return { executor, timeUnit: "1s", preAllocatedVUs: places, maxVUs: most, ...more };
 }
 
 // The objectives of one model: the time to the answer, the share that fails, and none dropped.
@@ -36,7 +38,7 @@ export function describe(scenario, thresholds) {
   return {
     scenarios: { predictions: scenario },
     thresholds,
-    summaryTrendStats: ["avg", "med", "p(90)", "p(95)", "p(99)", "max"],
+    summaryTrendStats: ["count", "avg", "med", "p(90)", "p(95)", "p(99)", "max"],
     systemTags: ["status", "method", "scenario", "expected_response", "error_code"],
   };
 }

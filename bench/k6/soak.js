@@ -1,4 +1,5 @@
 // The same rate for hours: the last quarter must be as fast as the first, or something piles up.
+// bench/k6.py compares the two.
 import { describe, objectives, open, predict, rate, seconds } from "./common.js";
 import exec from "k6/execution";
 

@@ -110,8 +110,9 @@ class Deployment(models.Model):
         "marketplace.ModelVersion", models.PROTECT, related_name="deployments"
     )
     replica_count = models.PositiveSmallIntegerField(default=1)
-    # On top of those, for as long as its load asks for them.
-    load_replica_count = models.PositiveSmallIntegerField(default=0, db_default=0)
+    # On top of those, for as long as its load asks for them. Never below 0, which is not a
+    # constraint: adding one reads the whole table.
+    load_replica_count = models.SmallIntegerField(default=0, db_default=0)
     created_at = models.DateTimeField(auto_now_add=True)
     stopped_at = models.DateTimeField(null=True, blank=True)
     # Seconds without a call after which it is unloaded; null for never.

@@ -262,7 +262,7 @@ async def _replace(connection: AsyncConnection, name: str) -> None:
     """Whoever has the name loses it to one that joins."""
     await connection.execute(
         """UPDATE inference_nodeidentity
-           SET revoked_at = clock_timestamp(), replaced_at = clock_timestamp()
+           SET revoked_at = statement_timestamp(), replaced_at = statement_timestamp()
            WHERE name = %s AND revoked_at IS NULL""",
         [name],
     )

@@ -307,7 +307,8 @@ SEARCH_KEY = env_secret("STRONGROOM_SEARCH_KEY", "unset")
 RECEIPT_KEY = env_secret("STRONGROOM_RECEIPT_KEY", "")
 RECEIPT_KEY_BEFORE = env_secret("STRONGROOM_RECEIPT_KEY_BEFORE", "")
 
-# Where the counters of the gateways are read, with commas between; and what opens them.
+# Where the counters of the gateways are read, with commas between; and what opens them. Behind the
+# name of one that begins with dns+http is a gateway at each of its addresses.
 GATEWAY_METRICS_URLS = [
     url
     for url in env_text(
@@ -315,6 +316,10 @@ GATEWAY_METRICS_URLS = [
     ).split(",")
     if url
 ]
+for _url in GATEWAY_METRICS_URLS:
+    if not re.fullmatch(r"(https?|dns\+http)://[^/?#\s@]+/[^?#\s]*", _url):
+        detail = f"must be http, https or dns+http, a host and a path, not {_url!r}"
+        raise SettingError(f"STRONGROOM_GATEWAY_METRICS_URLS {detail}")
 # What opens the numbers of every process; workers and beat serve theirs where these say.
 METRICS_TOKEN = read_token()
 WORKER_METRICS_LISTEN = read_listen("STRONGROOM_WORKER_METRICS_LISTEN")

@@ -13,6 +13,7 @@ is read, as the difference to what the same process said before.
 from __future__ import annotations
 
 import logging
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -20,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from django.conf import settings
@@ -71,6 +73,11 @@ FORGET_MAX = 50_000
 # A page of counters is far smaller; what is longer is no gateway.
 PAGE_BYTES_MAX = 16 << 20
 PAGE_LIMIT_S = 5.0
+# Of all gateways together; those that hang must not keep this from its next minute.
+PAGES_LIMIT_S = 30.0
+# Behind one name.
+GATEWAYS_MAX = 32
+RESOLVED = "dns+http://"
 # Counts of a process that was started longer ago are not those of the last minutes.
 NEW_PROCESS = timedelta(minutes=5)
 # A gateway that has not answered for so long is gone.
@@ -441,8 +448,11 @@ def _subtract(now: dict[Any, int], before: dict[Any, int]) -> dict[Any, int]:
 
 def read_gateways() -> int:
     """Add what the gateways counted since the last time; returns how many of them answered."""
-    count = 0
-    for url in settings.GATEWAY_METRICS_URLS:
+    count, ends_s = 0, time.monotonic() + PAGES_LIMIT_S
+    for url in list_gateways():
+        if time.monotonic() > ends_s:
+            logger.warning("some gateways are not read: others did not answer in time")
+            break
         try:
             text = _fetch(url)
         except (OSError, ValueError) as error:
@@ -451,6 +461,32 @@ def read_gateways() -> int:
         record_counters(url=url, text=text)
         count += 1
     return count
+
+
+def list_gateways() -> list[str]:
+    """Where each gateway's counters are; those behind a name as it is resolved now."""
+    found: list[str] = []
+    for url in settings.GATEWAY_METRICS_URLS:
+        if not url.startswith(RESOLVED):
+            found.append(url)
+            continue
+        try:
+            found += _resolve(url.removeprefix("dns+"))
+        except OSError as error:
+            logger.info("the gateways of a name are not found: %s", type(error).__name__)
+    return found
+
+
+def _resolve(url: str) -> list[str]:
+    """The same address with each number that its name has, in order, up to `GATEWAYS_MAX`."""
+    parts = urlsplit(url)
+    port = parts.port or 80
+    rows = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+    hosts = sorted({str(row[4][0]) for row in rows})
+    if len(hosts) > GATEWAYS_MAX:
+        logger.warning("%d gateways of %d are read", GATEWAYS_MAX, len(hosts))
+    shown = (f"[{host}]" if ":" in host else host for host in hosts[:GATEWAYS_MAX])
+    return [f"{parts.scheme}://{host}:{port}{parts.path}" for host in shown]
 
 
 def _fetch(url: str) -> str:

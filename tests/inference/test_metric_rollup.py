@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import random
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from django.db import connection
@@ -307,6 +312,94 @@ def test_a_gateway_that_does_not_answer_is_passed_over(clock, settings) -> None:
     settings.GATEWAY_METRICS_URLS = ["http://127.0.0.1:1/metrics"]
 
     assert metric.read_gateways() == 0
+
+
+@contextmanager
+def serve_page(host: str, port: int, text: str) -> Iterator[int]:
+    """A gateway's counters at an address of its own; yields the port."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *_args: object) -> None:
+            """Nothing."""
+
+    class Server(ThreadingHTTPServer):
+        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
+    with Server((host, port), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
+
+
+def resolve_to(monkeypatch, *hosts: str) -> list[tuple]:
+    asked = []
+
+    def look_up(name, port, **_how):
+        asked.append((name, port))
+        family = {True: socket.AF_INET6, False: socket.AF_INET}
+        return [(family[":" in one], 0, 0, "", (one, port)) for one in hosts]
+
+    monkeypatch.setattr(metric.socket, "getaddrinfo", look_up)
+    return asked
+
+
+def test_each_gateway_behind_a_name_is_read(version, clock, settings, monkeypatch) -> None:
+    started = NOON - timedelta(seconds=20)
+    with (
+        serve_page("127.0.0.1", 0, page(started, queue=(1, 0), limited=3)) as port,
+        serve_page("::1", port, page(started, queue=(2, 0), limited=4)),
+    ):
+        url = f"http://127.0.0.1:{port}/metrics"
+        settings.GATEWAY_METRICS_URLS = [url]
+        real = socket.getaddrinfo
+        assert metric.read_gateways() == 1
+        GatewayCounter.objects.all().delete()
+        settings.GATEWAY_METRICS_URLS = [f"dns+http://gateways:{port}/metrics"]
+        asked = resolve_to(monkeypatch, "::1", "127.0.0.1", "::1")
+        found = metric.list_gateways()
+        monkeypatch.setattr(metric.socket, "getaddrinfo", real)
+        monkeypatch.setattr(metric, "list_gateways", lambda: found)
+        assert metric.read_gateways() == 2
+
+    assert asked == [("gateways", port)]
+    assert found == [f"http://{host}:{port}/metrics" for host in ("127.0.0.1", "[::1]")]
+    assert GatewayCounter.objects.count() == 2
+
+
+def test_a_name_with_many_addresses_is_read_up_to_the_limit(settings, monkeypatch, caplog) -> None:
+    settings.GATEWAY_METRICS_URLS = ["dns+http://gateways/metrics", "http://one/metrics"]
+    most = metric.GATEWAYS_MAX
+    resolve_to(monkeypatch, *(f"10.0.0.{number}" for number in range(most)))
+    assert len(metric.list_gateways()) == most + 1
+    assert not caplog.records
+
+    resolve_to(monkeypatch, *(f"10.0.0.{number}" for number in range(most + 1)))
+    found = metric.list_gateways()
+    assert len(found) == most + 1
+    assert found[-1] == "http://one/metrics"
+    assert f"{most} gateways of {most + 1} are read" in caplog.text
+
+
+def test_an_address_of_version_6_stands_in_brackets(settings, monkeypatch) -> None:
+    settings.GATEWAY_METRICS_URLS = ["dns+http://gateways:8001/metrics"]
+    resolve_to(monkeypatch, "fd00::1")
+
+    assert metric.list_gateways() == ["http://[fd00::1]:8001/metrics"]
+
+
+def test_a_name_that_is_not_known_is_passed_over(settings, monkeypatch) -> None:
+    settings.GATEWAY_METRICS_URLS = ["dns+http://gateways:8001/metrics", "http://one/metrics"]
+
+    def fail(*_args, **_how):
+        raise socket.gaierror
+
+    monkeypatch.setattr(metric.socket, "getaddrinfo", fail)
+    assert metric.list_gateways() == ["http://one/metrics"]
 
 
 # --- Nodes ------------------------------------------------------------------------

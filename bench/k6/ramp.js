@@ -1,10 +1,12 @@
 // A ramp from little traffic to ten times as much and back, of predictions that are waited for and
 // of such that run later. It fails where an objective is missed. Started by bench/k6.py, which sets:
 // URL, KEY, MODEL (owner/name), INPUT (JSON), LOW (requests a second of each kind), SECONDS (of a
-// stage), SYNC_P95_MS, ASYNC_P95_MS.
+// stage), SYNC_P95_MS, ASYNC_P95_MS, PLACES (requests open at once of each kind; 0: 200), SUMMARY.
 import http from "k6/http";
 import { check } from "k6";
 
+export { handleSummary } from "./common.js";
+const places = Number(__ENV.PLACES) || 200;
 const low = Number(__ENV.LOW);
 const stage = `${__ENV.SECONDS}s`;
 const ramp = {
@@ -12,8 +14,8 @@ const ramp = {
   startRate: low,
   timeUnit: "1s",
   // Who waits for an answer takes a place; without any left, requests are dropped, and counted.
-  preAllocatedVUs: 20,
-  maxVUs: 200,
+  preAllocatedVUs: Math.min(20, places),
+  maxVUs: places,
   stages: [
     { target: low, duration: stage },
     { target: 10 * low, duration: stage },

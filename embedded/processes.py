@@ -174,7 +174,7 @@ def _web(place: Place) -> Process:
         command=python("-m", "marketplace", "web"),
         env=environment.for_process(place, "web"),
         after=("prepare", "redis", "keybroker"),
-        is_ready=answers(f"{place.web_url}/api/platform"),
+        is_ready=answers(f"{place.web_url}/health/ready"),
         where=place.web_url,
     )
 

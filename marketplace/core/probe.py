@@ -101,10 +101,10 @@ def check_node() -> None:
 
 
 def check_web() -> None:
-    """Raise NotWellError unless the site answers, under its own name."""
+    """Raise NotWellError unless the site takes requests, under its own name."""
     host, port = env_listen("STRONGROOM_WEB_LISTEN", "127.0.0.1:8000")
     name = urlsplit(env_url("STRONGROOM_WEB_URL")).netloc
-    _ask(f"http://{_as_reached(host)}:{port}/api/platform", name=name)
+    _ask(f"http://{_as_reached(host)}:{port}/health/ready", name=name)
 
 
 def check_gateway() -> None:

@@ -23,6 +23,7 @@ from tests.deploy.chart import CHART, COMPONENT, POOL, Object, Rendered, render
 from tests.embedded.places import make_place
 
 ROOT = chart.ROOT
+PROBES = ("startup", "liveness", "readiness")
 # Every option that adds or removes objects is on in one of these, and off in another.
 COMBINATIONS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "small": (("small",), {}),
@@ -311,9 +312,20 @@ def test_every_kind_of_pod_has_a_budget_for_disruptions(rendered):
 def test_every_process_is_probed_and_spread(rendered):
     for workload in rendered.of_kind("Deployment"):
         main = chart.pod_spec(workload)["containers"][0]
-        assert {"startupProbe", "livenessProbe", "readinessProbe"} <= set(main)
+        assert {f"{kind}Probe" for kind in PROBES} <= set(main)
         keys = {it["topologyKey"] for it in chart.pod_spec(workload)["topologySpreadConstraints"]}
         assert keys == {"topology.kubernetes.io/zone", "kubernetes.io/hostname"}
+
+
+def test_what_a_server_depends_on_does_not_restart_it(rendered):
+    for name in ("web", "gateway"):
+        container = chart.pod_spec(rendered.get("Deployment", name))["containers"][0]
+        asked = {kind: container[f"{kind}Probe"]["httpGet"]["path"] for kind in PROBES}
+        assert asked == {
+            "startup": "/health/ready",
+            "liveness": "/health/live",
+            "readiness": "/health/ready",
+        }
 
 
 def test_pods_outlive_what_they_are_in_the_middle_of(rendered):

@@ -130,7 +130,7 @@ def test_the_site_is_asked_under_its_own_name(server, monkeypatch) -> None:
     monkeypatch.setenv("STRONGROOM_WEB_LISTEN", f"0.0.0.0:{server.server_port}")
 
     assert probe.main(["web"]) == 1
-    server.good = {"/api/platform"}
+    server.good = {"/health/ready"}
     assert probe.main(["web"]) == 0
     assert set(server.names) == {"site.example"}
 

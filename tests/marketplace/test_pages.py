@@ -105,6 +105,8 @@ OPEN = {
     *("report", "dismiss"),
     # What everybody reads of the platform; see test_status.py and test_incident.py.
     *("status", "status-json", "status-feed", "incident"),
+    # What whoever runs the platform asks of a process; see test_health.py.
+    *("health", "health-live", "health-ready"),
     # About the person itself; another's passkey or session is tried in test_session.py.
     *("second-factor", "passkey-login", "passkey-login-options", "confirm", "confirm-options"),
     *("email-change", "email-resend", "email-confirm", "security", "recovery-codes"),

@@ -140,15 +140,21 @@ def test_a_node_whose_clock_is_wrong_keeps_nothing_longer(
     broker: Broker, node: EnrolledNode, replica: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer = ask(broker, node.request(broker, replica)).json()
+    # A broker of before told of the end only, by its own clock.
+    of_before = {name: value for name, value in answer.items() if name != "ttl_s"}
 
-    def seconds_left(*, clock_is_off_by: timedelta) -> float:
+    def seconds_left(told: dict[str, Any], *, clock_is_off_by: timedelta) -> float:
         monkeypatch.setattr(node_leases, "utc_now", lambda: utc_now() + clock_is_off_by)
-        return Lease.parse(answer, replica.pk).expires_at - time.monotonic()
+        return Lease.parse(told, replica.pk).expires_at - time.monotonic()
 
     day = timedelta(days=1)
-    # Behind: never more than the broker's own time to live. Ahead: it ends at once.
-    assert seconds_left(clock_is_off_by=-day) <= node_leases.TTL_S_MAX
-    assert seconds_left(clock_is_off_by=day) <= 0
+    # Told how many seconds it has, the node's own clock is of no account: it keeps the key for
+    # the broker's time to live, and works.
+    assert 0 < seconds_left(answer, clock_is_off_by=-day) <= node_leases.TTL_S_MAX
+    assert 0 < seconds_left(answer, clock_is_off_by=day) <= node_leases.TTL_S_MAX
+    # Told the end only. Behind: never more than the time to live. Ahead: it ends at once.
+    assert 0 < seconds_left(of_before, clock_is_off_by=-day) <= node_leases.TTL_S_MAX
+    assert seconds_left(of_before, clock_is_off_by=day) <= 0
     # The control: somebody who believed the wall clock would keep the key for another day.
     believed = datetime.fromisoformat(answer["expires_at"]) - (utc_now() - day)
     assert believed.total_seconds() > day.total_seconds()

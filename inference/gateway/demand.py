@@ -21,7 +21,7 @@ from inference.broker.job import Priority
 from inference.core import scaling
 from inference.core.scaling import Load, Waiting
 from inference.gateway.database import Database, DatabaseUnavailableError, Row
-from inference.gateway.pool_settings import POOL_DEFAULT, PoolSettings
+from inference.gateway.pool_settings import PoolSettings
 from marketplace.core import ids
 from marketplace.core.clock import utc_now
 
@@ -31,9 +31,6 @@ LOOK_S = 15.0
 ARRIVALS_WINDOW = timedelta(minutes=5)
 # A node reports every few seconds.
 NODE_HEARD_S = 30
-
-# The pool of a node, as a column of `n`. Until nodes have one it is the default pool.
-POOL_OF = f"coalesce(to_jsonb(n)->>'pool', '{POOL_DEFAULT}')"
 
 # What each version asks for. A run takes as long as those before it did, or as long as was thought
 # when it came. Each part finds its rows by an index of its own.
@@ -59,12 +56,12 @@ _LOOK_JOBS = """
 """
 # Where versions are, or are on their way to.
 _LOOK_REPLICAS = """
-    SELECT r.version_id, <pool of n> AS pool, count(*) AS replica_count
+    SELECT r.version_id, n.pool, count(*) AS replica_count
     FROM inference_replica r JOIN inference_node n ON n.id = r.node_id
     WHERE r.wanted AND r.purpose = 'serve' AND n.revoked_at IS NULL
         AND r.state NOT IN ('failed', 'unloading', 'unloaded', 'lost')
     GROUP BY 1, 2 ORDER BY 1, 2
-""".replace("<pool of n>", POOL_OF)
+"""
 # What should run and is not asleep, waking versions among them: they have a node of their own to
 # come to, also before anybody could be told to wait.
 _LOOK_AWAKE = """
@@ -74,12 +71,12 @@ _LOOK_AWAKE = """
 # Nodes that answer, are not told to stop and have not said goodbye; of pools that were there within
 # a day, as rows of nodes that an autoscaler made and took away add up.
 _LOOK_NODES = """
-    SELECT <pool of n> AS pool, count(*) FILTER (WHERE n.triton_ready
-        AND n.drain_requested_at IS NULL AND to_jsonb(n)->>'left_at' IS NULL
+    SELECT n.pool, count(*) FILTER (WHERE n.triton_ready
+        AND n.drain_requested_at IS NULL AND n.left_at IS NULL
         AND n.last_seen_at > clock_timestamp() - make_interval(secs => %s)) AS ready_count
     FROM inference_node n WHERE n.revoked_at IS NULL
         AND n.last_seen_at > clock_timestamp() - interval '1 day' GROUP BY 1
-""".replace("<pool of n>", POOL_OF)
+"""
 
 
 @dataclass(frozen=True, slots=True)

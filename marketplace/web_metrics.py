@@ -23,6 +23,9 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 # What no route of ours took, and requests of a method that we do not know.
 NO_VIEW = "none"
 OTHER_METHOD = "OTHER"
+# Not counted: probes come all the time, at once and without fail. Among them a release that nobody
+# looks at would seem well, and errors few.
+PROBED = frozenset({"marketplace:health", "marketplace:health-live", "marketplace:health-ready"})
 
 REGISTRY = Registry("strongroom_web_")
 REQUESTS = REGISTRY.counter(
@@ -36,7 +39,7 @@ ERRORS = REGISTRY.counter("errors_total", "Answers with a status of 500 or above
 
 
 class MetricsMiddleware:
-    """Count every request, and answer scrapes before anything else looks at them.
+    """Count every request but probes, and answer scrapes before anything else looks at them.
 
     A scrape comes by the address of a machine, which is no name of the site: it must not fail
     at the check of host names.
@@ -57,6 +60,8 @@ class MetricsMiddleware:
 def _count(request: HttpRequest, status: int, seconds: float) -> None:
     match = getattr(request, "resolver_match", None)
     view = (match.view_name if match is not None else "") or NO_VIEW
+    if view in PROBED:
+        return
     method = request.method if request.method in METHODS else OTHER_METHOD
     REQUESTS.add(str(method), view, str(status))
     DURATION.observe(seconds, view)

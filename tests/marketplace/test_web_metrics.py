@@ -58,6 +58,22 @@ def test_addresses_that_strangers_make_up_are_one_series():
     assert f'method="{web_metrics.OTHER_METHOD}"' in scrape().content.decode()
 
 
+def test_probes_are_no_requests(monkeypatch):
+    def probe_all() -> float:
+        """How many of them were counted so far."""
+        for address in ("/health", "/health/live", "/health/ready"):
+            assert Client().get(address).status_code == 200
+        page = scrape().content.decode()
+        found = re.findall(r'requests_total\{[^}]*view="marketplace:health[^}]*\} (\d+)', page)
+        return sum(map(int, found))
+
+    before = probe_all()
+    assert probe_all() == before
+    # The control.
+    monkeypatch.setattr(web_metrics, "PROBED", frozenset())
+    assert probe_all() == before + 3
+
+
 def test_a_fault_of_ours_is_counted_from_zero_on(monkeypatch):
     before = read("strongroom_web_errors_total")
     assert "strongroom_web_errors_total " in scrape().content.decode()

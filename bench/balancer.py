@@ -69,7 +69,7 @@ listen sites
   retry-on conn-failure empty-response response-timeout
   http-request disable-l7-retry unless METH_GET
   option httpchk
-  http-check send meth GET uri /api/platform ver HTTP/1.1 hdr Host 127.0.0.1
+  http-check send meth GET uri /health/ready ver HTTP/1.1 hdr Host 127.0.0.1
   http-check expect status 200
   default-server check inter 500ms fall 2 rise 1
 {servers}

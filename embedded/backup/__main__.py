@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 from embedded.backup import following, making, reading, sealed
@@ -80,16 +81,25 @@ def _restore(options: argparse.Namespace) -> int:
     backup = _find(options)
     until = reading.read_moment(options.until) if options.until else None
     if options.home:
-        reading.restore(backup, Home(options.home.absolute()), until=until)
-        print(f"Restored. Start it with bin/up --home {options.home}, then run check_restored.")
+        last = reading.restore(backup, Home(options.home.absolute()), until=until)
+        print(f"Restored. The last change in it is of {last:%F %T} UTC.")
+        print(f"Start it with bin/up --home {options.home} and look what it does not know:")
+        print(f"manage.py check_restored --since {_say(last)} --home {options.home}")
     else:
         password = os.environ.get(PASSWORD_VARIABLE, "")
         if not password:
             raise BackupError(f"{PASSWORD_VARIABLE} must hold the superuser's password")
         options.data.mkdir(mode=0o711, parents=True, exist_ok=True)
-        reading.restore_data(backup, options.data.absolute(), password=password, until=until)
-        print(f"Restored into {options.data / 'data'}. Start Postgres, then run check_restored.")
+        data = options.data.absolute()
+        last = reading.restore_data(backup, data, password=password, until=until)
+        print(f"Restored into {data / 'data'}. The last change in it is of {last:%F %T} UTC.")
+        print("Start Postgres and look what it does not know:")
+        print(f"manage.py check_restored --since {_say(last)}")
     return 0
+
+
+def _say(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _url(home: Home | None) -> str:

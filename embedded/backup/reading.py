@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 import psycopg
 
 from embedded import ports, postgres, spawn
+from embedded.backup.making import LABEL_FORMAT
 from embedded.backup.sealed import BackupError, open_stream
 from embedded.home import Home, make
 
@@ -147,8 +148,10 @@ def find_gap(segments: list[str]) -> str:
 # --- Restoring ----------------------------------------------------------------------
 
 
-def restore(backup: Backup, home: Home, *, until: datetime | None = None) -> None:
+def restore(backup: Backup, home: Home, *, until: datetime | None = None) -> datetime:
     """Make a home of a backup, with the database as of its end, or of a moment after it.
+
+    Returns when the last thing that came back had happened.
 
     Args:
         backup: Where from.
@@ -171,13 +174,16 @@ def restore(backup: Backup, home: Home, *, until: datetime | None = None) -> Non
         shutil.copyfile(source, target)
         target.chmod(0o600)
     secrets = json.loads((home / "secrets.json").read_text())
-    restore_data(backup, home / "postgres", password=secrets["postgres_superuser"], until=until)
+    password = secrets["postgres_superuser"]
+    return restore_data(backup, home / "postgres", password=password, until=until)
 
 
 def restore_data(
     backup: Backup, folder: Path, *, password: str, until: datetime | None = None
-) -> None:
+) -> datetime:
     """Make a data folder of Postgres of a backup, and carry its changes out up to a moment.
+
+    Returns as `restore`.
 
     Args:
         backup: Where from.
@@ -199,8 +205,11 @@ def restore_data(
     (data / "recovery.signal").touch(mode=0o600)
     for path in (data, log_folder, *data.rglob("*"), *log_folder.rglob("*")):
         user.own(path)
-    _recover(folder, password, log_folder, until)
+    last = _recover(folder, password, log_folder, until)
     shutil.rmtree(log_folder)
+    # Where nothing followed: no earlier than what is surely in it.
+    made_at = datetime.strptime(backup.label, LABEL_FORMAT).replace(tzinfo=UTC)
+    return (last or made_at).astimezone(UTC)
 
 
 def _verify(data: Path) -> None:
@@ -215,8 +224,13 @@ def _verify(data: Path) -> None:
         raise BackupError(f"the data folder is not what the server wrote: {last}")
 
 
-def _recover(folder: Path, password: str, log_folder: Path, until: datetime | None) -> None:
-    """Run the server until it has carried out what it should, and stop it again."""
+def _recover(
+    folder: Path, password: str, log_folder: Path, until: datetime | None
+) -> datetime | None:
+    """Run the server until it has carried out what it should, and stop it again.
+
+    Returns when the last change was made that it carried out; None if there was none.
+    """
     port = ports.choose(set())
     settings = {
         "restore_command": f'cp "{log_folder}/%f" "%p"',
@@ -239,22 +253,27 @@ def _recover(folder: Path, password: str, log_folder: Path, until: datetime | No
         death_signal=signal.SIGINT,
     )
     try:
-        _wait_until_promoted(process, postgres.url(port, postgres.SUPERUSER, password), log)
+        return _wait_until_promoted(process, postgres.url(port, postgres.SUPERUSER, password), log)
     finally:
         process.send_signal(postgres.STOP_SIGNAL)
         process.wait()
 
 
-def _wait_until_promoted(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
+def _wait_until_promoted(
+    process: subprocess.Popen[bytes], address: str, log: Path
+) -> datetime | None:
     deadline = time.monotonic() + RECOVERY_TIMEOUT_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise BackupError(f"the server did not come up: {_why(log)}")
         try:
             with psycopg.connect(address, autocommit=True, connect_timeout=2) as connection:
-                row = connection.execute("SELECT pg_is_in_recovery()").fetchone()
+                row = connection.execute(
+                    "SELECT pg_is_in_recovery(), pg_last_xact_replay_timestamp()"
+                ).fetchone()
             if row is not None and row[0] is False:
-                return
+                last: datetime | None = row[1]
+                return last
         except psycopg.OperationalError:
             pass
         time.sleep(0.2)

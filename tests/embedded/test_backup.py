@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
@@ -122,7 +123,9 @@ def drill(tmp_path_factory) -> Iterator[Drill]:
     place.chmod(0o711)
     fake = FakeStripeProcess(place)
     fake.start()
-    fake.order("clock", offset_s=-2 * 3600)
+    # Payments are of yesterday, everything else of now: as if the restored platform had gone on
+    # for a day before anybody looked for what was lost.
+    fake.order("clock", offset_s=-30 * 3600)
     platform = Platform(homes.make(place / "home"), fake)
     folder, public, private = place / "backups", place / "public", place / "private"
     assert main(["keygen", "--public", str(public), "--private", str(private)]) == 0
@@ -173,6 +176,9 @@ def restore(drill: Drill, target: Path, *words: str) -> Platform:
 
 def test_a_moment_comes_back_and_what_followed_is_found_at_stripe(drill, tmp_path, capsys):
     platform = restore(drill, tmp_path / "home", "--until", drill.moment.isoformat())
+    [restored_at] = re.findall(r"--since (\S+Z) ", capsys.readouterr().out)
+    before = drill.moment - datetime.fromisoformat(restored_at)
+    assert timedelta(0) <= before < timedelta(minutes=5)
     assert (platform.home / "objects" / ARTIFACT).read_bytes() == b"ciphertext"
     with platform.database():
         assert platform.do("tell") == drill.at_moment != drill.at_end
@@ -180,6 +186,9 @@ def test_a_moment_comes_back_and_what_followed_is_found_at_stripe(drill, tmp_pat
         assert found.returncode == 1, found.stdout + found.stderr
         assert "LOST   topup missing_here" in found.stdout
         assert "Look at: reconcile." in found.stdout
+        # The control: who looks at the time since only, finds nothing of yesterday.
+        found = platform.check("--since", restored_at)
+        assert found.returncode == 0, found.stdout + found.stderr
 
         found = platform.check("--repair")
         assert found.returncode == 0, found.stdout + found.stderr
@@ -199,6 +208,14 @@ def test_all_that_was_followed_comes_back(drill, tmp_path):
         found = platform.check("--without-stripe")
         assert found.returncode == 1
         assert "ledger_check" in found.stdout.splitlines()[-1]
+
+
+def test_a_backup_that_nothing_followed_is_of_when_it_was_made(drill, tmp_path, monkeypatch):
+    tmp_path.chmod(0o711)
+    monkeypatch.setattr(reading, "_recover", lambda *_: None)
+    backup = drill.find()
+    found = reading.restore_data(backup, tmp_path, password="unused")
+    assert f"{found:%Y%m%dT%H%M%SZ}" == backup.label
 
 
 def test_a_backup_is_checked_without_being_written_anywhere(drill, capsys):

@@ -1,4 +1,4 @@
-"""`bin/backup`: make, follow, check and restore. Exit codes: 0, 1 not whole, 2 could not."""
+"""`bin/backup`: make, follow, check, prune and restore. Exit codes: 0, 1 not whole, 2 could not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from embedded.backup import following, making, reading, sealed
+from embedded.backup import following, making, pruning, reading, sealed
 from embedded.backup.reading import Backup
 from embedded.backup.sealed import BackupError
 from embedded.errors import StartError
@@ -74,6 +74,22 @@ def _drop_slot(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     for line in reading.check(_find(options)):
         print(line)
+    return 0
+
+
+def _prune(options: argparse.Namespace) -> int:
+    plan = pruning.prune(options.folder, keep=options.keep, dry_run=options.dry_run)
+    for place in plan.backups:
+        print(place.name)
+    for place in plan.unknown:
+        print(f"left alone: {place.name} is no backup that this program knows;")
+        print("  the log and the ciphertext stay as they are for it")
+    for place in plan.without_list:
+        print(f"{place.name} does not say which ciphertext is its own: all of it stays")
+    done = "would be deleted" if options.dry_run else "deleted"
+    counts = f"{len(plan.backups)} backups, {len(plan.segments)} segments of the log"
+    print(f"{counts}, {len(plan.objects)} objects {done}: {plan.freed_bytes:,} bytes")
+    print(f"{len(plan.kept)} kept, the oldest is {plan.kept[0].name}")
     return 0
 
 
@@ -139,6 +155,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         if name == "follow":
             lost = "at most so much is lost with the server (%(default)s s)"
             command.add_argument("--every-s", type=float, default=60.0, help=lost)
+
+    prune = commands.add_parser("prune", help="delete old backups, and what only they needed")
+    prune.add_argument("--folder", type=Path, required=True, help="of all backups")
+    prune.add_argument("--keep", type=int, required=True, help="so many, the newest; at least 1")
+    prune.add_argument("--dry-run", action="store_true", help="say what would be deleted")
+    prune.set_defaults(run=_prune)
 
     for name, run, words in (
         ("check", _check, "open everything, write nothing; exits 1 if it is not whole"),

@@ -2,22 +2,26 @@
 
 ```
 FOLDER/20261123T094500Z/backup.json    what it holds; no secret
+                        objects.json   names and bytes of the ciphertext that belongs to it
                         base.sealed    pg_basebackup's tar
                         home.sealed    secrets, keys and certificates of a home
 FOLDER/wal/*.sealed                    the log of changes since, see `following`
 FOLDER/objects/...                     ciphertext of models, as it lies in the home
+FOLDER/.lock                           held while anything but the log is added or deleted
 ```
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import json
 import shutil
 import subprocess
 import tarfile
 import tempfile
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,6 +37,7 @@ from strongroom.sealing import wrap
 # Of a home, besides Postgres and the ciphertext: what could not be made anew. The node joins anew.
 HOME_PARTS = ("secrets.json", "tls", "keybroker")
 LABEL_FORMAT = "%Y%m%dT%H%M%SZ"
+OBJECTS_LIST, DRAFT_SUFFIX = "objects.json", ".new"
 
 
 def database_url(home: Home) -> str:
@@ -57,45 +62,71 @@ def make(folder: Path, *, url: str, public_key: bytes, home: Home | None = None)
     Raises:
         BackupError: It did not come about; nothing of it stays.
     """
-    label = datetime.now(UTC).strftime(LABEL_FORMAT)
-    place = folder / label
-    draft = folder / f".{label}.new"
+    place = folder / datetime.now(UTC).strftime(LABEL_FORMAT)
+    draft = folder / f".{place.name}{DRAFT_SUFFIX}"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if place.exists():
-            raise BackupError(f"{place} exists already")
+        with held(folder):
+            _fill(draft, place, url, public_key, home)
+    except (OSError, psycopg.Error) as error:
+        raise BackupError(f"the backup did not come about: {error}") from error
+    return place
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep others from adding backups to a folder, and from deleting there.
+
+    What a new backup shares with old ones is in no list before it is complete.
+
+    Raises:
+        BackupError: Somebody else does it.
+    """
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BackupError(f"a backup is being made or deleted in {folder}") from None
+        yield
+
+
+def _fill(draft: Path, place: Path, url: str, public_key: bytes, home: Home | None) -> None:
+    label, folder = place.name, place.parent
+    if place.exists():
+        raise BackupError(f"{place} exists already")
+    try:
         draft.mkdir(mode=0o700)
         document = _describe(url, public_key, label)
         document["files"] = {"base": _seal_base(draft, url, label, public_key)}
         if home is not None:
             document["files"]["home"] = _seal_home(draft, home, label, public_key)
-            document["objects"] = copy_new(home / "objects", folder / "objects")
+            objects = copy_new(home / "objects", folder / "objects")
+            (draft / OBJECTS_LIST).write_text(json.dumps(objects, indent=0) + "\n")
+            document["objects"] = len(objects)
         (draft / "backup.json").write_text(json.dumps(document, indent=2) + "\n")
         draft.rename(place)
-    except (OSError, psycopg.Error) as error:
-        raise BackupError(f"the backup did not come about: {error}") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return place
 
 
-def copy_new(source: Path, target: Path) -> int:
-    """Copy the files that are missing below `target`; returns how many lie there then.
+def copy_new(source: Path, target: Path) -> dict[str, int]:
+    """Copy the files that are missing below `target`; returns names and bytes of all it wants.
 
-    A name stands for one content for ever, so that what is there needs no second look.
+    A name stands for one content for ever, so that what is there needs no second look, unless it
+    was copied while it was still being uploaded.
     """
-    count = 0
+    wanted: dict[str, int] = {}
     for path in sorted(one for one in source.rglob("*") if one.is_file()):
-        copy = target / path.relative_to(source)
-        count += 1
-        if copy.exists() and copy.stat().st_size == path.stat().st_size:
-            continue
-        copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft = copy.with_name(copy.name + ".new")
+        name = path.relative_to(source)
+        copy = target / name
         with contextlib.suppress(FileNotFoundError):  # Deleted meanwhile: nobody wants it.
-            shutil.copyfile(path, draft)
-            draft.rename(copy)
-    return count
+            if not copy.exists() or copy.stat().st_size != path.stat().st_size:
+                copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                draft = copy.with_name(copy.name + ".new")
+                shutil.copyfile(path, draft)
+                draft.rename(copy)
+            wanted[str(name)] = copy.stat().st_size
+    return wanted
 
 
 def _describe(url: str, public_key: bytes, label: str) -> dict[str, Any]:

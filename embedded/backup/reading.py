@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,12 +24,14 @@ from typing import Any, BinaryIO
 import psycopg
 
 from embedded import ports, postgres, spawn
-from embedded.backup.making import LABEL_FORMAT
+from embedded.backup.making import LABEL_FORMAT, OBJECTS_LIST
 from embedded.backup.sealed import BackupError, open_stream
 from embedded.home import Home, make
 
 RECOVERY_TIMEOUT_S = 3600.0
 SEGMENT_SUFFIX = ".sealed"
+AWAY = "the database system is "
+LOGGED = re.compile(r"(?:\./)?pg_wal/([0-9A-F]{24})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +50,11 @@ class Backup:
             BackupError: There is none, or it cannot be read.
         """
         if not label:
-            found = sorted(one.name for one in folder.glob("[0-9]*T*Z") if one.is_dir())
+            found = list_labels(folder)
             if not found:
                 raise BackupError(f"there is no backup in {folder}")
             label = found[-1]
-        try:
-            document = json.loads((folder / label / "backup.json").read_text())
-            if document["version"] != 1 or document["label"] != label:
-                raise BackupError(f"{label} was made by another version of this program")
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise BackupError(f"{folder / label} is no backup") from error
-        return cls(folder / label, document, private_key)
+        return cls(folder / label, read_document(folder / label), private_key)
 
     @property
     def label(self) -> str:
@@ -96,6 +93,44 @@ class Backup:
         return gzip.decompress(b"".join(pieces))
 
 
+def list_labels(folder: Path) -> list[str]:
+    """Names of what looks like a backup, the oldest first."""
+    return sorted(one.name for one in folder.glob("[0-9]*T*Z") if one.is_dir())
+
+
+def read_document(place: Path) -> dict[str, Any]:
+    """What a backup says of itself.
+
+    Raises:
+        BackupError: It is no backup, or one that this program does not know.
+    """
+    try:
+        document: dict[str, Any] = json.loads((place / "backup.json").read_text())
+        if document["version"] != 1 or document["label"] != place.name:
+            raise BackupError(f"{place.name} was made by another version of this program")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BackupError(f"{place} is no backup") from error
+    return document
+
+
+def list_objects(place: Path) -> dict[str, int] | None:
+    """Names and bytes of the ciphertext of a backup; None if it is older than such lists.
+
+    Raises:
+        BackupError: The list is damaged.
+    """
+    try:
+        text = (place / OBJECTS_LIST).read_text()
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise BackupError(f"{place / OBJECTS_LIST} cannot be read: {error}") from error
+    try:
+        return {str(name): int(size_bytes) for name, size_bytes in json.loads(text).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise BackupError(f"{place / OBJECTS_LIST} is no list of files") from error
+
+
 # --- Checking -----------------------------------------------------------------------
 
 
@@ -105,7 +140,7 @@ def check(backup: Backup) -> list[str]:
     Raises:
         BackupError: Something is missing or is not what was sealed.
     """
-    lines = []
+    lines, logged = [], []
     for part, promised in backup.document["files"].items():
         path = backup.place / f"{part}.sealed"
         if not path.is_file():
@@ -119,21 +154,34 @@ def check(backup: Backup) -> list[str]:
             name.removeprefix("./") for name in names
         }:
             raise BackupError(f"{path} is no data folder of Postgres")
+        logged += [found[1] for found in map(LOGGED.fullmatch, names) if found]
         lines.append(f"{part}: {len(names)} files, {promised['size_bytes']:,} bytes sealed")
     segments = [one for one in backup.list_segments() if not one.endswith(".history")]
     for name in segments:
         backup.read_segment(name)
-    gap = find_gap(segments)
+    # What was written while the backup was made is in it: the log has to go on from there.
+    gap = find_gap(logged + segments)
     if gap:
         raise BackupError(f"the log of changes has a gap after {gap}")
     lines.append(f"log: {len(segments)} segments without a gap")
-    objects = backup.folder / "objects"
     if "objects" in backup.document:
-        count = sum(path.is_file() for path in objects.rglob("*"))
-        if count < backup.document["objects"]:
-            raise BackupError(f"{objects} has {count} of {backup.document['objects']} files")
-        lines.append(f"objects: {count} files")
+        lines.append(f"objects: {_check_objects(backup)} files")
     return lines
+
+
+def _check_objects(backup: Backup) -> int:
+    objects, wanted = backup.folder / "objects", list_objects(backup.place)
+    if wanted is None:
+        count, promised = sum(one.is_file() for one in objects.rglob("*")), backup.document
+        if count < promised["objects"]:
+            raise BackupError(f"{objects} has {count} of {promised['objects']} files")
+        return count
+    for name, size_bytes in wanted.items():
+        path = objects / name
+        # One that was still being uploaded has grown since.
+        if not path.is_file() or path.stat().st_size < size_bytes:
+            raise BackupError(f"{path} is missing, or has less than {size_bytes:,} bytes")
+    return len(wanted)
 
 
 def find_gap(segments: list[str]) -> str:
@@ -282,7 +330,8 @@ def _wait_until_promoted(
 
 def _why(log: Path) -> str:
     lines = log.read_text(errors="replace").strip().splitlines()
-    telling = [line for line in lines if "FATAL" in line or "PANIC" in line]
+    # While it comes up and goes down it turns us away: that is no reason.
+    telling = [line for line in lines if ("FATAL" in line or "PANIC" in line) and AWAY not in line]
     return (telling or lines or ["it said nothing"])[-1]
 
 

@@ -164,9 +164,9 @@ def wait_until_sealed(folder: Path) -> None:
     wait_until(lambda: len(list((folder / "wal").glob("*.sealed"))) >= count + 1, 60)
 
 
-def restore(drill: Drill, target: Path, *words: str) -> Platform:
+def restore(drill: Drill, target: Path, *words: str, folder: Path | None = None) -> Platform:
     target.parent.chmod(0o711)
-    base = ["restore", "--folder", str(drill.folder), "--private", str(drill.private)]
+    base = ["restore", "--folder", str(folder or drill.folder), "--private", str(drill.private)]
     assert main([*base, "--home", str(target), *words]) == 0
     return Platform(Home(target), drill.fake)
 
@@ -226,6 +226,28 @@ def test_a_backup_is_checked_without_being_written_anywhere(drill, capsys):
         assert part in said
 
 
+def test_what_is_kept_comes_back_after_a_prune(drill, tmp_path, capsys):
+    """The drill's backup, as the newest of two; the other had an object and a log of its own."""
+    folder = copy_of(drill, tmp_path)
+    newest = drill.find(folder)
+    old = Path(shutil.copytree(newest.place, folder / "20251123T094500Z"))
+    changed = newest.document | {"label": old.name, "first_wal": "0" * 24}
+    (old / "backup.json").write_text(json.dumps(changed))
+    gone = [old, folder / "wal" / f"{'0' * 24}.sealed", folder / "objects" / "deleted-since"]
+    for path in gone[1:]:
+        path.write_bytes(b"old")
+    before = reading.check(newest)
+    assert main(["prune", "--folder", str(folder), "--keep", "1"]) == 0
+    assert "1 backups, 1 segments of the log, 1 objects deleted" in capsys.readouterr().out
+    assert not any(path.exists() for path in gone)
+    assert reading.check(newest) == before
+    platform = restore(drill, tmp_path / "home", folder=folder)
+    with platform.database():
+        assert platform.do("tell") == drill.at_end
+        assert platform.check("--without-stripe").returncode == 0
+    assert (platform.home / "objects" / ARTIFACT).read_bytes() == b"ciphertext"
+
+
 # --- What is not whole ------------------------------------------------------------------
 
 
@@ -257,7 +279,43 @@ def test_a_gap_in_the_log_is_found(drill, tmp_path):
 def test_a_lost_object_is_found(drill, tmp_path):
     folder = copy_of(drill, tmp_path)
     (folder / "objects" / ARTIFACT).unlink()
+    with pytest.raises(BackupError, match="is missing, or has less than 10 bytes"):
+        reading.check(drill.find(folder))
+
+
+def test_a_backup_without_a_list_counts_its_objects(drill, tmp_path):
+    """Made by a version before there were lists."""
+    folder = copy_of(drill, tmp_path)
+    (drill.find(folder).place / "objects.json").unlink()
+    assert "objects: 1 files" in reading.check(drill.find(folder))
+    (folder / "objects" / ARTIFACT).unlink()
     with pytest.raises(BackupError, match="has 0 of 1 files"):
+        reading.check(drill.find(folder))
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"a": "b"}', "\udcff"])
+def test_a_damaged_list_of_objects_is_found(drill, tmp_path, text):
+    folder = copy_of(drill, tmp_path)
+    listed = drill.find(folder).place / "objects.json"
+    listed.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(BackupError, match=re.escape(str(listed))):
+        reading.check(drill.find(folder))
+
+
+def test_a_log_that_does_not_join_the_backup_is_found(drill, tmp_path):
+    folder = copy_of(drill, tmp_path)
+    with reading._untarring(drill.find(folder), "base") as tar:
+        inside = [one.name for one in tar if reading.LOGGED.fullmatch(one.name)]
+    last = max(one.rpartition("/")[2] for one in inside)
+    segments = sorted((folder / "wal").glob("*.sealed"))
+    # What the backup has itself may be missing in the log, the one after it may not.
+    joining = [one for one in segments if one.stem[8:] <= last[8:]]
+    for path in joining:
+        path.unlink()
+    reading.check(drill.find(folder))
+    segments[len(joining)].unlink()
+    assert len(segments) > len(joining) + 1
+    with pytest.raises(BackupError, match=f"has a gap after 0*{int(last[16:], 16):X}$"):
         reading.check(drill.find(folder))
 
 
@@ -292,6 +350,14 @@ def test_a_moment_that_is_not_in_it_is_refused(drill, tmp_path, capsys):
     assert "recovery ended before configured recovery target" in capsys.readouterr().err
 
 
+def test_the_reason_is_not_that_we_were_turned_away(tmp_path):
+    log = tmp_path / "restore.log"
+    reason = "FATAL:  recovery ended before configured recovery target was reached"
+    away = "FATAL:  the database system is shutting down"
+    log.write_text(f"{away}\n{reason}\n{away}\nLOG:  database system is shut down\n")
+    assert reading._why(log) == reason
+
+
 def test_a_server_that_is_away_leaves_nothing_behind(drill, tmp_path, capsys, monkeypatch):
     url = f"postgresql://postgres:x@127.0.0.1:{ports.choose(set())}/postgres"
     monkeypatch.setenv("STRONGROOM_BACKUP_DATABASE_URL", url)
@@ -299,7 +365,7 @@ def test_a_server_that_is_away_leaves_nothing_behind(drill, tmp_path, capsys, mo
     words = ["--folder", str(tmp_path / "backups"), "--public", str(public)]
     assert main(["make", *words]) == 2
     assert "did not come about" in capsys.readouterr().err
-    assert list((tmp_path / "backups").iterdir()) == []
+    assert [one.name for one in (tmp_path / "backups").iterdir()] == [".lock"]
 
 
 def test_a_slot_that_nobody_needs_is_dropped(running_home, capsys):
